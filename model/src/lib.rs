@@ -1,0 +1,11 @@
+//! The words every part of Weave shares. No I/O: values, their text and JSON forms, and the rules they obey.
+
+mod drops;
+mod id;
+mod range;
+mod suite;
+
+pub use drops::Drop;
+pub use id::{BadNodeId, NodeId};
+pub use range::{BadRange, Block, ClusterRange};
+pub use suite::Suite;
