@@ -1,11 +1,17 @@
 //! The words every part of Weave shares. No I/O: values, their text and JSON forms, and the rules they obey.
 
+pub mod api;
+
 mod drops;
 mod id;
+mod name;
 mod range;
 mod suite;
 
 pub use drops::Drop;
 pub use id::{BadNodeId, NodeId};
+pub use name::{
+    BadName, ContainerName, IfName, Label, LabelKey, LabelValue, NetworkName, NodeName,
+};
 pub use range::{BadRange, Block, ClusterRange};
 pub use suite::Suite;

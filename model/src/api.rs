@@ -1,0 +1,33 @@
+//! The node API: what `weavectl`, the plugins and the dashboard say to a node, as types.
+//!
+//! HTTP and JSON over the node's unix socket, everything under [`PREFIX`]. A request is a struct here, an answer is a
+//! struct here, and a refusal is always a [`Refusal`] with a cause and a fix. The OpenAPI document is generated from
+//! these types (feature `openapi`). Within version 1 fields are only added: readers ignore what they do not know.
+//!
+//! Times are whole seconds since the Unix epoch (`*_at`), durations carry their unit in the name.
+
+mod attach;
+mod cluster;
+mod cni;
+mod refusal;
+mod status;
+
+pub use attach::{AttachRequest, Attachment, Attachments, ExposeRequest, HostAddress};
+pub use cluster::{InitRequest, JoinRequest, Membership, TokenAnswer, TokenRequest};
+pub use cni::{CniDns, CniInterface, CniIp, CniResult, CniRoute};
+pub use refusal::{Code, Refusal};
+pub use status::{
+    Cluster, Connection, Connections, Peer, PeerState, Peers, Problem, Status, Traffic, Verdict,
+};
+
+/// Every path of the API begins with this.
+pub const PREFIX: &str = "/v1";
+
+/// Where `weaved` listens and `weavectl` calls when nothing else is said.
+pub const DEFAULT_SOCKET: &str = "/run/weave/weaved.sock";
+
+/// The seconds a join token is good for when nothing else is said.
+pub const DEFAULT_TOKEN_TTL_S: u64 = 3600;
+
+/// The IPv4 range a cluster gets when nothing else is said.
+pub const DEFAULT_RANGE: &str = "10.32.0.0/12";

@@ -1,0 +1,108 @@
+//! Connecting containers, and the host itself, to the network.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::{Ipv4Net, Ipv6Net};
+use serde::{Deserialize, Serialize};
+
+use crate::{ContainerName, IfName, LabelKey, LabelValue, NetworkName};
+
+/// `POST /v1/attachments`: gives a container an interface and addresses.
+///
+/// Asking again with the same name, namespace and interface answers with what exists.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct AttachRequest {
+    /// The container's network namespace: a path, a name under /run/netns, or a process id.
+    #[cfg_attr(feature = "openapi", schema(example = "/run/netns/web1"))]
+    pub netns: String,
+    /// The container's name on this node.
+    pub name: ContainerName,
+    /// A wanted address, IPv4 or IPv6; any free one when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, example = "10.32.0.9"))]
+    pub ip: Option<IpAddr>,
+    /// The interface to make in the container.
+    #[serde(default = "IfName::eth0")]
+    pub ifname: IfName,
+    /// The network to attach to.
+    #[serde(default = "NetworkName::default_network")]
+    pub network: NetworkName,
+    /// The container's labels.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<LabelKey, LabelValue>,
+}
+
+/// A container that is attached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Attachment {
+    /// The container's name on this node.
+    pub name: ContainerName,
+    /// Its network namespace: a path.
+    pub netns: String,
+    /// Its interface.
+    pub ifname: IfName,
+    /// The hardware address of that interface.
+    #[cfg_attr(feature = "openapi", schema(example = "02:42:0a:20:00:02"))]
+    pub mac: String,
+    /// The MTU of that interface, in bytes.
+    pub mtu: u32,
+    /// The other end of the pair, on the host.
+    pub host_ifname: IfName,
+    /// The hardware address of the host's end.
+    pub host_mac: String,
+    /// The network it is attached to.
+    pub network: NetworkName,
+    /// Its IPv4 address, with the prefix of the network.
+    #[cfg_attr(feature = "openapi", schema(value_type = String, example = "10.32.0.2/12"))]
+    pub ip: Ipv4Net,
+    /// The IPv4 gateway.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    pub gateway: Ipv4Addr,
+    /// Its IPv6 address, a /128.
+    #[cfg_attr(feature = "openapi", schema(value_type = String, example = "fd00:1:2::2/128"))]
+    pub ip6: Ipv6Net,
+    /// The IPv6 gateway, link-local.
+    #[cfg_attr(feature = "openapi", schema(value_type = String, example = "fe80::1"))]
+    pub gateway6: Ipv6Addr,
+    /// Its labels.
+    pub labels: BTreeMap<LabelKey, LabelValue>,
+    /// When it was attached.
+    pub attached_at: u64,
+    /// Whether its namespace still exists; a container that is gone keeps its addresses until it is detached.
+    pub alive: bool,
+}
+
+/// `GET /v1/attachments`: the containers of this node, by name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Attachments {
+    /// One entry for each container, in the order of their names.
+    pub attachments: Vec<Attachment>,
+    /// The host's own addresses, if it is exposed.
+    pub host: Option<HostAddress>,
+}
+
+/// `POST /v1/expose`: gives the host itself addresses on the network.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ExposeRequest {
+    /// A wanted address, IPv4 or IPv6; any free one when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, example = "10.32.0.9"))]
+    pub ip: Option<IpAddr>,
+}
+
+/// The addresses of an exposed host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct HostAddress {
+    /// Its IPv4 address.
+    #[cfg_attr(feature = "openapi", schema(value_type = String, example = "10.32.0.3"))]
+    pub ip: Ipv4Addr,
+    /// Its IPv6 address.
+    #[cfg_attr(feature = "openapi", schema(value_type = String, example = "fd00:1:2::3"))]
+    pub ip6: Ipv6Addr,
+}

@@ -1,0 +1,156 @@
+//! An attachment as a CNI result (CNI specification 1.1.0, section "ADD Success").
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use super::Attachment;
+
+/// The result of ADD, in the shape of CNI 1.1.0; `weavectl attach -o json` prints it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CniResult {
+    /// The version of the specification, "1.1.0".
+    pub cni_version: String,
+    /// The host's end first, then the container's.
+    pub interfaces: Vec<CniInterface>,
+    /// The IPv4 address first, then the IPv6 one.
+    pub ips: Vec<CniIp>,
+    /// The default routes, in the same order.
+    pub routes: Vec<CniRoute>,
+    /// Always empty here.
+    pub dns: CniDns,
+}
+
+/// An interface that was made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CniInterface {
+    /// Its name.
+    pub name: String,
+    /// Its hardware address.
+    pub mac: String,
+    /// Its MTU in bytes.
+    pub mtu: u32,
+    /// The namespace it is in; absent for the host's end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sandbox: Option<String>,
+}
+
+/// An address that was given.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CniIp {
+    /// The address and its prefix length.
+    pub address: IpNet,
+    /// The gateway of its default route.
+    pub gateway: IpAddr,
+    /// The index in [`CniResult::interfaces`] of the interface that has it.
+    pub interface: usize,
+}
+
+/// A route that was made in the container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CniRoute {
+    /// Where it leads.
+    pub dst: IpNet,
+    /// The next hop.
+    pub gw: IpAddr,
+}
+
+/// The name servers of the container.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CniDns {
+    /// Their addresses.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nameservers: Vec<IpAddr>,
+}
+
+impl From<&Attachment> for CniResult {
+    fn from(attachment: &Attachment) -> Self {
+        let host = CniInterface {
+            name: attachment.host_ifname.to_string(),
+            mac: attachment.host_mac.clone(),
+            mtu: attachment.mtu,
+            sandbox: None,
+        };
+        let container = CniInterface {
+            name: attachment.ifname.to_string(),
+            mac: attachment.mac.clone(),
+            mtu: attachment.mtu,
+            sandbox: Some(attachment.netns.clone()),
+        };
+        let gateways = [
+            IpAddr::from(attachment.gateway),
+            IpAddr::from(attachment.gateway6),
+        ];
+        let addresses = [IpNet::from(attachment.ip), IpNet::from(attachment.ip6)];
+        let default = |gw: IpAddr| match gw {
+            IpAddr::V4(_) => IpNet::V4(ipnet::Ipv4Net::default()),
+            IpAddr::V6(_) => IpNet::V6(ipnet::Ipv6Net::default()),
+        };
+        Self {
+            cni_version: "1.1.0".to_owned(),
+            interfaces: vec![host, container],
+            ips: addresses
+                .into_iter()
+                .zip(gateways)
+                .map(|(address, gateway)| CniIp {
+                    address,
+                    gateway,
+                    interface: 1,
+                })
+                .collect(),
+            routes: gateways
+                .into_iter()
+                .map(|gw| CniRoute {
+                    dst: default(gw),
+                    gw,
+                })
+                .collect(),
+            dns: CniDns::default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shape_is_that_of_cni_1_1() {
+        let attachment = Attachment {
+            name: "web1".parse().unwrap(),
+            netns: "/run/netns/web1".to_owned(),
+            ifname: "eth0".parse().unwrap(),
+            mac: "02:00:0a:20:00:02".to_owned(),
+            mtu: 1500,
+            host_ifname: "wv0123456789".parse().unwrap(),
+            host_mac: "02:00:00:00:00:01".to_owned(),
+            network: "default".parse().unwrap(),
+            ip: "10.32.0.2/12".parse().unwrap(),
+            gateway: "10.32.0.1".parse().unwrap(),
+            ip6: "fd00::2/128".parse().unwrap(),
+            gateway6: "fe80::1".parse().unwrap(),
+            labels: [("app".parse().unwrap(), "web".parse().unwrap())].into(),
+            attached_at: 0,
+            alive: true,
+        };
+        let expected = serde_json::json!({
+            "cniVersion": "1.1.0",
+            "interfaces": [
+                {"name": "wv0123456789", "mac": "02:00:00:00:00:01", "mtu": 1500},
+                {"name": "eth0", "mac": "02:00:0a:20:00:02", "mtu": 1500, "sandbox": "/run/netns/web1"}
+            ],
+            "ips": [
+                {"address": "10.32.0.2/12", "gateway": "10.32.0.1", "interface": 1},
+                {"address": "fd00::2/128", "gateway": "fe80::1", "interface": 1}
+            ],
+            "routes": [{"dst": "0.0.0.0/0", "gw": "10.32.0.1"}, {"dst": "::/0", "gw": "fe80::1"}],
+            "dns": {}
+        });
+        assert_eq!(
+            serde_json::to_value(CniResult::from(&attachment)).unwrap(),
+            expected
+        );
+    }
+}

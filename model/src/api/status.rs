@@ -1,0 +1,183 @@
+//! How the node is: the verdict first, then what it stands on.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use ipnet::{Ipv4Net, Ipv6Net};
+use serde::{Deserialize, Serialize};
+
+use super::HostAddress;
+use crate::{Drop, NodeId, NodeName, Suite};
+
+/// `GET /v1/status`: this node and its place in the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Status {
+    /// Whether all is well.
+    pub verdict: Verdict,
+    /// The verdict in one line.
+    pub summary: String,
+    /// What is not well; empty when all is.
+    pub problems: Vec<Problem>,
+    /// The version of `weaved`.
+    pub version: String,
+    /// This node's name.
+    pub name: NodeName,
+    /// This node's id.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    pub id: NodeId,
+    /// When this `weaved` started.
+    pub started_at: u64,
+    /// The UDP address it listens on.
+    #[cfg_attr(feature = "openapi", schema(value_type = String, example = "0.0.0.0:6783"))]
+    pub listen: SocketAddr,
+    /// The suites it accepts, the preferred one first.
+    #[cfg_attr(feature = "openapi", schema(value_type = Vec<String>))]
+    pub suites: Vec<Suite>,
+    /// The MTU of its containers, in bytes.
+    pub mtu: u32,
+    /// How many containers are attached.
+    pub containers: u32,
+    /// The host's own addresses on the network, if it is exposed.
+    pub host: Option<HostAddress>,
+    /// The cluster; absent before `init` or `join`.
+    pub cluster: Option<Cluster>,
+    /// What crossed the overlay since the start.
+    pub traffic: Traffic,
+    /// Packets dropped since the start, by reason.
+    #[cfg_attr(feature = "openapi", schema(value_type = BTreeMap<String, u64>))]
+    pub drops: BTreeMap<Drop, u64>,
+}
+
+/// Whether all is well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// Everything that should work does.
+    Ok,
+    /// Something does not; see the problems.
+    Degraded,
+}
+
+/// Something that is not well.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Problem {
+    /// What it is, in one line.
+    pub cause: String,
+    /// What to do about it, in one line.
+    pub fix: String,
+}
+
+/// The cluster as this node sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Cluster {
+    /// The IPv4 range.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    pub range: Ipv4Net,
+    /// The IPv6 range.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    pub range6: Ipv6Net,
+    /// How many members there are, this node included.
+    pub members: u32,
+    /// How many of them can be reached, this node included.
+    pub connected: u32,
+    /// The prefixes this node gives to its containers.
+    #[cfg_attr(feature = "openapi", schema(value_type = Vec<String>))]
+    pub blocks: Vec<Ipv4Net>,
+    /// How many addresses those hold.
+    pub addresses: u32,
+    /// How many of those are in use.
+    pub addresses_used: u32,
+}
+
+/// Packets and bytes that crossed the overlay. Bytes are those of the containers' IP packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Traffic {
+    /// Packets sent to other nodes; a super-packet counts once.
+    pub sent_packets: u64,
+    /// Bytes sent to other nodes.
+    pub sent_bytes: u64,
+    /// Packets received from other nodes.
+    pub received_packets: u64,
+    /// Bytes received from other nodes.
+    pub received_bytes: u64,
+}
+
+/// `GET /v1/peers`: the members of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Peers {
+    /// This node first, then the others by name.
+    pub peers: Vec<Peer>,
+}
+
+/// A member of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Peer {
+    /// Its name.
+    pub name: NodeName,
+    /// Its id.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    pub id: NodeId,
+    /// Whether it can be reached.
+    pub state: PeerState,
+    /// Where it says it can be reached.
+    #[cfg_attr(feature = "openapi", schema(value_type = Vec<String>))]
+    pub endpoints: Vec<SocketAddr>,
+    /// The prefixes it gives to its containers.
+    #[cfg_attr(feature = "openapi", schema(value_type = Vec<String>))]
+    pub blocks: Vec<Ipv4Net>,
+}
+
+/// How this node stands to a member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum PeerState {
+    /// It is this node.
+    Myself,
+    /// There is a session.
+    Connected,
+    /// There is none; it is tried again and again.
+    Unreachable,
+}
+
+/// `GET /v1/connections`: the sessions of this node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Connections {
+    /// One entry for each other member, by name.
+    pub connections: Vec<Connection>,
+}
+
+/// The session with another member.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Connection {
+    /// The member's name.
+    pub name: NodeName,
+    /// The member's id.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    pub id: NodeId,
+    /// Whether there is a session.
+    pub state: PeerState,
+    /// The address packets go to; absent without a session.
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
+    pub endpoint: Option<SocketAddr>,
+    /// The suite of the session.
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
+    pub suite: Option<Suite>,
+    /// How many lanes packets are spread over.
+    pub lanes: u32,
+    /// The last measured round-trip time, in microseconds.
+    pub rtt_us: Option<u32>,
+    /// Since when the member is in this state.
+    pub since_at: Option<u64>,
+    /// What crossed it since the start.
+    pub traffic: Traffic,
+}
