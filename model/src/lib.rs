@@ -7,6 +7,7 @@ mod id;
 mod name;
 mod range;
 mod suite;
+mod token;
 
 pub use drops::Drop;
 pub use id::{BadNodeId, NodeId};
@@ -15,3 +16,4 @@ pub use name::{
 };
 pub use range::{BadRange, Block, ClusterRange};
 pub use suite::Suite;
+pub use token::{BadToken, MAX_TOKEN_ADDRESSES, Token, TokenId};
