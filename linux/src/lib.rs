@@ -1,1 +1,10 @@
-//! Placeholder.
+//! The only door to the kernel, and the only unsafe code of Weave: small safe wrappers, each around one facility.
+//!
+//! Nothing here knows what the rest of Weave is about: it takes addresses, names and bytes.
+
+mod ifname;
+
+pub mod packet;
+pub mod poll;
+pub mod tun;
+pub mod udp;

@@ -1,1 +1,8 @@
-//! Placeholder.
+//! The encrypted mesh overlay: everything between a container's packet on one host and on another.
+//!
+//! Bottom-up: [`time`], [`wire`] and [`keys`] are the words; [`noise`] and [`session`] make and keep keys between two
+//! nodes; [`path`] moves packets with them; the control core and the shell that runs it all stand on top.
+
+pub mod wire;
+
+pub mod path;
