@@ -1,0 +1,246 @@
+//! What really crossed a wire: a `tcpdump` on one interface, read back and judged.
+//!
+//! All traffic of the labs carries [`MARKER`], so a packet that can be read anywhere between hosts is found by looking
+//! for 16 bytes. On the same wire nothing may appear but datagrams of Weave's own port with a known type, and what
+//! neighbours need to find one another.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStderr, Stdio};
+
+use super::ns::Ns;
+
+/// 16 bytes that every packet of a lab's traffic carries and that nothing else does.
+pub(crate) const MARKER: &[u8; 16] = b"weave-lab-marker";
+
+/// A running capture of one interface.
+pub(crate) struct Capture {
+    place: String,
+    file: PathBuf,
+    tcpdump: Child,
+    said: BufReader<ChildStderr>,
+}
+
+impl Capture {
+    /// Starts to capture, and returns once the kernel hands over packets.
+    pub(crate) fn start(ns: &Ns, ifname: &str, dir: &Path) -> Self {
+        let place = format!("{}:{ifname}", ns.name());
+        let file = dir.join(format!("{}.{ifname}.pcap", ns.name()));
+        let mut tcpdump = ns
+            .command("tcpdump")
+            .args(["-i", ifname, "-n", "-U", "-B", "65536", "-Z", "root", "-w"])
+            .arg(&file)
+            .stderr(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("tcpdump starts");
+        let mut said = BufReader::new(tcpdump.stderr.take().expect("stderr is piped"));
+        let mut line = String::new();
+        while !line.contains("listening on") {
+            line.clear();
+            let read = said.read_line(&mut line).expect("tcpdump says something");
+            assert!(read > 0, "tcpdump ended before it listened on {place}");
+        }
+        Self {
+            place,
+            file,
+            tcpdump,
+            said,
+        }
+    }
+
+    /// Ends the capture and returns every frame it saw; fails if the kernel lost any.
+    pub(crate) fn stop(mut self) -> Frames {
+        // What was sent just now is in the ring but perhaps not yet in the file.
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        super::ns::host(&format!("kill -INT {}", self.tcpdump.id()));
+        let mut rest = String::new();
+        self.said
+            .read_to_string(&mut rest)
+            .expect("tcpdump's summary is text");
+        self.tcpdump.wait().expect("tcpdump ends");
+        assert!(
+            rest.contains("\n0 packets dropped by kernel") || rest.starts_with("0 packets dropped"),
+            "the capture of {} lost packets: {rest}",
+            self.place
+        );
+        Frames {
+            place: self.place,
+            frames: read_pcap(&self.file),
+        }
+    }
+}
+
+/// The frames that one capture saw.
+pub(crate) struct Frames {
+    place: String,
+    frames: Vec<Vec<u8>>,
+}
+
+impl Frames {
+    /// How many frames could be read: they contain the marker.
+    pub(crate) fn readable(&self) -> usize {
+        self.frames.iter().filter(|frame| readable(frame)).count()
+    }
+
+    /// How many frames are datagrams of Weave.
+    pub(crate) fn sealed(&self) -> usize {
+        self.frames
+            .iter()
+            .filter(|frame| matches!(classify(frame), Kind::Weave(_)))
+            .count()
+    }
+
+    /// Fails unless everything here is sealed: no marker in clear, no datagram of an unknown type, nothing but Weave
+    /// and neighbour discovery. `allowed` are addresses outside the cluster with which hosts may talk as they like.
+    pub(crate) fn assert_sealed(&self, allowed: &[IpAddr]) {
+        for frame in &self.frames {
+            let kind = classify(frame);
+            let outside = matches!(&kind, Kind::Other { ends: Some(ends), .. } if ends.iter().any(|end| allowed.contains(end)));
+            if outside {
+                continue;
+            }
+            let place = &self.place;
+            assert!(
+                !readable(frame),
+                "{place}: a packet crossed in clear: {kind:?}"
+            );
+            assert!(
+                matches!(kind, Kind::Weave(0x11..=0x18) | Kind::Neighbour),
+                "{place}: this does not belong on the wire: {kind:?}, {:02x?}",
+                &frame[..frame.len().min(96)]
+            );
+        }
+    }
+}
+
+/// What a frame is, as far as an outsider can tell.
+#[derive(Debug)]
+enum Kind {
+    /// A UDP datagram of Weave's port, with its first byte: version and type.
+    Weave(u8),
+    /// ARP, ICMPv6 neighbour and router discovery, MLD, or the ICMP answer to a datagram of Weave that found nobody.
+    Neighbour,
+    /// Anything else, with both addresses where it has some.
+    Other {
+        protocol: u16,
+        ends: Option<[IpAddr; 2]>,
+    },
+}
+
+/// The UDP port of Weave.
+const PORT: u16 = 6783;
+
+/// Tells what an Ethernet frame is.
+fn classify(frame: &[u8]) -> Kind {
+    match (be16(frame, 12), frame.get(14..)) {
+        (Some(0x0806), _) => Kind::Neighbour,
+        (Some(0x0800), Some(packet)) if packet.len() >= 20 => classify_v4(packet),
+        (Some(0x86dd), Some(packet)) if packet.len() >= 40 => classify_v6(packet),
+        (ethertype, _) => Kind::Other {
+            protocol: ethertype.unwrap_or(0),
+            ends: None,
+        },
+    }
+}
+
+/// Tells what an IPv4 packet is (RFC 791).
+fn classify_v4(packet: &[u8]) -> Kind {
+    let ends = [12, 16].map(|at| IpAddr::from(<[u8; 4]>::try_from(&packet[at..at + 4]).unwrap()));
+    let body = packet
+        .get(usize::from(packet[0] & 15) * 4..)
+        .unwrap_or_default();
+    let fragment = be16(packet, 6).unwrap_or(0) & 0x3fff != 0;
+    match packet[9] {
+        17 if !fragment => weave(body).unwrap_or(Kind::Other {
+            protocol: 17,
+            ends: Some(ends),
+        }),
+        // Destination unreachable: the port is closed while the node restarts. It quotes what it could not deliver.
+        1 if body.first() == Some(&3)
+            && body.get(8..).is_some_and(|quoted| {
+                matches!(classify_v4_quoted(quoted), Some(Kind::Weave(_)))
+            }) =>
+        {
+            Kind::Neighbour
+        }
+        protocol => Kind::Other {
+            protocol: protocol.into(),
+            ends: Some(ends),
+        },
+    }
+}
+
+/// The same for a packet quoted in an ICMP error, which may be cut short.
+fn classify_v4_quoted(packet: &[u8]) -> Option<Kind> {
+    (packet.len() >= 29 && packet[9] == 17).then(|| weave(&packet[20..]))?
+}
+
+/// Tells what an IPv6 packet is (RFC 8200).
+fn classify_v6(packet: &[u8]) -> Kind {
+    let ends = [8, 24].map(|at| IpAddr::from(<[u8; 16]>::try_from(&packet[at..at + 16]).unwrap()));
+    let body = &packet[40..];
+    // MLD reports stand behind a hop-by-hop header with a router alert (RFC 3810 section 5).
+    let (next, body) = match packet[6] {
+        0 if body.len() > 8 => (body[0], &body[8..]),
+        next => (next, body),
+    };
+    match (next, body.first()) {
+        (17, _) => weave(body).unwrap_or(Kind::Other {
+            protocol: 17,
+            ends: Some(ends),
+        }),
+        // Router and neighbour discovery, MLD version 1 and 2.
+        (58, Some(130..=136 | 143)) => Kind::Neighbour,
+        (58, Some(1)) if body.get(14) == Some(&17) && body.get(48..).and_then(weave).is_some() => {
+            Kind::Neighbour
+        }
+        (next, _) => Kind::Other {
+            protocol: next.into(),
+            ends: Some(ends),
+        },
+    }
+}
+
+/// A UDP header and what follows: Weave's first byte if it is a datagram of Weave's port.
+fn weave(udp: &[u8]) -> Option<Kind> {
+    let ours = be16(udp, 0)? == PORT || be16(udp, 2)? == PORT;
+    (ours).then(|| Kind::Weave(udp.get(8).copied().unwrap_or(0)))
+}
+
+/// Whether a frame contains the marker.
+fn readable(frame: &[u8]) -> bool {
+    frame
+        .iter()
+        .enumerate()
+        .any(|(at, &byte)| byte == MARKER[0] && frame[at..].starts_with(MARKER))
+}
+
+/// Two bytes as a number, if they are there.
+fn be16(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_be_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
+}
+
+/// Reads the frames of a pcap file of this machine's byte order (24 bytes of file header, 16 bytes before each frame:
+/// seconds, fraction, bytes kept, bytes on the wire).
+fn read_pcap(path: &Path) -> Vec<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|mut file| file.read_to_end(&mut bytes))
+        .expect("the capture is there");
+    let mut frames = Vec::new();
+    let mut rest = bytes.get(24..).expect("a pcap file has a header");
+    while let Some(head) = rest.get(..16) {
+        let kept = u32::from_ne_bytes(head[8..12].try_into().expect("4 bytes")) as usize;
+        let on_wire = u32::from_ne_bytes(head[12..16].try_into().expect("4 bytes")) as usize;
+        assert_eq!(kept, on_wire, "a frame was captured in part");
+        let Some(frame) = rest.get(16..16 + kept) else {
+            panic!("the capture ends inside a frame");
+        };
+        frames.push(frame.to_vec());
+        rest = &rest[16 + kept..];
+    }
+    frames
+}

@@ -1,0 +1,234 @@
+//! What containers say to one another in a lab, and how it is checked: every byte carries the marker or a count.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::process::Output;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::capture::MARKER;
+use super::ns::Ns;
+
+/// How long one packet may take, retransmissions of neighbour discovery included.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Bytes that are never the same at two places: in each 64, the marker, their place, and noise from the seed.
+pub(crate) fn payload(len: usize, seed: u64) -> Vec<u8> {
+    let mut noise = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut bytes = Vec::with_capacity(len + 64);
+    while bytes.len() < len {
+        bytes.extend_from_slice(MARKER);
+        bytes.extend_from_slice(&(bytes.len() as u64).to_be_bytes());
+        for _ in 0..5 {
+            noise ^= noise << 13;
+            noise ^= noise >> 7;
+            noise ^= noise << 17;
+            bytes.extend_from_slice(&noise.to_be_bytes());
+        }
+    }
+    bytes.truncate(len);
+    bytes
+}
+
+/// One ICMP echo of `size` bytes with the marker in it; fragments where it must.
+pub(crate) fn try_ping(from: &Ns, to: IpAddr, size: usize) -> Output {
+    let pattern = data_encoding::HEXLOWER.encode(MARKER);
+    from.try_sh(&format!("ping -n -q -c 1 -W 2 -s {size} -p {pattern} {to}"))
+}
+
+/// Fails unless one ICMP echo of `size` bytes comes back.
+#[track_caller]
+pub(crate) fn ping(from: &Ns, to: IpAddr, size: usize) {
+    let output = try_ping(from, to, size);
+    assert!(
+        output.status.success(),
+        "no answer to a ping of {size} bytes from {} to {to}: {}{}",
+        from.name(),
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+/// A UDP socket inside a namespace, on the given address, that gives up a receive after [`PATIENCE`].
+pub(crate) fn udp(ns: &Ns, at: impl Into<SocketAddr>) -> UdpSocket {
+    let at = at.into();
+    let socket = ns
+        .inside(|| UdpSocket::bind(at))
+        .unwrap_or_else(|error| panic!("cannot bind {at} in {}: {error}", ns.name()));
+    socket
+        .set_read_timeout(Some(PATIENCE))
+        .expect("a socket takes a timeout");
+    socket
+}
+
+/// Sends one datagram of `size` bytes each way between two namespaces and compares every byte.
+#[track_caller]
+pub(crate) fn datagrams(a: (&Ns, IpAddr), b: (&Ns, IpAddr), size: usize) {
+    let (left, right) = (udp(a.0, (a.1, 0)), udp(b.0, (b.1, 0)));
+    for (from, to) in [(&left, &right), (&right, &left)] {
+        let target = to.local_addr().expect("a bound socket has an address");
+        let sent = payload(size, size as u64);
+        from.send_to(&sent, target).expect("the datagram leaves");
+        let mut got = vec![0; size + 1];
+        let (len, source) = to
+            .recv_from(&mut got)
+            .unwrap_or_else(|error| panic!("{size} bytes to {target} did not arrive: {error}"));
+        assert!(
+            got[..len] == sent,
+            "{size} bytes to {target} arrived changed"
+        );
+        assert_eq!(
+            source,
+            from.local_addr().expect("a bound socket has an address")
+        );
+    }
+}
+
+/// Sends `size` bytes each way at once over one TCP connection and compares every byte.
+#[track_caller]
+pub(crate) fn bulk(from: &Ns, to: (&Ns, IpAddr), size: usize) {
+    let listener =
+        to.0.inside(|| TcpListener::bind((to.1, 0)))
+            .expect("the container can listen");
+    let target = listener.local_addr().expect("a listener has an address");
+    let server = std::thread::spawn(move || {
+        exchange(listener.accept().expect("a connection comes").0, size, 2, 1)
+    });
+    let client = from
+        .inside(|| TcpStream::connect_timeout(&target, PATIENCE))
+        .unwrap_or_else(|error| panic!("no connection from {} to {target}: {error}", from.name()));
+    exchange(client, size, 1, 2);
+    server.join().expect("the other end got every byte");
+}
+
+/// Sends one payload and at the same time receives the other.
+fn exchange(mut stream: TcpStream, size: usize, sends: u64, expects: u64) {
+    stream
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .expect("a socket takes a timeout");
+    let mut writer = stream.try_clone().expect("a socket can be cloned");
+    let sending = std::thread::spawn(move || writer.write_all(&payload(size, sends)));
+    let mut got = vec![0; size];
+    stream
+        .read_exact(&mut got)
+        .unwrap_or_else(|error| panic!("the bulk transfer stopped: {error}"));
+    assert!(got == payload(size, expects), "the bulk arrived changed");
+    sending
+        .join()
+        .expect("the sender lives")
+        .expect("every byte can be sent");
+}
+
+/// A TCP connection that says a numbered line every few milliseconds and checks that the other end says the same.
+pub(crate) struct Conversation {
+    rounds: Arc<AtomicU64>,
+    ends: Arc<AtomicBool>,
+    client: JoinHandle<()>,
+    server: JoinHandle<()>,
+}
+
+impl Conversation {
+    /// Connects and keeps talking until [`Conversation::finish`].
+    pub(crate) fn start(from: &Ns, to: (&Ns, IpAddr)) -> Self {
+        let listener =
+            to.0.inside(|| TcpListener::bind((to.1, 0)))
+                .expect("the container can listen");
+        let target = listener.local_addr().expect("a listener has an address");
+        let server =
+            std::thread::spawn(move || repeat(listener.accept().expect("a connection comes").0));
+        let stream = from
+            .inside(|| TcpStream::connect_timeout(&target, PATIENCE))
+            .unwrap_or_else(|error| {
+                panic!("no connection from {} to {target}: {error}", from.name())
+            });
+        let (rounds, ends) = (
+            Arc::new(AtomicU64::new(0)),
+            Arc::new(AtomicBool::new(false)),
+        );
+        let (counted, asked) = (Arc::clone(&rounds), Arc::clone(&ends));
+        let client = std::thread::spawn(move || talk(stream, &counted, &asked));
+        Self {
+            rounds,
+            ends,
+            client,
+            server,
+        }
+    }
+
+    /// How many lines came back so far.
+    pub(crate) fn rounds(&self) -> u64 {
+        self.rounds.load(Ordering::Relaxed)
+    }
+
+    /// Fails unless ten more lines come back in time; returns how long that took.
+    #[track_caller]
+    pub(crate) fn assert_goes_on(&self, within: Duration) -> Duration {
+        let (before, start) = (self.rounds(), Instant::now());
+        while self.rounds() < before + 10 {
+            assert!(!self.client.is_finished(), "the connection broke");
+            assert!(
+                start.elapsed() < within,
+                "the connection stood still for {within:?}"
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        start.elapsed()
+    }
+
+    /// Ends the conversation; fails if a line was lost, changed or said twice.
+    #[track_caller]
+    pub(crate) fn finish(self) {
+        self.ends.store(true, Ordering::Relaxed);
+        self.client
+            .join()
+            .expect("every line came back as it was said");
+        self.server.join().expect("the other end lives");
+    }
+}
+
+/// One end: say a line, wait for it, count it.
+fn talk(mut stream: TcpStream, rounds: &AtomicU64, ends: &AtomicBool) {
+    stream
+        .set_read_timeout(Some(Duration::from_secs(60)))
+        .expect("a socket takes a timeout");
+    while !ends.load(Ordering::Relaxed) {
+        let line = payload(64, rounds.load(Ordering::Relaxed));
+        stream.write_all(&line).expect("the line can be sent");
+        let mut heard = [0; 64];
+        stream.read_exact(&mut heard).expect("the line comes back");
+        assert!(heard[..] == line[..], "the line came back changed");
+        rounds.fetch_add(1, Ordering::Relaxed);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// The other end: repeat what is said until the connection is closed.
+fn repeat(mut stream: TcpStream) {
+    let mut heard = [0; 64];
+    while stream.read_exact(&mut heard).is_ok() {
+        if stream.write_all(&heard).is_err() {
+            return;
+        }
+    }
+}
+
+/// Whether nothing more arrives for a moment.
+pub(crate) fn is_silent(socket: &UdpSocket) -> bool {
+    socket
+        .set_read_timeout(Some(Duration::from_millis(200)))
+        .expect("a socket takes a timeout");
+    let mut bytes = [0; 2048];
+    matches!(socket.recv(&mut bytes), Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut))
+}
+
+/// Waits for something that must become true; fails the lab when it does not in time.
+#[track_caller]
+pub(crate) fn wait_for(what: &str, within: Duration, mut is_true: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !is_true() {
+        assert!(start.elapsed() < within, "{what}: not within {within:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}

@@ -1,0 +1,7 @@
+//! The labs: real `weaved` and `weavectl` on hosts that are network namespaces. They need root and fail without it.
+//!
+//! `lab` builds the hosts and watches the wires; each other module is one subject of the network's promise.
+
+mod lab;
+
+mod wire;
