@@ -1,0 +1,96 @@
+"""What is measured between the containers: throughput, the machine's CPU time, small packets, round trips."""
+
+import json
+import os
+import re
+
+from hosts import Failed, wait_until
+
+COLUMNS = {  # the key in the JSON row: how the table heads it
+    "tcp1_gbps": "tcp1 Gbit/s",
+    "tcp4_gbps": "tcp4 Gbit/s",
+    "cpu_s_per_gb": "CPU s/GB",
+    "udp64_kpps": "udp64 kpps",
+    "rtt_mean_ms": "rtt mean ms",
+    "rtt_p50_ms": "rtt p50",
+    "rtt_p99_ms": "rtt p99",
+}
+
+
+def measure(hosts, target, seconds, pings):
+    """All columns between container A and `target` in container B; what could not be measured is 0.
+
+    `seconds` is the length of each of the three throughput runs, `pings` the number of round trips, 2 ms apart.
+    Returns the columns and a list of what went wrong.
+    """
+    row, faults = dict.fromkeys(COLUMNS, 0), []
+    wait_until(lambda: _answers(hosts, target), 15, f"an answer from {target}")
+    hosts.start("cB", "iperf3", "-s")
+    wait_until(lambda: ":5201 " in hosts.inside("cB", "ss", "-Hltn"), 5, "iperf3's server")
+    steps = {
+        "tcp, 1 stream": lambda: _tcp_with_cpu(hosts, target, seconds),
+        "tcp, 4 streams": lambda: {"tcp4_gbps": _tcp(hosts, target, seconds, streams=4)[0]},
+        "udp, 64 bytes": lambda: {"udp64_kpps": _udp(hosts, target, seconds)},
+        "round trips": lambda: _round_trips(hosts, target, pings),
+    }
+    for name, step in steps.items():
+        try:
+            row.update(step())
+        except Failed as fault:
+            faults.append(f"{name}: {fault}")
+    return row, faults
+
+
+def _answers(hosts, target):
+    try:
+        hosts.inside("cA", "ping", "-c1", "-W1", target)
+        return True
+    except Failed:
+        return False
+
+
+def _tcp_with_cpu(hosts, target, seconds):
+    before = _cpu_seconds()
+    gbps, gigabytes = _tcp(hosts, target, seconds, streams=1)
+    spent = _cpu_seconds() - before
+    return {"tcp1_gbps": gbps, "cpu_s_per_gb": round(spent / gigabytes, 3) if gigabytes else 0}
+
+
+def _tcp(hosts, target, seconds, streams):
+    """What arrived: (Gbit/s, GB)."""
+    received = _iperf(hosts, target, seconds, "-P", streams)["sum_received"]
+    return round(received["bits_per_second"] / 1e9, 3), received["bytes"] / 1e9
+
+
+def _udp(hosts, target, seconds):
+    """64-byte datagrams that arrived, thousands a second, sent as fast as one sender can."""
+    total = _iperf(hosts, target, seconds, "-u", "-b", 0, "-l", 64)["sum"]
+    return round(total["packets"] * (1 - total["lost_percent"] / 100) / total["seconds"] / 1e3, 1)
+
+
+def _iperf(hosts, target, seconds, *options):
+    said = hosts.inside("cA", "iperf3", "-J", "-c", target, "-t", seconds, *options, timeout=seconds + 20)
+    try:
+        return json.loads(said)["end"]
+    except (ValueError, KeyError):
+        raise Failed(f"iperf3 ended without figures: {said[-200:]}") from None
+
+
+def _round_trips(hosts, target, pings):
+    try:
+        said = hosts.inside("cA", "ping", "-i", 0.002, "-c", pings, "-w", 5 + pings // 100, target)
+    except Failed as fault:  # ping fails when any answer is missing; those that came still count
+        said = str(fault)
+    times = sorted(float(time) for time in re.findall(r"time=([\d.]+) ms", said))
+    if not times:
+        raise Failed("no answer to any ping")
+    at = lambda quantile: times[min(len(times) - 1, int(quantile * len(times)))]  # noqa: E731
+    return {"rtt_mean_ms": round(sum(times) / len(times), 3), "rtt_p50_ms": at(0.5), "rtt_p99_ms": at(0.99)}
+
+
+def _cpu_seconds():
+    """CPU time of the whole machine so far: user, nice, system, interrupts, soft interrupts."""
+    with open("/proc/stat") as stat:
+        ticks = [int(word) for word in stat.readline().split()[1:8]]
+    user, nice, system, _idle, _iowait, interrupts, soft = ticks
+    return (user + nice + system + interrupts + soft) / os.sysconf("SC_CLK_TCK")
