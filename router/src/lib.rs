@@ -3,6 +3,11 @@
 //! Bottom-up: [`time`], [`wire`] and [`keys`] are the words; [`noise`] and [`session`] make and keep keys between two
 //! nodes; [`path`] moves packets with them; the control core and the shell that runs it all stand on top.
 
+pub mod time;
 pub mod wire;
+pub mod keys;
+pub mod ipam;
+pub mod store;
+pub mod session;
 
 pub mod path;

@@ -1,0 +1,331 @@
+//! Sessions: authenticated, encrypted channels between two nodes, end to end.
+//!
+//! A handshake gives each direction one key; from it every *lane* (a source port with its own packets in order) derives
+//! its own, so lanes share no counter, no window and no cache line. What data threads need is split from what runs the
+//! protocol: an [`Outbound`] to seal with and an [`Inbound`] to open with, both immutable but for a few atomics and one
+//! short lock per lane, both handed over by [`Sessions`] as events and dropped when it retires them. A retired pair also
+//! refuses by itself, so a thread that still holds an old snapshot cannot use it.
+
+#![deny(clippy::disallowed_methods)]
+
+mod replay;
+mod seal;
+#[cfg(debug_assertions)]
+mod spent;
+
+use std::net::SocketAddr;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use weave_model::{Drop, NodeId, Suite};
+use zeroize::Zeroizing;
+
+use crate::keys::derive;
+pub use crate::wire::MAX_LANES;
+pub use replay::ReplayWindow;
+pub use seal::{OpenKey, SealKey, packet_limit};
+
+/// Both directions' keys, as the handshake split them. Used once: opening consumes them.
+pub struct Keys {
+    send: Zeroizing<[u8; 32]>,
+    receive: Zeroizing<[u8; 32]>,
+}
+
+/// What the two sides of a handshake agreed on, seen from one of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// The node at the other end.
+    pub peer: NodeId,
+    /// The cipher of both directions.
+    pub suite: Suite,
+    /// How many lanes both sides can serve, 1 to [`MAX_LANES`].
+    pub lanes: usize,
+    /// The index that the peer puts into datagrams for us.
+    pub index: u32,
+    /// The index that we put into datagrams for the peer.
+    pub receiver: u32,
+    /// The peer's boot nonce: another value means that it was restarted.
+    pub boot: u64,
+}
+
+impl Keys {
+    /// The two keys of a handshake's split, seen from this side.
+    pub fn from_split(send: [u8; 32], receive: [u8; 32]) -> Self {
+        Self {
+            send: Zeroizing::new(send),
+            receive: Zeroizing::new(receive),
+        }
+    }
+
+    /// Derives the keys of every lane: HKDF of the direction's key with "weave lane" and the lane's number.
+    ///
+    /// # Panics
+    /// If `terms.lanes` is not 1 to [`MAX_LANES`].
+    pub fn open(self, terms: Terms) -> (Outbound, Inbound) {
+        assert!(
+            (1..=MAX_LANES).contains(&terms.lanes),
+            "a session has 1 to {MAX_LANES} lanes"
+        );
+        let lanes = 0..terms.lanes as u8;
+        let limit = packet_limit(terms.suite);
+        let send = lanes
+            .clone()
+            .map(|lane| SendLane::new(terms.suite, &lane_key(&self.send, lane)));
+        let receive =
+            lanes.map(|lane| ReceiveLane::new(terms.suite, &lane_key(&self.receive, lane), limit));
+        (
+            Outbound {
+                terms,
+                limit,
+                lanes: send.collect(),
+                sent_ms: Padded(AtomicU64::new(0)),
+            },
+            Inbound {
+                terms,
+                lanes: receive.collect(),
+                retired: AtomicBool::new(false),
+                heard_ms: Padded(AtomicU64::new(0)),
+            },
+        )
+    }
+}
+
+fn lane_key(direction: &[u8; 32], lane: u8) -> Zeroizing<[u8; 32]> {
+    derive(direction, &[b"weave lane", &[lane]])
+}
+
+/// Alone in its pair of cache lines (CPUs prefetch two), so that threads do not slow one another.
+#[repr(align(128))]
+struct Padded<T>(T);
+
+/// The sending half of a session. Shared by data threads through an `Arc`; nothing in it locks.
+pub struct Outbound {
+    terms: Terms,
+    limit: u64,
+    lanes: Box<[SendLane]>,
+    sent_ms: Padded<AtomicU64>,
+}
+
+#[repr(align(128))]
+struct SendLane {
+    next: AtomicU64,
+    key: SealKey,
+}
+
+impl SendLane {
+    fn new(suite: Suite, key: &[u8; 32]) -> Self {
+        Self {
+            next: AtomicU64::new(0),
+            key: SealKey::new(suite, key),
+        }
+    }
+}
+
+impl Outbound {
+    /// The node that can open what this seals.
+    pub const fn peer(&self) -> NodeId {
+        self.terms.peer
+    }
+
+    /// The index to put into the outer header, the peer's.
+    pub const fn receiver(&self) -> u32 {
+        self.terms.receiver
+    }
+
+    /// The cipher.
+    pub const fn suite(&self) -> Suite {
+        self.terms.suite
+    }
+
+    /// The peer's boot nonce.
+    pub const fn boot(&self) -> u64 {
+        self.terms.boot
+    }
+
+    /// How many lanes there are, 1 to [`MAX_LANES`].
+    pub const fn lanes(&self) -> usize {
+        self.lanes.len()
+    }
+
+    /// Takes `n` counters of a lane for the caller alone and returns the first of them.
+    ///
+    /// `None` once the keys are used up or the session is retired, or if the lane does not exist: nothing may be sealed.
+    #[inline]
+    pub fn reserve(&self, lane: u8, n: u64) -> Option<u64> {
+        let next = &self.lanes.get(usize::from(lane))?.next;
+        // Looked at before it is added to, so that it can never come near wrapping.
+        if next.load(Ordering::Relaxed) >= self.limit || n > self.limit {
+            return None;
+        }
+        let first = next.fetch_add(n, Ordering::Relaxed);
+        (first <= self.limit - n).then_some(first)
+    }
+
+    /// The key of a lane.
+    ///
+    /// # Panics
+    /// If the lane does not exist; [`Outbound::reserve`] has said so before.
+    #[inline]
+    pub fn key(&self, lane: u8) -> &SealKey {
+        &self.lanes[usize::from(lane)].key
+    }
+
+    /// Notes that something that wants an answer was sent at `ms` since the process started.
+    #[inline]
+    pub fn note_sent(&self, ms: u64) {
+        note(&self.sent_ms.0, ms);
+    }
+
+    /// The last value given to [`Outbound::note_sent`]; 0 before the first.
+    pub fn last_sent_ms(&self) -> u64 {
+        self.sent_ms.0.load(Ordering::Relaxed)
+    }
+
+    /// The highest counter any lane has reached.
+    pub fn most_used(&self) -> u64 {
+        self.lanes
+            .iter()
+            .map(|lane| lane.next.load(Ordering::Relaxed))
+            .max()
+            .unwrap_or(0)
+    }
+
+    /// How many counters each lane has in all.
+    pub const fn limit(&self) -> u64 {
+        self.limit
+    }
+
+    /// Ends it for every thread at once: [`Outbound::reserve`] gives `None` from now on.
+    pub fn retire(&self) {
+        for lane in &self.lanes {
+            lane.next.fetch_max(self.limit, Ordering::Relaxed);
+        }
+    }
+}
+
+impl std::fmt::Debug for Outbound {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Outbound").field(&self.terms).finish()
+    }
+}
+
+/// The receiving half of a session. Shared by data threads through an `Arc`; a lane locks only itself.
+pub struct Inbound {
+    terms: Terms,
+    lanes: Box<[ReceiveLane]>,
+    retired: AtomicBool,
+    heard_ms: Padded<AtomicU64>,
+}
+
+#[repr(align(128))]
+struct ReceiveLane(Mutex<LaneIn>);
+
+impl ReceiveLane {
+    fn new(suite: Suite, key: &[u8; 32], limit: u64) -> Self {
+        let lane = LaneIn {
+            key: OpenKey::new(suite, key),
+            window: ReplayWindow::new(limit),
+            from: None,
+        };
+        Self(Mutex::new(lane))
+    }
+}
+
+/// One lane of an [`Inbound`]: taken by the thread that reads the lane's socket, so the lock is hardly ever contended.
+pub struct LaneIn {
+    /// Opens the lane's packets.
+    pub key: OpenKey,
+    /// The counters seen on the lane.
+    pub window: ReplayWindow,
+    from: Option<SocketAddr>,
+}
+
+impl LaneIn {
+    /// Checks the counter, opens the packet, marks the counter as seen: the whole of what one packet needs.
+    ///
+    /// Returns the plaintext and whether its counter is the newest of the lane.
+    ///
+    /// # Errors
+    /// The reason for dropping the packet; the window is then as before.
+    #[inline]
+    pub fn open<'a>(
+        &mut self,
+        counter: u64,
+        aad: &[u8],
+        in_out: &'a mut [u8],
+    ) -> Result<(&'a mut [u8], bool), Drop> {
+        self.window.check(counter)?;
+        let plain = self.key.open(counter, aad, in_out)?;
+        Ok((plain, self.window.commit(counter)))
+    }
+
+    /// Notes where the newest authentic packet came from. Returns whether that is news, true for the first packet too:
+    /// then [`Sessions`] has to hear of it (`handle_heard`).
+    #[inline]
+    pub fn note_from(&mut self, from: SocketAddr) -> bool {
+        let news = self.from != Some(from);
+        self.from = Some(from);
+        news
+    }
+}
+
+impl Inbound {
+    /// The node that sealed what this opens.
+    pub const fn peer(&self) -> NodeId {
+        self.terms.peer
+    }
+
+    /// The index that datagrams for this session carry, ours.
+    pub const fn index(&self) -> u32 {
+        self.terms.index
+    }
+
+    /// The cipher.
+    pub const fn suite(&self) -> Suite {
+        self.terms.suite
+    }
+
+    /// The peer's boot nonce.
+    pub const fn boot(&self) -> u64 {
+        self.terms.boot
+    }
+
+    /// The lane of that number; `None` if there is none or the session is retired.
+    #[inline]
+    pub fn lane(&self, lane: u8) -> Option<&Mutex<LaneIn>> {
+        if self.retired.load(Ordering::Relaxed) {
+            return None;
+        }
+        self.lanes.get(usize::from(lane)).map(|lane| &lane.0)
+    }
+
+    /// Notes that an authentic packet arrived at `ms` since the process started.
+    #[inline]
+    pub fn note_heard(&self, ms: u64) {
+        note(&self.heard_ms.0, ms);
+    }
+
+    /// The last value given to [`Inbound::note_heard`]; 0 before the first.
+    pub fn last_heard_ms(&self) -> u64 {
+        self.heard_ms.0.load(Ordering::Relaxed)
+    }
+
+    /// Ends it for every thread at once: [`Inbound::lane`] gives `None` from now on.
+    pub fn retire(&self) {
+        self.retired.store(true, Ordering::Relaxed);
+    }
+}
+
+impl std::fmt::Debug for Inbound {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Inbound").field(&self.terms).finish()
+    }
+}
+
+/// Written only when it changes: at most once a millisecond, however many packets.
+#[inline]
+fn note(clock: &AtomicU64, ms: u64) {
+    if clock.load(Ordering::Relaxed) != ms {
+        clock.store(ms, Ordering::Relaxed);
+    }
+}
