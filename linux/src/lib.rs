@@ -4,7 +4,10 @@
 
 mod ifname;
 
+pub mod netlink;
+pub mod netns;
 pub mod packet;
 pub mod poll;
+pub mod sysctl;
 pub mod tun;
 pub mod udp;

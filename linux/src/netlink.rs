@@ -1,0 +1,184 @@
+//! Devices, addresses, routes and neighbours, over rtnetlink.
+//!
+//! A [`Netlink`] is one socket in one network namespace: the host's, or a container's ([`Netlink::open_in`]). The verbs
+//! are methods on it, a file for each noun: [`link`], [`addr`], [`route`], [`neigh`]. `ensure_*` are the idempotent
+//! ones: what is there and agrees stays untouched, what is there and differs is an error, never silently overwritten.
+//!
+//! The wire format is netlink-packet-route's and the socket's task rtnetlink's (RFC 3549, `<linux/rtnetlink.h>`); the
+//! messages are put together here, so that every verb says which flags it sends and all failures come out as [`Error`].
+
+use std::io;
+use std::os::fd::{FromRawFd, IntoRawFd};
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{Socket, TokioSocket};
+use tokio::task::JoinHandle;
+
+use crate::netns::{self, Netns};
+
+pub mod addr;
+mod error;
+pub mod link;
+pub mod neigh;
+pub mod route;
+
+pub use addr::Address;
+pub use error::Error;
+pub use link::{BadIfName, IfName, Link};
+pub use neigh::Neighbour;
+pub use route::Route;
+
+/// Whether an `ensure_*` verb had something to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ensured {
+    /// It was there already, as it should be.
+    Kept,
+    /// It was missing and has been made.
+    Made,
+}
+
+/// A dump that the kernel says was disturbed by a change is taken again this often before the last one is used.
+const DUMP_ATTEMPTS: usize = 5;
+
+/// An rtnetlink socket in one network namespace. Clones share it; it closes with the last one.
+#[derive(Clone, Debug)]
+pub struct Netlink {
+    handle: rtnetlink::Handle,
+    _task: Arc<Task>,
+}
+
+/// The task that reads and writes the socket, ended with its last user.
+#[derive(Debug)]
+struct Task(JoinHandle<()>);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Netlink {
+    /// Opens a socket in the calling thread's namespace. Must be called in a tokio runtime, like all of this.
+    pub fn open() -> Result<Self, Error> {
+        let socket = socket().map_err(|source| Error::failed("open a netlink socket", source))?;
+        Self::start(socket)
+    }
+
+    /// Opens a socket in another namespace, which this thread does not enter.
+    pub fn open_in(netns: &Netns) -> Result<Self, Error> {
+        let socket = netns::run_in(netns, socket)?;
+        Self::start(socket.map_err(|source| Error::failed("open a netlink socket", source))?)
+    }
+
+    fn start(socket: Socket) -> Result<Self, Error> {
+        let runtime = tokio::runtime::Handle::try_current()
+            .map_err(|missing| Error::failed("open a netlink socket", io::Error::other(missing)))?;
+        // SAFETY: into_raw_fd gives the descriptor up, so the new socket is its only owner. The conversion panics
+        // outside a runtime (checked above) and if the socket cannot be made non-blocking (it is already).
+        let socket = unsafe { TokioSocket::from_raw_fd(socket.into_raw_fd()) };
+        let (mut connection, handle, _unasked) = rtnetlink::from_socket(socket);
+        // Without these an answer that ends and a socket that dies look the same.
+        connection.set_forward_ack(true);
+        connection.set_forward_done(true);
+        Ok(Self {
+            handle,
+            _task: Arc::new(Task(runtime.spawn(connection))),
+        })
+    }
+
+    /// Sends a request that changes something, and waits until the kernel has done it.
+    ///
+    /// `doing` completes "cannot …" in the error.
+    async fn change(
+        &self,
+        doing: &str,
+        message: RouteNetlinkMessage,
+        flags: u16,
+    ) -> Result<(), Error> {
+        self.ask(doing, message, NLM_F_REQUEST | NLM_F_ACK | flags)
+            .await
+            .map(|_| ())
+    }
+
+    /// Asks for one object.
+    async fn get(
+        &self,
+        doing: &str,
+        message: RouteNetlinkMessage,
+    ) -> Result<RouteNetlinkMessage, Error> {
+        let (mut answers, _) = self.ask(doing, message, NLM_F_REQUEST | NLM_F_ACK).await?;
+        answers.pop().ok_or(Error::Closed)
+    }
+
+    /// Asks for all objects of a kind. A list that a change disturbed while it was made is asked for again.
+    async fn dump(
+        &self,
+        doing: &str,
+        message: RouteNetlinkMessage,
+    ) -> Result<Vec<RouteNetlinkMessage>, Error> {
+        let mut answers = Vec::new();
+        for _ in 0..DUMP_ATTEMPTS {
+            let whole;
+            (answers, whole) = self
+                .ask(doing, message.clone(), NLM_F_REQUEST | NLM_F_DUMP)
+                .await?;
+            if whole {
+                break;
+            }
+        }
+        Ok(answers)
+    }
+
+    /// Sends a question and collects the answers; the flag says that no change disturbed the list.
+    async fn ask(
+        &self,
+        doing: &str,
+        message: RouteNetlinkMessage,
+        flags: u16,
+    ) -> Result<(Vec<RouteNetlinkMessage>, bool), Error> {
+        let mut request = NetlinkMessage::from(message);
+        request.header.flags = flags;
+        let mut answers = self
+            .handle
+            .clone()
+            .request(request)
+            .map_err(|_| Error::Closed)?;
+        let mut found = Vec::new();
+        let mut whole = true;
+        while let Some(answer) = answers.next().await {
+            whole &= answer.header.flags & NLM_F_DUMP_INTR == 0;
+            let end = match answer.payload {
+                NetlinkPayload::InnerMessage(inner) => {
+                    found.push(inner);
+                    continue;
+                }
+                NetlinkPayload::Error(end) if end.code.is_some() => Err(end.to_io()),
+                NetlinkPayload::Done(end) if end.code < 0 => {
+                    Err(io::Error::from_raw_os_error(-end.code))
+                }
+                NetlinkPayload::Overrun(_) => Err(io::Error::from_raw_os_error(libc::ENOBUFS)),
+                _ => Ok(()),
+            };
+            return match end {
+                Ok(()) => Ok((found, whole)),
+                Err(source) => Err(Error::answered(doing, source)),
+            };
+        }
+        Err(Error::Closed)
+    }
+}
+
+/// A socket in the namespace of the calling thread. Strict checking makes the kernel filter dumps as they ask.
+fn socket() -> io::Result<Socket> {
+    let mut socket = Socket::new(NETLINK_ROUTE)?;
+    socket.bind_auto()?;
+    socket.set_non_blocking(true)?;
+    socket.set_netlink_get_strict_chk(true)?;
+    Ok(socket)
+}
