@@ -4,4 +4,12 @@
 
 mod lab;
 
+mod broadcast;
+mod firewall;
+mod idle;
+mod nat;
+mod outside;
+mod overlay;
+mod restart;
 mod wire;
+mod wrong_input;

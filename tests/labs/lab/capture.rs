@@ -124,10 +124,7 @@ enum Kind {
     /// ARP, ICMPv6 neighbour and router discovery, MLD, or the ICMP answer to a datagram of Weave that found nobody.
     Neighbour,
     /// Anything else, with both addresses where it has some.
-    Other {
-        protocol: u16,
-        ends: Option<[IpAddr; 2]>,
-    },
+    Other { ends: Option<[IpAddr; 2]> },
 }
 
 /// The UDP port of Weave.
@@ -139,10 +136,7 @@ fn classify(frame: &[u8]) -> Kind {
         (Some(0x0806), _) => Kind::Neighbour,
         (Some(0x0800), Some(packet)) if packet.len() >= 20 => classify_v4(packet),
         (Some(0x86dd), Some(packet)) if packet.len() >= 40 => classify_v6(packet),
-        (ethertype, _) => Kind::Other {
-            protocol: ethertype.unwrap_or(0),
-            ends: None,
-        },
+        _ => Kind::Other { ends: None },
     }
 }
 
@@ -154,10 +148,7 @@ fn classify_v4(packet: &[u8]) -> Kind {
         .unwrap_or_default();
     let fragment = be16(packet, 6).unwrap_or(0) & 0x3fff != 0;
     match packet[9] {
-        17 if !fragment => weave(body).unwrap_or(Kind::Other {
-            protocol: 17,
-            ends: Some(ends),
-        }),
+        17 if !fragment => weave(body).unwrap_or(Kind::Other { ends: Some(ends) }),
         // Destination unreachable: the port is closed while the node restarts. It quotes what it could not deliver.
         1 if body.first() == Some(&3)
             && body.get(8..).is_some_and(|quoted| {
@@ -166,10 +157,7 @@ fn classify_v4(packet: &[u8]) -> Kind {
         {
             Kind::Neighbour
         }
-        protocol => Kind::Other {
-            protocol: protocol.into(),
-            ends: Some(ends),
-        },
+        _ => Kind::Other { ends: Some(ends) },
     }
 }
 
@@ -188,19 +176,13 @@ fn classify_v6(packet: &[u8]) -> Kind {
         next => (next, body),
     };
     match (next, body.first()) {
-        (17, _) => weave(body).unwrap_or(Kind::Other {
-            protocol: 17,
-            ends: Some(ends),
-        }),
+        (17, _) => weave(body).unwrap_or(Kind::Other { ends: Some(ends) }),
         // Router and neighbour discovery, MLD version 1 and 2.
         (58, Some(130..=136 | 143)) => Kind::Neighbour,
         (58, Some(1)) if body.get(14) == Some(&17) && body.get(48..).and_then(weave).is_some() => {
             Kind::Neighbour
         }
-        (next, _) => Kind::Other {
-            protocol: next.into(),
-            ends: Some(ends),
-        },
+        _ => Kind::Other { ends: Some(ends) },
     }
 }
 

@@ -186,7 +186,7 @@ pub(crate) fn await_mesh(hosts: &[Host]) {
             &format!("{} sees all", host.name),
             Duration::from_secs(15),
             || {
-                let cluster = &host.json(&["status"])["cluster"];
+                let cluster = &host.status()["cluster"];
                 cluster["members"] == hosts.len() && cluster["connected"] == hosts.len()
             },
         );

@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::ns::{self, Ns};
-use super::traffic::wait_for;
+use super::traffic::{ping, wait_for};
 
 /// The node under test.
 pub(crate) const WEAVED: &str = env!("CARGO_BIN_EXE_weaved");
@@ -56,6 +56,14 @@ pub(crate) struct Container {
 }
 
 impl Container {
+    /// Fails unless this container gets an answer from both addresses of another, to pings of `size` bytes.
+    #[track_caller]
+    pub(crate) fn reaches(&self, other: &Self, size: usize) {
+        for address in other.addresses() {
+            ping(&self.ns, address, size);
+        }
+    }
+
     /// Both addresses, IPv4 first.
     pub(crate) fn addresses(&self) -> [IpAddr; 2] {
         [self.v4.into(), self.v6.into()]
@@ -184,6 +192,19 @@ impl Host {
         let out = self.ok(&[arguments, &["-o", "json"]].concat());
         serde_json::from_str(&out)
             .unwrap_or_else(|error| panic!("{arguments:?} is not JSON: {error}: {out}"))
+    }
+
+    /// The node's status, whether all is well or not.
+    #[track_caller]
+    pub(crate) fn status(&self) -> Value {
+        let said = self.ctl(&["status", "-o", "json"]);
+        assert!(
+            matches!(said.code, 0 | 3),
+            "status of {}: {said:?}",
+            self.name
+        );
+        serde_json::from_str(&said.out)
+            .unwrap_or_else(|error| panic!("the status is not JSON: {error}: {said:?}"))
     }
 
     /// Makes a namespace on this host for a container of this name; it is not attached yet.

@@ -1,0 +1,156 @@
+//! Broadcast and multicast reach every container of the network, and nobody else.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
+
+use crate::lab::ns::Ns;
+use crate::lab::traffic::{is_silent, payload, udp};
+use crate::lab::{Container, Lab};
+
+const PORT: u16 = 5007;
+const GROUP: Ipv4Addr = Ipv4Addr::new(239, 1, 2, 3);
+const GROUP6: Ipv6Addr = Ipv6Addr::new(0xff15, 0, 0, 0, 0, 0, 0x1234, 0x5678);
+const MDNS: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 251);
+const MDNS6: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0xfb);
+
+/// Three hosts with two containers each, and bystanders: the hosts, on every interface they have, a machine on the
+/// same wire, and a container of somebody else's on the first host.
+#[test]
+fn everybody_in_the_network_and_nobody_outside() {
+    Lab::run(|lab| {
+        let hosts = lab.cluster::<3>();
+        let containers: Vec<Container> = hosts
+            .iter()
+            .flat_map(|host| {
+                ["a", "b"].map(|suffix| host.attach(&format!("{}{suffix}", host.name)))
+            })
+            .collect();
+        let foreign = Ns::add("foreign");
+        foreign.join("eth0", &hosts[0].ns, "f0");
+        foreign.sh("ip addr add 172.20.0.2/24 dev eth0");
+        hosts[0].ns.sh("ip addr add 172.20.0.1/24 dev f0");
+        let neighbour = Ns::add("neighbour");
+        lab.plug(&neighbour, "u0", 99);
+
+        let inside: Vec<[UdpSocket; 2]> = containers
+            .iter()
+            .map(|container| listen(&container.ns))
+            .collect();
+        let bystanders = hosts
+            .iter()
+            .map(|host| &host.ns)
+            .chain([&foreign, &neighbour]);
+        let outside: Vec<[UdpSocket; 2]> = bystanders.map(listen).collect();
+        let control = lab.capture(&containers[3].ns, "eth0");
+
+        let targets = [
+            SocketAddr::from((GROUP, PORT)),
+            (MDNS, PORT).into(),
+            (Ipv4Addr::BROADCAST, PORT).into(),
+            (Ipv4Addr::new(10, 47, 255, 255), PORT).into(),
+            (GROUP6, PORT).into(),
+            (MDNS6, PORT).into(),
+        ];
+        for (speaker, container) in containers.iter().enumerate().step_by(2) {
+            for target in targets {
+                let sent = say(container, target, 500 + speaker);
+                let family = usize::from(target.is_ipv6());
+                for (listener, sockets) in
+                    inside.iter().enumerate().filter(|(at, _)| *at != speaker)
+                {
+                    let mut heard = [0; 2048];
+                    let name = &containers[listener].name;
+                    let len = sockets[family].recv(&mut heard).unwrap_or_else(|error| {
+                        panic!(
+                            "{name} did not hear {} say {target}: {error}",
+                            container.name
+                        )
+                    });
+                    assert!(
+                        heard[..len] == sent,
+                        "{name} heard something else than {} said",
+                        container.name
+                    );
+                }
+            }
+        }
+        assert!(
+            inside
+                .iter()
+                .enumerate()
+                .skip(1)
+                .step_by(2)
+                .all(|(_, sockets)| sockets.iter().all(is_silent)),
+            "something was heard twice"
+        );
+        assert!(
+            outside.iter().flatten().all(is_silent),
+            "somebody outside heard it"
+        );
+        assert_eq!(control.stop().readable(), 3 * targets.len());
+    });
+}
+
+/// A socket for each family that hears every group of this lab on every interface of a namespace.
+fn listen(ns: &Ns) -> [UdpSocket; 2] {
+    let v4 = udp(ns, (Ipv4Addr::UNSPECIFIED, PORT));
+    let v6 = udp(ns, SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, PORT + 1, 0, 0));
+    for (index, address) in interfaces(ns) {
+        if let Some(address) = address {
+            for group in [GROUP, MDNS] {
+                v4.join_multicast_v4(&group, &address)
+                    .expect("a group can be joined");
+            }
+        }
+        for group in [GROUP6, MDNS6] {
+            v6.join_multicast_v6(&group, index)
+                .expect("a group can be joined");
+        }
+    }
+    [v4, v6]
+}
+
+/// Every interface but loopback: its index and first IPv4 address.
+fn interfaces(ns: &Ns) -> Vec<(u32, Option<Ipv4Addr>)> {
+    let links: Vec<serde_json::Value> =
+        serde_json::from_str(&ns.sh("ip -j addr show up")).expect("ip writes JSON");
+    let links = links.iter().filter(|link| link["ifname"] != "lo");
+    links
+        .map(|link| {
+            let index = link["ifindex"].as_u64().expect("a link has an index") as u32;
+            let addresses = link["addr_info"]
+                .as_array()
+                .expect("a link has a list of addresses");
+            let v4 = addresses.iter().find(|address| address["family"] == "inet");
+            (
+                index,
+                v4.map(|address| {
+                    address["local"]
+                        .as_str()
+                        .unwrap_or_default()
+                        .parse()
+                        .unwrap()
+                }),
+            )
+        })
+        .collect()
+}
+
+/// One container says `size` bytes to a group or a broadcast address; returns them.
+fn say(from: &Container, to: SocketAddr, size: usize) -> Vec<u8> {
+    let sent = payload(size, size as u64);
+    let socket = match to {
+        SocketAddr::V4(_) => udp(&from.ns, (from.v4, 0)),
+        SocketAddr::V6(_) => udp(&from.ns, (from.v6, 0)),
+    };
+    socket.set_broadcast(true).expect("a socket may broadcast");
+    let to = match to {
+        SocketAddr::V6(to) => {
+            SocketAddrV6::new(*to.ip(), PORT + 1, 0, interfaces(&from.ns)[0].0).into()
+        }
+        to @ SocketAddr::V4(_) => to,
+    };
+    socket
+        .send_to(&sent, to)
+        .unwrap_or_else(|error| panic!("{} cannot say {to}: {error}", from.name));
+    sent
+}

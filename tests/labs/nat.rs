@@ -1,0 +1,56 @@
+//! Nodes behind a router that translates addresses.
+
+use crate::lab::ns::Ns;
+use crate::lab::traffic::bulk;
+use crate::lab::{Lab, form};
+
+/// Two hosts behind one router share its address outside; a third is public. All containers reach one another.
+#[test]
+fn two_nodes_behind_the_same_address() {
+    Lab::run(|lab| {
+        let public = lab.host("public", 1);
+        let router = Ns::add("router");
+        lab.plug(&router, "u0", 100);
+        router.sh(
+            "ip link add lan type bridge; ip link set lan up; ip addr add 10.0.0.1/24 dev lan
+             sysctl -qw net.ipv4.ip_forward=1
+             nft add table ip home
+             nft add chain ip home out '{ type nat hook postrouting priority srcnat; }'
+             nft add rule ip home out oifname u0 masquerade",
+        );
+        let private = [("left", 2), ("right", 3)].map(|(name, number)| {
+            let host = lab.bare_host(name);
+            host.ns.join("u0", &router, name);
+            router.sh(&format!("ip link set {name} master lan"));
+            host.ns.sh(&format!(
+                "ip addr add 10.0.0.{number}/24 dev u0; ip route add default via 10.0.0.1"
+            ));
+            lab.split(&host.ns, "u0");
+            lab.watch(&host.ns, "u0");
+            host
+        });
+        lab.watch(&router, "u0");
+        let [left, right] = private;
+        let hosts = [public, left, right];
+        hosts.iter().for_each(|host| host.start());
+        form(&hosts);
+        let containers = hosts
+            .each_ref()
+            .map(|host| host.attach(&format!("on-{}", host.name)));
+        for from in &containers {
+            for to in containers.iter().filter(|to| to.name != from.name) {
+                from.reaches(to, 56);
+                from.reaches(to, 8000);
+                bulk(&from.ns, (&to.ns, to.v4.into()), 1 << 20);
+            }
+        }
+        let seen = hosts[0].json(&["connections"]);
+        for connection in seen["connections"].as_array().expect("a list") {
+            let endpoint = connection["endpoint"].as_str().unwrap_or_default();
+            assert!(
+                endpoint.starts_with("192.168.77.100:"),
+                "both are behind the router: {seen}"
+            );
+        }
+    });
+}

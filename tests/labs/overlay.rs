@@ -1,0 +1,190 @@
+//! Containers on several hosts reach one another, whatever they send: both families, any size, local and remote.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use crate::lab::traffic::{bulk, datagrams, ping, try_ping};
+use crate::lab::{Container, Host, Lab, Wire};
+
+/// Five hosts with two containers each: every container reaches every other and its own host, in both families, and
+/// what a container's own interface shows in clear is sealed on every wire.
+#[test]
+fn every_pair_on_five_hosts() {
+    Lab::run(|lab| {
+        let hosts = lab.cluster::<5>();
+        let containers = two_each(&hosts);
+        let control = lab.capture(&containers[0].ns, "eth0");
+        for from in &containers {
+            for to in containers.iter().filter(|to| to.name != from.name) {
+                from.reaches(to, 56);
+            }
+        }
+        for (host, pair) in hosts.iter().zip(containers.chunks(2)) {
+            for container in pair {
+                for address in container.addresses() {
+                    ping(&host.ns, address, 1472);
+                }
+                ping(&container.ns, host.v4.into(), 1472);
+            }
+        }
+        // Nine others, two families, asked and asking, request and answer; and its host, three times.
+        assert_eq!(control.stop().readable(), 9 * 2 * 2 * 2 + 3 * 2);
+    });
+}
+
+/// Packets of every size between hosts, with the wires carrying single datagrams.
+#[test]
+fn every_size_on_a_wire_of_single_packets() {
+    Lab::run(every_size);
+}
+
+/// The same where the datagrams of one call stay together.
+#[test]
+fn every_size_on_a_wire_of_super_packets() {
+    Lab::run_on(Wire::Super, every_size);
+}
+
+/// The same where the wire takes no more than 1280 bytes: the containers do not notice.
+#[test]
+fn every_size_on_a_wire_with_a_small_mtu() {
+    Lab::run(|lab| {
+        let hosts = [lab.host("h1", 1), lab.host("h2", 2)];
+        for host in &hosts {
+            host.ns.sh("ip link set u0 mtu 1280");
+            host.start();
+        }
+        crate::lab::form(&hosts);
+        sizes_between(lab, &hosts[0], &hosts[1]);
+    });
+}
+
+fn every_size(lab: &Lab) {
+    let [h1, h2] = lab.cluster();
+    sizes_between(lab, &h1, &h2);
+}
+
+/// Every kind and size of packet between containers of two hosts, and between two of one host.
+fn sizes_between(lab: &Lab, h1: &Host, h2: &Host) {
+    let [here, beside, there] = [h1.attach("here"), h1.attach("beside"), h2.attach("there")];
+    let control = lab.capture(&here.ns, "eth0");
+    for other in [&there, &beside] {
+        for family in [0, 1] {
+            let [near, far] = [here.addresses()[family], other.addresses()[family]];
+            // A whole packet that must not be fragmented, then ICMP fragments, in both directions.
+            unfragmented(&here, far);
+            unfragmented(other, near);
+            for size in [1, 1472, 1473, 8000, 60_000] {
+                ping(&here.ns, far, size);
+                ping(&other.ns, near, size);
+                datagrams((&here.ns, near), (&other.ns, far), size);
+            }
+            bulk(&here.ns, (&other.ns, far), 8 << 20);
+        }
+    }
+    assert!(control.stop().readable() > 500);
+    let drops = h1.status()["drops"].clone();
+    assert_eq!(
+        drops
+            .as_object()
+            .map(|all| all.values().filter(|count| **count != 0).count()),
+        Some(0),
+        "{drops}"
+    );
+}
+
+/// A ping of the container's whole MTU that may not be fragmented.
+fn unfragmented(from: &Container, to: IpAddr) {
+    let size = if to.is_ipv4() { 1472 } else { 1452 };
+    let output = from
+        .ns
+        .try_sh(&format!("ping -n -q -c 1 -W 2 -M do -s {size} {to}"));
+    assert!(
+        output.status.success(),
+        "1500 bytes from {} to {to} in one piece: {output:?}",
+        from.name
+    );
+}
+
+/// `weavectl expose` makes the host itself a member of the network, and `hide` ends it.
+#[test]
+fn an_exposed_host_reaches_remote_containers() {
+    Lab::run(|lab| {
+        let [h1, h2] = lab.cluster();
+        let remote = h2.attach("remote");
+        let local = h1.attach("local");
+        h1.ok(&["expose"]);
+        let host: [IpAddr; 2] = ["ip", "ip6"].map(|family| {
+            let answer = h1.status();
+            answer["host"][family]
+                .as_str()
+                .expect("an exposed host has addresses")
+                .parse()
+                .unwrap()
+        });
+        for family in [0, 1] {
+            for container in [&remote, &local] {
+                let address = container.addresses()[family];
+                ping(&h1.ns, address, 56);
+                ping(&container.ns, host[family], 8000);
+                datagrams((&h1.ns, host[family]), (&container.ns, address), 8000);
+                bulk(&container.ns, (&h1.ns, host[family]), 1 << 20);
+            }
+        }
+        h1.ok(&["hide"]);
+        assert!(
+            !try_ping(&remote.ns, host[0], 56).status.success(),
+            "a hidden host answers"
+        );
+        ping(&remote.ns, local.v4.into(), 56);
+        ping(&h1.ns, local.v4.into(), 56);
+    });
+}
+
+/// Addresses and names come back when a container is detached, and a namespace can be attached again.
+#[test]
+fn a_detached_container_is_gone() {
+    Lab::run(|lab| {
+        let [h1, h2] = lab.cluster();
+        let stays = h2.attach("stays");
+        let before = h1.ns.snapshot();
+        let goes = h1.attach_with("goes", &["--ifname", "net7", "--label", "app=web"]);
+        assert_eq!(h1.json(&["ps"])["attachments"][0]["labels"]["app"], "web");
+        goes.ns.sh("ip link show net7");
+        ping(&stays.ns, goes.v4.into(), 56);
+        h1.ok(&["detach", "goes"]);
+        assert_eq!(goes.ns.sh("ip -o link | grep -v ' lo:' || true"), "");
+        assert_eq!(h1.ns.snapshot(), before);
+        let again = h1.json(&[
+            "attach",
+            goes.ns.name(),
+            "--name",
+            "goes",
+            "--ip",
+            &goes.v4.to_string(),
+        ]);
+        assert_eq!(again["ips"][0]["address"], format!("{}/12", goes.v4));
+        ping(&stays.ns, goes.v4.into(), 56);
+        // A process id names a namespace too.
+        let other = h1.bare_container("other");
+        let mut sleeper = other
+            .command("sleep")
+            .arg("60")
+            .spawn()
+            .expect("sleep starts");
+        std::thread::sleep(Duration::from_millis(200));
+        h1.ok(&["attach", &sleeper.id().to_string(), "--name", "other"]);
+        other.sh("ip link show eth0");
+        sleeper
+            .kill()
+            .and_then(|()| sleeper.wait())
+            .expect("sleep ends");
+    });
+}
+
+/// Two containers on each host, named after it.
+fn two_each(hosts: &[Host]) -> Vec<Container> {
+    hosts
+        .iter()
+        .flat_map(|host| ["a", "b"].map(|suffix| host.attach(&format!("{}{suffix}", host.name))))
+        .collect()
+}

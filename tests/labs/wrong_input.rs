@@ -1,0 +1,409 @@
+//! What is asked wrongly is refused with its cause and its fix, one line each, the right exit code, and no trace.
+
+use std::net::UdpSocket;
+use std::process::Command;
+use std::time::Duration;
+
+use crate::lab::node::{Said, WEAVED, said};
+use crate::lab::{Host, Lab, ns};
+
+/// Fails unless a program ended with `code` and its last two lines are a cause and a fix that say these words.
+#[track_caller]
+fn refused(said: &Said, code: i32, cause: &str, fix: &str) {
+    assert_eq!(said.code, code, "{said:?}");
+    assert_eq!(said.out, "", "{said:?}");
+    let lines: Vec<&str> = said.err.lines().collect();
+    let [.., first, second] = lines[..] else {
+        panic!("a cause and a fix, one line each: {said:?}");
+    };
+    let first = first
+        .strip_prefix("weavectl: ")
+        .or_else(|| first.strip_prefix("weaved: "));
+    assert!(
+        first.is_some_and(|text| text.contains(cause)),
+        "the cause should say \"{cause}\": {}",
+        said.err
+    );
+    let second = second.strip_prefix("fix: ");
+    assert!(
+        second.is_some_and(|text| text.contains(fix)),
+        "the fix should say \"{fix}\": {}",
+        said.err
+    );
+}
+
+/// Runs `weavectl` on a host, which must refuse in exactly two lines and change nothing there.
+#[track_caller]
+fn refuses(host: &Host, arguments: &[&str], code: i32, cause: &str, fix: &str) {
+    let before = everything(host);
+    let said = host.ctl(arguments);
+    refused(&said, code, cause, fix);
+    assert_eq!(said.err.lines().count(), 2, "{said:?}");
+    assert_eq!(
+        everything(host),
+        before,
+        "weavectl {arguments:?} left something"
+    );
+}
+
+/// The host's network and what its node knows, without what changes by itself.
+fn everything(host: &Host) -> [String; 4] {
+    let mut status = host.status();
+    for moving in ["traffic", "drops"] {
+        status[moving].take();
+    }
+    [
+        host.ns.snapshot(),
+        status.to_string(),
+        host.json(&["ps"]).to_string(),
+        host.ctl(&["peers"]).out,
+    ]
+}
+
+/// Tokens: not one, damaged, used up, expired, of another cluster, of a member that is gone.
+#[test]
+fn tokens() {
+    Lab::run(|lab| {
+        let [h1, h2] = lab.cluster();
+        let h3 = lab.host("h3", 3);
+        h3.start();
+        refuses(
+            &h3,
+            &["join", "open-sesame"],
+            1,
+            "not a join token",
+            "weavectl token create",
+        );
+        let token = h1.ok(&["token", "create"]);
+        let token = token.trim();
+        let damaged: String = token
+            .chars()
+            .rev()
+            .enumerate()
+            .map(|(at, c)| {
+                if at == 4 {
+                    if c == 'a' { 'b' } else { 'a' }
+                } else {
+                    c
+                }
+            })
+            .collect();
+        let damaged: String = damaged.chars().rev().collect();
+        refuses(
+            &h3,
+            &["join", &damaged],
+            1,
+            "token",
+            "weavectl token create",
+        );
+
+        let brief = h1.ok(&["token", "create", "--ttl", "1s"]);
+        std::thread::sleep(Duration::from_millis(1500));
+        refuses(
+            &h3,
+            &["join", brief.trim()],
+            1,
+            "expired",
+            "weavectl token create",
+        );
+
+        refuses(&h2, &["join", token], 1, "already", "--state-dir");
+        h3.ok(&["join", token]);
+        let h4 = lab.host("h4", 4);
+        h4.start();
+        refuses(&h4, &["join", token], 1, "used", "weavectl token create");
+
+        // A member that is gone; then another cluster at its address.
+        let late = h1.ok(&["token", "create"]);
+        h1.end("TERM");
+        refuses(
+            &h4,
+            &["--timeout", "20s", "join", late.trim()],
+            1,
+            "192.168.77.1:6783",
+            "weaved",
+        );
+        std::fs::remove_dir_all(h1.state()).expect("the state can be removed");
+        ns::host(&format!(
+            "ip -n {} link del weave0 2>/dev/null || true",
+            h1.ns.name()
+        ));
+        h1.start();
+        h1.ok(&["init"]);
+        refuses(
+            &h4,
+            &["--timeout", "20s", "join", late.trim()],
+            1,
+            "192.168.77.1:6783",
+            "token",
+        );
+        let fresh = h1.ok(&["token", "create"]);
+        h4.ok(&["join", fresh.trim()]);
+    });
+}
+
+/// Ranges: too small, too large, in use on the host, in use on a host that joins; a second cluster.
+#[test]
+fn ranges() {
+    Lab::run(|lab| {
+        let h1 = lab.host("h1", 1);
+        let h2 = lab.host("h2", 2);
+        h1.ns.sh("ip route add 10.40.0.0/16 via 192.168.77.9");
+        h2.ns.sh(
+            "ip route add 10.55.8.0/24 via 192.168.77.9; ip -6 route add fd55:8::/64 via fd77::9",
+        );
+        h1.start();
+        h2.start();
+        refuses(
+            &h1,
+            &["init", "--range", "10.32.0.0/30"],
+            1,
+            "/30",
+            "--range",
+        );
+        refuses(&h1, &["init", "--range", "0.0.0.0/4"], 1, "/4", "--range");
+        refuses(
+            &h1,
+            &["init", "--range", "10.48.0.0/12", "--range6", "fd00::/120"],
+            1,
+            "/120",
+            "--range6",
+        );
+        refuses(&h1, &["init"], 1, "10.40.0.0/16", "--range");
+        refuses(
+            &h1,
+            &["init", "--range", "192.168.0.0/16"],
+            1,
+            "192.168.77.0/24",
+            "--range",
+        );
+        refuses(
+            &h1,
+            &["init", "--range", "10.48.0.0/12", "--range6", "fd77::/48"],
+            1,
+            "fd77::/64",
+            "--range6",
+        );
+        assert_eq!(h1.ctl(&["init", "--range", "10.48/12"]).code, 2);
+
+        h1.ok(&["init", "--range", "10.48.0.0/12"]);
+        refuses(&h1, &["init"], 1, "already", "--state-dir");
+        let token = h1.ok(&["token", "create"]);
+        refuses(&h2, &["join", token.trim()], 1, "10.55.8.0/24", "route");
+        h2.ns.sh("ip route del 10.55.8.0/24");
+        h2.ok(&["join", token.trim()]);
+    });
+}
+
+/// Containers: before there is a cluster, unknown namespaces, taken names, addresses and interfaces.
+#[test]
+fn containers() {
+    Lab::run(|lab| {
+        let h1 = lab.host("h1", 1);
+        h1.start();
+        let free = h1.bare_container("free");
+        let path = free.path().display().to_string();
+        refuses(
+            &h1,
+            &["attach", &path, "--name", "free"],
+            1,
+            "cluster",
+            "weavectl init",
+        );
+        refuses(&h1, &["token", "create"], 1, "cluster", "weavectl init");
+        refuses(&h1, &["expose"], 1, "cluster", "weavectl init");
+        h1.ok(&["init"]);
+        let taken = h1.attach("taken");
+        let attach = |more: &[&str], cause: &str, fix: &str| {
+            let untouched = free.snapshot();
+            refuses(&h1, &[&["attach"], more].concat(), 1, cause, fix);
+            assert_eq!(
+                free.snapshot(),
+                untouched,
+                "a refused attach left something in the container"
+            );
+        };
+        attach(&["no-such", "--name", "free"], "no-such", "ip netns");
+        attach(&["/run/no-such", "--name", "free"], "/run/no-such", "path");
+        attach(
+            &["/etc/hostname", "--name", "free"],
+            "/etc/hostname is not a network namespace",
+            "path",
+        );
+        attach(&["4194000", "--name", "free"], "4194000", "process");
+        attach(&[&path, "--name", "taken"], "taken", "detach");
+        let address = taken.v4.to_string();
+        attach(
+            &[&path, "--name", "free", "--ip", &address],
+            &address,
+            "--ip",
+        );
+        attach(
+            &[&path, "--name", "free", "--ip", "10.99.0.1"],
+            "10.99.0.1",
+            "--ip",
+        );
+        attach(
+            &[&path, "--name", "free", "--ip", "10.32.0.0"],
+            "10.32.0.0",
+            "--ip",
+        );
+        attach(
+            &[&path, "--name", "free", "--ip", "10.32.0.1"],
+            "10.32.0.1",
+            "--ip",
+        );
+        attach(
+            &[&path, "--name", "free", "--ip", "10.47.255.255"],
+            "10.47.255.255",
+            "--ip",
+        );
+        attach(
+            &[&path, "--name", "free", "--network", "blue"],
+            "blue",
+            "default",
+        );
+        free.sh("ip link add eth0 type bridge");
+        attach(&[&path, "--name", "free"], "eth0", "--ifname");
+        refuses(&h1, &["detach", "nobody"], 1, "nobody", "weavectl ps");
+        refuses(&h1, &["hide"], 1, "not exposed", "weavectl expose");
+    });
+}
+
+/// An address that belongs to another node's prefix is refused by this one, which names the node.
+#[test]
+fn an_address_of_another_node() {
+    Lab::run(|lab| {
+        let [h1, h2] = lab.cluster();
+        let there = h2.attach("there");
+        let free = h1.bare_container("free");
+        let address = there.v4.to_string();
+        refuses(
+            &h1,
+            &["attach", free.name(), "--name", "free", "--ip", &address],
+            1,
+            "h2",
+            "--ip",
+        );
+    });
+}
+
+/// Words that are no arguments, a node that is not there, a node that does not answer.
+#[test]
+fn command_lines() {
+    Lab::run(|lab| {
+        let h1 = lab.host("h1", 1);
+        refused(&h1.ctl(&["status"]), 4, "no such socket", "start weaved");
+        h1.start();
+        for wrong in [
+            &["attach"] as &[_],
+            &["frobnicate"],
+            &["token", "create", "--ttl", "soon"],
+            &["attach", "x", "--name", "a/b"],
+        ] {
+            let said = h1.ctl(wrong);
+            assert_eq!(
+                (said.code, said.out.as_str()),
+                (2, ""),
+                "{wrong:?}: {said:?}"
+            );
+            assert!(
+                said.err.starts_with("error: ") && said.err.contains("--help"),
+                "{said:?}"
+            );
+        }
+        ns::host(&format!("kill -STOP {}", h1.pid()));
+        refused(
+            &h1.ctl(&["--timeout", "300ms", "status"]),
+            5,
+            "no answer",
+            "--timeout",
+        );
+        ns::host(&format!("kill -CONT {}", h1.pid()));
+        h1.ok(&["init"]);
+        h1.end("KILL");
+        refused(&h1.ctl(&["status"]), 4, "nobody listens", "start weaved");
+    });
+}
+
+/// Runs a node in the foreground that must refuse to start, and leave nothing.
+#[track_caller]
+fn does_not_start(host: &Host, command: &mut Command, cause: &str, fix: &str) {
+    let before = host.ns.snapshot();
+    let said = said(command.args(host.arguments()));
+    refused(&said, 1, cause, fix);
+    assert_eq!(
+        host.ns.snapshot(),
+        before,
+        "a node that did not start left something"
+    );
+}
+
+/// A node that cannot run says so at once: a port in use, a directory in use, no rights, no TUN device.
+#[test]
+fn nodes_that_cannot_start() {
+    Lab::run(|lab| {
+        let h1 = lab.host("h1", 1);
+        let timed = |program: &str| {
+            let mut command = h1.ns.command("timeout");
+            command.args(["-s", "KILL", "10"]).arg(program);
+            command
+        };
+        let holder = h1
+            .ns
+            .inside(|| UdpSocket::bind("0.0.0.0:6783"))
+            .expect("the port is free");
+        does_not_start(&h1, &mut timed(WEAVED), "6783", "--listen");
+        drop(holder);
+
+        does_not_start(
+            &h1,
+            timed("setpriv").args([
+                "--bounding-set=-net_admin",
+                "--inh-caps=-net_admin",
+                "--",
+                WEAVED,
+            ]),
+            "CAP_NET_ADMIN",
+            "root",
+        );
+        let copy = lab.dir().join("weaved");
+        std::fs::copy(WEAVED, &copy).expect("the program can be copied");
+        std::fs::create_dir_all(h1.state()).expect("a directory can be made");
+        ns::host(&format!(
+            "chmod 755 {}; chown nobody {}",
+            lab.dir().display(),
+            h1.state().display()
+        ));
+        let nobody = ["--reuid=nobody", "--regid=nogroup", "--clear-groups", "--"];
+        does_not_start(
+            &h1,
+            timed("setpriv").args(nobody).arg(copy),
+            "CAP_NET_ADMIN",
+            "root",
+        );
+        ns::host(&format!("rm -r {}", h1.state().display()));
+
+        let without_tun = format!("mount -t tmpfs none /dev/net && exec {WEAVED} \"$@\"");
+        does_not_start(
+            &h1,
+            timed("unshare").args(["--mount", "sh", "-c", &without_tun, "sh"]),
+            "/dev/net/tun",
+            "modprobe tun",
+        );
+
+        ns::host(&format!("touch {}", h1.state().display()));
+        does_not_start(
+            &h1,
+            &mut timed(WEAVED),
+            &h1.state().display().to_string(),
+            "--state-dir",
+        );
+        ns::host(&format!("rm {}", h1.state().display()));
+
+        h1.start();
+        h1.ok(&["init"]);
+        does_not_start(&h1, &mut timed(WEAVED), "in use", "--state-dir");
+        h1.ok(&["status"]);
+    });
+}
