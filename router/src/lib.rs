@@ -8,6 +8,7 @@ pub mod wire;
 pub mod keys;
 pub mod ipam;
 pub mod store;
+pub mod mesh;
 pub mod session;
 
 pub mod path;

@@ -1,0 +1,325 @@
+//! A deed: the signed word of a block's owner that the block now belongs to another node.
+//!
+//! The genesis deed is signed by the cluster and gives the first node the whole range. Every other deed is signed by
+//! the node that owned the block before, and is true only together with the deed by which that node came to own it,
+//! and so on to the genesis: a *chain*, as long as the block has had owners. So any member can check any claim by
+//! itself, and a node can give away nothing that it never had. Versions grow along a chain; where two deeds overlap the
+//! higher version holds. The counter says how many hands the block went through; the donor's boot nonce decides
+//! between two gifts of the same block that a donor made before and after its disk was rolled back.
+
+use weave_model::{Block, NodeId};
+
+use super::cluster::{ClusterKey, ClusterPublic};
+use super::codec::{Malformed, Reader, Writer};
+use crate::keys::{NodeKeys, NodePublic};
+
+/// The longest chain that is followed: a /8 can be halved 24 times.
+const MAX_CHAIN: usize = 32;
+
+/// Which of two deeds of the same addresses holds: the higher, by counter and then by boot nonce.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Version {
+    /// How many times these addresses have changed hands; 1 in the genesis deed.
+    pub counter: u64,
+    /// The donor's boot nonce when it signed; 0 in the genesis deed.
+    pub boot: u64,
+}
+
+/// Who gave the block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Donor {
+    /// The cluster, at its beginning.
+    Cluster,
+    /// The former owner.
+    Node(NodePublic),
+}
+
+/// One deed.
+///
+/// 182 bytes: first offset 4 | bits 1 | owner 32 | counter 8 | boot 8 | donor's kind 1 (0 cluster, 1 node) | donor's
+/// X25519 key 32 | donor's Ed25519 key 32 (both 0 for the cluster) | signature 64 over "weave deed v1", the cluster's id
+/// and the first 118 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deed {
+    /// The addresses.
+    pub block: Block,
+    /// The new owner.
+    pub owner: NodeId,
+    /// Its rank among deeds of the same addresses.
+    pub version: Version,
+    /// Who signed it.
+    pub donor: Donor,
+    /// The donor's signature.
+    pub signature: [u8; 64],
+}
+
+impl Deed {
+    /// Bytes of [`Deed::write`].
+    pub const LEN: usize = 182;
+
+    /// The deed that gives the whole range to the cluster's first node.
+    pub fn genesis(block: Block, owner: NodeId, key: &ClusterKey) -> Self {
+        let version = Version { counter: 1, boot: 0 };
+        let mut deed = Self { block, owner, version, donor: Donor::Cluster, signature: [0; 64] };
+        deed.signature = key.sign(&deed.message(key.public().id()));
+        deed
+    }
+
+    /// Gives `block`, a part of this deed's, from its owner (`keys`) to another node.
+    pub fn give(
+        &self,
+        block: Block,
+        owner: NodeId,
+        boot: u64,
+        keys: &NodeKeys,
+        cluster: &ClusterPublic,
+    ) -> Self {
+        let version = Version { counter: self.version.counter + 1, boot };
+        let donor = Donor::Node(keys.public());
+        Self { block, owner, version, donor, signature: [0; 64] }.signed(keys, cluster)
+    }
+
+    /// The same gift, signed again by its donor in a later boot.
+    pub fn reissued(&self, boot: u64, keys: &NodeKeys, cluster: &ClusterPublic) -> Self {
+        let version = Version { counter: self.version.counter, boot };
+        Self { version, ..*self }.signed(keys, cluster)
+    }
+
+    fn signed(mut self, keys: &NodeKeys, cluster: &ClusterPublic) -> Self {
+        self.signature = keys.sign(&self.message(cluster.id()));
+        self
+    }
+
+    /// Whether the donor signed it.
+    fn verify(&self, cluster: &ClusterPublic) -> bool {
+        let message = self.message(cluster.id());
+        match &self.donor {
+            Donor::Cluster => self.version.counter == 1 && cluster.verify(&message, &self.signature),
+            Donor::Node(donor) => donor.verify(&message, &self.signature),
+        }
+    }
+
+    /// The deed in `pool` by which this one's donor owned the block: the lowest that will do.
+    fn parent<'a>(&self, pool: &'a [Self]) -> Option<&'a Self> {
+        let Donor::Node(donor) = &self.donor else { return None };
+        let donor = donor.id();
+        pool.iter()
+            .filter(|deed| deed.owner == donor && covers(deed.block, self.block))
+            .filter(|deed| deed.version.counter < self.version.counter)
+            .min_by_key(|deed| deed.version)
+    }
+
+    /// The deeds in `pool` that lead from this one to the genesis, nearest first; `None` if the chain is broken.
+    pub fn chain(&self, pool: &[Self]) -> Option<Vec<Self>> {
+        let mut chain: Vec<Self> = Vec::new();
+        while chain.last().unwrap_or(self).donor != Donor::Cluster {
+            let parent = *chain.last().unwrap_or(self).parent(pool)?;
+            if chain.len() == MAX_CHAIN {
+                return None;
+            }
+            chain.push(parent);
+        }
+        Some(chain)
+    }
+
+    /// Whether every signature from this deed to the genesis of `cluster` is right; the others are taken from `pool`.
+    pub fn proven(&self, pool: &[Self], cluster: &ClusterPublic) -> bool {
+        self.verify(cluster)
+            && self
+                .chain(pool)
+                .is_some_and(|chain| chain.iter().all(|deed| deed.verify(cluster)))
+    }
+
+    /// Appends the deed.
+    pub fn write(&self, out: &mut Writer) {
+        self.write_head(out);
+        out.bytes(&self.signature);
+    }
+
+    fn write_head(&self, out: &mut Writer) {
+        write_block(self.block, out);
+        out.bytes(self.owner.as_bytes()).u64(self.version.counter).u64(self.version.boot);
+        match &self.donor {
+            Donor::Cluster => out.u8(0).bytes(&[0; 64]),
+            Donor::Node(donor) => out.u8(1).bytes(&donor.dh).bytes(&donor.sign),
+        };
+    }
+
+    /// Reads a deed; its signature is not checked yet.
+    pub fn read(bytes: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let block = read_block(bytes)?;
+        let owner = NodeId::from_bytes(bytes.array()?);
+        let version = Version { counter: bytes.u64()?, boot: bytes.u64()? };
+        let kind = bytes.u8()?;
+        let public = NodePublic { dh: bytes.array()?, sign: bytes.array()? };
+        let donor = match kind {
+            0 if public.dh == [0; 32] && public.sign == [0; 32] => Donor::Cluster,
+            1 => Donor::Node(public),
+            _ => return Err(bytes.malformed()),
+        };
+        Ok(Self { block, owner, version, donor, signature: bytes.array()? })
+    }
+
+    fn message(&self, cluster: [u8; 32]) -> Vec<u8> {
+        let mut message = Writer::new();
+        message.bytes(b"weave deed v1").bytes(&cluster);
+        self.write_head(&mut message);
+        message.0
+    }
+}
+
+/// Appends a block: first offset, bits.
+pub fn write_block(block: Block, out: &mut Writer) {
+    out.u32(block.first()).u8(block.bits());
+}
+
+/// Reads a block.
+pub fn read_block(bytes: &mut Reader<'_>) -> Result<Block, Malformed> {
+    let (first, bits) = (bytes.u32()?, bytes.u8()?);
+    Block::new(first, bits).ok_or(bytes.malformed())
+}
+
+/// Whether every offset of `inner` lies in `outer`.
+pub const fn covers(outer: Block, inner: Block) -> bool {
+    outer.contains(inner.first()) && outer.contains(inner.last())
+}
+
+/// Takes the offsets of `cut` out of `blocks`, halving what is only partly cut.
+pub fn subtract(blocks: &[Block], cut: Block) -> Vec<Block> {
+    let mut left = Vec::with_capacity(blocks.len());
+    let mut todo: Vec<Block> = blocks.iter().rev().copied().collect();
+    while let Some(block) = todo.pop() {
+        if covers(cut, block) {
+            continue;
+        }
+        match block.halves() {
+            Some((low, high)) if covers(block, cut) => todo.extend([high, low]),
+            _ => left.push(block),
+        }
+    }
+    left
+}
+
+/// Offsets from `first` to `last` and what they are; see [`paint`].
+pub type Run<T> = (u32, u32, T);
+
+/// Lays blocks over one another, the one with the lowest version first (of equals, the first in `layers`), and returns
+/// what is seen from above: ascending runs that do not overlap, neighbours with the same value joined.
+pub fn paint<T: Copy + PartialEq>(mut layers: Vec<(Block, Version, T)>) -> Vec<Run<T>> {
+    layers.sort_by_key(|layer| layer.1);
+    let mut runs: Vec<Run<T>> = Vec::new();
+    for (block, _, value) in layers {
+        let (first, last) = (block.first(), block.last());
+        let start = runs.partition_point(|run| run.1 < first);
+        let end = runs.partition_point(|run| run.0 <= last);
+        let mut over = Vec::with_capacity(3);
+        if let Some(run) = runs.get(start).filter(|run| start < end && run.0 < first) {
+            over.push((run.0, first - 1, run.2));
+        }
+        over.push((first, last, value));
+        if let Some(run) = runs[start..end].last().filter(|run| run.1 > last) {
+            over.push((last + 1, run.1, run.2));
+        }
+        runs.splice(start..end, over);
+    }
+    runs.dedup_by(|next, run| {
+        let joined = run.1 + 1 == next.0 && run.2 == next.2;
+        if joined {
+            run.1 = next.1;
+        }
+        joined
+    });
+    runs
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn block(first: u32, bits: u8) -> Block {
+        Block::new(first, bits).unwrap()
+    }
+
+    fn keys(seed: u8) -> NodeKeys {
+        NodeKeys::from_bytes(&[seed; 64])
+    }
+
+    #[test]
+    fn a_chain_leads_to_the_genesis() {
+        let key = ClusterKey::from_bytes(&[1; 32]);
+        let cluster = key.public();
+        let (a, b, c) = (keys(1), keys(2), keys(3));
+        let genesis = Deed::genesis(block(0, 12), a.id(), &key);
+        let to_b = genesis.give(block(1024, 10), b.id(), 77, &a, &cluster);
+        let to_c = to_b.give(block(1024, 8), c.id(), 88, &b, &cluster);
+        let pool = [genesis, to_b];
+        assert!(to_c.proven(&pool, &cluster));
+        assert_eq!(to_c.chain(&pool), Some(vec![to_b, genesis]));
+        assert!(!to_c.proven(&[to_b], &cluster), "no genesis");
+        assert!(!to_c.proven(&[genesis], &cluster), "b never had it");
+        assert!(!to_c.proven(&pool, &ClusterKey::from_bytes(&[2; 32]).public()), "another cluster");
+        let mut bytes = Writer::new();
+        to_c.write(&mut bytes);
+        assert_eq!(bytes.0.len(), Deed::LEN);
+        assert_eq!(Deed::read(&mut Reader::new(&bytes.0, "deed")), Ok(to_c));
+    }
+
+    #[test]
+    fn nobody_gives_what_it_never_had() {
+        let key = ClusterKey::from_bytes(&[1; 32]);
+        let cluster = key.public();
+        let (a, b, c) = (keys(1), keys(2), keys(3));
+        let genesis = Deed::genesis(block(0, 12), a.id(), &key);
+        let to_b = genesis.give(block(1024, 10), b.id(), 77, &a, &cluster);
+        let pool = [genesis, to_b];
+        let too_much = to_b.give(block(0, 11), c.id(), 88, &b, &cluster);
+        assert!(!too_much.proven(&pool, &cluster), "more than it has");
+        let stolen = genesis.give(block(0, 10), c.id(), 88, &c, &cluster);
+        assert!(!stolen.proven(&pool, &cluster), "from the first node, signed by another");
+        let renamed = Deed { owner: c.id(), ..to_b };
+        assert!(!renamed.proven(&pool, &cluster), "changed after it was signed");
+        let own = Deed { donor: Donor::Cluster, version: Version { counter: 1, boot: 0 }, ..to_b };
+        assert!(!own.proven(&pool, &cluster), "in the cluster's name");
+    }
+
+    #[test]
+    fn what_is_cut_leaves_halves() {
+        assert_eq!(subtract(&[block(0, 3)], block(4, 1)), [block(0, 2), block(6, 1)]);
+        assert_eq!(subtract(&[block(0, 3), block(8, 0)], block(0, 3)), [block(8, 0)]);
+        assert_eq!(subtract(&[block(0, 3)], block(8, 3)), [block(0, 3)]);
+        assert_eq!(subtract(&[block(4, 1)], block(0, 3)), []);
+    }
+
+    fn any_block() -> impl Strategy<Value = Block> {
+        (0..64u32, 0..5u8).prop_map(|(first, bits)| block(first >> bits << bits, bits))
+    }
+
+    proptest! {
+        #[test]
+        fn subtract_agrees_with_sets(from in any_block(), cut in any_block()) {
+            let left = subtract(&[from], cut);
+            for offset in 0..96 {
+                let expected = from.contains(offset) && !cut.contains(offset);
+                prop_assert_eq!(left.iter().filter(|block| block.contains(offset)).count(), usize::from(expected));
+            }
+        }
+
+        #[test]
+        fn the_highest_version_is_seen(layers in proptest::collection::vec(any_block(), 0..12)) {
+            let layers: Vec<(Block, Version, usize)> = layers
+                .into_iter()
+                .enumerate()
+                .map(|(n, block)| (block, Version { counter: 5, boot: (n as u64 * 7) % 11 }, n))
+                .collect();
+            let runs = paint(layers.clone());
+            prop_assert!(runs.windows(2).all(|pair| pair[0].1 < pair[1].0));
+            for offset in 0..96 {
+                let top = layers.iter().filter(|layer| layer.0.contains(offset)).max_by_key(|layer| layer.1);
+                let seen = runs.iter().find(|run| (run.0..=run.1).contains(&offset));
+                prop_assert_eq!(top.map(|layer| layer.1), seen.map(|run| layers[run.2].1));
+            }
+        }
+    }
+}
