@@ -1,2 +1,5 @@
-//! Placeholder.
-fn main() {}
+//! The `weavectl` binary; see [`weave::cli`].
+
+fn main() -> weave::cli::Exit {
+    weave::cli::main()
+}

@@ -1,0 +1,28 @@
+//! `weavectl`: one verb, one request to the node, one answer in words or JSON.
+//!
+//! Data goes to stdout, everything else to stderr; an error is one line with the cause and one with the fix. The exit
+//! code says the same as the words: see [`Exit`].
+
+mod args;
+mod client;
+mod commands;
+mod failure;
+mod print;
+mod table;
+
+use clap::Parser as _;
+
+pub use args::{Args, Output};
+pub use failure::{Exit, Failure};
+
+/// Runs `weavectl` with the process's arguments; what it returns is the exit code.
+pub fn main() -> Exit {
+    let args = Args::parse();
+    match commands::run(&args) {
+        Ok((text, exit)) => match print::to_stdout(&text) {
+            Ok(()) => exit,
+            Err(failure) => failure.report(),
+        },
+        Err(failure) => failure.report(),
+    }
+}

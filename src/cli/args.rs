@@ -1,0 +1,138 @@
+//! The words of `weavectl`.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use ipnet::{Ipv4Net, Ipv6Net};
+use weave_model::api::DEFAULT_SOCKET;
+use weave_model::{ContainerName, IfName, Label, NetworkName};
+
+use crate::duration;
+
+/// Controls the Weave node of this host.
+///
+/// Exit codes: 0 ok, 1 failed, 2 wrong usage, 3 degraded, 4 cannot reach the node, 5 timeout.
+#[derive(Debug, Parser)]
+#[command(name = "weavectl", version, disable_help_subcommand = true)]
+pub struct Args {
+    /// Unix socket of the node
+    #[arg(long, global = true, value_name = "PATH", env = "WEAVE_SOCKET", default_value = DEFAULT_SOCKET)]
+    pub socket: PathBuf,
+
+    /// How to print the answer
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_enum,
+        value_name = "FORMAT",
+        default_value = "table"
+    )]
+    pub output: Output,
+
+    /// How long to wait for the answer
+    #[arg(long, global = true, value_name = "TIME", default_value = "30s", value_parser = duration::parse)]
+    pub timeout: Duration,
+
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// How an answer is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// Words and aligned columns, for people.
+    Table,
+    /// The API's JSON, for programs.
+    Json,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make a new cluster with this node as its first member
+    Init {
+        /// IPv4 range of the containers, /8 to /24 [default: 10.32.0.0/12]
+        #[arg(long, value_name = "CIDR")]
+        range: Option<Ipv4Net>,
+        /// IPv6 range of the containers, /96 or shorter [default: made from the cluster's key]
+        #[arg(long, value_name = "CIDR")]
+        range6: Option<Ipv6Net>,
+    },
+    /// Invite nodes to the cluster
+    Token {
+        /// What to do with tokens.
+        #[command(subcommand)]
+        command: TokenCommand,
+    },
+    /// Join the cluster that a token invites to
+    Join {
+        /// What `weavectl token create` printed on a member; - reads it from stdin
+        token: String,
+    },
+    /// Give a container an interface and addresses
+    Attach(Attach),
+    /// Take a container off the network and free its addresses
+    Detach {
+        /// The container's name
+        name: ContainerName,
+        /// Only this interface [default: all of the container's]
+        #[arg(long)]
+        ifname: Option<IfName>,
+    },
+    /// List the attached containers
+    Ps,
+    /// Give the host itself addresses on the network
+    Expose {
+        /// An address it should have [default: any free one]
+        #[arg(long, value_name = "ADDRESS")]
+        ip: Option<IpAddr>,
+    },
+    /// Take the host's own addresses off the network
+    Hide,
+    /// Tell whether all is well, and why not
+    Status,
+    /// List the members of the cluster
+    Peers,
+    /// List the sessions with other members
+    Connections,
+}
+
+/// `weavectl attach ...`.
+#[derive(Debug, clap::Args)]
+pub struct Attach {
+    /// The container's network namespace: a path, a name (ip netns) or a process id
+    pub netns: String,
+    /// The container's name
+    #[arg(long)]
+    pub name: ContainerName,
+    /// An address it should have [default: any free one]
+    #[arg(long, value_name = "ADDRESS")]
+    pub ip: Option<IpAddr>,
+    /// The interface to make in the container
+    #[arg(long, default_value = "eth0")]
+    pub ifname: IfName,
+    /// The network to attach to
+    #[arg(long, default_value = "default")]
+    pub network: NetworkName,
+    /// A label; may be repeated
+    #[arg(long = "label", value_name = "KEY=VALUE")]
+    pub labels: Vec<Label>,
+}
+
+/// `weavectl token ...`.
+#[derive(Debug, Subcommand)]
+pub enum TokenCommand {
+    /// Print a new join token
+    Create {
+        /// How long it is good
+        #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration::parse)]
+        ttl: Duration,
+        /// How many nodes may join with it
+        #[arg(long, value_name = "NODES", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        uses: u32,
+    },
+}

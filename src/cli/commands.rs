@@ -1,0 +1,168 @@
+//! Each verb: the request it makes and how its answer is shown.
+
+use serde::Serialize;
+use weave_model::api::{
+    AttachRequest, Attachment, Attachments, CniResult, Connections, ExposeRequest, HostAddress,
+    InitRequest, JoinRequest, Membership, Peers, Status, TokenAnswer, TokenRequest, Verdict,
+};
+
+use super::args::{Args, Attach, Command, Output, TokenCommand};
+use super::client::Client;
+use super::failure::{Exit, Failure};
+use super::print;
+
+/// What goes to stdout, and how the process ends.
+type Answer = Result<(String, Exit), Failure>;
+
+/// Does what the arguments say.
+pub(super) fn run(args: &Args) -> Answer {
+    let client = Client {
+        socket: &args.socket,
+        timeout: args.timeout,
+    };
+    let shown = Shown {
+        output: args.output,
+    };
+    match &args.command {
+        Command::Init { range, range6 } => {
+            let request = InitRequest {
+                range: *range,
+                range6: *range6,
+            };
+            shown.answer(&client.post("/init", &request)?, |answer: &Membership| {
+                format!(
+                    "cluster {} and {} is made; invite nodes with: weavectl token create\n",
+                    answer.range, answer.range6
+                )
+            })
+        }
+        Command::Token {
+            command: TokenCommand::Create { ttl, uses },
+        } => {
+            let request = TokenRequest {
+                ttl_s: ttl.as_secs().max(1),
+                uses: *uses,
+            };
+            let answer: TokenAnswer = client.post("/tokens", &request)?;
+            shown.answer(&answer, |answer| format!("{}\n", answer.token))
+        }
+        Command::Join { token } => {
+            let request = JoinRequest {
+                token: read_token(token)?,
+            };
+            shown.answer(&client.post("/join", &request)?, |answer: &Membership| {
+                format!(
+                    "joined the cluster {} and {}; it has {} members\n",
+                    answer.range, answer.range6, answer.members
+                )
+            })
+        }
+        Command::Attach(args) => attach(&client, &shown, args),
+        Command::Detach { name, ifname } => {
+            let only = ifname
+                .as_ref()
+                .map(|ifname| format!("?ifname={ifname}"))
+                .unwrap_or_default();
+            let gone: Attachments = client.delete(&format!("/attachments/{name}{only}"))?;
+            shown.answer(&gone, print::detached)
+        }
+        Command::Ps => shown.answer(&client.get("/attachments")?, |answer: &Attachments| {
+            print::attachments(answer)
+        }),
+        Command::Expose { ip } => {
+            let host: HostAddress = client.post("/expose", &ExposeRequest { ip: *ip })?;
+            shown.answer(&host, |host| print::host(host, "are the host's"))
+        }
+        Command::Hide => {
+            let host: HostAddress = client.delete("/expose")?;
+            shown.answer(&host, |host| print::host(host, "are free again"))
+        }
+        Command::Status => status(&client, &shown),
+        Command::Peers => shown.answer(&client.get("/peers")?, |answer: &Peers| {
+            print::peers(answer)
+        }),
+        Command::Connections => shown
+            .answer(&client.get("/connections")?, |answer: &Connections| {
+                print::connections(answer)
+            }),
+    }
+}
+
+/// The form that was asked for.
+struct Shown {
+    output: Output,
+}
+
+impl Shown {
+    /// An answer as JSON, or in the words that `human` finds.
+    fn answer<A: Serialize>(&self, answer: &A, human: impl FnOnce(&A) -> String) -> Answer {
+        let text = match self.output {
+            Output::Table => human(answer),
+            Output::Json => print::json(answer)?,
+        };
+        Ok((text, Exit::Ok))
+    }
+}
+
+/// Attaches; as JSON the answer is a CNI result, which other tools read.
+fn attach(client: &Client<'_>, shown: &Shown, args: &Attach) -> Answer {
+    let request = AttachRequest {
+        netns: absolute(&args.netns)?,
+        name: args.name.clone(),
+        ip: args.ip,
+        ifname: args.ifname.clone(),
+        network: args.network.clone(),
+        labels: args
+            .labels
+            .iter()
+            .map(|label| (label.key.clone(), label.value.clone()))
+            .collect(),
+    };
+    let attachment: Attachment = client.post("/attachments", &request)?;
+    shown.answer(&CniResult::from(&attachment), |_| {
+        print::attached(&attachment)
+    })
+}
+
+/// A namespace's path as the node sees it, whose working directory is another; names and process ids stay.
+fn absolute(netns: &str) -> Result<String, Failure> {
+    if !netns.contains('/') {
+        return Ok(netns.to_owned());
+    }
+    std::path::absolute(netns)
+        .map(|path| path.display().to_string())
+        .map_err(|error| {
+            Failure::new(
+                Exit::Usage,
+                format!("\"{netns}\" is not a path: {error}"),
+                "give a path, a name or a process id",
+            )
+        })
+}
+
+/// Prints the status; the exit code is the verdict.
+fn status(client: &Client<'_>, shown: &Shown) -> Answer {
+    let status: Status = client.get("/status")?;
+    let exit = match status.verdict {
+        Verdict::Ok => Exit::Ok,
+        Verdict::Degraded => Exit::Degraded,
+    };
+    let (text, _) = shown.answer(&status, print::status)?;
+    Ok((text, exit))
+}
+
+/// The token itself, or the first line of stdin for `-`, which keeps it out of the list of processes.
+fn read_token(given: &str) -> Result<String, Failure> {
+    if given != "-" {
+        return Ok(given.to_owned());
+    }
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line).map_err(|error| {
+        Failure::new(
+            Exit::Failed,
+            format!("cannot read the token from stdin: {error}"),
+            "",
+        )
+    })?;
+    Ok(line.trim().to_owned())
+}

@@ -1,0 +1,330 @@
+//! Answers in words: what a person wants to know first comes first.
+
+use std::fmt::Write as _;
+use std::io::{ErrorKind, IsTerminal as _, Write as _};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+use weave_model::api::{
+    Attachment, Attachments, Cluster, Connections, HostAddress, Peer, PeerState, Peers, Status,
+    Traffic, Verdict,
+};
+
+use super::failure::{Exit, Failure};
+use super::table::Table;
+use crate::duration::human;
+
+/// Writes an answer; a reader that went away early is not an error.
+pub(super) fn to_stdout(text: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Failure::new(
+            Exit::Failed,
+            format!("cannot write to stdout: {error}"),
+            "",
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// An answer as indented JSON with a newline.
+pub(super) fn json(answer: &impl Serialize) -> Result<String, Failure> {
+    serde_json::to_string_pretty(answer)
+        .map(|text| text + "\n")
+        .map_err(|error| Failure::new(Exit::Failed, format!("cannot write JSON: {error}"), ""))
+}
+
+/// The attached containers, and the host if it is exposed.
+pub(super) fn attachments(answer: &Attachments) -> String {
+    if answer.attachments.is_empty() && answer.host.is_none() {
+        return "no containers are attached; attach one with: weavectl attach NETNS --name NAME\n"
+            .to_owned();
+    }
+    let mut table = Table::new(&[
+        "NAME",
+        "IP",
+        "IP6",
+        "INTERFACE",
+        "NETWORK",
+        "AGE",
+        "STATE",
+        "LABELS",
+    ]);
+    if let Some(host) = &answer.host {
+        let [name, state] = ["(host)", "exposed"].map(str::to_owned);
+        let blank = String::new;
+        table.row([
+            name,
+            host.ip.to_string(),
+            host.ip6.to_string(),
+            blank(),
+            blank(),
+            blank(),
+            state,
+            blank(),
+        ]);
+    }
+    for one in &answer.attachments {
+        let labels: Vec<String> = one
+            .labels
+            .iter()
+            .map(|(key, value)| format!("{key}={value}"))
+            .collect();
+        table.row([
+            one.name.to_string(),
+            one.ip.addr().to_string(),
+            one.ip6.addr().to_string(),
+            one.ifname.to_string(),
+            one.network.to_string(),
+            human(now().saturating_sub(one.attached_at)),
+            if one.alive {
+                "up".to_owned()
+            } else {
+                "gone".to_owned()
+            },
+            labels.join(","),
+        ]);
+    }
+    table.render()
+}
+
+/// A container that was just attached.
+pub(super) fn attached(one: &Attachment) -> String {
+    format!(
+        "{}: {} and {} on {}\n",
+        one.name,
+        one.ip.addr(),
+        one.ip6.addr(),
+        one.ifname
+    )
+}
+
+/// Containers that were just detached.
+pub(super) fn detached(answer: &Attachments) -> String {
+    answer
+        .attachments
+        .iter()
+        .fold(String::new(), |mut text, one| {
+            let _ = writeln!(
+                text,
+                "{}: {} and {} are free again",
+                one.name,
+                one.ip.addr(),
+                one.ip6.addr()
+            );
+            text
+        })
+}
+
+/// The host's own addresses, just given or taken.
+pub(super) fn host(address: &HostAddress, what: &str) -> String {
+    format!("host: {} and {} {what}\n", address.ip, address.ip6)
+}
+
+/// The members.
+pub(super) fn peers(answer: &Peers) -> String {
+    let mut table = Table::new(&["NAME", "ID", "STATE", "ADDRESSES", "OWNS"]);
+    for Peer {
+        name,
+        id,
+        state: how,
+        endpoints,
+        blocks,
+    } in &answer.peers
+    {
+        table.row([
+            name.to_string(),
+            id.short(),
+            state(*how).to_owned(),
+            list(endpoints),
+            list(blocks),
+        ]);
+    }
+    table.render()
+}
+
+/// The sessions.
+pub(super) fn connections(answer: &Connections) -> String {
+    if answer.connections.is_empty() {
+        return "this node has no peers; invite one with: weavectl token create\n".to_owned();
+    }
+    let mut table = Table::new(&[
+        "PEER", "STATE", "ENDPOINT", "SUITE", "LANES", "RTT", "FOR", "SENT", "RECEIVED",
+    ]);
+    for one in &answer.connections {
+        let show = |value: Option<String>| value.unwrap_or_default();
+        table.row([
+            one.name.to_string(),
+            state(one.state).to_owned(),
+            show(one.endpoint.map(|endpoint| endpoint.to_string())),
+            show(one.suite.map(|suite| suite.to_string())),
+            one.lanes.to_string(),
+            show(
+                one.rtt_us
+                    .map(|us| format!("{}.{:02} ms", us / 1000, us % 1000 / 10)),
+            ),
+            show(one.since_at.map(|at| human(now().saturating_sub(at)))),
+            bytes(one.traffic.sent_bytes),
+            bytes(one.traffic.received_bytes),
+        ]);
+    }
+    table.render()
+}
+
+/// The verdict, what is wrong and how to mend it, then the facts.
+pub(super) fn status(answer: &Status) -> String {
+    let mut text = format!("{}: {}\n", verdict(answer.verdict), answer.summary);
+    for problem in &answer.problems {
+        let _ = writeln!(text, "  {}\n  fix: {}", problem.cause, problem.fix);
+    }
+    text.push('\n');
+    let mut fact = |name: &str, value: String| {
+        let _ = writeln!(text, "{name:<11} {value}");
+    };
+    let up = human(now().saturating_sub(answer.started_at));
+    fact(
+        "node",
+        format!(
+            "{} ({}), weaved {}, up {up}",
+            answer.name,
+            answer.id.short(),
+            answer.version
+        ),
+    );
+    fact(
+        "listen",
+        format!("{}, suites {}", answer.listen, list(&answer.suites)),
+    );
+    if let Some(cluster) = &answer.cluster {
+        cluster_facts(cluster, &mut fact);
+    }
+    fact(
+        "containers",
+        format!("{} attached, MTU {}", answer.containers, answer.mtu),
+    );
+    fact(
+        "host",
+        answer.host.map_or_else(
+            || "not exposed".to_owned(),
+            |host| format!("{} {}", host.ip, host.ip6),
+        ),
+    );
+    fact("traffic", traffic(&answer.traffic));
+    let dropped = answer.drops.iter().filter(|&(_, &count)| count > 0);
+    let dropped: Vec<String> = dropped
+        .map(|(why, count)| format!("{} {count}", why.name()))
+        .collect();
+    fact(
+        "drops",
+        if dropped.is_empty() {
+            "none".to_owned()
+        } else {
+            dropped.join(", ")
+        },
+    );
+    text
+}
+
+fn cluster_facts(cluster: &Cluster, fact: &mut impl FnMut(&str, String)) {
+    fact(
+        "cluster",
+        format!("{} and {}", cluster.range, cluster.range6),
+    );
+    let Cluster {
+        addresses,
+        addresses_used,
+        blocks,
+        ..
+    } = cluster;
+    fact(
+        "addresses",
+        format!(
+            "{addresses_used} of {addresses} used, from {}",
+            list(blocks)
+        ),
+    );
+}
+
+fn traffic(traffic: &Traffic) -> String {
+    format!(
+        "sent {} in {} packets, received {} in {}",
+        bytes(traffic.sent_bytes),
+        traffic.sent_packets,
+        bytes(traffic.received_bytes),
+        traffic.received_packets,
+    )
+}
+
+fn verdict(verdict: Verdict) -> &'static str {
+    let coloured = std::io::stdout().is_terminal()
+        && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
+    match (verdict, coloured) {
+        (Verdict::Ok, false) => "ok",
+        (Verdict::Ok, true) => "\x1b[32mok\x1b[0m",
+        (Verdict::Degraded, false) => "degraded",
+        (Verdict::Degraded, true) => "\x1b[33mdegraded\x1b[0m",
+    }
+}
+
+const fn state(state: PeerState) -> &'static str {
+    match state {
+        PeerState::Myself => "this node",
+        PeerState::Connected => "connected",
+        PeerState::Unreachable => "unreachable",
+    }
+}
+
+fn list(items: &[impl ToString]) -> String {
+    items
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// A number of bytes with three figures or so: `999 B`, `1.5 kB`, `20.1 GB`.
+fn bytes(count: u64) -> String {
+    let units = ["kB", "MB", "GB", "TB", "PB", "EB"];
+    let mut tenths = count / 100;
+    if count < 1000 {
+        return format!("{count} B");
+    }
+    let mut unit = 0;
+    while tenths >= 10_000 {
+        tenths /= 1000;
+        unit += 1;
+    }
+    format!("{}.{} {}", tenths / 10, tenths % 10, units[unit])
+}
+
+fn now() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn byte_counts_read_well() {
+        let shown = [
+            0,
+            999,
+            1000,
+            1500,
+            999_999,
+            1_000_000,
+            20_100_000_000,
+            u64::MAX,
+        ]
+        .map(bytes);
+        assert_eq!(
+            shown,
+            [
+                "0 B", "999 B", "1.0 kB", "1.5 kB", "999.9 kB", "1.0 MB", "20.1 GB", "18.4 EB"
+            ]
+        );
+    }
+}

@@ -1,0 +1,286 @@
+//! What `weaved` is told: flags, then the file, then the defaults, made into one checked [`Config`].
+//!
+//! The file is optional and has the same words as the flags. An unknown key is an error: a typing mistake must not
+//! silently mean the default.
+
+mod file;
+mod flags;
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use weave_model::{NodeName, Suite};
+
+pub use flags::Flags;
+
+/// The UDP port of the overlay.
+pub const DEFAULT_PORT: u16 = 6783;
+
+/// Where the file is looked for when `--config` is absent.
+pub const DEFAULT_FILE: &str = "/etc/weave/weaved.toml";
+
+/// Everything `weaved` needs to know, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The node's label.
+    pub name: NodeName,
+    /// Keys, deeds and attachments; owned by one `weaved`.
+    pub state_dir: PathBuf,
+    /// The unix socket of the node API.
+    pub socket: PathBuf,
+    /// What to log, in the syntax of `tracing_subscriber::EnvFilter`.
+    pub log: String,
+    /// The overlay.
+    pub overlay: Overlay,
+}
+
+/// The section of the overlay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Overlay {
+    /// The UDP address to listen on.
+    pub listen: SocketAddr,
+    /// The addresses other nodes are told to use; found by the node itself when empty.
+    pub advertise: Vec<SocketAddr>,
+    /// The suites to accept, the preferred one first; never empty.
+    pub suites: Vec<Suite>,
+    /// The MTU of the containers, in bytes, 1280 to 60000.
+    pub mtu: u16,
+}
+
+/// What is wrong with the flags or the file: a cause and a fix.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{cause}")]
+pub struct BadConfig {
+    /// The cause, in one line.
+    pub cause: String,
+    /// What to do about it.
+    pub fix: String,
+}
+
+impl Config {
+    /// Reads the file, if there is one, and lets the flags win over it.
+    pub fn load(flags: Flags) -> Result<Self, BadConfig> {
+        let file = file::read(flags.config.as_deref())?;
+        Self::merge(flags, file)
+    }
+
+    fn merge(flags: Flags, file: file::File) -> Result<Self, BadConfig> {
+        let overlay = file.overlay;
+        let name = match flags.name.or(file.name) {
+            Some(name) => name,
+            None => host_name()?,
+        };
+        let port_of =
+            |address: &Address, port| SocketAddr::new(address.ip, address.port.unwrap_or(port));
+        let listen = flags.listen.or(overlay.listen).unwrap_or(Address::ANY);
+        let listen = port_of(&listen, DEFAULT_PORT);
+        let advertise = if flags.advertise.is_empty() {
+            overlay.advertise
+        } else {
+            flags.advertise
+        };
+        let advertise = advertise
+            .iter()
+            .map(|address| port_of(address, listen.port()))
+            .collect();
+        let suites = if flags.suites.is_empty() {
+            overlay.suites
+        } else {
+            flags.suites
+        };
+        Ok(Self {
+            name,
+            state_dir: flags
+                .state_dir
+                .or(file.state_dir)
+                .unwrap_or_else(|| "/var/lib/weave".into()),
+            socket: flags
+                .socket
+                .or(file.socket)
+                .unwrap_or_else(|| weave_model::api::DEFAULT_SOCKET.into()),
+            log: flags.log.or(file.log).unwrap_or_else(|| "info".to_owned()),
+            overlay: Overlay {
+                listen,
+                advertise,
+                suites: suites_or_default(suites),
+                mtu: check_mtu(flags.mtu.or(overlay.mtu).unwrap_or(1500))?,
+            },
+        })
+    }
+}
+
+/// An address with an optional port: `192.0.2.1`, `192.0.2.1:6783`, `[2001:db8::1]:6783`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Address {
+    ip: IpAddr,
+    port: Option<u16>,
+}
+
+impl Address {
+    /// Every address of the host, both families.
+    const ANY: Self = Self {
+        ip: IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        port: None,
+    };
+}
+
+impl FromStr for Address {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(address) = text.parse::<SocketAddr>() {
+            return Ok(Self {
+                ip: address.ip(),
+                port: Some(address.port()),
+            });
+        }
+        match text.parse() {
+            Ok(ip) => Ok(Self { ip, port: None }),
+            Err(_) => Err(format!(
+                "\"{text}\" is not an address: write 192.0.2.1 or 192.0.2.1:6783"
+            )),
+        }
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Address {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
+    }
+}
+
+/// Reads the name of a suite.
+pub fn parse_suite(text: &str) -> Result<Suite, String> {
+    let all = [Suite::Aes256Gcm, Suite::ChaCha20Poly1305];
+    all.into_iter()
+        .find(|suite| suite.to_string() == text)
+        .ok_or_else(|| format!("\"{text}\" is not a suite: aes-256-gcm or chacha20-poly1305"))
+}
+
+/// Both suites, the one that this CPU is faster at first; a given list loses its repetitions.
+fn suites_or_default(given: Vec<Suite>) -> Vec<Suite> {
+    if given.is_empty() {
+        return if aes_in_hardware() {
+            vec![Suite::Aes256Gcm, Suite::ChaCha20Poly1305]
+        } else {
+            vec![Suite::ChaCha20Poly1305, Suite::Aes256Gcm]
+        };
+    }
+    let mut suites = Vec::new();
+    for suite in given {
+        if !suites.contains(&suite) {
+            suites.push(suite);
+        }
+    }
+    suites
+}
+
+#[cfg(target_arch = "x86_64")]
+fn aes_in_hardware() -> bool {
+    std::arch::is_x86_feature_detected!("aes") && std::arch::is_x86_feature_detected!("pclmulqdq")
+}
+
+#[cfg(target_arch = "aarch64")]
+fn aes_in_hardware() -> bool {
+    std::arch::is_aarch64_feature_detected!("aes")
+        && std::arch::is_aarch64_feature_detected!("pmull")
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+fn aes_in_hardware() -> bool {
+    false
+}
+
+/// IPv6 needs 1280 (RFC 8200 section 5); a super-packet must fit one datagram.
+fn check_mtu(mtu: u16) -> Result<u16, BadConfig> {
+    if (1280..=60_000).contains(&mtu) {
+        return Ok(mtu);
+    }
+    Err(BadConfig {
+        cause: format!("an MTU of {mtu} is out of range"),
+        fix: "give an MTU between 1280 and 60000".to_owned(),
+    })
+}
+
+/// The host's name, as the kernel has it.
+fn host_name() -> Result<NodeName, BadConfig> {
+    let path = "/proc/sys/kernel/hostname";
+    let bad = |cause| BadConfig {
+        cause,
+        fix: "give a name with --name".to_owned(),
+    };
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| bad(format!("cannot read {path}: {error}")))?;
+    text.trim()
+        .parse()
+        .map_err(|error| bad(format!("the host's name will not do: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser as _;
+
+    fn flags(words: &[&str]) -> Flags {
+        Flags::try_parse_from(["weaved"].iter().chain(words)).unwrap()
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_design() {
+        let config = Config::merge(flags(&["--name", "a"]), file::File::default()).unwrap();
+        assert_eq!(config.state_dir, PathBuf::from("/var/lib/weave"));
+        assert_eq!(config.socket, PathBuf::from("/run/weave/weaved.sock"));
+        assert_eq!(config.overlay.listen.to_string(), "[::]:6783");
+        assert_eq!((config.overlay.mtu, config.overlay.suites.len()), (1500, 2));
+    }
+
+    #[test]
+    fn flags_win_over_the_file() {
+        let text = "name = 'file'\nlog = 'debug'\n[overlay]\nlisten = '192.0.2.1'\nmtu = 9000\n";
+        let file = file::parse(text).unwrap();
+        let words = [
+            "--name",
+            "flag",
+            "--listen",
+            "198.51.100.1:7000",
+            "--advertise",
+            "203.0.113.9",
+        ];
+        let config = Config::merge(flags(&words), file).unwrap();
+        assert_eq!(config.name.as_str(), "flag");
+        assert_eq!(config.log, "debug");
+        assert_eq!(config.overlay.mtu, 9000);
+        assert_eq!(config.overlay.listen.to_string(), "198.51.100.1:7000");
+        assert_eq!(
+            config.overlay.advertise,
+            ["203.0.113.9:7000".parse().unwrap()]
+        );
+    }
+
+    #[test]
+    fn mistakes_are_said() {
+        assert!(file::parse("nmae = 'a'").is_err());
+        assert!(file::parse("[overlay]\nsuites = ['rot13']").is_err());
+        assert!(file::parse("[overlay]\nlisten = 'here'").is_err());
+        let small = Config::merge(
+            flags(&["--name", "a", "--mtu", "576"]),
+            file::File::default(),
+        );
+        assert_eq!(small.unwrap_err().cause, "an MTU of 576 is out of range");
+    }
+
+    #[test]
+    fn suites_lose_repetitions() {
+        let words = [
+            "--name",
+            "a",
+            "--suites",
+            "chacha20-poly1305,chacha20-poly1305",
+        ];
+        let config = Config::merge(flags(&words), file::File::default()).unwrap();
+        assert_eq!(config.overlay.suites, [Suite::ChaCha20Poly1305]);
+    }
+}

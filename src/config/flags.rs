@@ -1,0 +1,52 @@
+//! The flags of `weaved`.
+
+use std::path::PathBuf;
+
+use clap::Parser;
+use weave_model::{NodeName, Suite};
+
+use super::{Address, parse_suite};
+
+/// The Weave node: connects this host's containers with those of other hosts, always encrypted.
+///
+/// Runs in the foreground and logs to stderr. Flags win over the configuration file.
+#[derive(Debug, Default, Parser)]
+#[command(name = "weaved", version)]
+pub struct Flags {
+    /// Configuration file (TOML) [default: /etc/weave/weaved.toml, if it exists]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// The node's name [default: the host's name]
+    #[arg(long)]
+    pub name: Option<NodeName>,
+
+    /// Directory of keys and state [default: /var/lib/weave]
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+
+    /// Unix socket of the node API [default: /run/weave/weaved.sock]
+    #[arg(long, value_name = "PATH", env = "WEAVE_SOCKET")]
+    pub socket: Option<PathBuf>,
+
+    /// UDP address of the overlay [default: [::]:6783]
+    #[arg(long, value_name = "ADDRESS[:PORT]")]
+    pub listen: Option<Address>,
+
+    /// An address other nodes reach this one at; may be repeated [default: the host's own addresses]
+    #[arg(long, value_name = "ADDRESS[:PORT]")]
+    pub advertise: Vec<Address>,
+
+    /// Suites to accept, the preferred one first, with commas between
+    /// [default: aes-256-gcm,chacha20-poly1305; the other way round where the CPU has no AES]
+    #[arg(long, value_name = "SUITES", value_delimiter = ',', value_parser = parse_suite)]
+    pub suites: Vec<Suite>,
+
+    /// MTU of the containers, in bytes [default: 1500]
+    #[arg(long, value_name = "BYTES")]
+    pub mtu: Option<u16>,
+
+    /// What to log: error, warn, info, debug, trace, or per module [default: info]
+    #[arg(long, value_name = "FILTER", env = "WEAVE_LOG")]
+    pub log: Option<String>,
+}

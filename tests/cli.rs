@@ -1,0 +1,330 @@
+//! `weavectl` as a person or a script meets it: words, streams and exit codes, against a node that is played here.
+//!
+//! The node is a unix socket that gives one prepared answer, so every ending can be had without privileges.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+
+use serde_json::{Value, json};
+
+/// A directory of its own for each test, gone afterwards.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(test: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("weave-cli-{}-{test}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&path);
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.0.join("weaved.sock")
+    }
+
+    /// Plays a node that gives `body` with `status` to one request, which comes out of the channel: its first line
+    /// and its body.
+    fn node(&self, status: u16, body: &Value) -> Receiver<(String, String)> {
+        let listener = UnixListener::bind(self.socket()).unwrap();
+        let body = body.to_string();
+        let (asked, request) = channel();
+        thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut reader = BufReader::new(stream.try_clone().unwrap());
+            let mut lines = Vec::new();
+            loop {
+                let mut line = String::new();
+                reader.read_line(&mut line).unwrap();
+                if line.trim().is_empty() {
+                    break;
+                }
+                lines.push(line.trim().to_owned());
+            }
+            let length = lines
+                .iter()
+                .find_map(|line| line.strip_prefix("content-length: "));
+            let mut sent = vec![0; length.map_or(0, |length| length.parse().unwrap())];
+            reader.read_exact(&mut sent).unwrap();
+            asked
+                .send((lines[0].clone(), String::from_utf8(sent).unwrap()))
+                .unwrap();
+            let head = format!(
+                "HTTP/1.1 {status} x\r\ncontent-length: {}\r\n\r\n",
+                body.len()
+            );
+            stream.write_all((head + &body).as_bytes()).unwrap();
+        });
+        request
+    }
+
+    fn run(&self, words: &[&str]) -> Ended {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_weavectl"));
+        let output = command
+            .env("WEAVE_SOCKET", self.socket())
+            .args(words)
+            .output()
+            .unwrap();
+        Ended::from(output)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// How a run ended.
+struct Ended {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+impl From<Output> for Ended {
+    fn from(output: Output) -> Self {
+        Self {
+            code: output.status.code().unwrap(),
+            out: String::from_utf8(output.stdout).unwrap(),
+            err: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+}
+
+fn attachment() -> Value {
+    json!({
+        "name": "web1", "netns": "/run/netns/web1", "ifname": "eth0", "mac": "02:00:0a:20:00:02", "mtu": 1500,
+        "host_ifname": "wv0123456789", "host_mac": "02:00:00:00:00:01", "network": "default",
+        "ip": "10.32.0.2/12", "gateway": "10.32.0.1", "ip6": "fd00::2/128", "gateway6": "fe80::1",
+        "labels": {"app": "web"}, "attached_at": 1, "alive": true
+    })
+}
+
+fn status(verdict: &str, summary: &str, problems: &Value) -> Value {
+    let traffic =
+        json!({"sent_packets": 3, "sent_bytes": 1500, "received_packets": 0, "received_bytes": 0});
+    json!({
+        "verdict": verdict, "summary": summary, "problems": problems, "version": "0.1.0", "name": "host1",
+        "id": "ab".repeat(32), "started_at": 1, "listen": "[::]:6783", "suites": ["aes-256-gcm"], "mtu": 1500,
+        "containers": 1, "host": null, "traffic": traffic, "drops": {"replay": 2, "forged": 0},
+        "cluster": {
+            "range": "10.32.0.0/12", "range6": "fd00::/48", "members": 3, "connected": 2,
+            "blocks": ["10.32.0.0/13"], "addresses": 524_288, "addresses_used": 1
+        }
+    })
+}
+
+#[test]
+fn wrong_usage_is_2() {
+    let scratch = Scratch::new("usage");
+    let cases: &[(&[&str], &str)] = &[
+        (&["fly"], "fly"),
+        (&["attach", "web1"], "--name"),
+        (&["attach", "web1", "--name", "a/b"], "container name"),
+        (
+            &["attach", "web1", "--name", "a", "--label", "app"],
+            "key=value",
+        ),
+        (&["attach", "web1", "--name", "a", "--ip", "10.32"], "--ip"),
+        (
+            &[
+                "attach",
+                "web1",
+                "--name",
+                "a",
+                "--ifname",
+                "much-too-long-name",
+            ],
+            "interface name",
+        ),
+        (&["token", "create", "--ttl", "5"], "duration"),
+        (&["token", "create", "--uses", "0"], "--uses"),
+        (&["init", "--range", "10.0.0.0"], "--range"),
+        (&["status", "-o", "yaml"], "yaml"),
+    ];
+    for (words, said) in cases {
+        let ended = scratch.run(words);
+        assert_eq!(
+            (ended.code, ended.out.as_str()),
+            (2, ""),
+            "{words:?}: {}",
+            ended.err
+        );
+        assert!(ended.err.contains(said), "{words:?}: {}", ended.err);
+    }
+    assert_eq!(scratch.run(&["--help"]).code, 0);
+    assert_eq!(scratch.run(&["--version"]).code, 0);
+}
+
+#[test]
+fn no_node_is_4() {
+    let scratch = Scratch::new("none");
+    let ended = scratch.run(&["status"]);
+    assert_eq!((ended.code, ended.out.as_str()), (4, ""));
+    let lines: Vec<&str> = ended.err.lines().collect();
+    assert!(lines[0].ends_with("there is no such socket"), "{lines:?}");
+    assert_eq!(
+        lines[1..],
+        ["fix: start weaved, or name its socket with --socket"]
+    );
+
+    drop(UnixListener::bind(scratch.socket()).unwrap());
+    let ended = scratch.run(&["ps"]);
+    assert_eq!(ended.code, 4);
+    assert!(
+        ended
+            .err
+            .contains("nobody listens there\nfix: start weaved\n"),
+        "{}",
+        ended.err
+    );
+}
+
+#[test]
+fn a_node_that_hangs_up_is_4_and_a_silent_one_5() {
+    let scratch = Scratch::new("silent");
+    let listener = UnixListener::bind(scratch.socket()).unwrap();
+    let ended = scratch.run(&["status", "--timeout", "100ms"]);
+    assert_eq!(ended.code, 5, "{}", ended.err);
+    assert!(
+        ended
+            .err
+            .contains("no answer from the node within 100 ms\nfix: "),
+        "{}",
+        ended.err
+    );
+
+    let hang_up = thread::spawn(move || {
+        let (waiting, _) = listener.accept().unwrap();
+        drop(waiting);
+        drop(listener.accept().unwrap());
+    });
+    let ended = scratch.run(&["status", "--timeout", "5s"]);
+    assert_eq!(ended.code, 4, "{}", ended.err);
+    hang_up.join().unwrap();
+}
+
+#[test]
+fn a_refusal_is_1_with_its_cause_and_fix() {
+    let scratch = Scratch::new("refused");
+    let body =
+        json!({"code": "conflict", "message": "the name web1 is taken", "fix": "choose another"});
+    let request = scratch.node(409, &body);
+    let ended = scratch.run(&["attach", "web1", "--name", "web1"]);
+    assert_eq!((ended.code, ended.out.as_str()), (1, ""));
+    assert_eq!(
+        ended.err,
+        "weavectl: the name web1 is taken\nfix: choose another\n"
+    );
+    assert_eq!(request.recv().unwrap().0, "POST /v1/attachments HTTP/1.1");
+}
+
+#[test]
+fn attach_asks_for_what_was_typed() {
+    let scratch = Scratch::new("attach");
+    let request = scratch.node(200, &attachment());
+    let words = "attach ./ns --name web1 --ip fd00::2 --ifname net1 --label app=web --label tier=";
+    let ended = scratch.run(&words.split(' ').collect::<Vec<_>>());
+    assert_eq!((ended.code, ended.err.as_str()), (0, ""));
+    assert_eq!(ended.out, "web1: 10.32.0.2 and fd00::2 on eth0\n");
+    let (_, body) = request.recv().unwrap();
+    let here = std::env::current_dir().unwrap();
+    let expected = json!({
+        "netns": here.join("ns"), "name": "web1", "ip": "fd00::2", "ifname": "net1", "network": "default",
+        "labels": {"app": "web", "tier": ""}
+    });
+    assert_eq!(serde_json::from_str::<Value>(&body).unwrap(), expected);
+}
+
+#[test]
+fn attach_in_json_is_a_cni_result() {
+    let scratch = Scratch::new("cni");
+    let _request = scratch.node(200, &attachment());
+    let ended = scratch.run(&["-o", "json", "attach", "web1", "--name", "web1"]);
+    let result: Value = serde_json::from_str(&ended.out).unwrap();
+    assert_eq!(result["cniVersion"], "1.1.0");
+    assert_eq!(result["ips"][0]["address"], "10.32.0.2/12");
+    assert_eq!(result["interfaces"][1]["sandbox"], "/run/netns/web1");
+}
+
+#[test]
+fn detach_may_name_one_interface() {
+    let scratch = Scratch::new("detach");
+    let request = scratch.node(200, &json!({"attachments": [attachment()], "host": null}));
+    let ended = scratch.run(&["detach", "web1", "--ifname", "net1"]);
+    assert_eq!(
+        (ended.code, ended.out.as_str()),
+        (0, "web1: 10.32.0.2 and fd00::2 are free again\n")
+    );
+    assert_eq!(
+        request.recv().unwrap().0,
+        "DELETE /v1/attachments/web1?ifname=net1 HTTP/1.1"
+    );
+}
+
+#[test]
+fn a_token_stands_alone_on_stdout() {
+    let scratch = Scratch::new("token");
+    let answer =
+        json!({"token": "weave1.abc", "expires_at": 9, "uses": 2, "addresses": ["192.0.2.1:6783"]});
+    let request = scratch.node(200, &answer);
+    let ended = scratch.run(&["token", "create", "--ttl", "2h", "--uses", "2"]);
+    assert_eq!(
+        (ended.out.as_str(), ended.err.as_str()),
+        ("weave1.abc\n", "")
+    );
+    let (_, body) = request.recv().unwrap();
+    assert_eq!(
+        serde_json::from_str::<Value>(&body).unwrap(),
+        json!({"ttl_s": 7200, "uses": 2})
+    );
+}
+
+#[test]
+fn status_says_the_verdict_first() {
+    let scratch = Scratch::new("status");
+    let problem = json!([{"cause": "no session with host3", "fix": "open UDP 6783"}]);
+    for (verdict, problems, code) in [("ok", json!([]), 0), ("degraded", problem, 3)] {
+        let _request = scratch.node(200, &status(verdict, "2 of 3 members connected", &problems));
+        let ended = scratch.run(&["status"]);
+        assert_eq!((ended.code, ended.err.as_str()), (code, ""));
+        assert!(
+            ended
+                .out
+                .starts_with(&format!("{verdict}: 2 of 3 members connected\n")),
+            "{}",
+            ended.out
+        );
+        assert_eq!(
+            ended
+                .out
+                .contains("  no session with host3\n  fix: open UDP 6783\n"),
+            code == 3
+        );
+        assert!(
+            ended.out.contains("drops       replay 2\n"),
+            "{}",
+            ended.out
+        );
+        std::fs::remove_file(scratch.socket()).unwrap();
+    }
+}
+
+#[test]
+fn ps_aligns_its_columns() {
+    let scratch = Scratch::new("ps");
+    let host = json!({"ip": "10.32.0.3", "ip6": "fd00::3"});
+    let _request = scratch.node(200, &json!({"attachments": [attachment()], "host": host}));
+    let ended = scratch.run(&["ps"]);
+    let columns: Vec<Option<usize>> = ended
+        .out
+        .lines()
+        .map(|line| line.find("10.32").or(line.find("IP")))
+        .collect();
+    assert_eq!(columns, [Some(8); 3], "{}", ended.out);
+    assert!(!ended.out.contains('\x1b'), "no colour in a pipe");
+}
