@@ -6,6 +6,7 @@ mod ifname;
 
 pub mod netlink;
 pub mod netns;
+pub mod nft;
 pub mod packet;
 pub mod poll;
 pub mod sysctl;
