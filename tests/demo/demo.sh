@@ -111,8 +111,7 @@ wait_for() {
     "$@" >/dev/null 2>&1 && return
     sleep 0.1
   done
-  tail -n 5 "$dir"/*.log >&2
-  stop "$what: not after $((tries / 10)) seconds" "see the logs above"
+  stop "$what: not after $((tries / 10)) seconds" "read what the nodes say below"
 }
 
 make_cluster() {
@@ -253,6 +252,8 @@ END
 finish() {
   local code=$?
   if [ "$code" != 0 ] && [ -n "$dir" ]; then tail -n 5 "$dir"/*.log >&2 || true; fi
+  exec 2>/dev/null # where bash would tell how each program ended
+  [ ${#nodes[@]} = 0 ] || kill "${nodes[@]}" || true
   clean
   exit "$code"
 }
@@ -271,4 +272,4 @@ if [ "$failed" = 0 ]; then say "All checks passed."; else say "Some checks faile
 where_to_look
 say "Ctrl-C removes everything."
 wait -n "${nodes[@]}" || true
-stop "a node ended by itself" "see the logs above"
+stop "a node ended by itself" "read what the nodes say below"

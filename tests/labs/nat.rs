@@ -1,7 +1,9 @@
-//! Nodes behind a router that translates addresses.
+//! Nodes whose address is not what they know of it: behind a router that translates, or on the move.
+
+use std::time::Duration;
 
 use crate::lab::ns::Ns;
-use crate::lab::traffic::bulk;
+use crate::lab::traffic::{Conversation, bulk};
 use crate::lab::{Lab, form};
 
 /// Two hosts behind one router share its address outside; a third is public. All containers reach one another.
@@ -52,5 +54,28 @@ fn two_nodes_behind_the_same_address() {
                 "both are behind the router: {seen}"
             );
         }
+    });
+}
+
+/// A host gets another address while its containers talk: the connections go on.
+#[test]
+fn a_host_that_moves() {
+    Lab::run(|lab| {
+        let [h1, h2] = lab.cluster();
+        let [a, b] = [h1.attach("a"), h2.attach("b")];
+        let flows = [
+            Conversation::start(&a.ns, (&b.ns, b.v4.into())),
+            Conversation::start(&b.ns, (&a.ns, a.v6.into())),
+        ];
+        for address in ["192.168.77.22/24", "192.168.77.23/24"] {
+            h2.ns.sh(&format!("ip -4 addr flush dev u0; ip -6 addr flush dev u0 scope global; ip addr add {address} dev u0"));
+            for flow in &flows {
+                flow.assert_goes_on(Duration::from_secs(15));
+            }
+        }
+        for flow in flows {
+            flow.finish();
+        }
+        a.reaches(&b, 1472);
     });
 }

@@ -58,6 +58,49 @@ fn every_size_on_a_wire_with_a_small_mtu() {
     });
 }
 
+/// The same where hosts have nothing but IPv6 between them.
+#[test]
+fn every_size_on_a_wire_of_ipv6() {
+    Lab::run(|lab| {
+        let hosts = [lab.host("h1", 1), lab.host("h2", 2)];
+        for host in &hosts {
+            host.ns.sh("ip -4 addr flush dev u0");
+            host.start();
+        }
+        crate::lab::form(&hosts);
+        sizes_between(lab, &hosts[0], &hosts[1]);
+    });
+}
+
+/// Nodes that prefer different suites, or accept only one, find one that both accept.
+#[test]
+fn nodes_of_different_taste() {
+    Lab::run(|lab| {
+        let suites = [
+            "aes-256-gcm,chacha20-poly1305",
+            "chacha20-poly1305",
+            "chacha20-poly1305,aes-256-gcm",
+        ];
+        let hosts = [lab.host("h1", 1), lab.host("h2", 2), lab.host("h3", 3)];
+        for (host, suites) in hosts.iter().zip(suites) {
+            host.start_with(&["--suites", suites]);
+        }
+        crate::lab::form(&hosts);
+        let containers = hosts
+            .each_ref()
+            .map(|host| host.attach(&format!("on-{}", host.name)));
+        for from in &containers {
+            for to in containers.iter().filter(|to| to.name != from.name) {
+                from.reaches(to, 1472);
+            }
+        }
+        let seen = hosts[1].json(&["connections"]);
+        for connection in seen["connections"].as_array().expect("a list") {
+            assert_eq!(connection["suite"], "chacha20-poly1305", "{seen}");
+        }
+    });
+}
+
 fn every_size(lab: &Lab) {
     let [h1, h2] = lab.cluster();
     sizes_between(lab, &h1, &h2);
@@ -82,6 +125,14 @@ fn sizes_between(lab: &Lab, h1: &Host, h2: &Host) {
         }
     }
     assert!(control.stop().readable() > 500);
+    let cores = std::thread::available_parallelism()
+        .expect("the machine has cores")
+        .get() as u64;
+    let lanes = &h1.json(&["connections"])["connections"][0]["lanes"];
+    assert!(
+        lanes.as_u64() >= Some(cores.min(2)),
+        "all of it went over {lanes} lanes"
+    );
     let drops = h1.status()["drops"].clone();
     assert_eq!(
         drops
@@ -146,9 +197,11 @@ fn a_detached_container_is_gone() {
     Lab::run(|lab| {
         let [h1, h2] = lab.cluster();
         let stays = h2.attach("stays");
+        h1.attach("first");
         let before = h1.ns.snapshot();
         let goes = h1.attach_with("goes", &["--ifname", "net7", "--label", "app=web"]);
-        assert_eq!(h1.json(&["ps"])["attachments"][0]["labels"]["app"], "web");
+        let shown = h1.json(&["ps"]);
+        assert_eq!(shown["attachments"][1]["labels"]["app"], "web", "{shown}");
         goes.ns.sh("ip link show net7");
         ping(&stays.ns, goes.v4.into(), 56);
         h1.ok(&["detach", "goes"]);
@@ -163,6 +216,8 @@ fn a_detached_container_is_gone() {
             &goes.v4.to_string(),
         ]);
         assert_eq!(again["ips"][0]["address"], format!("{}/12", goes.v4));
+        let same = h1.json(&["attach", goes.ns.name(), "--name", "goes"]);
+        assert_eq!(same, again, "asking twice gives the same");
         ping(&stays.ns, goes.v4.into(), 56);
         // A process id names a namespace too.
         let other = h1.bare_container("other");
@@ -178,6 +233,11 @@ fn a_detached_container_is_gone() {
             .kill()
             .and_then(|()| sleeper.wait())
             .expect("sleep ends");
+        // A container that ended without a word can still be detached.
+        crate::lab::ns::host(&format!("ip netns del {}", other.name()));
+        h1.ok(&["detach", "other"]);
+        h1.ok(&["detach", "goes"]);
+        assert_eq!(h1.ns.snapshot(), before);
     });
 }
 

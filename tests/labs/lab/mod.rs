@@ -145,9 +145,20 @@ impl Lab {
     /// Fails unless every watched wire carried sealed packets, and nothing else.
     fn judge_wires(&self) {
         let allowed = self.allowed.borrow();
-        for capture in self.captures.borrow_mut().drain(..) {
-            capture.stop().assert_sealed(&allowed);
+        let frames: Vec<_> = self
+            .captures
+            .borrow_mut()
+            .drain(..)
+            .map(Capture::stop)
+            .collect();
+        for wire in &frames {
+            wire.assert_sealed(&allowed);
         }
+        let sealed: usize = frames.iter().map(|wire| wire.sealed()).sum();
+        assert!(
+            frames.len() < 2 || sealed > 0,
+            "nothing crossed between the hosts"
+        );
     }
 
     /// Prints what a person needs to see why the lab failed.
