@@ -19,7 +19,7 @@
 //! batch.add_elements(&table, &services, [Element::new(vip).verdict(Verdict::goto("web"))]);
 //! batch.add_rule(&table, "pre", &Rule::new().vmap(&[Field::Ip4Daddr, Field::L4Proto, Field::Dport], &services));
 //! batch.add_rule(&table, "web", &Rule::new().is(Field::TcpDport, Value::Port(80)).counter().accept());
-//! assert_eq!(batch.len(), 8);
+//! assert_eq!(batch.len(), 9);
 //! ```
 //!
 //! The numbers are those of `linux/netfilter/nf_tables.h`; the encodings are the ones `nft` 1.0 chooses, so that

@@ -3,12 +3,12 @@
 //! A rule is written in the order the kernel runs it. Each test loads fields into registers, 4 bytes a slot, and compares
 //! or looks them up; the first that fails ends the rule. Actions are in `action.rs`.
 
-use std::net::IpAddr;
+use ipnet::IpNet;
 
 use super::field::Field;
 use super::set::Set;
 use super::table::{Table, UDATA_COMMENT};
-use super::value::{Value, prefix_bounds};
+use super::value::Value;
 use super::wire::{Attrs, LIST_ELEM, UserData};
 
 /// A rule under construction: tests first, then actions.
@@ -115,22 +115,16 @@ impl Rule {
         self
     }
 
-    /// The address has this prefix. `field` and `address` are of one family.
-    ///
-    /// # Panics
-    /// When `bits` is more than the family has.
+    /// The address lies in this prefix, of the field's family.
     #[must_use]
-    pub fn inside(self, field: Field, address: IpAddr, bits: u8) -> Self {
-        self.prefix(field, Cmp::Eq, address, bits)
+    pub fn inside(self, field: Field, net: impl Into<IpNet>) -> Self {
+        self.prefix(field, Cmp::Eq, net.into())
     }
 
-    /// The address, of the same family, does not have this prefix.
-    ///
-    /// # Panics
-    /// When `bits` is more than the family has.
+    /// The address does not lie in this prefix, of the field's family.
     #[must_use]
-    pub fn outside(self, field: Field, address: IpAddr, bits: u8) -> Self {
-        self.prefix(field, Cmp::Neq, address, bits)
+    pub fn outside(self, field: Field, net: impl Into<IpNet>) -> Self {
+        self.prefix(field, Cmp::Neq, net.into())
     }
 
     /// At least one of these bits is set in a field of flags.
@@ -176,14 +170,13 @@ impl Rule {
         self
     }
 
-    fn prefix(mut self, field: Field, how: Cmp, address: IpAddr, bits: u8) -> Self {
-        let (low, _) = prefix_bounds(address, bits);
-        let mask = netmask(address, bits);
+    fn prefix(mut self, field: Field, how: Cmp, net: IpNet) -> Self {
+        let mask = Value::from(net.netmask()).comparand();
         self.load(&[field]);
-        if mask.last() != Some(&0xff) {
+        if net.prefix_len() < net.max_prefix_len() {
             self.mask(&mask, &vec![0; mask.len()]);
         }
-        self.cmp(how, &Value::from(low).comparand());
+        self.cmp(how, &Value::from(net.network()).comparand());
         self
     }
 
@@ -284,18 +277,6 @@ impl Rule {
             attrs.bytes(NFTA_RULE_USERDATA, user.as_bytes());
         }
         attrs
-    }
-}
-
-/// `bits` ones and then zeros, as wide as the address.
-fn netmask(address: IpAddr, bits: u8) -> Vec<u8> {
-    match address {
-        IpAddr::V4(_) => (!u32::MAX.checked_shr(bits.into()).unwrap_or(0))
-            .to_be_bytes()
-            .to_vec(),
-        IpAddr::V6(_) => (!u128::MAX.checked_shr(bits.into()).unwrap_or(0))
-            .to_be_bytes()
-            .to_vec(),
     }
 }
 

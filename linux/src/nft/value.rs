@@ -5,6 +5,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
+use ipnet::IpNet;
+
 use super::wire::Attrs;
 
 /// What one field of a set's key, or of a map's data, is.
@@ -179,15 +181,12 @@ pub struct Span {
 }
 
 impl Span {
-    /// All addresses with a prefix; host bits are cleared.
-    ///
-    /// # Panics
-    /// When `bits` is more than the family has.
-    pub fn prefix(address: IpAddr, bits: u8) -> Self {
-        let (low, high) = prefix_bounds(address, bits);
+    /// All addresses of a prefix.
+    pub fn prefix(net: impl Into<IpNet>) -> Self {
+        let net = net.into();
         Self {
-            low: low.into(),
-            high: high.into(),
+            low: net.network().into(),
+            high: net.broadcast().into(),
         }
     }
 
@@ -214,33 +213,6 @@ impl<T: Into<Value>> From<T> for Span {
         Self {
             high: low.clone(),
             low,
-        }
-    }
-}
-
-/// The first and the last address of a prefix.
-///
-/// # Panics
-/// When `bits` is more than the family has.
-pub(super) fn prefix_bounds(address: IpAddr, bits: u8) -> (IpAddr, IpAddr) {
-    match address {
-        IpAddr::V4(v4) => {
-            assert!(bits <= 32, "an IPv4 prefix has at most 32 bits");
-            let host = u32::MAX.checked_shr(bits.into()).unwrap_or(0);
-            let low = u32::from(v4) & !host;
-            (
-                Ipv4Addr::from(low).into(),
-                Ipv4Addr::from(low | host).into(),
-            )
-        }
-        IpAddr::V6(v6) => {
-            assert!(bits <= 128, "an IPv6 prefix has at most 128 bits");
-            let host = u128::MAX.checked_shr(bits.into()).unwrap_or(0);
-            let low = u128::from(v6) & !host;
-            (
-                Ipv6Addr::from(low).into(),
-                Ipv6Addr::from(low | host).into(),
-            )
         }
     }
 }
@@ -310,18 +282,11 @@ mod tests {
     }
 
     #[test]
-    fn prefixes_have_bounds() {
-        let (low, high) = prefix_bounds("10.32.7.9".parse().unwrap(), 12);
-        assert_eq!(
-            (low.to_string(), high.to_string()),
-            ("10.32.0.0".into(), "10.47.255.255".into())
-        );
-        let (low, high) = prefix_bounds("::".parse().unwrap(), 0);
-        assert_eq!(
-            (low.to_string(), high),
-            ("::".into(), IpAddr::V6(u128::MAX.into()))
-        );
-        let (low, high) = prefix_bounds("1.2.3.4".parse().unwrap(), 32);
-        assert_eq!(low, high);
+    fn a_prefix_spans_from_its_first_to_its_last_address() {
+        let span = Span::prefix("10.32.7.9/12".parse::<IpNet>().unwrap());
+        assert_eq!(span.low, Value::V4([10, 32, 0, 0].into()));
+        assert_eq!(span.high, Value::V4([10, 47, 255, 255].into()));
+        let all = Span::prefix("::/0".parse::<IpNet>().unwrap());
+        assert_eq!(all.high, Value::V6(u128::MAX.into()));
     }
 }

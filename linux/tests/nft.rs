@@ -1,0 +1,800 @@
+//! What our writer makes is what `nft` makes of the same rule set in words, and batches hold whole or not at all.
+//!
+//! Needs root and the `nft` binary; every test works in a network namespace of its own, which ends with it.
+
+use std::io::Write;
+use std::net::{Ipv4Addr, UdpSocket};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use serde_json::Value as Json;
+use weave_linux::netns::{Netns, run_in};
+use weave_linux::nft::{
+    Batch, Chain, Cmp, Direction, Element, Error, Family, Field, Hook, Policy, Reject, Rule, Set,
+    Socket, Span, Table, Type, Value, Verdict, priority,
+};
+
+/// Runs a body in a new network namespace.
+fn in_netns<T: Send>(body: impl FnOnce() -> T + Send) -> T {
+    let netns = Netns::create().expect("root makes namespaces");
+    run_in(&netns, body).unwrap()
+}
+
+/// Runs a program to its end and gives its output.
+fn run(program: &str, args: &[&str], input: &str) -> String {
+    let mut child = Command::new(program)
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("{program} is needed: {error}"));
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(input.as_bytes())
+        .unwrap();
+    let output = child.wait_with_output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {args:?}: {errors}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The rule sets of this namespace as `nft` reads them, without handles and with elements sorted.
+fn listing() -> Vec<Json> {
+    let text = run("nft", &["-j", "list", "ruleset"], "");
+    let Json::Object(mut all) = serde_json::from_str(&text).unwrap() else {
+        panic!("{text}")
+    };
+    let Json::Array(mut objects) = all.remove("nftables").unwrap() else {
+        panic!("{text}")
+    };
+    objects.retain(|object| object.get("metainfo").is_none());
+    objects.iter_mut().for_each(normalise);
+    objects
+}
+
+fn normalise(json: &mut Json) {
+    match json {
+        Json::Object(fields) => {
+            fields.remove("handle");
+            for (name, value) in fields.iter_mut() {
+                normalise(value);
+                if let ("elem", Json::Array(elements)) = (name.as_str(), value) {
+                    elements.sort_by_key(ToString::to_string);
+                }
+            }
+        }
+        Json::Array(items) => items.iter_mut().for_each(normalise),
+        _ => {}
+    }
+}
+
+/// Applies a batch in one namespace and a text in another, and compares what `nft` then reads.
+fn assert_same(batch: &Batch, text: &str) {
+    let ours = in_netns(|| {
+        Socket::open().unwrap().send(batch).unwrap();
+        (listing(), run("nft", &["list", "ruleset"], ""))
+    });
+    let theirs = in_netns(|| {
+        run("nft", &["-f", "-"], text);
+        listing()
+    });
+    for (ours, theirs) in ours.0.iter().zip(&theirs) {
+        assert_eq!(ours, theirs);
+    }
+    assert_eq!(ours.0.len(), theirs.len(), "{}", ours.1);
+}
+
+fn net(text: &str) -> IpNet {
+    text.parse().unwrap()
+}
+
+fn v4(text: &str) -> Value {
+    Value::V4(text.parse().unwrap())
+}
+
+fn v6(text: &str) -> Value {
+    Value::V6(text.parse().unwrap())
+}
+
+#[test]
+fn tables_and_chains_are_as_nft_makes_them() {
+    let table = Table::inet("t").comment("weave").stamp(7);
+    let other = Table::new(Family::Ip6, "six");
+    let mut batch = Batch::new();
+    batch.replace_table(&table);
+    batch.add_chain(&table, &Chain::regular("x").comment("called"));
+    batch.add_chain(
+        &table,
+        &Chain::filter("early", Hook::Prerouting, -310, Policy::Accept),
+    );
+    batch.add_chain(
+        &table,
+        &Chain::filter("in", Hook::Input, priority::FILTER, Policy::Drop),
+    );
+    batch.add_chain(
+        &table,
+        &Chain::nat(
+            "out",
+            Hook::Postrouting,
+            priority::SRCNAT + 5,
+            Policy::Accept,
+        ),
+    );
+    batch.add_chain(
+        &table,
+        &Chain::route("again", priority::MANGLE, Policy::Accept),
+    );
+    batch.add_table(&other);
+    batch.add_chain(
+        &other,
+        &Chain::filter("f", Hook::Forward, priority::RAW, Policy::Accept),
+    );
+    assert_same(
+        &batch,
+        r#"table inet t {
+            comment "weave"
+            chain x { comment "called"; }
+            chain early { type filter hook prerouting priority -310; policy accept; }
+            chain in { type filter hook input priority 0; policy drop; }
+            chain out { type nat hook postrouting priority 105; policy accept; }
+            chain again { type route hook output priority -150; policy accept; }
+        }
+        table ip6 six { chain f { type filter hook forward priority -300; policy accept; }
+        }"#,
+    );
+}
+
+#[test]
+fn tests_of_packets_are_as_nft_makes_them() {
+    let table = Table::inet("t");
+    let rules = [
+        Rule::new()
+            .iifname("wv*")
+            .is(Field::RouteBack, Value::Number(0))
+            .counter()
+            .drop()
+            .comment("spoof"),
+        Rule::new()
+            .is(Field::DaddrType, Value::Number(Field::LOCAL))
+            .accept(),
+        Rule::new()
+            .is_not(Field::Oifname, Value::name("weave0"))
+            .oifname("eth0")
+            .accept(),
+        Rule::new().is(Field::PktType, Value::Byte(2)).accept(),
+        Rule::new()
+            .is(Field::NfProto, Value::IPV6)
+            .is(Field::L4Proto, Value::SCTP)
+            .accept(),
+        Rule::new().is(Field::Mark, Value::Number(0x10)).accept(),
+        Rule::new()
+            .masked(Field::Mark, 0xff00, Cmp::Eq, 0x1200)
+            .accept(),
+        Rule::new()
+            .inside(Field::Ip4Saddr, net("10.32.0.0/12"))
+            .outside(Field::Ip4Daddr, net("10.32.0.0/12"))
+            .accept(),
+        Rule::new()
+            .inside(Field::Ip4Saddr, net("10.0.0.0/8"))
+            .is(Field::Ip4Daddr, v4("10.1.2.3"))
+            .accept(),
+        Rule::new()
+            .inside(Field::Ip6Saddr, net("fd00:1::/48"))
+            .outside(Field::Ip6Daddr, net("ff00::/8"))
+            .accept(),
+        Rule::new()
+            .is(Field::TcpDport, Value::Port(80))
+            .is_not(Field::TcpSport, Value::Port(81))
+            .accept(),
+        Rule::new()
+            .between(Field::UdpDport, Value::Port(6783), Value::Port(6784))
+            .accept(),
+        Rule::new().is(Field::UdpSport, Value::Port(53)).accept(),
+        Rule::new().is(Field::SctpDport, Value::Port(5)).accept(),
+        Rule::new()
+            .is(Field::L4Proto, Value::TCP)
+            .is(Field::TcpDport, Value::Port(22))
+            .accept(),
+        Rule::new().any_bit(Field::TcpFlags, 2).accept(),
+        Rule::new().is(Field::Icmp4Type, Value::Byte(8)).accept(),
+        Rule::new().is(Field::Icmp6Type, Value::Byte(135)).accept(),
+        Rule::new()
+            .any_bit(Field::CtState, Field::ESTABLISHED | Field::RELATED)
+            .accept(),
+        Rule::new()
+            .any_bit(Field::CtStatus, Field::DNAT)
+            .is(Field::CtDirection, Value::Byte(0))
+            .accept(),
+        Rule::new().is(Field::CtMark, Value::Number(9)).accept(),
+        Rule::new()
+            .is(Field::CtIp4Daddr(Direction::Original), v4("1.2.3.4"))
+            .accept(),
+        Rule::new()
+            .is(Field::CtIp6Saddr(Direction::Reply), v6("fd00::1"))
+            .accept(),
+        Rule::new().limit(10, 5).accept(),
+    ];
+    let mut batch = Batch::new();
+    batch.add_table(&table);
+    batch.add_chain(
+        &table,
+        &Chain::filter("c", Hook::Prerouting, -310, Policy::Accept),
+    );
+    for rule in &rules {
+        batch.add_rule(&table, "c", rule);
+    }
+    batch.insert_rule(&table, "c", &Rule::new().counter().comment("first"));
+    assert_same(
+        &batch,
+        r#"table inet t {
+            chain c {
+            type filter hook prerouting priority -310; policy accept;
+            counter comment "first"
+            iifname "wv*" fib saddr . iif oif missing counter drop comment "spoof"
+            fib daddr type local accept
+            oifname != "weave0" oifname "eth0" accept
+            meta pkttype multicast accept
+            meta nfproto ipv6 meta l4proto sctp accept
+            meta mark 0x10 accept
+            meta mark and 0xff00 == 0x1200 accept
+            ip saddr 10.32.0.0/12 ip daddr != 10.32.0.0/12 accept
+            ip saddr 10.0.0.0/8 ip daddr 10.1.2.3 accept
+            ip6 saddr fd00:1::/48 ip6 daddr != ff00::/8 accept
+            tcp dport 80 tcp sport != 81 accept
+            udp dport 6783-6784 accept
+            udp sport 53 accept
+            sctp dport 5 accept
+            meta l4proto tcp tcp dport 22 accept
+            tcp flags syn accept
+            icmp type echo-request accept
+            icmpv6 type nd-neighbor-solicit accept
+            ct state established,related accept
+            ct status dnat ct direction original accept
+            ct mark 9 accept
+            ct original ip daddr 1.2.3.4 accept
+            ct reply ip6 saddr fd00::1 accept
+            limit rate 10/second accept
+            }
+        }"#,
+    );
+}
+
+#[test]
+fn actions_are_as_nft_makes_them() {
+    let table = Table::inet("t");
+    let mut batch = Batch::new();
+    batch.add_table(&table);
+    batch.add_chain(&table, &Chain::regular("x"));
+    batch.add_chain(
+        &table,
+        &Chain::filter("f", Hook::Forward, priority::FILTER, Policy::Accept),
+    );
+    for rule in [
+        Rule::new()
+            .is(Field::L4Proto, Value::TCP)
+            .reject(Reject::TcpReset),
+        Rule::new().reject(Reject::PortUnreachable),
+        Rule::new().reject(Reject::AdminProhibited),
+        Rule::new().set_mark(Field::Mark, 0x10),
+        Rule::new().set_mark(Field::CtMark, 0x11),
+        Rule::new().add_mark(Field::Mark, 0x4000),
+        Rule::new().copy_mark(Field::Mark, Field::CtMark),
+        Rule::new().copy_mark(Field::CtMark, Field::Mark),
+        Rule::new().any_bit(Field::TcpFlags, 2).clamp_mss(),
+        Rule::new().counter().jump("x"),
+        Rule::new().iifname("a").goto("x"),
+        Rule::new().ret(),
+    ] {
+        batch.add_rule(&table, "f", &rule);
+    }
+    batch.add_chain(
+        &table,
+        &Chain::nat(
+            "pre",
+            Hook::Prerouting,
+            priority::DSTNAT - 5,
+            Policy::Accept,
+        ),
+    );
+    for rule in [
+        Rule::new()
+            .is(Field::L4Proto, Value::TCP)
+            .dnat("10.1.1.1".parse().unwrap(), Some(80)),
+        Rule::new().dnat("fd00::1".parse().unwrap(), None),
+        Rule::new()
+            .is(Field::L4Proto, Value::UDP)
+            .dnat("fd00::1".parse().unwrap(), Some(53)),
+        Rule::new()
+            .is(Field::TcpDport, Value::Port(80))
+            .redirect(8080),
+    ] {
+        batch.add_rule(&table, "pre", &rule);
+    }
+    batch.add_chain(
+        &table,
+        &Chain::nat(
+            "post",
+            Hook::Postrouting,
+            priority::SRCNAT + 5,
+            Policy::Accept,
+        ),
+    );
+    batch.add_rule(
+        &table,
+        "post",
+        &Rule::new().snat("10.1.1.2".parse().unwrap()),
+    );
+    batch.add_rule(&table, "post", &Rule::new().masquerade());
+    assert_same(
+        &batch,
+        r#"table inet t {
+            chain x { }
+            chain f {
+                type filter hook forward priority 0; policy accept;
+                meta l4proto tcp reject with tcp reset
+                reject
+                reject with icmpx admin-prohibited
+                meta mark set 0x10
+                ct mark set 0x11
+                meta mark set meta mark | 0x4000
+                ct mark set meta mark
+                meta mark set ct mark
+                tcp flags syn tcp option maxseg size set rt mtu
+                counter jump x
+                iifname "a" goto x
+                return
+            }
+            chain pre {
+                type nat hook prerouting priority -105; policy accept;
+                meta l4proto tcp dnat ip to 10.1.1.1:80
+                dnat ip6 to fd00::1
+                meta l4proto udp dnat ip6 to [fd00::1]:53
+                tcp dport 80 redirect to :8080
+            }
+            chain post {
+                type nat hook postrouting priority 105; policy accept;
+                snat ip to 10.1.1.2
+                masquerade
+            }
+        }"#,
+    );
+}
+
+#[test]
+fn sets_and_maps_are_as_nft_makes_them() {
+    let table = Table::inet("t");
+    let service = [Type::Ipv4, Type::Proto, Type::Port];
+    let nets = Set::new("nets", &[Type::Ipv4]).interval();
+    let peers = Set::new("peers", &service).interval();
+    let six = Set::new("six", &[Type::Ipv6, Type::Port]).comment("both");
+    let names = Set::new("names", &[Type::Ifname]);
+    let marks = Set::new("marks", &[Type::Mark]);
+    let backends = Set::new("backends", &service).values(&[Type::Ipv4, Type::Port]);
+    let verdicts = Set::new("verdicts", &service).verdicts();
+    let zones = Set::new("zones", &[Type::Ipv6]).interval().verdicts();
+    let mut batch = Batch::new();
+    batch.add_table(&table);
+    batch.add_chain(&table, &Chain::regular("x"));
+    for set in [
+        &nets, &peers, &six, &names, &marks, &backends, &verdicts, &zones,
+    ] {
+        batch.add_set(&table, set);
+    }
+    let spans = ["10.0.0.0/8", "11.0.0.0/8", "192.168.1.5/32", "240.0.0.0/4"]
+        .map(|text| Span::prefix(net(text)));
+    batch.add_elements(&table, &nets, spans.map(|span| Element::new([span])));
+    let peer = [
+        Span::prefix(net("10.0.0.0/8")),
+        Value::TCP.into(),
+        Span::ports(80..=90),
+    ];
+    let any = [
+        Span::prefix(net("0.0.0.0/0")),
+        Span::any_proto(),
+        Span::ports(1..=1),
+    ];
+    batch.add_elements(&table, &peers, [Element::new(peer), Element::new(any)]);
+    batch.add_elements(
+        &table,
+        &six,
+        [Element::new([v6("fd00::7"), Value::Port(443)]).comment("e")],
+    );
+    batch.add_elements(&table, &names, [Element::new([Value::name("eth0")])]);
+    batch.add_elements(&table, &marks, [Element::new([Value::Number(7)])]);
+    let vip = || Element::new([v4("10.9.9.9"), Value::TCP, Value::Port(80)]);
+    batch.add_elements(
+        &table,
+        &backends,
+        [vip().values([v4("10.1.1.1"), Value::Port(8080)])],
+    );
+    batch.add_elements(&table, &verdicts, [vip().verdict(Verdict::goto("x"))]);
+    let zone = Element::new([Span::prefix(net("fd00::/64"))]).verdict(Verdict::Return);
+    batch.add_elements(&table, &zones, [zone]);
+    batch.add_chain(
+        &table,
+        &Chain::nat("c", Hook::Prerouting, priority::DSTNAT, Policy::Accept),
+    );
+    let key = [Field::Ip4Daddr, Field::L4Proto, Field::Dport];
+    for rule in [
+        Rule::new()
+            .lookup(&[Field::Ip4Saddr], &nets)
+            .lookup_not(&[Field::Iifname], &names)
+            .accept(),
+        Rule::new().lookup(&key, &peers).accept(),
+        Rule::new()
+            .lookup(&[Field::Ip6Daddr, Field::TcpDport], &six)
+            .accept(),
+        Rule::new().lookup(&[Field::Mark], &marks).accept(),
+        Rule::new().vmap(&key, &verdicts),
+        Rule::new().vmap(&[Field::Ip6Saddr], &zones),
+        Rule::new().dnat_map(&key, &backends),
+    ] {
+        batch.add_rule(&table, "c", &rule);
+    }
+    let pick = batch.add_anonymous(
+        &table,
+        Set::anonymous(&[Type::Number]).verdicts(),
+        [(0, Verdict::goto("x")), (1, Verdict::Accept)]
+            .map(|(n, go)| Element::new([Value::Number(n)]).verdict(go)),
+    );
+    batch.add_rule(&table, "c", &Rule::new().vmap(&[Field::Random(2)], &pick));
+    let ports = [22, 80].map(|port| Element::new([Value::Port(port)]));
+    let ports = batch.add_anonymous(&table, Set::anonymous(&[Type::Port]), ports);
+    batch.add_rule(
+        &table,
+        "c",
+        &Rule::new().lookup(&[Field::TcpDport], &ports).accept(),
+    );
+    assert_same(
+        &batch,
+        r#"table inet t {
+            set nets { type ipv4_addr; flags interval;
+                elements = { 10.0.0.0/8, 11.0.0.0/8, 192.168.1.5, 240.0.0.0/4 } }
+            set peers { type ipv4_addr . inet_proto . inet_service; flags interval;
+                elements = { 10.0.0.0/8 . tcp . 80-90, 0.0.0.0/0 . 0-255 . 1 } }
+            set six { type ipv6_addr . inet_service; comment "both"; elements = { fd00::7 . 443 comment "e" } }
+            set names { type ifname; elements = { "eth0" } }
+            set marks { type mark; elements = { 7 } }
+            map backends { type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service;
+                elements = { 10.9.9.9 . tcp . 80 : 10.1.1.1 . 8080 } }
+            map verdicts { type ipv4_addr . inet_proto . inet_service : verdict;
+                elements = { 10.9.9.9 . tcp . 80 : goto x } }
+            map zones { type ipv6_addr : verdict; flags interval; elements = { fd00::/64 : return } }
+            chain x { }
+            chain c {
+                type nat hook prerouting priority -100; policy accept;
+                ip saddr @nets iifname != @names accept
+                ip daddr . meta l4proto . th dport @peers accept
+                ip6 daddr . tcp dport @six accept
+                meta mark @marks accept
+                ip daddr . meta l4proto . th dport vmap @verdicts
+                ip6 saddr vmap @zones
+                dnat ip addr . port to ip daddr . meta l4proto . th dport map @backends
+                numgen random mod 2 vmap { 0 : goto x, 1 : accept }
+                tcp dport { 22, 80 } accept
+            }
+        }"#,
+    );
+}
+
+#[test]
+fn a_refused_operation_undoes_the_batch_and_is_named() {
+    in_netns(|| {
+        let socket = Socket::open().unwrap();
+        let table = Table::inet("t");
+        let mut batch = Batch::new();
+        batch.add_table(&table);
+        batch.add_chain(&table, &Chain::regular("x"));
+        batch.add_rule(&table, "x", &Rule::new().accept());
+        batch.add_rule(&table, "x", &Rule::new().comment("bad").goto("nowhere"));
+        batch.add_rule(&table, "nowhere", &Rule::new().accept());
+        batch.add_chain(&table, &Chain::regular("y"));
+        let error = socket.send(&batch).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "cannot add rule inet t x \"bad\": No such file or directory (os error 2)"
+        );
+        assert!(matches!(error, Error::Refused { .. }));
+        assert_eq!(listing(), [] as [Json; 0]);
+        // The socket is as good as new.
+        batch = Batch::new();
+        batch.add_table(&table);
+        socket.send(&batch).unwrap();
+        assert_eq!(listing().len(), 1);
+    });
+}
+
+#[test]
+fn what_holds_stays_when_a_change_is_refused() {
+    in_netns(|| {
+        let socket = Socket::open().unwrap();
+        let table = Table::inet("t");
+        let set = Set::new("s", &[Type::Ipv4]);
+        let mut batch = Batch::new();
+        batch.add_table(&table);
+        batch.add_set(&table, &set);
+        batch.add_elements(&table, &set, [Element::new([v4("10.0.0.1")])]);
+        socket.send(&batch).unwrap();
+        let before = listing();
+        let generation = socket.generation().unwrap();
+
+        let mut change = Batch::new();
+        change.flush_set(&table, &set);
+        change.add_elements(&table, &set, [Element::new([v4("10.0.0.2")])]);
+        change.delete_elements(&table, &set, [Element::new([v4("10.0.0.3")])]);
+        let error = socket.send(&change).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "cannot delete elements inet t s: No such file or directory (os error 2)"
+        );
+        assert_eq!(listing(), before);
+        assert_eq!(socket.generation().unwrap(), generation);
+
+        change = Batch::new();
+        change.delete_elements(&table, &set, [Element::new([v4("10.0.0.1")])]);
+        change.add_elements(&table, &set, [Element::new([v4("10.0.0.2")])]);
+        socket.send(&change).unwrap();
+        assert!(socket.generation().unwrap() > generation);
+        assert_eq!(listing()[1]["set"]["elem"], serde_json::json!(["10.0.0.2"]));
+    });
+}
+
+#[test]
+fn ten_thousand_services_are_one_batch_and_one_service_a_small_one() {
+    let table = Table::inet("t");
+    let map = Set::new("services", &[Type::Ipv4, Type::Proto, Type::Port]).verdicts();
+    let service = |n: u32| {
+        Element::new([
+            Value::V4((0x0a60_0000 + n).into()),
+            Value::TCP,
+            Value::Port(80),
+        ])
+    };
+    let to = |n: u32| service(n).verdict(Verdict::goto("web"));
+    in_netns(|| {
+        let socket = Socket::open().unwrap();
+        let mut batch = Batch::new();
+        batch.replace_table(&table);
+        batch.add_chain(&table, &Chain::regular("web"));
+        batch.add_set(&table, &map);
+        batch.add_elements(&table, &map, (0..10_000).map(to));
+        let started = std::time::Instant::now();
+        socket.send(&batch).unwrap();
+        println!("10,000 elements: {:?}", started.elapsed());
+
+        let mut change = Batch::new();
+        change.delete_elements(&table, &map, [to(77)]);
+        change.add_elements(&table, &map, [to(10_000)]);
+        socket.send(&change).unwrap();
+        let listed = listing();
+        let elements = listed
+            .iter()
+            .find_map(|object| object["map"]["elem"].as_array())
+            .unwrap();
+        assert_eq!(elements.len(), 10_000);
+        let text = elements.iter().map(ToString::to_string).collect::<String>();
+        assert!(
+            text.contains("\"10.96.39.16\"")
+                && text.contains("\"10.96.0.0\"")
+                && !text.contains("\"10.96.0.77\"")
+        );
+    });
+}
+
+#[test]
+fn everything_can_be_deleted() {
+    in_netns(|| {
+        let socket = Socket::open().unwrap();
+        let table = Table::inet("t");
+        let nets = Set::new("nets", &[Type::Ipv4]).interval();
+        let peers = Set::new("peers", &[Type::Ipv4, Type::Port]).interval();
+        let mut batch = Batch::new();
+        batch.remove_table(&table);
+        batch.add_table(&table);
+        batch.add_chain(&table, &Chain::regular("x"));
+        batch.add_rule(&table, "x", &Rule::new().accept().comment("one"));
+        batch.add_rule(&table, "x", &Rule::new().drop().comment("two"));
+        for set in [&nets, &peers] {
+            batch.add_set(&table, set);
+        }
+        let prefix = |text| Element::new([Span::prefix(net(text))]);
+        let peer =
+            |text, port| Element::new([Span::prefix(net(text)), Span::from(Value::Port(port))]);
+        batch.add_elements(
+            &table,
+            &nets,
+            [
+                prefix("10.0.0.0/8"),
+                prefix("11.0.0.0/8"),
+                prefix("255.0.0.0/8"),
+            ],
+        );
+        batch.add_elements(
+            &table,
+            &peers,
+            [peer("10.0.0.0/8", 80), peer("11.0.0.0/8", 80)],
+        );
+        socket.send(&batch).unwrap();
+
+        let rules = socket.rules(&table).unwrap();
+        let mut change = Batch::new();
+        change.delete_elements(&table, &nets, [prefix("11.0.0.0/8"), prefix("255.0.0.0/8")]);
+        change.delete_elements(&table, &peers, [peer("10.0.0.0/8", 80)]);
+        change.delete_rule(&table, "x", rules[0].handle);
+        socket.send(&change).unwrap();
+        let comments: Vec<_> = socket
+            .rules(&table)
+            .unwrap()
+            .into_iter()
+            .map(|rule| rule.comment.unwrap())
+            .collect();
+        assert_eq!(comments, ["two"]);
+        let text = run("nft", &["list", "ruleset"], "");
+        assert!(
+            text.contains("elements = { 10.0.0.0/8 }")
+                && text.contains("elements = { 11.0.0.0/8 . 80 }"),
+            "{text}"
+        );
+
+        let mut rest = Batch::new();
+        rest.flush_chain(&table, "x");
+        rest.delete_chain(&table, "x");
+        rest.delete_set(&table, &nets);
+        rest.delete_set(&table, &peers);
+        socket.send(&rest).unwrap();
+        assert_eq!(listing().len(), 1);
+        let mut rest = Batch::new();
+        rest.delete_table(&table);
+        socket.send(&rest).unwrap();
+        assert_eq!(listing().len(), 0);
+        let gone = socket.send(&rest).unwrap_err();
+        assert!(
+            gone.to_string().starts_with("cannot delete table inet t: "),
+            "{gone}"
+        );
+    });
+}
+
+#[test]
+fn tables_of_others_are_seen_and_left_alone() {
+    in_netns(|| {
+        run(
+            "nft",
+            &["-f", "-"],
+            "table ip t { comment \"theirs\"; chain c { accept; }\n}",
+        );
+        let before = listing();
+        let socket = Socket::open().unwrap();
+        let table = Table::inet("t").comment("ours").stamp(42);
+        assert_eq!(socket.table(&table).unwrap(), None);
+        assert!(socket.rules(&table).unwrap().is_empty());
+        let mut batch = Batch::new();
+        batch.replace_table(&table);
+        batch.add_chain(
+            &table,
+            &Chain::filter("f", Hook::Output, -310, Policy::Accept),
+        );
+        batch.add_rule(&table, "f", &Rule::new().counter());
+        socket.send(&batch).unwrap();
+        let found = socket.table(&table).unwrap().unwrap();
+        assert_eq!(
+            (found.comment.as_deref(), found.stamp),
+            (Some("ours"), Some(42))
+        );
+        let theirs = socket.table(&Table::new(Family::Ip, "t")).unwrap().unwrap();
+        assert_eq!(
+            (theirs.comment.as_deref(), theirs.stamp),
+            (Some("theirs"), None)
+        );
+        let chains = socket.chains(&table).unwrap();
+        assert_eq!(
+            (chains.len(), chains[0].hook, chains[0].policy),
+            (1, Some((3, -310)), Some(1))
+        );
+        assert_eq!(socket.rules(&table).unwrap()[0].counter, Some((0, 0)));
+        // Made anew, it is another table.
+        socket.send(&batch).unwrap();
+        assert_ne!(socket.table(&table).unwrap().unwrap().handle, found.handle);
+        batch = Batch::new();
+        batch.remove_table(&table);
+        socket.send(&batch).unwrap();
+        assert_eq!(listing(), before);
+    });
+}
+
+#[test]
+fn packets_follow_wildcards_ranges_and_maps() {
+    let table = Table::inet("t");
+    let backends =
+        Set::new("b", &[Type::Ipv4, Type::Proto, Type::Port]).values(&[Type::Ipv4, Type::Port]);
+    let nets = Set::new("nets", &[Type::Ipv4]).interval();
+    in_netns(|| {
+        run("ip", &["link", "set", "lo", "up"], "");
+        let server = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        server
+            .set_read_timeout(Some(Duration::from_secs(5)))
+            .unwrap();
+        let port = server.local_addr().unwrap().port();
+        let mut batch = Batch::new();
+        batch.replace_table(&table);
+        batch.add_set(&table, &backends);
+        batch.add_set(&table, &nets);
+        let vip = Element::new([v4("127.9.9.9"), Value::UDP, Value::Port(53)]);
+        batch.add_elements(
+            &table,
+            &backends,
+            [vip.values([v4("127.0.0.1"), Value::Port(port)])],
+        );
+        let spans =
+            ["127.0.0.0/9", "127.128.0.0/9"].map(|text| Element::new([Span::prefix(net(text))]));
+        batch.add_elements(&table, &nets, spans);
+        batch.add_chain(
+            &table,
+            &Chain::nat("n", Hook::Output, priority::DSTNAT, Policy::Accept),
+        );
+        let key = [Field::Ip4Daddr, Field::L4Proto, Field::Dport];
+        batch.add_rule(&table, "n", &Rule::new().dnat_map(&key, &backends));
+        batch.add_chain(
+            &table,
+            &Chain::filter("i", Hook::Input, priority::FILTER, Policy::Accept),
+        );
+        let udp = || Rule::new().is(Field::L4Proto, Value::UDP);
+        for rule in [
+            udp()
+                .iifname("l*")
+                .any_bit(Field::CtStatus, Field::DNAT)
+                .counter()
+                .comment("1"),
+            udp()
+                .iifname("lo")
+                .lookup(&[Field::Ip4Daddr], &nets)
+                .counter()
+                .comment("1"),
+            udp()
+                .is(Field::UdpDport, Value::Port(port))
+                .counter()
+                .comment("1"),
+            udp()
+                .is(Field::CtDport(Direction::Original), Value::Port(53))
+                .counter()
+                .comment("1"),
+            udp().iifname("l").counter().comment("0"),
+            udp().iifname("lo2*").counter().comment("0"),
+            udp()
+                .inside(Field::Ip6Daddr, net("::/0"))
+                .counter()
+                .comment("0"),
+            udp()
+                .inside(Field::Ip4Daddr, net("0.0.0.0/0"))
+                .counter()
+                .comment("1"),
+            udp()
+                .outside(Field::Ip4Daddr, net("127.0.0.0/31"))
+                .counter()
+                .comment("0"),
+        ] {
+            batch.add_rule(&table, "i", &rule);
+        }
+        let socket = Socket::open().unwrap();
+        socket.send(&batch).unwrap();
+        let client = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        client
+            .send_to(b"hello", (Ipv4Addr::new(127, 9, 9, 9), 53))
+            .unwrap();
+        let mut buffer = [0; 16];
+        assert_eq!(server.recv(&mut buffer).unwrap(), 5);
+        for rule in socket
+            .rules(&table)
+            .unwrap()
+            .iter()
+            .filter(|rule| rule.chain == "i")
+        {
+            let packets = rule.counter.unwrap().0.to_string();
+            assert_eq!(Some(&packets), rule.comment.as_ref(), "{rule:?}");
+        }
+    });
+}
