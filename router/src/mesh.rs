@@ -6,3 +6,4 @@
 pub mod cluster;
 pub mod codec;
 pub mod deed;
+pub mod record;
