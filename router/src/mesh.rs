@@ -1,9 +1,14 @@
 //! Membership and ownership: who belongs to the cluster, and which addresses are whose.
 //!
 //! Bottom-up: [`codec`] reads and writes bytes; [`cluster`] is the cluster's key and its certificates; [`deed`] is one
-//! proof of ownership.
+//! proof of ownership, [`deeds`] all that a node has; [`record`] is what a node says of itself; [`message`] and
+//! [`parts`] are what members send each other; [`tokens`] are the invitations.
 
 pub mod cluster;
 pub mod codec;
 pub mod deed;
+pub mod deeds;
+pub mod message;
+pub mod parts;
 pub mod record;
+pub mod tokens;

@@ -46,7 +46,12 @@ impl ClusterKey {
 
     /// Makes `node` a member.
     pub fn certify(&self, node: NodeId, admin: bool, issued: u64) -> Certificate {
-        let mut certificate = Certificate { node, admin, issued, signature: [0; 64] };
+        let mut certificate = Certificate {
+            node,
+            admin,
+            issued,
+            signature: [0; 64],
+        };
         certificate.signature = self.sign(&certificate.message(self.public().id()));
         certificate
     }
@@ -73,8 +78,10 @@ impl ClusterPublic {
 
     /// Whether `signature` is the cluster's over `message`; strict.
     pub fn verify(&self, message: &[u8], signature: &[u8; 64]) -> bool {
-        VerifyingKey::from_bytes(&self.0)
-            .is_ok_and(|key| key.verify_strict(message, &Signature::from_bytes(signature)).is_ok())
+        VerifyingKey::from_bytes(&self.0).is_ok_and(|key| {
+            key.verify_strict(message, &Signature::from_bytes(signature))
+                .is_ok()
+        })
     }
 }
 
@@ -117,11 +124,18 @@ impl Certificate {
         if flags > 1 {
             return Err(bytes.malformed());
         }
-        Ok(Self { node, admin: flags == 1, issued, signature: bytes.array()? })
+        Ok(Self {
+            node,
+            admin: flags == 1,
+            issued,
+            signature: bytes.array()?,
+        })
     }
 
     fn write_head(&self, out: &mut Writer) {
-        out.bytes(self.node.as_bytes()).u8(u8::from(self.admin)).u64(self.issued);
+        out.bytes(self.node.as_bytes())
+            .u8(u8::from(self.admin))
+            .u64(self.issued);
     }
 
     fn message(&self, cluster: [u8; 32]) -> Vec<u8> {
@@ -145,10 +159,25 @@ mod tests {
         let mut bytes = Writer::new();
         certificate.write(&mut bytes);
         assert_eq!(bytes.0.len(), Certificate::LEN);
-        assert_eq!(Certificate::read(&mut Reader::new(&bytes.0, "certificate")), Ok(certificate));
+        assert_eq!(
+            Certificate::read(&mut Reader::new(&bytes.0, "certificate")),
+            Ok(certificate)
+        );
         assert!(certificate.verify(&ours.public()));
         assert!(!certificate.verify(&theirs.public()));
-        assert!(!Certificate { admin: true, ..certificate }.verify(&ours.public()));
-        assert!(!Certificate { node: NodeId::from_bytes([4; 32]), ..certificate }.verify(&ours.public()));
+        assert!(
+            !Certificate {
+                admin: true,
+                ..certificate
+            }
+            .verify(&ours.public())
+        );
+        assert!(
+            !Certificate {
+                node: NodeId::from_bytes([4; 32]),
+                ..certificate
+            }
+            .verify(&ours.public())
+        );
     }
 }

@@ -142,7 +142,13 @@ impl<'a> Reader<'a> {
     pub fn field(&mut self) -> Result<(u16, Self), Malformed> {
         let tag = self.u16()?;
         let rest = self.counted(usize::MAX)?;
-        Ok((tag, Self { rest, what: self.what }))
+        Ok((
+            tag,
+            Self {
+                rest,
+                what: self.what,
+            },
+        ))
     }
 
     /// Family, address, port.
@@ -167,7 +173,11 @@ impl<'a> Reader<'a> {
 
     /// Fails unless nothing is left.
     pub fn end(&self) -> Result<(), Malformed> {
-        if self.is_empty() { Ok(()) } else { Err(self.malformed()) }
+        if self.is_empty() {
+            Ok(())
+        } else {
+            Err(self.malformed())
+        }
     }
 }
 
@@ -185,7 +195,10 @@ mod tests {
         let mut reader = Reader::new(&writer.0, "test");
         let (tag, mut field) = reader.field().unwrap();
         assert_eq!(tag, 7);
-        assert_eq!((field.u8(), field.u16(), field.u32(), field.u64()), (Ok(1), Ok(2), Ok(3), Ok(4)));
+        assert_eq!(
+            (field.u8(), field.u16(), field.u32(), field.u64()),
+            (Ok(1), Ok(2), Ok(3), Ok(4))
+        );
         assert_eq!(field.text(4), Ok("five"));
         assert_eq!(field.address(), Ok(v6));
         assert_eq!((field.end(), reader.end()), (Ok(()), Ok(())));
@@ -195,7 +208,15 @@ mod tests {
     fn a_length_never_leads_outside() {
         let mut reader = Reader::new(&[0, 1, 0xff, 0xff, 0xff, 0xff, 9], "test");
         assert!(reader.field().is_err());
-        assert!(Reader::new(&[0, 0, 0, 5, 1, 2, 3, 4, 5], "test").counted(4).is_err());
-        assert!(Reader::new(&[5, 0, 0, 0, 0, 0, 0], "test").address().is_err());
+        assert!(
+            Reader::new(&[0, 0, 0, 5, 1, 2, 3, 4, 5], "test")
+                .counted(4)
+                .is_err()
+        );
+        assert!(
+            Reader::new(&[5, 0, 0, 0, 0, 0, 0], "test")
+                .address()
+                .is_err()
+        );
     }
 }

@@ -59,8 +59,17 @@ impl Deed {
 
     /// The deed that gives the whole range to the cluster's first node.
     pub fn genesis(block: Block, owner: NodeId, key: &ClusterKey) -> Self {
-        let version = Version { counter: 1, boot: 0 };
-        let mut deed = Self { block, owner, version, donor: Donor::Cluster, signature: [0; 64] };
+        let version = Version {
+            counter: 1,
+            boot: 0,
+        };
+        let mut deed = Self {
+            block,
+            owner,
+            version,
+            donor: Donor::Cluster,
+            signature: [0; 64],
+        };
         deed.signature = key.sign(&deed.message(key.public().id()));
         deed
     }
@@ -74,14 +83,27 @@ impl Deed {
         keys: &NodeKeys,
         cluster: &ClusterPublic,
     ) -> Self {
-        let version = Version { counter: self.version.counter + 1, boot };
+        let version = Version {
+            counter: self.version.counter + 1,
+            boot,
+        };
         let donor = Donor::Node(keys.public());
-        Self { block, owner, version, donor, signature: [0; 64] }.signed(keys, cluster)
+        Self {
+            block,
+            owner,
+            version,
+            donor,
+            signature: [0; 64],
+        }
+        .signed(keys, cluster)
     }
 
     /// The same gift, signed again by its donor in a later boot.
     pub fn reissued(&self, boot: u64, keys: &NodeKeys, cluster: &ClusterPublic) -> Self {
-        let version = Version { counter: self.version.counter, boot };
+        let version = Version {
+            counter: self.version.counter,
+            boot,
+        };
         Self { version, ..*self }.signed(keys, cluster)
     }
 
@@ -94,14 +116,18 @@ impl Deed {
     fn verify(&self, cluster: &ClusterPublic) -> bool {
         let message = self.message(cluster.id());
         match &self.donor {
-            Donor::Cluster => self.version.counter == 1 && cluster.verify(&message, &self.signature),
+            Donor::Cluster => {
+                self.version.counter == 1 && cluster.verify(&message, &self.signature)
+            }
             Donor::Node(donor) => donor.verify(&message, &self.signature),
         }
     }
 
     /// The deed in `pool` by which this one's donor owned the block: the lowest that will do.
     fn parent<'a>(&self, pool: &'a [Self]) -> Option<&'a Self> {
-        let Donor::Node(donor) = &self.donor else { return None };
+        let Donor::Node(donor) = &self.donor else {
+            return None;
+        };
         let donor = donor.id();
         pool.iter()
             .filter(|deed| deed.owner == donor && covers(deed.block, self.block))
@@ -138,7 +164,9 @@ impl Deed {
 
     fn write_head(&self, out: &mut Writer) {
         write_block(self.block, out);
-        out.bytes(self.owner.as_bytes()).u64(self.version.counter).u64(self.version.boot);
+        out.bytes(self.owner.as_bytes())
+            .u64(self.version.counter)
+            .u64(self.version.boot);
         match &self.donor {
             Donor::Cluster => out.u8(0).bytes(&[0; 64]),
             Donor::Node(donor) => out.u8(1).bytes(&donor.dh).bytes(&donor.sign),
@@ -149,15 +177,27 @@ impl Deed {
     pub fn read(bytes: &mut Reader<'_>) -> Result<Self, Malformed> {
         let block = read_block(bytes)?;
         let owner = NodeId::from_bytes(bytes.array()?);
-        let version = Version { counter: bytes.u64()?, boot: bytes.u64()? };
+        let version = Version {
+            counter: bytes.u64()?,
+            boot: bytes.u64()?,
+        };
         let kind = bytes.u8()?;
-        let public = NodePublic { dh: bytes.array()?, sign: bytes.array()? };
+        let public = NodePublic {
+            dh: bytes.array()?,
+            sign: bytes.array()?,
+        };
         let donor = match kind {
             0 if public.dh == [0; 32] && public.sign == [0; 32] => Donor::Cluster,
             1 => Donor::Node(public),
             _ => return Err(bytes.malformed()),
         };
-        Ok(Self { block, owner, version, donor, signature: bytes.array()? })
+        Ok(Self {
+            block,
+            owner,
+            version,
+            donor,
+            signature: bytes.array()?,
+        })
     }
 
     fn message(&self, cluster: [u8; 32]) -> Vec<u8> {
@@ -259,7 +299,10 @@ mod tests {
         assert_eq!(to_c.chain(&pool), Some(vec![to_b, genesis]));
         assert!(!to_c.proven(&[to_b], &cluster), "no genesis");
         assert!(!to_c.proven(&[genesis], &cluster), "b never had it");
-        assert!(!to_c.proven(&pool, &ClusterKey::from_bytes(&[2; 32]).public()), "another cluster");
+        assert!(
+            !to_c.proven(&pool, &ClusterKey::from_bytes(&[2; 32]).public()),
+            "another cluster"
+        );
         let mut bytes = Writer::new();
         to_c.write(&mut bytes);
         assert_eq!(bytes.0.len(), Deed::LEN);
@@ -277,17 +320,39 @@ mod tests {
         let too_much = to_b.give(block(0, 11), c.id(), 88, &b, &cluster);
         assert!(!too_much.proven(&pool, &cluster), "more than it has");
         let stolen = genesis.give(block(0, 10), c.id(), 88, &c, &cluster);
-        assert!(!stolen.proven(&pool, &cluster), "from the first node, signed by another");
-        let renamed = Deed { owner: c.id(), ..to_b };
-        assert!(!renamed.proven(&pool, &cluster), "changed after it was signed");
-        let own = Deed { donor: Donor::Cluster, version: Version { counter: 1, boot: 0 }, ..to_b };
+        assert!(
+            !stolen.proven(&pool, &cluster),
+            "from the first node, signed by another"
+        );
+        let renamed = Deed {
+            owner: c.id(),
+            ..to_b
+        };
+        assert!(
+            !renamed.proven(&pool, &cluster),
+            "changed after it was signed"
+        );
+        let own = Deed {
+            donor: Donor::Cluster,
+            version: Version {
+                counter: 1,
+                boot: 0,
+            },
+            ..to_b
+        };
         assert!(!own.proven(&pool, &cluster), "in the cluster's name");
     }
 
     #[test]
     fn what_is_cut_leaves_halves() {
-        assert_eq!(subtract(&[block(0, 3)], block(4, 1)), [block(0, 2), block(6, 1)]);
-        assert_eq!(subtract(&[block(0, 3), block(8, 0)], block(0, 3)), [block(8, 0)]);
+        assert_eq!(
+            subtract(&[block(0, 3)], block(4, 1)),
+            [block(0, 2), block(6, 1)]
+        );
+        assert_eq!(
+            subtract(&[block(0, 3), block(8, 0)], block(0, 3)),
+            [block(8, 0)]
+        );
         assert_eq!(subtract(&[block(0, 3)], block(8, 3)), [block(0, 3)]);
         assert_eq!(subtract(&[block(4, 1)], block(0, 3)), []);
     }

@@ -88,9 +88,12 @@ impl Content {
         });
         out.field(CERTIFICATE, |w| self.certificate.write(w));
         out.field(ENDPOINTS, |w| {
-            self.endpoints.iter().take(MAX_ENDPOINTS).for_each(|endpoint| {
-                w.address(*endpoint);
-            });
+            self.endpoints
+                .iter()
+                .take(MAX_ENDPOINTS)
+                .for_each(|endpoint| {
+                    w.address(*endpoint);
+                });
         });
         out.field(SUITES, |w| {
             self.suites.iter().for_each(|suite| {
@@ -98,7 +101,9 @@ impl Content {
             });
         });
         out.field(DEEDS, |w| self.deeds.iter().for_each(|deed| deed.write(w)));
-        out.field(BLOCKS, |w| self.blocks.iter().for_each(|block| write_block(*block, w)));
+        out.field(BLOCKS, |w| {
+            self.blocks.iter().for_each(|block| write_block(*block, w))
+        });
         out.field(NETWORKS, |w| {
             self.networks.iter().for_each(|network| {
                 w.counted(network.as_str().as_bytes());
@@ -116,7 +121,10 @@ impl Content {
             || self.deeds.len() > MAX_DEEDS
             || self.blocks.len() > MAX_BLOCKS
             || self.networks.len() > MAX_NETWORKS;
-        (!too_long).then(|| Record { content: Arc::new(self), bytes: bytes.into() })
+        (!too_long).then(|| Record {
+            content: Arc::new(self),
+            bytes: bytes.into(),
+        })
     }
 }
 
@@ -162,9 +170,19 @@ impl Record {
         if !content.public.verify(&message(cluster, body), signature) {
             return Err(Malformed("signature of a record"));
         }
-        let record = Self { content: Arc::new(content), bytes: bytes.into() };
-        let proven = record.titles().all(|deed| deed.proven(&record.deeds, cluster));
-        if !proven || record.blocks.iter().any(|block| record.version_of(*block).is_none()) {
+        let record = Self {
+            content: Arc::new(content),
+            bytes: bytes.into(),
+        };
+        let proven = record
+            .titles()
+            .all(|deed| deed.proven(&record.deeds, cluster));
+        if !proven
+            || record
+                .blocks
+                .iter()
+                .any(|block| record.version_of(*block).is_none())
+        {
             return Err(Malformed("claim of a record"));
         }
         Ok(record)
@@ -178,7 +196,10 @@ impl Record {
 
     /// The version by which it owns a block.
     pub fn version_of(&self, block: Block) -> Option<Version> {
-        self.titles().filter(|deed| covers(deed.block, block)).map(|deed| deed.version).max()
+        self.titles()
+            .filter(|deed| covers(deed.block, block))
+            .map(|deed| deed.version)
+            .max()
     }
 }
 
@@ -219,7 +240,9 @@ fn decode(body: &[u8]) -> Result<Content, Malformed> {
         public: fields.public.ok_or(Malformed("record without keys"))?,
         version: fields.version.ok_or(Malformed("record without version"))?,
         name: fields.name.ok_or(Malformed("record without name"))?,
-        certificate: fields.certificate.ok_or(Malformed("record without certificate"))?,
+        certificate: fields
+            .certificate
+            .ok_or(Malformed("record without certificate"))?,
         endpoints: fields.endpoints,
         suites: fields.suites,
         deeds: fields.deeds,
@@ -231,16 +254,27 @@ fn decode(body: &[u8]) -> Result<Content, Malformed> {
 impl Fields {
     fn read(&mut self, tag: u16, mut field: Reader<'_>) -> Result<(), Malformed> {
         match tag {
-            KEYS => self.public = Some(NodePublic { dh: field.array()?, sign: field.array()? }),
+            KEYS => {
+                self.public = Some(NodePublic {
+                    dh: field.array()?,
+                    sign: field.array()?,
+                })
+            }
             VERSION => {
-                self.version = Some(RecordVersion { boot: field.u64()?, counter: field.u64()? });
+                self.version = Some(RecordVersion {
+                    boot: field.u64()?,
+                    counter: field.u64()?,
+                });
             }
             NAME => self.name = Some(name(field.bytes(field.rest().len())?, &field)?),
             CERTIFICATE => self.certificate = Some(Certificate::read(&mut field)?),
             ENDPOINTS => self.endpoints = list(&mut field, MAX_ENDPOINTS, Reader::address)?,
             SUITES => {
                 let bytes = field.bytes(field.rest().len())?;
-                self.suites = bytes.iter().filter_map(|byte| Suite::from_wire(*byte)).collect();
+                self.suites = bytes
+                    .iter()
+                    .filter_map(|byte| Suite::from_wire(*byte))
+                    .collect();
             }
             DEEDS => self.deeds = list(&mut field, MAX_DEEDS, Deed::read)?,
             BLOCKS => self.blocks = list(&mut field, MAX_BLOCKS, read_block)?,
@@ -287,10 +321,16 @@ pub(crate) mod tests {
         let whole = Block::new(0, 12).unwrap();
         Content {
             public: keys.public(),
-            version: RecordVersion { boot: 5, counter: 6 },
+            version: RecordVersion {
+                boot: 5,
+                counter: 6,
+            },
             name: "host1".parse().unwrap(),
             certificate: key.certify(keys.id(), true, 1_700_000_000),
-            endpoints: vec!["192.0.2.1:6783".parse().unwrap(), "[2001:db8::1]:6783".parse().unwrap()],
+            endpoints: vec![
+                "192.0.2.1:6783".parse().unwrap(),
+                "[2001:db8::1]:6783".parse().unwrap(),
+            ],
             suites: vec![Suite::Aes256Gcm, Suite::ChaCha20Poly1305],
             deeds: vec![Deed::genesis(whole, keys.id(), key)],
             blocks: vec![whole],
@@ -320,22 +360,40 @@ pub(crate) mod tests {
             let mut bytes = record.bytes().to_vec();
             bytes[at] ^= 1;
             assert!(Record::read(&bytes, &key.public()).is_err(), "byte {at}");
-            assert!(Record::read(&bytes[..at], &key.public()).is_err(), "cut at {at}");
+            assert!(
+                Record::read(&bytes[..at], &key.public()).is_err(),
+                "cut at {at}"
+            );
         }
     }
 
     #[test]
     fn a_foreign_signer_is_refused() {
         let (node, other) = (keys(1), keys(3));
-        let (key, foreign) = (ClusterKey::from_bytes(&[2; 32]), ClusterKey::from_bytes(&[4; 32]));
+        let (key, foreign) = (
+            ClusterKey::from_bytes(&[2; 32]),
+            ClusterKey::from_bytes(&[4; 32]),
+        );
         let cluster = key.public();
         let by_other = content(&node, &key).sign(&other, &cluster).unwrap();
-        assert!(Record::read(by_other.bytes(), &cluster).is_err(), "signed by another node");
-        let borrowed = Content { public: other.public(), ..content(&node, &key) };
+        assert!(
+            Record::read(by_other.bytes(), &cluster).is_err(),
+            "signed by another node"
+        );
+        let borrowed = Content {
+            public: other.public(),
+            ..content(&node, &key)
+        };
         let borrowed = borrowed.sign(&other, &cluster).unwrap();
-        assert!(Record::read(borrowed.bytes(), &cluster).is_err(), "with another's certificate");
+        assert!(
+            Record::read(borrowed.bytes(), &cluster).is_err(),
+            "with another's certificate"
+        );
         let stranger = content(&node, &foreign).sign(&node, &cluster).unwrap();
-        assert!(Record::read(stranger.bytes(), &cluster).is_err(), "certified by another cluster");
+        assert!(
+            Record::read(stranger.bytes(), &cluster).is_err(),
+            "certified by another cluster"
+        );
     }
 
     #[test]
@@ -343,13 +401,28 @@ pub(crate) mod tests {
         let (node, other) = (keys(1), keys(3));
         let key = ClusterKey::from_bytes(&[2; 32]);
         let cluster = key.public();
-        let bare = Content { deeds: vec![], ..content(&node, &key) };
+        let bare = Content {
+            deeds: vec![],
+            ..content(&node, &key)
+        };
         assert!(Record::read(bare.sign(&node, &cluster).unwrap().bytes(), &cluster).is_err());
-        let foreign = Content { deeds: content(&other, &key).deeds, ..content(&node, &key) };
+        let foreign = Content {
+            deeds: content(&other, &key).deeds,
+            ..content(&node, &key)
+        };
         assert!(Record::read(foreign.sign(&node, &cluster).unwrap().bytes(), &cluster).is_err());
         let genesis = content(&other, &key).deeds[0];
-        let given = genesis.give(Block::new(1024, 10).unwrap(), node.id(), 9, &other, &cluster);
-        let more = Content { deeds: vec![given, genesis], ..content(&node, &key) };
+        let given = genesis.give(
+            Block::new(1024, 10).unwrap(),
+            node.id(),
+            9,
+            &other,
+            &cluster,
+        );
+        let more = Content {
+            deeds: vec![given, genesis],
+            ..content(&node, &key)
+        };
         assert!(Record::read(more.sign(&node, &cluster).unwrap().bytes(), &cluster).is_err());
         let right = Content {
             deeds: vec![given, genesis],
@@ -358,7 +431,13 @@ pub(crate) mod tests {
         };
         let right = Record::read(right.sign(&node, &cluster).unwrap().bytes(), &cluster).unwrap();
         assert_eq!(right.titles().count(), 1);
-        assert_eq!(right.version_of(given.block), Some(Version { counter: 2, boot: 9 }));
+        assert_eq!(
+            right.version_of(given.block),
+            Some(Version {
+                counter: 2,
+                boot: 9
+            })
+        );
     }
 
     #[test]

@@ -1,0 +1,521 @@
+//! The deeds of one node: what it was given, what it gave away, and what is left.
+//!
+//! A gift leaves the donor's blocks the moment it is signed, is saved before it is sent, and is sent again until the
+//! receiver says that it has saved it too; the receiver uses the block only then. So at every moment, whatever crashes
+//! or is lost, a block has at most one user: the donor has let go before the receiver can have it. After a restart the
+//! donor signs unacknowledged gifts again with its new boot nonce, because a receiver believes only grants of the
+//! donor's current boot. Titles and gifts are never forgotten, not even when nothing is left of them: a late duplicate
+//! of a grant must find that it was used before.
+//!
+//! How much is given: a joiner gets 1/1024 of the range, but at least 256 addresses and at most a quarter of the range;
+//! with the default /12 that is a /22. So a thousand joiners find room at one inviter. Whoever fills three quarters of
+//! what it has asks for as much again, so busy nodes grow by doubling. A donor keeps at least a quarter of what it has,
+//! and enough not to have to ask for more itself.
+
+use weave_model::{Block, NodeId};
+
+use super::cluster::{ClusterKey, ClusterPublic};
+use super::codec::{Malformed, Reader, Writer};
+use super::deed::{Deed, Donor, covers, subtract};
+use crate::keys::NodeKeys;
+
+/// The smallest gift: fewer addresses would not be worth a deed.
+const MIN_GIFT_BITS: u8 = 3;
+const MAX_DEEDS: usize = 1 << 16;
+
+/// A deed of this node, and which save made it durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Title {
+    deed: Deed,
+    saved: u64,
+}
+
+/// A deed that this node signed for another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Gift {
+    deed: Deed,
+    saved: u64,
+    acked: bool,
+}
+
+/// What became of a grant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Grant {
+    /// It was taken; acknowledge it once it is saved.
+    New,
+    /// It was taken before; acknowledge it again.
+    Known,
+    /// It is not of the donor's current boot: leave it, the donor will send another.
+    Stale,
+    /// It is not proven, or not for this node.
+    Bad,
+}
+
+/// The deeds of one node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Deeds {
+    titles: Vec<Title>,
+    /// The chains of the titles.
+    proofs: Vec<Deed>,
+    gifts: Vec<Gift>,
+}
+
+impl Deeds {
+    /// The deeds of the cluster's first node, durable with save `saved`.
+    pub fn genesis(whole: Block, me: NodeId, key: &ClusterKey, saved: u64) -> Self {
+        let deed = Deed::genesis(whole, me, key);
+        Self {
+            titles: vec![Title { deed, saved }],
+            ..Self::default()
+        }
+    }
+
+    /// What this node owns: its titles that are durable with save `durable`, less its gifts and less what `others`
+    /// hold by a higher version.
+    pub fn blocks<'a>(
+        &'a self,
+        durable: u64,
+        others: impl Iterator<Item = &'a Deed> + Clone,
+    ) -> Vec<Block> {
+        let mut blocks = Vec::new();
+        for title in self.titles.iter().filter(|title| title.saved <= durable) {
+            let mut left = vec![title.deed.block];
+            let higher = self
+                .gifts
+                .iter()
+                .map(|gift| &gift.deed)
+                .chain(others.clone());
+            for deed in higher.filter(|deed| deed.version > title.deed.version) {
+                left = subtract(&left, deed.block);
+            }
+            for known in &blocks {
+                left = subtract(&left, *known);
+            }
+            blocks.extend(left);
+        }
+        blocks.sort_unstable();
+        blocks
+    }
+
+    /// The deeds that prove `blocks`, titles and chains, for the record.
+    pub fn proof_of(&self, blocks: &[Block]) -> Vec<Deed> {
+        let mut deeds: Vec<Deed> = Vec::new();
+        let titles = self.titles.iter().map(|title| title.deed);
+        for title in titles.filter(|title| blocks.iter().any(|block| covers(title.block, *block))) {
+            for deed in self.chain(&title) {
+                if !deeds.contains(&deed) {
+                    deeds.push(deed);
+                }
+            }
+        }
+        deeds
+    }
+
+    /// Signs `block` away. `None` if no title covers it. Send it once save `saved` is durable.
+    pub fn give(
+        &mut self,
+        block: Block,
+        to: NodeId,
+        boot: u64,
+        saved: u64,
+        keys: &NodeKeys,
+        cluster: &ClusterPublic,
+    ) -> Option<Deed> {
+        let titles = self.titles.iter().map(|title| &title.deed);
+        let title = titles
+            .filter(|title| covers(title.block, block))
+            .max_by_key(|title| title.version)?;
+        let deed = title.give(block, to, boot, keys, cluster);
+        self.gifts.push(Gift {
+            deed,
+            saved,
+            acked: false,
+        });
+        Some(deed)
+    }
+
+    /// Signs unacknowledged gifts again in a new boot; `true` if there are any, so that they must be saved.
+    pub fn reissue(
+        &mut self,
+        boot: u64,
+        saved: u64,
+        keys: &NodeKeys,
+        cluster: &ClusterPublic,
+    ) -> bool {
+        let mut any = false;
+        for gift in self.gifts.iter_mut().filter(|gift| !gift.acked) {
+            *gift = Gift {
+                deed: gift.deed.reissued(boot, keys, cluster),
+                saved,
+                acked: false,
+            };
+            any = true;
+        }
+        any
+    }
+
+    /// The durable gifts to `peer` that it has not acknowledged, each with its chain, nearest first.
+    pub fn unacked(&self, peer: NodeId, durable: u64) -> Vec<Vec<Deed>> {
+        let gifts = self
+            .gifts
+            .iter()
+            .filter(|gift| gift.deed.owner == peer && !gift.acked);
+        gifts
+            .filter(|gift| gift.saved <= durable)
+            .map(|gift| self.chain(&gift.deed))
+            .collect()
+    }
+
+    /// Whether a gift to `peer` is under way, durable or not.
+    pub fn is_giving(&self, peer: NodeId) -> bool {
+        self.gifts
+            .iter()
+            .any(|gift| gift.deed.owner == peer && !gift.acked)
+    }
+
+    /// The nodes that gifts are under way to.
+    pub fn receivers(&self) -> Vec<NodeId> {
+        self.gifts
+            .iter()
+            .filter(|gift| !gift.acked)
+            .map(|gift| gift.deed.owner)
+            .collect()
+    }
+
+    /// `peer` has saved the gift of `block`; `true` if that is news.
+    pub fn acknowledged(&mut self, peer: NodeId, block: Block, counter: u64) -> bool {
+        let gift = self.gifts.iter_mut().find(|gift| {
+            let deed = &gift.deed;
+            !gift.acked
+                && deed.owner == peer
+                && deed.block == block
+                && deed.version.counter == counter
+        });
+        gift.map(|gift| gift.acked = true).is_some()
+    }
+
+    /// Takes a grant: the deed, then its chain. `boot` is the boot nonce in the donor's newest record.
+    pub fn accept(
+        &mut self,
+        grant: &[Deed],
+        me: NodeId,
+        boot: Option<u64>,
+        saved: u64,
+        cluster: &ClusterPublic,
+    ) -> Grant {
+        let Some((deed, chain)) = grant.split_first() else {
+            return Grant::Bad;
+        };
+        if deed.owner != me || !deed.proven(chain, cluster) {
+            return Grant::Bad;
+        }
+        let same = |title: &&mut Title| {
+            title.deed.block == deed.block && title.deed.version.counter >= deed.version.counter
+        };
+        if self.titles.iter_mut().any(|title| same(&title)) {
+            return Grant::Known;
+        }
+        if boot != Some(deed.version.boot) {
+            return Grant::Stale;
+        }
+        self.titles.push(Title { deed: *deed, saved });
+        for proof in deed.chain(chain).unwrap_or_default() {
+            if !self.proofs.contains(&proof) {
+                self.proofs.push(proof);
+            }
+        }
+        Grant::New
+    }
+
+    /// Whether the title of a block is durable, so that its grant may be acknowledged.
+    pub fn has_saved(&self, block: Block, durable: u64) -> bool {
+        self.titles
+            .iter()
+            .any(|title| title.deed.block == block && title.saved <= durable)
+    }
+
+    /// A deed and what leads from it to the genesis.
+    fn chain(&self, deed: &Deed) -> Vec<Deed> {
+        let mut pool = self.proofs.clone();
+        pool.extend(self.titles.iter().map(|title| title.deed));
+        let mut chain = vec![*deed];
+        chain.extend(deed.chain(&pool).unwrap_or_default());
+        chain
+    }
+
+    /// Appends all of it, for the saved state.
+    pub fn write(&self, out: &mut Writer) {
+        out.u32(self.titles.len() as u32);
+        self.titles.iter().for_each(|title| title.deed.write(out));
+        out.u32(self.proofs.len() as u32);
+        self.proofs.iter().for_each(|deed| deed.write(out));
+        out.u32(self.gifts.len() as u32);
+        for gift in &self.gifts {
+            gift.deed.write(out);
+            out.u8(u8::from(gift.acked));
+        }
+    }
+
+    /// Reads what was saved: all of it is durable.
+    pub fn read(bytes: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let mut deeds = Self::default();
+        for _ in 0..count(bytes)? {
+            deeds.titles.push(Title {
+                deed: Deed::read(bytes)?,
+                saved: 0,
+            });
+        }
+        for _ in 0..count(bytes)? {
+            deeds.proofs.push(Deed::read(bytes)?);
+        }
+        for _ in 0..count(bytes)? {
+            let deed = Deed::read(bytes)?;
+            deeds.gifts.push(Gift {
+                deed,
+                saved: 0,
+                acked: bytes.u8()? != 0,
+            });
+        }
+        Ok(deeds)
+    }
+}
+
+fn count(bytes: &mut Reader<'_>) -> Result<usize, Malformed> {
+    let count = bytes.u32()? as usize;
+    if count > MAX_DEEDS {
+        Err(bytes.malformed())
+    } else {
+        Ok(count)
+    }
+}
+
+/// Who gave the block, if a node did.
+pub fn donor_of(deed: &Deed) -> Option<NodeId> {
+    match &deed.donor {
+        Donor::Cluster => None,
+        Donor::Node(public) => Some(public.id()),
+    }
+}
+
+/// How large a gift should be at most, as the binary logarithm of its size, the largest first to be tried; `None` if
+/// there is nothing to give.
+///
+/// `whole` is the logarithm of the range's size; `wanted` what is asked for, 0 for what a joiner gets; the donor has
+/// `have` addresses and uses `used` of them.
+pub fn gift_bits(
+    whole: u8,
+    wanted: u8,
+    have: u32,
+    used: u32,
+) -> Option<std::ops::RangeInclusive<u8>> {
+    let wanted = if wanted == 0 {
+        whole.saturating_sub(10).max(8)
+    } else {
+        wanted
+    };
+    let mut bits = wanted.min(whole.saturating_sub(2));
+    let bearable = |bits: u8| {
+        let (gift, have, used) = (1_u64 << bits, u64::from(have), u64::from(used));
+        gift * 4 <= have * 3 && used * 4 < (have - gift) * 3
+    };
+    while bits >= MIN_GIFT_BITS && !bearable(bits) {
+        bits -= 1;
+    }
+    (bits >= MIN_GIFT_BITS).then_some(MIN_GIFT_BITS..=bits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Cast {
+        a: NodeKeys,
+        b: NodeKeys,
+        key: ClusterKey,
+        cluster: ClusterPublic,
+        deeds: Deeds,
+    }
+
+    fn cast() -> Cast {
+        let (a, b) = (
+            NodeKeys::from_bytes(&[1; 64]),
+            NodeKeys::from_bytes(&[2; 64]),
+        );
+        let key = ClusterKey::from_bytes(&[3; 32]);
+        let deeds = Deeds::genesis(block(0, 12), a.id(), &key, 1);
+        Cast {
+            a,
+            b,
+            cluster: key.public(),
+            key,
+            deeds,
+        }
+    }
+
+    fn block(first: u32, bits: u8) -> Block {
+        Block::new(first, bits).unwrap()
+    }
+
+    fn none() -> std::slice::Iter<'static, Deed> {
+        [].iter()
+    }
+
+    #[test]
+    fn a_gift_is_gone_at_once_and_sent_when_saved() {
+        let mut c = cast();
+        assert_eq!(
+            c.deeds.blocks(0, none()),
+            [],
+            "the genesis is not saved yet"
+        );
+        assert_eq!(c.deeds.blocks(1, none()), [block(0, 12)]);
+        c.deeds
+            .give(block(2048, 11), c.b.id(), 7, 2, &c.a, &c.cluster)
+            .unwrap();
+        assert_eq!(c.deeds.blocks(1, none()), [block(0, 11)]);
+        assert!(c.deeds.unacked(c.b.id(), 1).is_empty(), "not saved yet");
+        let grants = c.deeds.unacked(c.b.id(), 2);
+        let mut theirs = Deeds::default();
+        assert_eq!(
+            theirs.accept(&grants[0], c.b.id(), Some(7), 5, &c.cluster),
+            Grant::New
+        );
+        assert_eq!(theirs.blocks(4, none()), []);
+        assert_eq!(theirs.blocks(5, none()), [block(2048, 11)]);
+        assert!(c.deeds.acknowledged(c.b.id(), block(2048, 11), 2));
+        assert!(!c.deeds.acknowledged(c.b.id(), block(2048, 11), 2));
+        assert!(c.deeds.unacked(c.b.id(), 9).is_empty());
+    }
+
+    #[test]
+    fn a_late_duplicate_gives_nothing_twice() {
+        let mut c = cast();
+        c.deeds
+            .give(block(2048, 11), c.b.id(), 7, 2, &c.a, &c.cluster)
+            .unwrap();
+        let grant = c.deeds.unacked(c.b.id(), 2).remove(0);
+        let mut theirs = Deeds::default();
+        theirs.accept(&grant, c.b.id(), Some(7), 1, &c.cluster);
+        theirs
+            .give(block(2048, 11), c.a.id(), 8, 2, &c.b, &c.cluster)
+            .unwrap();
+        assert_eq!(theirs.blocks(2, none()), []);
+        assert_eq!(
+            theirs.accept(&grant, c.b.id(), Some(7), 3, &c.cluster),
+            Grant::Known
+        );
+        assert_eq!(theirs.blocks(9, none()), [], "it was passed on");
+        let back = theirs.unacked(c.a.id(), 2).remove(0);
+        assert_eq!(
+            c.deeds.accept(&back, c.a.id(), Some(8), 3, &c.cluster),
+            Grant::New
+        );
+        assert_eq!(c.deeds.blocks(3, none()), [block(0, 11), block(2048, 11)]);
+    }
+
+    #[test]
+    fn a_restarted_donor_signs_again() {
+        let mut c = cast();
+        c.deeds
+            .give(block(2048, 11), c.b.id(), 7, 2, &c.a, &c.cluster)
+            .unwrap();
+        let before = c.deeds.unacked(c.b.id(), 2).remove(0);
+        let mut bytes = Writer::new();
+        c.deeds.write(&mut bytes);
+        let mut again = Deeds::read(&mut Reader::new(&bytes.0, "deeds")).unwrap();
+        assert!(again.reissue(8, 1, &c.a, &c.cluster));
+        let after = again.unacked(c.b.id(), 1).remove(0);
+        let mut theirs = Deeds::default();
+        assert_eq!(
+            theirs.accept(&before, c.b.id(), Some(8), 1, &c.cluster),
+            Grant::Stale
+        );
+        assert_eq!(
+            theirs.accept(&after, c.b.id(), Some(8), 1, &c.cluster),
+            Grant::New
+        );
+        let mut had_it = Deeds::default();
+        assert_eq!(
+            had_it.accept(&before, c.b.id(), Some(7), 1, &c.cluster),
+            Grant::New
+        );
+        assert_eq!(
+            had_it.accept(&after, c.b.id(), Some(8), 2, &c.cluster),
+            Grant::Known
+        );
+        assert!(again.acknowledged(c.b.id(), block(2048, 11), 2));
+        assert!(!again.reissue(9, 2, &c.a, &c.cluster));
+    }
+
+    #[test]
+    fn a_grant_for_another_or_without_proof_is_bad() {
+        let mut c = cast();
+        c.deeds
+            .give(block(2048, 11), c.b.id(), 7, 2, &c.a, &c.cluster)
+            .unwrap();
+        let grant = c.deeds.unacked(c.b.id(), 2).remove(0);
+        let mut theirs = Deeds::default();
+        assert_eq!(
+            theirs.accept(&grant, c.a.id(), Some(7), 1, &c.cluster),
+            Grant::Bad
+        );
+        assert_eq!(
+            theirs.accept(&grant[..1], c.b.id(), Some(7), 1, &c.cluster),
+            Grant::Bad
+        );
+        assert_eq!(
+            theirs.accept(&[], c.b.id(), Some(7), 1, &c.cluster),
+            Grant::Bad
+        );
+        let foreign = ClusterKey::from_bytes(&[9; 32]).public();
+        assert_eq!(
+            theirs.accept(&grant, c.b.id(), Some(7), 1, &foreign),
+            Grant::Bad
+        );
+    }
+
+    #[test]
+    fn a_higher_version_elsewhere_wins() {
+        let mut c = cast();
+        let rolled_back = c.deeds.clone();
+        let given = c
+            .deeds
+            .give(block(0, 10), c.b.id(), 7, 2, &c.a, &c.cluster)
+            .unwrap();
+        assert_eq!(
+            rolled_back.blocks(1, [given].iter()),
+            [block(1024, 10), block(2048, 11)]
+        );
+        let lower = Deed::genesis(block(0, 12), c.b.id(), &c.key);
+        assert_eq!(
+            rolled_back.blocks(1, [lower].iter()),
+            [block(0, 12)],
+            "equals keep what they have"
+        );
+    }
+
+    #[test]
+    fn joiners_get_a_24_and_donors_keep_enough() {
+        let first = |whole, have, used| gift_bits(whole, 0, have, used).map(|bits| *bits.end());
+        assert_eq!(first(20, 1 << 20, 0), Some(10), "a /22 of the default /12");
+        assert_eq!(first(16, 1 << 16, 0), Some(8), "a /24 of a /16");
+        assert_eq!(first(8, 256, 0), Some(6), "a quarter of a /24");
+        assert_eq!(
+            first(8, 64, 0),
+            Some(5),
+            "at most three quarters of what is left"
+        );
+        assert_eq!(first(8, 64, 45), None, "the donor needs it itself");
+        assert_eq!(first(8, 8, 0), None);
+        assert_eq!(
+            gift_bits(20, 12, 1 << 20, 0),
+            Some(3..=12),
+            "as much as is asked for"
+        );
+        assert_eq!(
+            gift_bits(20, 24, 1 << 20, 0),
+            Some(3..=18),
+            "but not more than a quarter of the range"
+        );
+    }
+}

@@ -1,0 +1,295 @@
+//! The control messages that members send each other inside their sessions.
+//!
+//! The first byte says which message it is; 1 to 31 are the mesh's, others belong to whoever sends them and are handed
+//! on. A session is a datagram service: what must arrive is sent again until it is acknowledged. A message longer than
+//! [`MAX_BODY`] travels in parts (see [`super::parts`]).
+
+use std::net::SocketAddr;
+
+use weave_model::{Block, NodeId};
+
+use super::codec::{Malformed, Reader, Writer};
+use super::deed::{Deed, read_block, write_block};
+use super::record::{MAX_RECORD, RecordVersion};
+
+/// The longest control message that is sent whole, in bytes: it fits the smallest path with all headers around it.
+pub const MAX_BODY: usize = 1150;
+
+/// The highest first byte that is the mesh's.
+pub const LAST_KIND: u8 = 31;
+
+const PING: u8 = 1;
+const PONG: u8 = 2;
+const PART: u8 = 3;
+const RECORD: u8 = 4;
+const RECORD_ACK: u8 = 5;
+const SUMMARY: u8 = 6;
+const DEED_REQUEST: u8 = 7;
+const DEED_GRANT: u8 = 8;
+const DEED_ACK: u8 = 9;
+const DEED_REFUSAL: u8 = 10;
+
+const MAX_MEMBERS: usize = 4096;
+const MAX_CHAIN: usize = 40;
+
+/// One control message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// "Are you there?"
+    Ping {
+        /// Comes back in the answer.
+        id: u64,
+    },
+    /// "Yes, and I see you at this address."
+    Pong {
+        /// As in the ping.
+        id: u64,
+        /// The source address of the ping's datagram.
+        observed: SocketAddr,
+    },
+    /// A part of a longer message.
+    Part {
+        /// Which message it is of.
+        transfer: u32,
+        /// Which part, from 0.
+        index: u8,
+        /// How many parts there are.
+        count: u8,
+        /// The part.
+        bytes: Vec<u8>,
+    },
+    /// A node record, as it was signed.
+    Record(Vec<u8>),
+    /// "I have this record, or a newer one."
+    RecordAck {
+        /// Whose record.
+        node: NodeId,
+        /// The version it has.
+        version: RecordVersion,
+    },
+    /// "These records I have."
+    Summary {
+        /// It answers a summary, so it wants no answer.
+        answer: bool,
+        /// Whose records, and which.
+        records: Vec<(NodeId, RecordVersion)>,
+    },
+    /// "I need addresses."
+    DeedRequest {
+        /// Tells a repeated request from another.
+        id: u64,
+        /// The binary logarithm of how many; 0 for what a joiner gets.
+        bits: u8,
+    },
+    /// "This block is yours": the deed and its chain, nearest first.
+    DeedGrant(Vec<Deed>),
+    /// "I have saved the deed of this block."
+    DeedAck {
+        /// The block.
+        block: Block,
+        /// The counter of the deed's version.
+        counter: u64,
+    },
+    /// "I have none to give."
+    DeedRefusal {
+        /// As in the request.
+        id: u64,
+    },
+}
+
+impl Message {
+    /// The bytes of the message.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Writer::new();
+        match self {
+            Self::Ping { id } => out.u8(PING).u64(*id),
+            Self::Pong { id, observed } => out.u8(PONG).u64(*id).address(*observed),
+            Self::Part {
+                transfer,
+                index,
+                count,
+                bytes,
+            } => out
+                .u8(PART)
+                .u32(*transfer)
+                .u8(*index)
+                .u8(*count)
+                .bytes(bytes),
+            Self::Record(bytes) => out.u8(RECORD).bytes(bytes),
+            Self::RecordAck { node, version } => entry(out.u8(RECORD_ACK), *node, *version),
+            Self::Summary { answer, records } => {
+                out.u8(SUMMARY).u8(u8::from(*answer));
+                records.iter().for_each(|(node, version)| {
+                    entry(&mut out, *node, *version);
+                });
+                &mut out
+            }
+            Self::DeedRequest { id, bits } => out.u8(DEED_REQUEST).u64(*id).u8(*bits),
+            Self::DeedGrant(deeds) => {
+                out.u8(DEED_GRANT);
+                deeds.iter().for_each(|deed| deed.write(&mut out));
+                &mut out
+            }
+            Self::DeedAck { block, counter } => {
+                write_block(*block, out.u8(DEED_ACK));
+                out.u64(*counter)
+            }
+            Self::DeedRefusal { id } => out.u8(DEED_REFUSAL).u64(*id),
+        };
+        out.0
+    }
+
+    /// Reads a message; `Ok(None)` for a kind that is not the mesh's.
+    ///
+    /// # Errors
+    /// When it is of a known kind but does not have that kind's form.
+    pub fn decode(bytes: &[u8]) -> Result<Option<Self>, Malformed> {
+        let mut reader = Reader::new(bytes, "control message");
+        let message = match reader.u8()? {
+            PING => Self::Ping { id: reader.u64()? },
+            PONG => Self::Pong {
+                id: reader.u64()?,
+                observed: reader.address()?,
+            },
+            PART => {
+                let (transfer, index, count) = (reader.u32()?, reader.u8()?, reader.u8()?);
+                let bytes = reader.bytes(reader.rest().len())?.to_vec();
+                Self::Part {
+                    transfer,
+                    index,
+                    count,
+                    bytes,
+                }
+            }
+            RECORD if reader.rest().len() <= MAX_RECORD => {
+                Self::Record(reader.bytes(reader.rest().len())?.to_vec())
+            }
+            RECORD_ACK => {
+                let (node, version) = read_entry(&mut reader)?;
+                Self::RecordAck { node, version }
+            }
+            SUMMARY => {
+                let answer = reader.u8()? != 0;
+                Self::Summary {
+                    answer,
+                    records: read_all(&mut reader, MAX_MEMBERS, read_entry)?,
+                }
+            }
+            DEED_REQUEST => Self::DeedRequest {
+                id: reader.u64()?,
+                bits: reader.u8()?.min(32),
+            },
+            DEED_GRANT => Self::DeedGrant(read_all(&mut reader, MAX_CHAIN, Deed::read)?),
+            DEED_ACK => Self::DeedAck {
+                block: read_block(&mut reader)?,
+                counter: reader.u64()?,
+            },
+            DEED_REFUSAL => Self::DeedRefusal { id: reader.u64()? },
+            RECORD => return Err(reader.malformed()),
+            _ => return Ok(None),
+        };
+        reader.end()?;
+        Ok(Some(message))
+    }
+}
+
+fn entry(out: &mut Writer, node: NodeId, version: RecordVersion) -> &mut Writer {
+    out.bytes(node.as_bytes())
+        .u64(version.boot)
+        .u64(version.counter)
+}
+
+fn read_entry(reader: &mut Reader<'_>) -> Result<(NodeId, RecordVersion), Malformed> {
+    let node = NodeId::from_bytes(reader.array()?);
+    Ok((
+        node,
+        RecordVersion {
+            boot: reader.u64()?,
+            counter: reader.u64()?,
+        },
+    ))
+}
+
+fn read_all<'a, T>(
+    reader: &mut Reader<'a>,
+    most: usize,
+    read: impl Fn(&mut Reader<'a>) -> Result<T, Malformed>,
+) -> Result<Vec<T>, Malformed> {
+    let mut items = Vec::new();
+    while !reader.is_empty() {
+        if items.len() == most {
+            return Err(reader.malformed());
+        }
+        items.push(read(reader)?);
+    }
+    Ok(items)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::cluster::ClusterKey;
+    use super::*;
+
+    fn any_message() -> impl Strategy<Value = Message> {
+        let node = any::<[u8; 32]>().prop_map(NodeId::from_bytes);
+        let version =
+            any::<(u64, u64)>().prop_map(|(boot, counter)| RecordVersion { boot, counter });
+        let block = (any::<u16>(), 0..20u8)
+            .prop_map(|(first, bits)| Block::new(u32::from(first) >> bits << bits, bits).unwrap());
+        let deed = Deed::genesis(
+            Block::new(0, 12).unwrap(),
+            NodeId::from_bytes([1; 32]),
+            &ClusterKey::from_bytes(&[2; 32]),
+        );
+        prop_oneof![
+            any::<u64>().prop_map(|id| Message::Ping { id }),
+            any::<(u64, [u8; 4], u16)>().prop_map(|(id, ip, port)| Message::Pong {
+                id,
+                observed: SocketAddr::from((ip, port))
+            }),
+            any::<(u32, u8, u8, Vec<u8>)>().prop_map(|(transfer, index, count, bytes)| {
+                Message::Part {
+                    transfer,
+                    index,
+                    count,
+                    bytes,
+                }
+            }),
+            any::<Vec<u8>>().prop_map(Message::Record),
+            (node.clone(), version.clone())
+                .prop_map(|(node, version)| Message::RecordAck { node, version }),
+            (
+                any::<bool>(),
+                proptest::collection::vec((node, version), 0..5)
+            )
+                .prop_map(|(answer, records)| Message::Summary { answer, records }),
+            (any::<u64>(), 0..=32u8).prop_map(|(id, bits)| Message::DeedRequest { id, bits }),
+            (0..4usize).prop_map(move |n| Message::DeedGrant(vec![deed; n])),
+            (block, any::<u64>()).prop_map(|(block, counter)| Message::DeedAck { block, counter }),
+            any::<u64>().prop_map(|id| Message::DeedRefusal { id }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn any_message_round_trips(message in any_message()) {
+            prop_assert_eq!(Message::decode(&message.encode()), Ok(Some(message)));
+        }
+
+        #[test]
+        fn junk_does_no_harm(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            if let Ok(Some(message)) = Message::decode(&bytes) {
+                prop_assert_eq!(Message::decode(&message.encode()), Ok(Some(message)));
+            }
+        }
+    }
+
+    #[test]
+    fn other_kinds_are_not_ours() {
+        assert_eq!(Message::decode(&[LAST_KIND + 1, 1, 2, 3]), Ok(None));
+        assert!(Message::decode(&[]).is_err());
+        assert!(Message::decode(&[PING, 1]).is_err());
+    }
+}

@@ -1,0 +1,219 @@
+//! The join tokens that an admin node made: who may still come in by each.
+//!
+//! A use is counted by the joiner's node id, so a joiner that lost the answer and asks again is let in again and uses
+//! nothing up. A token that is expired or used up is remembered for a day, so that whoever still tries it can be told
+//! why it fails; a token that is not known gets no answer at all.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use rand_core::CryptoRng;
+use weave_model::{NodeId, TokenId};
+use zeroize::Zeroizing;
+
+use super::codec::{Malformed, Reader, Writer};
+
+/// How long a dead token is remembered.
+const REMEMBERED: Duration = Duration::from_secs(24 * 3600);
+/// The most tokens that are remembered; the ones that expire first make room.
+const MAX_TOKENS: usize = 1000;
+const MAX_USES: usize = 10_000;
+
+/// Why a joiner is not let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The token's time is over.
+    Expired,
+    /// As many nodes as it was made for have joined with it.
+    UsedUp,
+    /// The inviter cannot save anything just now.
+    Unable,
+}
+
+impl Refusal {
+    /// The byte on the wire.
+    pub const fn to_wire(self) -> u8 {
+        match self {
+            Self::Expired => 1,
+            Self::UsedUp => 2,
+            Self::Unable => 3,
+        }
+    }
+
+    /// The refusal that a byte names; a later version's is taken for [`Refusal::Unable`].
+    pub const fn from_wire(byte: u8) -> Self {
+        match byte {
+            1 => Self::Expired,
+            2 => Self::UsedUp,
+            _ => Self::Unable,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Invitation {
+    secret: Zeroizing<[u8; 32]>,
+    /// Since the Unix epoch.
+    expires: Duration,
+    uses: u32,
+    joined: BTreeSet<NodeId>,
+}
+
+/// All tokens of a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tokens(BTreeMap<TokenId, Invitation>);
+
+impl Tokens {
+    /// Makes a token for `uses` joiners until `ttl` after `wall`. It is good once it is saved.
+    pub fn create(
+        &mut self,
+        ttl: Duration,
+        uses: u32,
+        wall: Duration,
+        rng: &mut impl CryptoRng,
+    ) -> (TokenId, Zeroizing<[u8; 32]>) {
+        self.0
+            .retain(|_, invitation| wall < invitation.expires + REMEMBERED);
+        if self.0.len() >= MAX_TOKENS {
+            let first = self
+                .0
+                .iter()
+                .min_by_key(|(_, invitation)| invitation.expires);
+            if let Some(id) = first.map(|(id, _)| *id) {
+                self.0.remove(&id);
+            }
+        }
+        let mut id = TokenId([0; 16]);
+        let mut secret = Zeroizing::new([0; 32]);
+        rng.fill_bytes(&mut id.0);
+        rng.fill_bytes(&mut *secret);
+        let invitation = Invitation {
+            secret: secret.clone(),
+            expires: wall + ttl,
+            uses,
+            joined: BTreeSet::new(),
+        };
+        self.0.insert(id, invitation);
+        (id, secret)
+    }
+
+    /// Forgets a token.
+    pub fn remove(&mut self, id: TokenId) {
+        self.0.remove(&id);
+    }
+
+    /// The secret of a token that is remembered, dead or not.
+    pub fn secret(&self, id: TokenId) -> Option<&[u8; 32]> {
+        self.0.get(&id).map(|invitation| &*invitation.secret)
+    }
+
+    /// Lets `node` in: `Ok(true)` if that used the token and must be saved, `Ok(false)` if it was let in before.
+    ///
+    /// # Errors
+    /// Why it is not let in; an unknown token counts as expired.
+    pub fn admit(&mut self, id: TokenId, node: NodeId, wall: Duration) -> Result<bool, Refusal> {
+        let invitation = self.0.get_mut(&id).ok_or(Refusal::Expired)?;
+        if wall >= invitation.expires {
+            return Err(Refusal::Expired);
+        }
+        if invitation.joined.contains(&node) {
+            return Ok(false);
+        }
+        if invitation.joined.len() >= invitation.uses as usize {
+            return Err(Refusal::UsedUp);
+        }
+        Ok(invitation.joined.insert(node))
+    }
+
+    /// Appends all tokens, for the saved state.
+    pub fn write(&self, out: &mut Writer) {
+        out.u32(self.0.len() as u32);
+        for (id, invitation) in &self.0 {
+            out.bytes(&id.0)
+                .bytes(&*invitation.secret)
+                .u64(invitation.expires.as_secs());
+            out.u32(invitation.uses).u32(invitation.joined.len() as u32);
+            invitation.joined.iter().for_each(|node| {
+                out.bytes(node.as_bytes());
+            });
+        }
+    }
+
+    /// Reads what was saved.
+    pub fn read(bytes: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let mut tokens = BTreeMap::new();
+        for _ in 0..bytes.u32()? {
+            let id = TokenId(bytes.array()?);
+            let secret = Zeroizing::new(bytes.array()?);
+            let expires = Duration::from_secs(bytes.u64()?);
+            let uses = bytes.u32()?;
+            let count = bytes.u32()? as usize;
+            if count > MAX_USES || tokens.len() > MAX_TOKENS {
+                return Err(bytes.malformed());
+            }
+            let joined = (0..count).map(|_| bytes.array().map(NodeId::from_bytes));
+            let joined = joined.collect::<Result<_, _>>()?;
+            tokens.insert(
+                id,
+                Invitation {
+                    secret,
+                    expires,
+                    uses,
+                    joined,
+                },
+            );
+        }
+        Ok(Self(tokens))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn node(n: u8) -> NodeId {
+        NodeId::from_bytes([n; 32])
+    }
+
+    #[test]
+    fn a_token_lets_in_as_many_as_it_says() {
+        let mut rng = StdRng::seed_from_u64(1);
+        let mut tokens = Tokens::default();
+        let start = HOUR * 1000;
+        let (id, secret) = tokens.create(HOUR, 2, start, &mut rng);
+        assert_eq!(tokens.secret(id), Some(&*secret));
+        assert_eq!(tokens.admit(id, node(1), start), Ok(true));
+        assert_eq!(tokens.admit(id, node(1), start), Ok(false), "asked again");
+        assert_eq!(tokens.admit(id, node(2), start), Ok(true));
+        assert_eq!(tokens.admit(id, node(3), start), Err(Refusal::UsedUp));
+        assert_eq!(tokens.admit(id, node(1), start), Ok(false));
+        assert_eq!(
+            tokens.admit(id, node(1), start + HOUR),
+            Err(Refusal::Expired)
+        );
+        let mut bytes = Writer::new();
+        tokens.write(&mut bytes);
+        assert_eq!(
+            Tokens::read(&mut Reader::new(&bytes.0, "tokens")),
+            Ok(tokens)
+        );
+    }
+
+    #[test]
+    fn a_dead_token_is_remembered_for_a_day() {
+        let mut rng = StdRng::seed_from_u64(1);
+        let mut tokens = Tokens::default();
+        let start = HOUR * 1000;
+        let (old, _) = tokens.create(HOUR, 1, start, &mut rng);
+        let (young, _) = tokens.create(HOUR, 1, start + HOUR * 24, &mut rng);
+        assert!(tokens.secret(old).is_some());
+        tokens.create(HOUR, 1, start + HOUR * 25, &mut rng);
+        assert!(tokens.secret(old).is_none() && tokens.secret(young).is_some());
+        assert_eq!(tokens.admit(old, node(1), start), Err(Refusal::Expired));
+    }
+}
