@@ -8,11 +8,26 @@ use crate::lab::{Container, Host, Lab, form};
 /// Rules of an administrator: a filter and a translation of their own, with sets, in nft's own words.
 const ADMIN: &str = r#"
 table inet admin {
-	set friends { type ipv4_addr; flags interval; elements = { 192.168.77.0/24, 198.51.100.7 } }
-	chain input { type filter hook input priority filter; policy accept; ip saddr @friends tcp dport 22 counter accept }
-	chain forward { type filter hook forward priority filter + 10; policy accept; ct state invalid drop }
+	set friends {
+		type ipv4_addr
+		flags interval
+		elements = { 192.168.77.0/24, 198.51.100.7 }
+	}
+	chain input {
+		type filter hook input priority filter; policy accept;
+		ip saddr @friends tcp dport 22 counter accept
+	}
+	chain forward {
+		type filter hook forward priority filter + 10; policy accept;
+		ct state invalid drop
+	}
 }
-table ip weaver { chain out { type nat hook postrouting priority srcnat; policy accept; ip daddr 198.51.100.7 masquerade } }
+table ip admin-nat {
+	chain out {
+		type nat hook postrouting priority srcnat; policy accept;
+		ip daddr 198.51.100.7 masquerade
+	}
+}
 "#;
 
 /// What Docker 28 sets up on a host without containers, its DOCKER-USER chain included.
@@ -43,7 +58,7 @@ fn foreign_rules_stay_and_docker_does_not_block() {
                 .sh(&format!("nft -f - <<'END'\n{ADMIN}\nEND\n{DOCKER}"));
         }
         let before = hosts.each_ref().map(foreign);
-        assert!(before[0].contains("DOCKER-USER") && before[0].contains("table ip weaver"));
+        assert!(before[0].contains("DOCKER-USER") && before[0].contains("table ip admin-nat"));
         hosts.iter().for_each(Host::start);
         form(&hosts);
         let [a, b, c] = [
@@ -132,25 +147,27 @@ fn reach_one_another(containers: &[&Container]) {
     }
 }
 
-/// Every rule on a host that is not ours, without counters: whole tables of ours are left out, and so are single rules
-/// in foreign chains that carry our name in a comment.
+/// Every rule on a host that is not ours, without counters: the tables of nft but ours, and what iptables saves but
+/// single rules that carry our name.
 fn foreign(host: &Host) -> String {
-    let rules = host
-        .ns
-        .sh("nft -s list ruleset; iptables-save; ip6tables-save");
-    let mut ours = false;
     let mut kept = String::new();
-    for line in rules.lines() {
-        if line.starts_with("table ") {
-            ours = line.contains(" weave-");
+    let mut skip = false;
+    for line in host.ns.sh("nft -s list ruleset").lines() {
+        if let Some(table) = line.strip_prefix("table ") {
+            // The tables of iptables follow below, in words that show their comments.
+            skip =
+                table.contains(" weave-") || table.contains(" filter ") || table.contains(" nat ");
         }
-        // iptables-save says when it ran, and how many packets each policy has seen.
+        if !skip {
+            kept += &format!("{line}\n");
+        }
+    }
+    for line in host.ns.sh("iptables-save; ip6tables-save").lines() {
+        // It says when it ran, and how many packets each policy has seen.
         let line = line.split(" [").next().unwrap_or_default();
-        if !ours && !line.starts_with('#') && !line.contains("weave:") {
-            kept.push_str(line);
-            kept.push('\n');
+        if !line.starts_with('#') && !line.contains("weave") {
+            kept += &format!("{line}\n");
         }
-        ours &= line != "}";
     }
     kept
 }
