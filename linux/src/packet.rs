@@ -68,7 +68,10 @@ impl PacketSocket {
             return Err(io::Error::last_os_error());
         }
         // SAFETY: `fd` was just made and nobody else owns it.
-        let socket = Self { fd: unsafe { OwnedFd::from_raw_fd(fd) }, family };
+        let socket = Self {
+            fd: unsafe { OwnedFd::from_raw_fd(fd) },
+            family,
+        };
         socket.set(libc::SOL_PACKET, PACKET_VNET_HDR, &1_i32)?;
         let timeout = libc::timeval {
             tv_sec: read_timeout.as_secs() as libc::time_t,
@@ -96,7 +99,10 @@ impl PacketSocket {
             step(RETURN, 0, 0, u32::MAX),
             step(RETURN, 0, 0, 0),
         ];
-        let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+        let filter = libc::sock_fprog {
+            len: program.len() as u16,
+            filter: program.as_mut_ptr(),
+        };
         self.set(libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &filter)
     }
 
@@ -104,8 +110,13 @@ impl PacketSocket {
         let address = self.address(0, [0; 6]);
         let size = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
         // SAFETY: `address` is a whole `sockaddr_ll` that lives across the call.
-        let result = unsafe { libc::bind(self.fd.as_raw_fd(), ptr::from_ref(&address).cast(), size) };
-        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        let result =
+            unsafe { libc::bind(self.fd.as_raw_fd(), ptr::from_ref(&address).cast(), size) };
+        if result < 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(())
+        }
     }
 
     fn address(&self, interface: u32, mac: [u8; 6]) -> libc::sockaddr_ll {
@@ -124,7 +135,11 @@ impl PacketSocket {
         let value = ptr::from_ref(value).cast::<c_void>();
         // SAFETY: `value` points to a `T` of `size` bytes that lives across the call; the kernel copies it.
         let result = unsafe { libc::setsockopt(self.fd.as_raw_fd(), level, name, value, size) };
-        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        if result < 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(())
+        }
     }
 
     /// Waits for a packet and puts it, from its IP header on, at the start of `buffer`.
@@ -135,12 +150,22 @@ impl PacketSocket {
         let mut header = [0; VirtioHeader::SIZE];
         let mut ethernet = [0; ETHERNET];
         let mut parts = [
-            libc::iovec { iov_base: header.as_mut_ptr().cast(), iov_len: header.len() },
-            libc::iovec { iov_base: ethernet.as_mut_ptr().cast(), iov_len: ethernet.len() },
-            libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() },
+            libc::iovec {
+                iov_base: header.as_mut_ptr().cast(),
+                iov_len: header.len(),
+            },
+            libc::iovec {
+                iov_base: ethernet.as_mut_ptr().cast(),
+                iov_len: ethernet.len(),
+            },
+            libc::iovec {
+                iov_base: buffer.as_mut_ptr().cast(),
+                iov_len: buffer.len(),
+            },
         ];
         // SAFETY: both are plain data for which all zeroes are valid.
-        let (mut from, mut message): (libc::sockaddr_ll, libc::msghdr) = unsafe { (zeroed(), zeroed()) };
+        let (mut from, mut message): (libc::sockaddr_ll, libc::msghdr) =
+            unsafe { (zeroed(), zeroed()) };
         message.msg_name = (&raw mut from).cast();
         message.msg_namelen = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
         message.msg_iov = parts.as_mut_ptr();
@@ -148,10 +173,16 @@ impl PacketSocket {
         // SAFETY: all that `message` points to is writable and lives across the call.
         let got = unsafe { libc::recvmsg(self.fd.as_raw_fd(), &raw mut message, 0) };
         let got = usize::try_from(got).map_err(|_| io::Error::last_os_error())?;
-        let len = got.checked_sub(VirtioHeader::SIZE + ETHERNET).ok_or(io::ErrorKind::InvalidData)?;
+        let len = got
+            .checked_sub(VirtioHeader::SIZE + ETHERNET)
+            .ok_or(io::ErrorKind::InvalidData)?;
         let mut header = VirtioHeader::from_bytes(header);
         header.csum_start = header.csum_start.saturating_sub(ETHERNET as u16);
-        Ok(Heard { interface: from.sll_ifindex.unsigned_abs(), header, len })
+        Ok(Heard {
+            interface: from.sll_ifindex.unsigned_abs(),
+            header,
+            len,
+        })
     }
 
     /// Puts a whole IP packet, its checksums done, on an interface for a link-level group address.
@@ -164,7 +195,10 @@ impl PacketSocket {
         ethernet[..6].copy_from_slice(&group);
         ethernet[6..12].copy_from_slice(&[0x02, 0, 0, 0, 0, 1]);
         ethernet[12..].copy_from_slice(&self.family.ethertype().to_be_bytes());
-        let part = |bytes: &[u8]| libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+        let part = |bytes: &[u8]| libc::iovec {
+            iov_base: bytes.as_ptr().cast_mut().cast(),
+            iov_len: bytes.len(),
+        };
         let mut parts = [part(&header), part(&ethernet), part(packet)];
         let mut to = self.address(interface, group);
         // SAFETY: `msghdr` is plain data for which all zeroes are valid.
@@ -175,7 +209,11 @@ impl PacketSocket {
         message.msg_iovlen = parts.len() as _;
         // SAFETY: all that `message` points to lives across the call and is only read.
         let sent = unsafe { libc::sendmsg(self.fd.as_raw_fd(), &raw const message, 0) };
-        if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        if sent < 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(())
+        }
     }
 }
 

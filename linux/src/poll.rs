@@ -13,9 +13,17 @@ use std::time::Duration;
 /// Those of `ppoll` but `EINTR`, which counts as "nothing ready".
 pub fn readable(fds: &[BorrowedFd<'_>], timeout: Option<Duration>) -> io::Result<u32> {
     assert!(fds.len() <= 4, "a data thread waits for a few descriptors");
-    let mut set = [libc::pollfd { fd: -1, events: 0, revents: 0 }; 4];
+    let mut set = [libc::pollfd {
+        fd: -1,
+        events: 0,
+        revents: 0,
+    }; 4];
     for (entry, fd) in set.iter_mut().zip(fds) {
-        *entry = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        *entry = libc::pollfd {
+            fd: fd.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
     }
     let spec = timeout.map(|t| libc::timespec {
         tv_sec: t.as_secs().try_into().unwrap_or(libc::time_t::MAX),
@@ -23,13 +31,26 @@ pub fn readable(fds: &[BorrowedFd<'_>], timeout: Option<Duration>) -> io::Result
     });
     let spec = spec.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
     // SAFETY: `set` holds at least `fds.len()` entries and `spec` is null or points to a live timespec.
-    let ready = unsafe { libc::ppoll(set.as_mut_ptr(), fds.len() as libc::nfds_t, spec, std::ptr::null()) };
+    let ready = unsafe {
+        libc::ppoll(
+            set.as_mut_ptr(),
+            fds.len() as libc::nfds_t,
+            spec,
+            std::ptr::null(),
+        )
+    };
     if ready < 0 {
         let error = io::Error::last_os_error();
-        return if error.kind() == io::ErrorKind::Interrupted { Ok(0) } else { Err(error) };
+        return if error.kind() == io::ErrorKind::Interrupted {
+            Ok(0)
+        } else {
+            Err(error)
+        };
     }
     let bits = set.iter().take(fds.len()).enumerate();
-    Ok(bits.filter(|(_, entry)| entry.revents != 0).fold(0, |mask, (place, _)| mask | 1 << place))
+    Ok(bits
+        .filter(|(_, entry)| entry.revents != 0)
+        .fold(0, |mask, (place, _)| mask | 1 << place))
 }
 
 /// An event counter (`eventfd`): one side rings, any number of waiting threads see it readable until it is drained.
@@ -50,7 +71,9 @@ impl Bell {
             return Err(io::Error::last_os_error());
         }
         // SAFETY: `fd` was just made and nobody else owns it.
-        Ok(Self { fd: unsafe { OwnedFd::from_raw_fd(fd) } })
+        Ok(Self {
+            fd: unsafe { OwnedFd::from_raw_fd(fd) },
+        })
     }
 
     /// Makes the bell readable.
@@ -74,7 +97,10 @@ mod tests {
     #[test]
     fn a_bell_wakes_a_waiter() {
         let bell = Bell::new().unwrap();
-        assert_eq!(readable(&[bell.as_fd()], Some(Duration::from_millis(1))).unwrap(), 0);
+        assert_eq!(
+            readable(&[bell.as_fd()], Some(Duration::from_millis(1))).unwrap(),
+            0
+        );
         bell.ring();
         assert_eq!(readable(&[bell.as_fd()], None).unwrap(), 1);
     }

@@ -30,7 +30,7 @@ const OFFLOAD_USO6: c_uint = 0x40;
 pub struct TunOptions {
     /// The device's name, at most 15 bytes.
     pub name: String,
-    /// How many queues to open. More than one needs `IFF_MULTI_QUEUE`, which a persistent device keeps for life.
+    /// How many queues to open. The device is made for several even if one is opened: it keeps its kind for life.
     pub queues: usize,
     /// Whether to ask for TCP segmentation offload (super-packets).
     pub tso: bool,
@@ -64,7 +64,7 @@ impl Tun {
     pub fn open(options: &TunOptions) -> io::Result<TunQueues> {
         let mut queues = Vec::with_capacity(options.queues);
         for _ in 0..options.queues.max(1) {
-            queues.push(Self::open_queue(&options.name, options.queues > 1)?);
+            queues.push(Self::open_queue(&options.name)?);
         }
         let (tso, uso) = queues[0].set_offloads(options)?;
         let first = &queues[0];
@@ -73,7 +73,7 @@ impl Tun {
         Ok(TunQueues { queues, tso, uso })
     }
 
-    fn open_queue(name: &str, multi: bool) -> io::Result<Self> {
+    fn open_queue(name: &str) -> io::Result<Self> {
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -82,8 +82,7 @@ impl Tun {
         // SAFETY: `ifreq` is plain data for which all zeroes are valid.
         let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
         crate::ifname::fill(&mut request.ifr_name, name)?;
-        let multi = if multi { libc::IFF_MULTI_QUEUE } else { 0 };
-        let flags = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR | multi;
+        let flags = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_MULTI_QUEUE;
         request.ifr_ifru.ifru_flags = flags as c_short;
         // SAFETY: the kernel reads and writes one `ifreq`, which lives across the call.
         check(unsafe { libc::ioctl(file.as_raw_fd(), TUNSETIFF, &mut request) })?;
@@ -121,7 +120,9 @@ impl Tun {
         // SAFETY: `IoSliceMut` is ABI-compatible with `iovec`, and both slices outlive the call.
         let got = unsafe { libc::readv(self.fd.as_raw_fd(), parts.as_mut_ptr().cast(), 2) };
         let got = usize::try_from(got).map_err(|_| io::Error::last_os_error())?;
-        let len = got.checked_sub(VirtioHeader::SIZE).ok_or(io::ErrorKind::UnexpectedEof)?;
+        let len = got
+            .checked_sub(VirtioHeader::SIZE)
+            .ok_or(io::ErrorKind::UnexpectedEof)?;
         Ok((VirtioHeader::from_bytes(header), len))
     }
 
@@ -133,7 +134,11 @@ impl Tun {
         let count = c_int::try_from(pieces.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
         // SAFETY: `IoSlice` is ABI-compatible with `iovec`, and all slices outlive the call.
         let sent = unsafe { libc::writev(self.fd.as_raw_fd(), pieces.as_ptr().cast(), count) };
-        if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        if sent < 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -156,7 +161,11 @@ pub fn remove(queues: TunQueues) -> io::Result<()> {
 }
 
 fn check(result: c_int) -> io::Result<()> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }
 
 /// How a packet is to be cut, the low bits of [`VirtioHeader::gso_type`].

@@ -72,7 +72,12 @@ impl UdpSocket {
         }
         socket.set_reuse_port(options.reuse_port)?;
         socket.set_read_timeout(options.read_timeout)?;
-        let this = Self { socket, v6, gso: AtomicBool::new(options.gso), gro: false };
+        let this = Self {
+            socket,
+            v6,
+            gso: AtomicBool::new(options.gso),
+            gro: false,
+        };
         this.never_fragment()?;
         this.size_buffers();
         let gro = options.gro && this.set(libc::SOL_UDP, libc::UDP_GRO, 1).is_ok();
@@ -86,9 +91,17 @@ impl UdpSocket {
 
     /// Sets DF and takes the path MTU from nobody but us (`IP_PMTUDISC_PROBE`).
     fn never_fragment(&self) -> io::Result<()> {
-        self.set(libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE)?;
+        self.set(
+            libc::IPPROTO_IP,
+            libc::IP_MTU_DISCOVER,
+            libc::IP_PMTUDISC_PROBE,
+        )?;
         if self.v6 {
-            self.set(libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_PROBE)?;
+            self.set(
+                libc::IPPROTO_IPV6,
+                libc::IPV6_MTU_DISCOVER,
+                libc::IPV6_PMTUDISC_PROBE,
+            )?;
         }
         Ok(())
     }
@@ -110,7 +123,11 @@ impl UdpSocket {
         let value = ptr::from_ref(&value).cast::<c_void>();
         // SAFETY: `value` points to an int of `size` bytes that lives across the call.
         let result = unsafe { libc::setsockopt(self.socket.as_raw_fd(), level, name, value, size) };
-        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        if result < 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(())
+        }
     }
 
     /// The address it is bound to.
@@ -118,7 +135,10 @@ impl UdpSocket {
     /// # Errors
     /// Those of `getsockname`.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.socket.local_addr()?.as_socket().ok_or_else(|| io::ErrorKind::InvalidInput.into())
+        self.socket
+            .local_addr()?
+            .as_socket()
+            .ok_or_else(|| io::ErrorKind::InvalidInput.into())
     }
 
     /// Whether batches are still sent in one call.
@@ -140,9 +160,21 @@ impl UdpSocket {
         const LOAD_BYTE: u16 = 0x30;
         const MODULO: u16 = 0x94;
         const RETURN_A: u16 = 0x16;
-        let step = |code, k| libc::sock_filter { code, jt: 0, jf: 0, k };
-        let mut program = [step(LOAD_BYTE, offset), step(MODULO, sockets.max(1)), step(RETURN_A, 0)];
-        let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+        let step = |code, k| libc::sock_filter {
+            code,
+            jt: 0,
+            jf: 0,
+            k,
+        };
+        let mut program = [
+            step(LOAD_BYTE, offset),
+            step(MODULO, sockets.max(1)),
+            step(RETURN_A, 0),
+        ];
+        let filter = libc::sock_fprog {
+            len: program.len() as u16,
+            filter: program.as_mut_ptr(),
+        };
         let size = size_of::<libc::sock_fprog>() as libc::socklen_t;
         // SAFETY: `filter` and the program it points to live across the call; the kernel copies both.
         let result = unsafe {
@@ -154,7 +186,11 @@ impl UdpSocket {
                 size,
             )
         };
-        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        if result < 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(())
+        }
     }
 
     /// Sends `batch` as datagrams of `segment` bytes (the last may be shorter), marked with two ECN bits.
@@ -174,20 +210,36 @@ impl UdpSocket {
                 result => return result,
             }
         }
-        batch.chunks(segment).try_for_each(|datagram| self.send_one(&address, datagram, None, ecn))
+        batch
+            .chunks(segment)
+            .try_for_each(|datagram| self.send_one(&address, datagram, None, ecn))
     }
 
-    fn send_one(&self, to: &Address, bytes: &[u8], segment: Option<u16>, ecn: u8) -> io::Result<()> {
+    fn send_one(
+        &self,
+        to: &Address,
+        bytes: &[u8],
+        segment: Option<u16>,
+        ecn: u8,
+    ) -> io::Result<()> {
         let mut control = Control::new();
         let mut used = 0;
         if let Some(segment) = segment {
-            used = control.push(used, libc::SOL_UDP, libc::UDP_SEGMENT, &segment.to_ne_bytes());
+            used = control.push(
+                used,
+                libc::SOL_UDP,
+                libc::UDP_SEGMENT,
+                &segment.to_ne_bytes(),
+            );
         }
         if ecn != 0 {
             let (level, kind) = to.traffic_class();
             used = control.push(used, level, kind, &c_int::from(ecn).to_ne_bytes());
         }
-        let mut part = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+        let mut part = libc::iovec {
+            iov_base: bytes.as_ptr().cast_mut().cast(),
+            iov_len: bytes.len(),
+        };
         // SAFETY: `msghdr` is plain data for which all zeroes are valid.
         let mut message: libc::msghdr = unsafe { zeroed() };
         message.msg_name = ptr::from_ref(&to.storage).cast_mut().cast();
@@ -200,7 +252,11 @@ impl UdpSocket {
         }
         // SAFETY: all that `message` points to lives across the call and is only read.
         let sent = unsafe { libc::sendmsg(self.socket.as_raw_fd(), &raw const message, 0) };
-        if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        if sent < 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(())
+        }
     }
 
     /// Waits for datagrams and takes all that the kernel joined; `buffer` should hold 65,535 bytes.
@@ -209,9 +265,13 @@ impl UdpSocket {
     /// `WouldBlock` when the read timeout of [`UdpOptions`] is over.
     pub fn recv(&self, buffer: &mut [u8]) -> io::Result<Received> {
         // SAFETY: `sockaddr_storage` and `msghdr` are plain data for which all zeroes are valid.
-        let (mut name, mut message): (libc::sockaddr_storage, libc::msghdr) = unsafe { (zeroed(), zeroed()) };
+        let (mut name, mut message): (libc::sockaddr_storage, libc::msghdr) =
+            unsafe { (zeroed(), zeroed()) };
         let mut control = Control::new();
-        let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+        let mut part = libc::iovec {
+            iov_base: buffer.as_mut_ptr().cast(),
+            iov_len: buffer.len(),
+        };
         message.msg_name = (&raw mut name).cast();
         message.msg_namelen = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
         message.msg_iov = &raw mut part;
@@ -222,7 +282,12 @@ impl UdpSocket {
         let got = unsafe { libc::recvmsg(self.socket.as_raw_fd(), &raw mut message, 0) };
         let len = usize::try_from(got).map_err(|_| io::Error::last_os_error())?;
         let (stride, ecn) = read_control(&message);
-        Ok(Received { len, stride: stride.unwrap_or(len).max(1), from: from_storage(&name)?, ecn })
+        Ok(Received {
+            len,
+            stride: stride.unwrap_or(len).max(1),
+            from: from_storage(&name)?,
+            ecn,
+        })
     }
 }
 
@@ -237,7 +302,11 @@ impl AsFd for UdpSocket {
 /// # Errors
 /// `NetworkUnreachable` when no route leads there.
 pub fn mtu_towards(to: SocketAddr) -> io::Result<u32> {
-    let domain = if to.is_ipv6() { Domain::IPV6 } else { Domain::IPV4 };
+    let domain = if to.is_ipv6() {
+        Domain::IPV6
+    } else {
+        Domain::IPV4
+    };
     let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
     socket.connect(&to.into())?;
     let (level, name) = if to.is_ipv6() {
@@ -248,14 +317,33 @@ pub fn mtu_towards(to: SocketAddr) -> io::Result<u32> {
     let mut mtu: c_int = 0;
     let mut size = size_of::<c_int>() as libc::socklen_t;
     // SAFETY: the kernel writes at most `size` bytes into `mtu`.
-    let result =
-        unsafe { libc::getsockopt(socket.as_raw_fd(), level, name, (&raw mut mtu).cast(), &raw mut size) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(mtu.unsigned_abs()) }
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            (&raw mut mtu).cast(),
+            &raw mut size,
+        )
+    };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(mtu.unsigned_abs())
+    }
+}
+
+/// Whether a send failed because a datagram is larger than the path takes.
+pub fn is_too_big(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EMSGSIZE)
 }
 
 /// `EIO`: the device cannot checksum; `EINVAL`, `EOPNOTSUPP`: the kernel does not know the option.
 fn refuses_gso(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EIO | libc::EINVAL | libc::EOPNOTSUPP))
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EIO | libc::EINVAL | libc::EOPNOTSUPP)
+    )
 }
 
 /// Room for the control messages of one call, aligned as the kernel wants it.
@@ -272,12 +360,29 @@ impl Control {
     /// Appends a control message at `used` and returns where the next one goes.
     fn push(&mut self, used: usize, level: c_int, kind: c_int, data: &[u8]) -> usize {
         // SAFETY: the macros only compute sizes.
-        let (len, space) =
-            unsafe { (libc::CMSG_LEN(data.len() as u32) as usize, libc::CMSG_SPACE(data.len() as u32) as usize) };
-        assert!(used + space <= self.bytes.len(), "two small control messages fit");
-        let header = libc::cmsghdr { cmsg_len: len as _, cmsg_level: level, cmsg_type: kind };
+        let (len, space) = unsafe {
+            (
+                libc::CMSG_LEN(data.len() as u32) as usize,
+                libc::CMSG_SPACE(data.len() as u32) as usize,
+            )
+        };
+        assert!(
+            used + space <= self.bytes.len(),
+            "two small control messages fit"
+        );
+        let header = libc::cmsghdr {
+            cmsg_len: len as _,
+            cmsg_level: level,
+            cmsg_type: kind,
+        };
         // SAFETY: `used + space` bytes are in bounds (asserted) and `cmsghdr` may be written unaligned.
-        unsafe { self.bytes.as_mut_ptr().add(used).cast::<libc::cmsghdr>().write_unaligned(header) };
+        unsafe {
+            self.bytes
+                .as_mut_ptr()
+                .add(used)
+                .cast::<libc::cmsghdr>()
+                .write_unaligned(header)
+        };
         let data_at = used + len - data.len();
         self.bytes[data_at..data_at + data.len()].copy_from_slice(data);
         used + space
@@ -335,7 +440,9 @@ impl Address {
                 let raw = libc::sockaddr_in {
                     sin_family: libc::AF_INET as libc::sa_family_t,
                     sin_port: to.port().to_be(),
-                    sin_addr: libc::in_addr { s_addr: u32::from(*to.ip()).to_be() },
+                    sin_addr: libc::in_addr {
+                        s_addr: u32::from(*to.ip()).to_be(),
+                    },
                     sin_zero: [0; 8],
                 };
                 // SAFETY: `sockaddr_storage` is large enough and aligned for every socket address.
@@ -347,7 +454,9 @@ impl Address {
                     sin6_family: libc::AF_INET6 as libc::sa_family_t,
                     sin6_port: to.port().to_be(),
                     sin6_flowinfo: to.flowinfo(),
-                    sin6_addr: libc::in6_addr { s6_addr: to.ip().octets() },
+                    sin6_addr: libc::in6_addr {
+                        s6_addr: to.ip().octets(),
+                    },
                     sin6_scope_id: to.scope_id(),
                 };
                 // SAFETY: `sockaddr_storage` is large enough and aligned for every socket address.
@@ -355,7 +464,11 @@ impl Address {
                 size_of::<libc::sockaddr_in6>()
             }
         };
-        Self { storage, len: len as libc::socklen_t, v4 }
+        Self {
+            storage,
+            len: len as libc::socklen_t,
+            v4,
+        }
     }
 
     const fn traffic_class(&self) -> (c_int, c_int) {
@@ -393,8 +506,12 @@ fn from_storage(storage: &libc::sockaddr_storage) -> io::Result<SocketAddr> {
 mod tests {
     use super::*;
 
-    const OPTIONS: UdpOptions =
-        UdpOptions { reuse_port: false, gso: true, gro: true, read_timeout: Some(Duration::from_secs(2)) };
+    const OPTIONS: UdpOptions = UdpOptions {
+        reuse_port: false,
+        gso: true,
+        gro: true,
+        read_timeout: Some(Duration::from_secs(2)),
+    };
 
     fn bind(address: &str, options: UdpOptions) -> UdpSocket {
         UdpSocket::bind(address.parse().unwrap(), options).unwrap()
@@ -402,7 +519,11 @@ mod tests {
 
     #[test]
     fn a_batch_arrives_as_equal_datagrams_with_its_ecn_bits() {
-        for (listen, target) in [("127.0.0.1:0", "127.0.0.1"), ("[::]:0", "127.0.0.1"), ("[::]:0", "::1")] {
+        for (listen, target) in [
+            ("127.0.0.1:0", "127.0.0.1"),
+            ("[::]:0", "127.0.0.1"),
+            ("[::]:0", "::1"),
+        ] {
             let (a, b) = (bind(listen, OPTIONS), bind(listen, OPTIONS));
             let to = SocketAddr::new(target.parse().unwrap(), b.local_addr().unwrap().port());
             let batch: Vec<u8> = (0..3500_u32).map(|i| i as u8).collect();
@@ -422,9 +543,14 @@ mod tests {
 
     #[test]
     fn without_gso_the_same_datagrams_arrive_one_by_one() {
-        let plain = UdpOptions { gso: false, gro: false, ..OPTIONS };
+        let plain = UdpOptions {
+            gso: false,
+            gro: false,
+            ..OPTIONS
+        };
         let (a, b) = (bind("127.0.0.1:0", plain), bind("127.0.0.1:0", plain));
-        a.send(b.local_addr().unwrap(), &[7; 2500], 1000, 0).unwrap();
+        a.send(b.local_addr().unwrap(), &[7; 2500], 1000, 0)
+            .unwrap();
         let mut buffer = [0; 65_535];
         let sizes: Vec<usize> = (0..3).map(|_| b.recv(&mut buffer).unwrap().len).collect();
         assert_eq!(sizes, [1000, 1000, 500]);
@@ -432,7 +558,10 @@ mod tests {
 
     #[test]
     fn a_byte_of_the_payload_steers_to_a_socket() {
-        let options = UdpOptions { reuse_port: true, ..OPTIONS };
+        let options = UdpOptions {
+            reuse_port: true,
+            ..OPTIONS
+        };
         let first = bind("127.0.0.1:0", options);
         let address = first.local_addr().unwrap();
         let group = [first, UdpSocket::bind(address, options).unwrap()];

@@ -45,13 +45,15 @@ pub enum Drop {
     RateLimited,
     /// A kind of broadcast or multicast that stays on its own host (IGMP, MLD, neighbour discovery).
     LinkScope,
+    /// Congestion was met on the way and the packet's ends do not speak ECN.
+    Congested,
     /// A handshake message with a wrong MAC, stamp or content.
     BadHandshake,
 }
 
 impl Drop {
     /// Every reason, in the order of their counters.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::TooShort,
         Self::UnknownType,
         Self::UnknownSession,
@@ -71,6 +73,7 @@ impl Drop {
         Self::QueueFull,
         Self::RateLimited,
         Self::LinkScope,
+        Self::Congested,
         Self::BadHandshake,
     ];
 
@@ -96,6 +99,7 @@ impl Drop {
             Self::QueueFull => "queue_full",
             Self::RateLimited => "rate_limited",
             Self::LinkScope => "link_scope",
+            Self::Congested => "congested",
             Self::BadHandshake => "bad_handshake",
         }
     }

@@ -9,6 +9,9 @@ pub mod keys;
 pub mod ipam;
 pub mod store;
 pub mod mesh;
+pub mod noise;
 pub mod session;
 
+pub mod attach;
 pub mod path;
+pub mod driver;

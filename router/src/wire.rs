@@ -19,8 +19,9 @@
 //! control    body = one control message                                          | kind 1
 //! packets    body = (length:15 bits with the top bit CSUM, network:2, packet)... | kind 2
 //! slice      body = payload, then a copy of the packet's headers                 | trailer of 12 bytes, kind 3
-//! broadcast  body = packet                                                       | network:2, flags:1, kind 4
 //! ```
+//!
+//! A packet for a broadcast or multicast address travels as slices (mostly one) with the flag *group*.
 //!
 //! The network id travels inside the sealed part: outsiders do not learn it.
 
@@ -104,7 +105,9 @@ impl Header {
             kind: Type::from_wire(head[0] & 0xf).ok_or(Drop::UnknownType)?,
             lane: head[1],
             receiver: u32_at(head, 4),
-            counter: u64::from_be_bytes([head[8], head[9], head[10], head[11], head[12], head[13], head[14], head[15]]),
+            counter: u64::from_be_bytes([
+                head[8], head[9], head[10], head[11], head[12], head[13], head[14], head[15],
+            ]),
         })
     }
 
@@ -127,10 +130,20 @@ pub enum Kind {
     Control = 1,
     /// Whole packets.
     Packets = 2,
-    /// A piece of one packet that is larger than a datagram.
+    /// A piece of one packet, or all of it.
     Slice = 3,
-    /// A packet for every container of a network.
-    Broadcast = 4,
+}
+
+impl Kind {
+    /// The kind of sealed content, read from its last byte.
+    pub fn of(content: &[u8]) -> Option<Self> {
+        match content.last()? {
+            1 => Some(Self::Control),
+            2 => Some(Self::Packets),
+            3 => Some(Self::Slice),
+            _ => None,
+        }
+    }
 }
 
 /// The top bit of a packet record's length: the transport checksum is still to be done.
@@ -177,7 +190,12 @@ pub fn next_packet(body: &[u8], at: usize) -> Option<Result<Record, Drop>> {
         return Some(Err(Drop::TooShort));
     }
     let csum_pending = length & CSUM_PENDING != 0;
-    Some(Ok(Record { start, end, csum_pending, network: u16_at(head, 2) }))
+    Some(Ok(Record {
+        start,
+        end,
+        csum_pending,
+        network: u16_at(head, 2),
+    }))
 }
 
 /// What the packet is that a slice belongs to. The receiver parses the packet and checks that it is one.
@@ -235,8 +253,11 @@ pub struct Slice {
     pub csum_pending: bool,
     /// The first segment carries CWR and the others must not (RFC 3168 §6.1.2).
     pub cwr: bool,
+    /// It is for every container of the network, not routed.
+    pub group: bool,
 }
 
+const SLICE_GROUP: u8 = 0x20;
 const SLICE_CSUM: u8 = 0x40;
 const SLICE_CWR: u8 = 0x80;
 
@@ -255,7 +276,8 @@ impl Slice {
         b[9] = self.index;
         b[10] = self.shape as u8
             | if self.csum_pending { SLICE_CSUM } else { 0 }
-            | if self.cwr { SLICE_CWR } else { 0 };
+            | if self.cwr { SLICE_CWR } else { 0 }
+            | if self.group { SLICE_GROUP } else { 0 };
         b[11] = Kind::Slice as u8;
         b
     }
@@ -265,7 +287,9 @@ impl Slice {
     /// # Errors
     /// [`Drop::TooShort`]; [`Drop::Malformed`] when offset and length leave the packet, or the shape is unknown.
     pub fn parse(content: &[u8]) -> Result<(Self, usize), Drop> {
-        let (rest, b) = content.split_last_chunk::<{ Self::SIZE }>().ok_or(Drop::TooShort)?;
+        let (rest, b) = content
+            .split_last_chunk::<{ Self::SIZE }>()
+            .ok_or(Drop::TooShort)?;
         let slice = Self {
             offset: u16_at(b, 0),
             total: u16_at(b, 2),
@@ -273,36 +297,20 @@ impl Slice {
             network: u16_at(b, 6),
             headers: b[8],
             index: b[9],
-            shape: Shape::from_wire(b[10] & 0x3f).ok_or(Drop::Malformed)?,
+            shape: Shape::from_wire(b[10] & 0x1f).ok_or(Drop::Malformed)?,
             csum_pending: b[10] & SLICE_CSUM != 0,
             cwr: b[10] & SLICE_CWR != 0,
+            group: b[10] & SLICE_GROUP != 0,
         };
-        let payload = rest.len().checked_sub(usize::from(slice.headers)).ok_or(Drop::TooShort)?;
+        let payload = rest
+            .len()
+            .checked_sub(usize::from(slice.headers))
+            .ok_or(Drop::TooShort)?;
         let end = usize::from(slice.offset) + payload;
         if payload == 0 || end > usize::from(slice.total) {
             return Err(Drop::Malformed);
         }
         Ok((slice, payload))
-    }
-}
-
-/// Bytes of the trailer of a broadcast.
-pub const BROADCAST_TRAILER: usize = 4;
-
-/// The trailer of a broadcast for a network; its packet's checksums are always done.
-pub const fn broadcast_trailer(network: u16) -> [u8; BROADCAST_TRAILER] {
-    let network = network.to_be_bytes();
-    [network[0], network[1], 0, Kind::Broadcast as u8]
-}
-
-/// The packet and the network of a broadcast's content.
-///
-/// # Errors
-/// [`Drop::TooShort`] when there is no packet.
-pub fn parse_broadcast(content: &[u8]) -> Result<(&[u8], u16), Drop> {
-    match content.split_last_chunk::<BROADCAST_TRAILER>() {
-        Some((packet, trailer)) if !packet.is_empty() => Ok((packet, u16_at(trailer, 0))),
-        _ => Err(Drop::TooShort),
     }
 }
 
@@ -320,9 +328,17 @@ mod tests {
 
     #[test]
     fn header_has_this_layout() {
-        let header = Header { kind: Type::Data, lane: 3, receiver: 0x0102_0304, counter: 0x0a0b };
+        let header = Header {
+            kind: Type::Data,
+            lane: 3,
+            receiver: 0x0102_0304,
+            counter: 0x0a0b,
+        };
         let bytes = header.to_bytes();
-        assert_eq!(bytes, [0x14, 3, 0, 0, 1, 2, 3, 4, 0, 0, 0, 0, 0, 0, 0x0a, 0x0b]);
+        assert_eq!(
+            bytes,
+            [0x14, 3, 0, 0, 1, 2, 3, 4, 0, 0, 0, 0, 0, 0, 0x0a, 0x0b]
+        );
         assert_eq!(Header::parse(&bytes), Ok(header));
         assert_eq!(Header::parse(&bytes[..15]), Err(Drop::TooShort));
         for (at, value) in [(0, 0x24), (0, 0x19), (0, 0x10), (2, 1), (3, 1)] {
@@ -338,7 +354,15 @@ mod tests {
         push_packet(&mut body, &[1, 2, 3], true, 7);
         push_packet(&mut body, &[4], false, 0);
         let first = next_packet(&body, 0).unwrap().unwrap();
-        assert_eq!(first, Record { start: 4, end: 7, csum_pending: true, network: 7 });
+        assert_eq!(
+            first,
+            Record {
+                start: 4,
+                end: 7,
+                csum_pending: true,
+                network: 7
+            }
+        );
         let second = next_packet(&body, first.end).unwrap().unwrap();
         assert_eq!(&body[second.start..second.end], [4]);
         assert_eq!(next_packet(&body, second.end), None);
@@ -358,18 +382,12 @@ mod tests {
             shape: Shape::Tcp4,
             csum_pending: true,
             cwr: false,
+            group: true,
         };
         let content = |payload: usize| [&vec![9; payload + 4][..], &slice.to_bytes()].concat();
         assert_eq!(Slice::parse(&content(10)), Ok((slice, 10)));
         assert_eq!(Slice::parse(&content(11)), Err(Drop::Malformed));
         assert_eq!(Slice::parse(&content(0)), Err(Drop::Malformed));
         assert_eq!(Slice::parse(&content(10)[12..]), Err(Drop::TooShort));
-    }
-
-    #[test]
-    fn a_broadcast_has_a_packet() {
-        let content = [&[1, 2][..], &broadcast_trailer(9)].concat();
-        assert_eq!(parse_broadcast(&content), Ok((&[1, 2][..], 9)));
-        assert_eq!(parse_broadcast(&content[2..]), Err(Drop::TooShort));
     }
 }

@@ -1,0 +1,300 @@
+//! The data threads: opens their descriptors, starts them, stops them.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::SyncSender;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use weave_linux::poll::Bell;
+use weave_linux::tun::{Tun, TunOptions, TunQueues};
+use weave_linux::udp::{UdpOptions, UdpSocket};
+
+use super::Error;
+use crate::path::Input;
+use crate::path::egress::Egress;
+use crate::path::group::{Group, GroupPorts};
+use crate::path::ingress::Ingress;
+use crate::path::routes::Routes;
+use crate::path::stats::{Counters, Sum};
+use crate::time::Start;
+use crate::wire::{LANE_OFFSET, MAX_LANES};
+
+/// How soon a blocked receiver notices that it is to stop.
+const LOOK_UP: Duration = Duration::from_millis(250);
+
+/// Facilities of the kernel that can be done without, each to be refused by hand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offloads {
+    /// Batches on send.
+    pub gso: bool,
+    /// Batches on receive.
+    pub gro: bool,
+    /// Super-packets of UDP.
+    pub uso: bool,
+    /// One queue, one lane and one thread a direction for each core.
+    pub multiqueue: bool,
+}
+
+impl Default for Offloads {
+    fn default() -> Self {
+        Self {
+            gso: true,
+            gro: true,
+            uso: true,
+            multiqueue: true,
+        }
+    }
+}
+
+/// What the data threads are to work on.
+#[derive(Clone, Debug)]
+pub struct WorkersConfig {
+    /// The TUN device's name.
+    pub tun: String,
+    /// Where to listen for datagrams.
+    pub listen: SocketAddr,
+    /// What to use of the kernel.
+    pub offloads: Offloads,
+    /// Told to the control core.
+    pub inputs: SyncSender<Input>,
+    /// The clock's start.
+    pub start: Start,
+}
+
+/// The running data threads and what they share.
+#[derive(Debug)]
+pub struct Workers {
+    /// Published routes; store a new one to change them.
+    pub routes: Arc<ArcSwap<Routes>>,
+    /// One socket for each lane to send on; the first is bound to the node's port.
+    pub lanes: Vec<Arc<UdpSocket>>,
+    /// Whether TCP and UDP super-packets are taken from the TUN device.
+    pub super_packets: (bool, bool),
+    received: Vec<Arc<Counters>>,
+    sent: Vec<Arc<Counters>>,
+    bell: Arc<Bell>,
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Workers {
+    /// Opens everything in the namespace of the calling thread, then starts the threads.
+    ///
+    /// # Errors
+    /// [`Error::Tun`], [`Error::Listen`], [`Error::Socket`]: with what is missing. Nothing is left running.
+    pub fn start(config: &WorkersConfig) -> Result<Self, Error> {
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        let count = if config.offloads.multiqueue {
+            cores.min(MAX_LANES)
+        } else {
+            1
+        };
+        let receivers = listen(config, count)?;
+        let lanes = open_lanes(config, &receivers[0], count)?;
+        let group = Arc::new(GroupPorts::open().map_err(Error::Socket)?);
+        let tun = open_tun(config, count)?;
+        let mut workers = Self {
+            routes: Arc::default(),
+            lanes,
+            super_packets: (tun.tso, tun.uso),
+            received: Vec::new(),
+            sent: Vec::new(),
+            bell: Arc::new(Bell::new().map_err(Error::Socket)?),
+            stop: Arc::default(),
+            threads: Vec::new(),
+        };
+        let queues: Vec<Arc<Tun>> = tun.queues.into_iter().map(Arc::new).collect();
+        for (lane, (tun, socket)) in queues.iter().zip(receivers).enumerate() {
+            workers.add_egress(config, lane as u8, Arc::clone(tun))?;
+            workers.add_ingress(config, lane, Arc::clone(tun), socket, Arc::clone(&group))?;
+        }
+        workers.add_group(config, group)?;
+        Ok(workers)
+    }
+
+    fn add_egress(&mut self, config: &WorkersConfig, lane: u8, tun: Arc<Tun>) -> Result<(), Error> {
+        let counters = Arc::<Counters>::default();
+        self.sent.push(Arc::clone(&counters));
+        let egress = Egress {
+            lane,
+            tun,
+            main: Arc::clone(&self.lanes[0]),
+            own: Arc::clone(&self.lanes[usize::from(lane)]),
+            routes: Arc::clone(&self.routes),
+            counters,
+            inputs: config.inputs.clone(),
+            stop: Arc::clone(&self.bell),
+            start: config.start,
+        };
+        self.spawn(format!("weave-out-{lane}"), move || egress.run())
+    }
+
+    fn add_ingress(
+        &mut self,
+        config: &WorkersConfig,
+        lane: usize,
+        tun: Arc<Tun>,
+        socket: Arc<UdpSocket>,
+        group: Arc<GroupPorts>,
+    ) -> Result<(), Error> {
+        let counters = Arc::<Counters>::default();
+        self.received.push(Arc::clone(&counters));
+        let ingress = Ingress {
+            socket,
+            tun,
+            group,
+            routes: Arc::clone(&self.routes),
+            counters,
+            inputs: config.inputs.clone(),
+            stop: Arc::clone(&self.stop),
+            start: config.start,
+        };
+        self.spawn(format!("weave-in-{lane}"), move || ingress.run())
+    }
+
+    fn add_group(&mut self, config: &WorkersConfig, ports: Arc<GroupPorts>) -> Result<(), Error> {
+        let counters = Arc::<Counters>::default();
+        self.sent.push(Arc::clone(&counters));
+        let group = Group {
+            ports,
+            main: Arc::clone(&self.lanes[0]),
+            routes: Arc::clone(&self.routes),
+            counters,
+            inputs: config.inputs.clone(),
+            stop: Arc::clone(&self.bell),
+            start: config.start,
+        };
+        self.spawn("weave-group".into(), move || group.run())
+    }
+
+    fn spawn(
+        &mut self,
+        name: String,
+        run: impl FnOnce() -> io::Result<()> + Send + 'static,
+    ) -> Result<(), Error> {
+        let label = name.clone();
+        let body = move || {
+            if let Err(error) = run() {
+                tracing::error!(thread = label, %error, "a data thread ended");
+            }
+        };
+        let thread = thread::Builder::new()
+            .name(name)
+            .spawn(body)
+            .map_err(Error::Socket)?;
+        self.threads.push(thread);
+        Ok(())
+    }
+
+    /// What was sent and received so far.
+    pub fn counts(&self) -> (Sum, Sum) {
+        let add = |threads: &[Arc<Counters>]| {
+            let mut sum = Sum::default();
+            threads
+                .iter()
+                .for_each(|counters| counters.add_to(&mut sum));
+            sum
+        };
+        (add(&self.sent), add(&self.received))
+    }
+
+    /// Whether every data thread still runs.
+    pub fn healthy(&self) -> bool {
+        self.threads.iter().all(|thread| !thread.is_finished())
+    }
+
+    /// The address it listens on.
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        self.lanes
+            .first()
+            .and_then(|socket| socket.local_addr().ok())
+    }
+}
+
+impl Drop for Workers {
+    /// Stops the threads and waits for them. The TUN device stays.
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.bell.ring();
+        for thread in self.threads.drain(..) {
+            // A thread that panicked has said so; the others still have to be waited for.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn open_tun(config: &WorkersConfig, queues: usize) -> Result<TunQueues, Error> {
+    // A persistent device keeps the kind it was made with, so it is always made for several queues.
+    let options = TunOptions {
+        name: config.tun.clone(),
+        queues,
+        tso: true,
+        uso: config.offloads.uso,
+    };
+    Tun::open(&options).map_err(|source| Error::Tun {
+        device: config.tun.clone(),
+        source,
+    })
+}
+
+/// One socket for each receiving thread, all on one address; the kernel steers by the lane in the datagram.
+fn listen(config: &WorkersConfig, count: usize) -> Result<Vec<Arc<UdpSocket>>, Error> {
+    let Offloads { gso, gro, .. } = config.offloads;
+    let failed = |source| Error::Listen {
+        address: config.listen,
+        source,
+    };
+    // Sockets that share a port would also share it with another weaved: the first bind, alone, finds it out.
+    let alone = UdpOptions {
+        reuse_port: false,
+        gso,
+        gro,
+        read_timeout: Some(LOOK_UP),
+    };
+    let probe = UdpSocket::bind(config.listen, alone).map_err(failed)?;
+    let address = probe.local_addr().map_err(failed)?;
+    drop(probe);
+    let shared = UdpOptions {
+        reuse_port: true,
+        ..alone
+    };
+    let bind = |_| {
+        UdpSocket::bind(address, shared)
+            .map(Arc::new)
+            .map_err(failed)
+    };
+    let sockets = (0..count).map(bind).collect::<Result<Vec<_>, _>>()?;
+    if count > 1 {
+        sockets[count - 1]
+            .steer(LANE_OFFSET, count as u32)
+            .map_err(failed)?;
+    }
+    Ok(sockets)
+}
+
+/// Lane 0 sends from the node's port, every other lane from a port of its own.
+fn open_lanes(
+    config: &WorkersConfig,
+    main: &Arc<UdpSocket>,
+    count: usize,
+) -> Result<Vec<Arc<UdpSocket>>, Error> {
+    let mut any = config.listen;
+    any.set_port(0);
+    let options = UdpOptions {
+        reuse_port: false,
+        gso: config.offloads.gso,
+        gro: false,
+        read_timeout: None,
+    };
+    let mut lanes = vec![Arc::clone(main)];
+    for _ in 1..count {
+        lanes.push(Arc::new(
+            UdpSocket::bind(any, options).map_err(Error::Socket)?,
+        ));
+    }
+    Ok(lanes)
+}

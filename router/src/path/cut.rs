@@ -1,0 +1,129 @@
+//! Turning a container's packets into sealed datagrams that lie end to end in one buffer, ready for one call.
+
+#![deny(clippy::disallowed_methods)]
+
+use weave_linux::udp::{MAX_BATCH, MAX_SEGMENTS};
+use weave_model::Drop;
+
+use super::header::MAX_HEADERS;
+use crate::session::Outbound;
+use crate::wire::{HEADER, Header, Kind, Slice, TAG, Type};
+
+/// The smallest UDP payload a path may have: IPv6's least MTU (RFC 8200 §5) less its headers.
+pub const MIN_DATAGRAM: usize = 1280 - 48;
+
+/// A run of sealed datagrams of equal size (the last may be shorter).
+#[derive(Debug, Default)]
+pub struct Batch {
+    bytes: Vec<u8>,
+    segment: usize,
+}
+
+impl Batch {
+    /// An empty batch with room for the longest call.
+    pub fn new() -> Self {
+        Self {
+            bytes: Vec::with_capacity(2 * MAX_BATCH),
+            segment: 0,
+        }
+    }
+
+    /// The calls to make: each piece holds datagrams of [`Batch::segment`] bytes and keeps to the kernel's limits.
+    pub fn calls(&self) -> impl Iterator<Item = &[u8]> {
+        let most = MAX_SEGMENTS.min(MAX_BATCH / self.segment.max(1)).max(1);
+        self.bytes.chunks((most * self.segment).max(1))
+    }
+
+    /// Bytes of each datagram but the last.
+    pub const fn segment(&self) -> usize {
+        self.segment
+    }
+
+    /// Seals one datagram with `body` and a trailer.
+    ///
+    /// # Errors
+    /// [`Drop::Expired`] when the session's keys are used up; the batch is then empty.
+    pub fn seal_one(
+        &mut self,
+        outbound: &Outbound,
+        lane: u8,
+        body: &[u8],
+        trailer: &[u8],
+    ) -> Result<(), Drop> {
+        self.bytes.clear();
+        let counter = outbound.reserve(lane, 1).ok_or(Drop::Expired)?;
+        self.segment = HEADER + body.len() + trailer.len() + TAG;
+        self.bytes.resize(self.segment, 0);
+        seal(outbound, lane, counter, body, trailer, &mut self.bytes);
+        Ok(())
+    }
+
+    /// Seals whole packets, as [`crate::wire::push_packet`] has put them together.
+    ///
+    /// # Errors
+    /// As [`Batch::seal_one`].
+    pub fn seal_packets(&mut self, outbound: &Outbound, lane: u8, body: &[u8]) -> Result<(), Drop> {
+        self.seal_one(outbound, lane, body, &[Kind::Packets as u8])
+    }
+
+    /// Cuts `payload` into equal slices that fit `datagram` bytes each and seals them. `slice` says what the packet is;
+    /// its offset, total, index and headers are filled in here.
+    ///
+    /// # Errors
+    /// [`Drop::Expired`] when the keys are used up, [`Drop::TooBig`] when the headers or the payload are too long.
+    pub fn seal_slices(
+        &mut self,
+        outbound: &Outbound,
+        lane: u8,
+        datagram: usize,
+        (slice, headers, payload): (Slice, &[u8], &[u8]),
+    ) -> Result<(), Drop> {
+        self.bytes.clear();
+        let total = u16::try_from(payload.len()).map_err(|_| Drop::TooBig)?;
+        if headers.len() > MAX_HEADERS || payload.is_empty() {
+            return Err(Drop::TooBig);
+        }
+        let overhead = HEADER + headers.len() + Slice::SIZE + TAG;
+        let room = datagram.max(MIN_DATAGRAM) - overhead;
+        let count = payload.len().div_ceil(room);
+        let piece = payload.len().div_ceil(count);
+        let first = outbound.reserve(lane, count as u64).ok_or(Drop::Expired)?;
+        self.segment = overhead + piece;
+        self.bytes
+            .resize(overhead * payload.len().div_ceil(piece) + payload.len(), 0);
+        let mut trailer = [0; MAX_HEADERS + Slice::SIZE];
+        let trailer = &mut trailer[..headers.len() + Slice::SIZE];
+        trailer[..headers.len()].copy_from_slice(headers);
+        let out = self.bytes.chunks_mut(self.segment);
+        for (index, (part, out)) in payload.chunks(piece).zip(out).enumerate() {
+            let (offset, index) = ((index * piece) as u16, index as u8);
+            let slice = Slice {
+                offset,
+                total,
+                index,
+                headers: headers.len() as u8,
+                ..slice
+            };
+            trailer[headers.len()..].copy_from_slice(&slice.to_bytes());
+            seal(outbound, lane, first + u64::from(index), part, trailer, out);
+        }
+        Ok(())
+    }
+}
+
+/// Writes header, ciphertext of `body | trailer` and tag into `out`, which is exactly that long.
+fn seal(outbound: &Outbound, lane: u8, counter: u64, body: &[u8], trailer: &[u8], out: &mut [u8]) {
+    let header = Header {
+        kind: Type::Data,
+        lane,
+        receiver: outbound.receiver(),
+        counter,
+    }
+    .to_bytes();
+    let (head, rest) = out.split_at_mut(HEADER);
+    head.copy_from_slice(&header);
+    let (ciphertext, rest) = rest.split_at_mut(body.len());
+    outbound
+        .key(lane)
+        .seal_from(counter, &header, body, trailer, ciphertext, rest);
+}

@@ -1,0 +1,316 @@
+//! Out: a thread for each TUN queue reads packets, finds their owner, seals and sends them.
+//!
+//! A super-frame goes at once, cut into slices, in one call. Small packets are gathered while more wait in the queue
+//! and go together; a lone one leaves as soon as the queue is found empty. No timer is involved.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+use std::time::Instant;
+
+use arc_swap::{ArcSwap, Cache};
+use weave_linux::poll::{Bell, readable};
+use weave_linux::tun::{Tun, VirtioHeader, gso};
+use weave_linux::udp::{UdpSocket, is_too_big};
+use weave_model::Drop;
+
+use super::cut::Batch;
+use super::inner::Inner;
+use super::routes::{Peer, Routes, Send};
+use super::stats::Counters;
+use super::{Input, csum};
+use crate::time::Start;
+use crate::wire::{HEADER, MAX_RECORD, RECORD, Shape, Slice, TAG, push_packet};
+
+/// How many packets are taken before what was gathered is sent.
+const BURST: usize = 64;
+/// The network that every container is in until there are several.
+const DEFAULT_NETWORK: u16 = 0;
+
+/// What an outgoing thread works with.
+#[derive(Debug)]
+pub struct Egress {
+    /// The lane of this thread, which is also the number of its TUN queue.
+    pub lane: u8,
+    /// The queue it reads.
+    pub tun: Arc<Tun>,
+    /// Sends on lane 0: bound to the node's port.
+    pub main: Arc<UdpSocket>,
+    /// Sends on this thread's own lane, from a port of its own; for lane 0 the same as `main`.
+    pub own: Arc<UdpSocket>,
+    /// The current routes.
+    pub routes: Arc<ArcSwap<Routes>>,
+    /// This thread's counters.
+    pub counters: Arc<Counters>,
+    /// Tells the control core what it must know.
+    pub inputs: SyncSender<Input>,
+    /// Ends the thread.
+    pub stop: Arc<Bell>,
+    /// The clock's start.
+    pub start: Start,
+}
+
+/// Packets for one member that wait for the end of the burst.
+#[derive(Debug)]
+struct Gathered {
+    place: usize,
+    ecn: u8,
+    body: Vec<u8>,
+}
+
+impl Egress {
+    /// Runs until the bell rings.
+    ///
+    /// # Errors
+    /// When the TUN queue fails for good.
+    pub fn run(self) -> io::Result<()> {
+        let mut worker = Worker {
+            gathered: Vec::new(),
+            batch: Batch::new(),
+            shell: self,
+        };
+        let mut cache = Cache::new(Arc::clone(&worker.shell.routes));
+        let mut packet = vec![0; 1 << 16];
+        loop {
+            let ready = readable(&[worker.shell.tun.as_fd(), worker.shell.stop.as_fd()], None)?;
+            if ready & 2 != 0 {
+                return Ok(());
+            }
+            let routes = Arc::clone(cache.load());
+            worker.burst(&routes, &mut packet)?;
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Worker {
+    shell: Egress,
+    gathered: Vec<Gathered>,
+    batch: Batch,
+}
+
+impl Worker {
+    fn burst(&mut self, routes: &Routes, packet: &mut [u8]) -> io::Result<()> {
+        for _ in 0..BURST {
+            match self.shell.tun.read(packet) {
+                Ok((header, len)) => {
+                    self.shell.counters.packet(len);
+                    if let Err(reason) = self.packet(routes, header, &mut packet[..len]) {
+                        self.shell.counters.dropped(reason);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        for place in 0..self.gathered.len() {
+            self.flush(routes, place);
+        }
+        Ok(())
+    }
+
+    fn packet(
+        &mut self,
+        routes: &Routes,
+        header: VirtioHeader,
+        packet: &mut [u8],
+    ) -> Result<(), Drop> {
+        let inner = Inner::parse(packet)?;
+        if inner.destination.is_multicast() {
+            return Err(Drop::LinkScope);
+        }
+        let place = routes.towards(inner.source, inner.destination)?;
+        let peer = &routes.peers[place];
+        let Some(send) = &peer.send else {
+            self.tell(Input::NeedSession { peer: peer.id });
+            return Err(Drop::NoSession);
+        };
+        let shape = match header.gso_type & !gso::ECN {
+            gso::NONE => Shape::Plain,
+            gso::TCP4 => Shape::Tcp4,
+            gso::TCP6 => Shape::Tcp6,
+            gso::UDP if inner.source.is_ipv4() => Shape::Udp4,
+            gso::UDP => Shape::Udp6,
+            _ => return Err(Drop::Malformed),
+        };
+        if shape != Shape::Plain {
+            self.flush_peer(routes, place);
+            let headers = inner.headers(packet).ok_or(Drop::Malformed)?;
+            let slice = describe(shape, &header);
+            return self.slices(
+                peer,
+                send,
+                inner.ecn,
+                (slice, &packet[..headers], &packet[headers..]),
+            );
+        }
+        let csum_pending = settle_csum(packet, &header, &inner)?;
+        if packet.len() + RECORD + 1 + HEADER + TAG <= send.datagram && packet.len() <= MAX_RECORD {
+            self.gather(routes, place, inner.ecn, packet, csum_pending);
+            return Ok(());
+        }
+        self.flush_peer(routes, place);
+        let slice = Slice {
+            csum_pending,
+            ..describe(shape, &header)
+        };
+        self.slices(peer, send, inner.ecn, (slice, &[], packet))
+    }
+
+    /// Adds a packet to those that wait for its member, after sending these if it does not fit beside them.
+    fn gather(
+        &mut self,
+        routes: &Routes,
+        place: usize,
+        ecn: u8,
+        packet: &[u8],
+        csum_pending: bool,
+    ) {
+        let at = self
+            .gathered
+            .iter()
+            .position(|gathered| gathered.place == place)
+            .unwrap_or_else(|| {
+                let free = self
+                    .gathered
+                    .iter()
+                    .position(|gathered| gathered.body.is_empty());
+                free.unwrap_or_else(|| {
+                    self.gathered.push(Gathered {
+                        place,
+                        ecn,
+                        body: Vec::with_capacity(1 << 11),
+                    });
+                    self.gathered.len() - 1
+                })
+            });
+        let room = routes.peers[place]
+            .send
+            .as_ref()
+            .map_or(0, |send| send.datagram)
+            - (1 + HEADER + TAG);
+        let waiting = &self.gathered[at];
+        let fits = waiting.body.len() + RECORD + packet.len() <= room && waiting.ecn == ecn;
+        if !waiting.body.is_empty() && !fits {
+            self.flush(routes, at);
+        }
+        let waiting = &mut self.gathered[at];
+        (waiting.place, waiting.ecn) = (place, ecn);
+        push_packet(&mut waiting.body, packet, csum_pending, DEFAULT_NETWORK);
+        routes.peers[place].counters.sent(packet.len());
+    }
+
+    /// Sends what waits for a member, so that a larger packet does not overtake it.
+    fn flush_peer(&mut self, routes: &Routes, place: usize) {
+        if let Some(at) = self
+            .gathered
+            .iter()
+            .position(|gathered| gathered.place == place)
+        {
+            self.flush(routes, at);
+        }
+    }
+
+    fn flush(&mut self, routes: &Routes, at: usize) {
+        let gathered = &mut self.gathered[at];
+        if gathered.body.is_empty() {
+            return;
+        }
+        if let Some(send) = &routes.peers[gathered.place].send {
+            let lane = send.lanes.choose(self.shell.lane);
+            let sealed = self
+                .batch
+                .seal_packets(&send.outbound, lane, &gathered.body);
+            let (peer, ecn) = (routes.peers[gathered.place].id, gathered.ecn);
+            if let Err(reason) =
+                sealed.and_then(|()| self.shell.transmit(&self.batch, peer, send, lane, ecn))
+            {
+                self.shell.counters.dropped(reason);
+            }
+        }
+        self.gathered[at].body.clear();
+    }
+
+    fn slices(
+        &mut self,
+        peer: &Peer,
+        send: &Send,
+        ecn: u8,
+        what: (Slice, &[u8], &[u8]),
+    ) -> Result<(), Drop> {
+        let lane = send.lanes.choose(self.shell.lane);
+        self.batch
+            .seal_slices(&send.outbound, lane, send.datagram, what)?;
+        self.shell.transmit(&self.batch, peer.id, send, lane, ecn)?;
+        peer.counters.sent(what.1.len() + what.2.len());
+        Ok(())
+    }
+
+    fn tell(&self, input: Input) {
+        if self.shell.inputs.try_send(input).is_err() {
+            self.shell.counters.dropped(Drop::QueueFull);
+        }
+    }
+}
+
+impl Egress {
+    fn transmit(
+        &self,
+        batch: &Batch,
+        peer: weave_model::NodeId,
+        send: &Send,
+        lane: u8,
+        ecn: u8,
+    ) -> Result<(), Drop> {
+        let socket = if lane == 0 { &self.main } else { &self.own };
+        for call in batch.calls() {
+            if let Err(error) = socket.send(send.to, call, batch.segment(), ecn) {
+                if is_too_big(&error) {
+                    let _ = self.inputs.try_send(Input::TooBig { peer });
+                    return Err(Drop::TooBig);
+                }
+                return Err(Drop::Refused);
+            }
+            self.counters.call(call.len().div_ceil(batch.segment()));
+        }
+        send.outbound.note_sent(self.start.millis(Instant::now()));
+        Ok(())
+    }
+}
+
+fn describe(shape: Shape, header: &VirtioHeader) -> Slice {
+    Slice {
+        offset: 0,
+        total: 0,
+        segment: if shape == Shape::Plain {
+            0
+        } else {
+            header.gso_size
+        },
+        network: DEFAULT_NETWORK,
+        headers: 0,
+        index: 0,
+        shape,
+        csum_pending: true,
+        cwr: header.gso_type & gso::ECN != 0,
+        group: false,
+    }
+}
+
+/// Says whether the transport checksum is left to the receiver's kernel; one of another kind is done here.
+fn settle_csum(packet: &mut [u8], header: &VirtioHeader, inner: &Inner) -> Result<bool, Drop> {
+    if !header.needs_csum() {
+        return Ok(false);
+    }
+    let (start, offset) = (usize::from(header.csum_start), header.csum_offset);
+    if start == inner.transport && inner.csum_offset() == Some(offset) && !inner.fragment {
+        return Ok(true);
+    }
+    if csum::finish(packet, start, offset.into()) {
+        Ok(false)
+    } else {
+        Err(Drop::Malformed)
+    }
+}

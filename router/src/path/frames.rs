@@ -1,0 +1,475 @@
+//! Putting slices together again, and making the most of what arrived when some did not.
+//!
+//! Slices of one packet have consecutive counters, so `counter - index` names the packet within its lane. Nearly always
+//! all of them come in one receive: then the packet is written straight from the receive buffer ([`Run`]). What is
+//! incomplete at the end of a receive is copied aside ([`Frames`]) and waits for the rest: until a later packet of the
+//! same lane is whole, or nothing more came for a while. Then each run of bytes that did arrive is delivered as a packet
+//! of its own.
+
+#![deny(clippy::disallowed_methods)]
+
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use weave_model::Drop;
+
+use super::header::MAX_HEADERS;
+use crate::wire::{Shape, Slice};
+
+/// How long an incomplete super-frame waits for its next slice before what there is of it is delivered.
+pub const PATIENCE: Duration = Duration::from_micros(500);
+/// How long a packet waits that is whole or nothing: giving up early would gain nothing.
+pub const PLAIN_PATIENCE: Duration = Duration::from_millis(10);
+/// How long any packet waits in all, however slowly its slices come.
+const LIMIT: Duration = Duration::from_millis(20);
+/// How many incomplete packets a lane may have.
+const PER_LANE: usize = 2;
+/// How many incomplete packets a thread may have over all lanes: 64 x 64 KB.
+const IN_ALL: usize = 64;
+
+/// Which packet: session index, lane, and the counter of its first slice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrameId {
+    /// Our index of the session.
+    pub session: u32,
+    /// The lane.
+    pub lane: u8,
+    /// The counter of the packet's first slice.
+    pub first: u64,
+}
+
+/// The slices of one packet within one receive buffer: where their payloads lie there, in the order of their offsets.
+#[derive(Debug, Default)]
+pub struct Run {
+    id: Option<FrameId>,
+    slice: Option<Slice>,
+    headers: Range<usize>,
+    parts: Vec<Part>,
+    end: usize,
+}
+
+/// A payload in the receive buffer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Where it belongs in the packet's payload.
+    pub offset: usize,
+    /// Where it lies in the buffer.
+    pub place: Range<usize>,
+}
+
+impl Run {
+    /// Whether a slice continues this run: the same packet, at the very next byte, and it says the same of the packet.
+    pub fn continues(&self, id: FrameId, slice: &Slice) -> bool {
+        let same = self
+            .slice
+            .as_ref()
+            .is_some_and(|first| same_packet(first, slice));
+        self.id == Some(id) && same && usize::from(slice.offset) == self.end
+    }
+
+    /// Starts a run anew with a slice whose payload starts at `at` in the buffer.
+    pub fn start(&mut self, id: FrameId, slice: Slice, at: usize, payload: usize) {
+        self.id = Some(id);
+        self.slice = Some(slice);
+        self.headers = at + payload..at + payload + usize::from(slice.headers);
+        self.parts.clear();
+        self.end = usize::from(slice.offset);
+        self.push(at, payload);
+    }
+
+    /// Appends a payload of a slice that [`Run::continues`].
+    pub fn push(&mut self, at: usize, payload: usize) {
+        self.parts.push(Part {
+            offset: self.end,
+            place: at..at + payload,
+        });
+        self.end += payload;
+    }
+
+    /// The packet and what its slices said, if there is a run.
+    pub fn packet(&self) -> Option<(FrameId, &Slice)> {
+        Some((self.id?, self.slice.as_ref()?))
+    }
+
+    /// Where the copy of the headers lies in the buffer.
+    pub fn headers(&self) -> Range<usize> {
+        self.headers.clone()
+    }
+
+    /// The payloads, in order and without a gap.
+    pub fn parts(&self) -> &[Part] {
+        &self.parts
+    }
+
+    /// Whether the run is the whole packet.
+    pub fn is_whole(&self) -> bool {
+        let starts = self.parts.first().is_some_and(|part| part.offset == 0);
+        starts
+            && self
+                .slice
+                .as_ref()
+                .is_some_and(|slice| usize::from(slice.total) == self.end)
+    }
+
+    /// Forgets the run.
+    pub fn clear(&mut self) {
+        self.id = None;
+        self.slice = None;
+        self.parts.clear();
+    }
+}
+
+/// What all slices of one packet must agree on.
+fn same_packet(a: &Slice, b: &Slice) -> bool {
+    Slice {
+        offset: 0,
+        index: 0,
+        ..*a
+    } == Slice {
+        offset: 0,
+        index: 0,
+        ..*b
+    }
+}
+
+/// A packet of which some slices are still missing.
+#[derive(Debug)]
+pub struct Frame {
+    id: FrameId,
+    slice: Slice,
+    headers: [u8; MAX_HEADERS],
+    payload: Vec<u8>,
+    /// What has arrived: sorted, not touching.
+    have: Vec<Range<usize>>,
+    since: Instant,
+    due: Instant,
+}
+
+impl Frame {
+    /// What its slices said of it.
+    pub const fn slice(&self) -> &Slice {
+        &self.slice
+    }
+
+    /// Which packet it is.
+    pub const fn id(&self) -> FrameId {
+        self.id
+    }
+
+    /// The copy of its headers.
+    pub fn headers(&self) -> &[u8] {
+        &self.headers[..usize::from(self.slice.headers)]
+    }
+
+    /// Its payload; only the bytes in [`Frame::have`] mean anything.
+    pub fn payload(&self) -> &[u8] {
+        &self.payload
+    }
+
+    /// The runs of payload that arrived, in order.
+    pub fn have(&self) -> &[Range<usize>] {
+        &self.have
+    }
+
+    /// Whether nothing is missing.
+    pub fn is_whole(&self) -> bool {
+        self.have.len() == 1 && self.have[0] == (0..self.payload.len())
+    }
+
+    /// Whether any of it can be delivered when no more comes: a plain packet is whole or nothing.
+    pub fn deliverable(&self) -> bool {
+        self.is_whole() || self.slice.shape != Shape::Plain
+    }
+
+    /// More of it came: it may wait a little longer.
+    fn extend(&mut self, now: Instant) {
+        let patience = if self.slice.shape == Shape::Plain {
+            PLAIN_PATIENCE
+        } else {
+            PATIENCE
+        };
+        self.due = (now + patience).min(self.since + LIMIT);
+    }
+
+    fn insert(&mut self, offset: usize, bytes: &[u8]) {
+        let new = offset..offset + bytes.len();
+        self.payload[new.clone()].copy_from_slice(bytes);
+        let at = self.have.partition_point(|have| have.end < new.start);
+        let touching = self.have[at..]
+            .iter()
+            .take_while(|have| have.start <= new.end)
+            .count();
+        let start = if touching > 0 {
+            self.have[at].start.min(new.start)
+        } else {
+            new.start
+        };
+        let end = if touching > 0 {
+            self.have[at + touching - 1].end.max(new.end)
+        } else {
+            new.end
+        };
+        self.have
+            .splice(at..at + touching, std::iter::once(start..end));
+    }
+}
+
+/// The incomplete packets of one thread, oldest first.
+#[derive(Debug, Default)]
+pub struct Frames {
+    open: Vec<Frame>,
+    ready: Vec<Frame>,
+    spare: Vec<Vec<u8>>,
+}
+
+impl Frames {
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.open.is_empty()
+    }
+
+    /// Whether an incomplete packet of this id waits.
+    pub fn waits(&self, id: FrameId) -> bool {
+        self.open.iter().any(|frame| frame.id == id)
+    }
+
+    /// When the first incomplete packet will have waited enough.
+    pub fn due(&self) -> Option<Instant> {
+        self.open.iter().map(|frame| frame.due).min()
+    }
+
+    /// Copies a run of slices aside. If that makes the packet whole, it and the older ones of its lane become ready.
+    ///
+    /// # Errors
+    /// [`Drop::Malformed`] when the slices contradict those that came before.
+    pub fn add(&mut self, run: &Run, buffer: &[u8], now: Instant) -> Result<(), Drop> {
+        let Some((id, slice)) = run.packet() else {
+            return Ok(());
+        };
+        let place = match self.open.iter().position(|frame| frame.id == id) {
+            Some(place) if same_packet(&self.open[place].slice, slice) => place,
+            Some(_) => return Err(Drop::Malformed),
+            None => {
+                self.make_room(id);
+                let frame = self.frame(id, *slice, &buffer[run.headers()], now);
+                self.open.push(frame);
+                self.open.len() - 1
+            }
+        };
+        let frame = &mut self.open[place];
+        for part in run.parts() {
+            frame.insert(part.offset, &buffer[part.place.clone()]);
+        }
+        frame.extend(now);
+        if frame.is_whole() {
+            self.release_lane_through(id);
+        }
+        Ok(())
+    }
+
+    fn frame(&mut self, id: FrameId, slice: Slice, headers: &[u8], now: Instant) -> Frame {
+        let mut payload = self.spare.pop().unwrap_or_default();
+        payload.clear();
+        payload.resize(usize::from(slice.total), 0);
+        let mut copy = [0; MAX_HEADERS];
+        copy[..headers.len()].copy_from_slice(headers);
+        Frame {
+            id,
+            slice,
+            headers: copy,
+            payload,
+            have: Vec::with_capacity(4),
+            since: now,
+            due: now,
+        }
+    }
+
+    /// A packet of this lane became whole: the older ones of the lane have waited enough.
+    pub fn completed(&mut self, id: FrameId) {
+        self.release(|frame| same_lane(frame.id, id) && frame.id.first < id.first);
+    }
+
+    fn release_lane_through(&mut self, id: FrameId) {
+        self.release(|frame| same_lane(frame.id, id) && frame.id.first <= id.first);
+    }
+
+    /// The time of these is over.
+    pub fn expire(&mut self, now: Instant) {
+        self.release(|frame| frame.due <= now);
+    }
+
+    fn make_room(&mut self, id: FrameId) {
+        let lane = self
+            .open
+            .iter()
+            .filter(|frame| same_lane(frame.id, id))
+            .count();
+        if lane >= PER_LANE {
+            let oldest = self
+                .open
+                .iter()
+                .find(|frame| same_lane(frame.id, id))
+                .map(|frame| frame.id);
+            self.release(|frame| Some(frame.id) == oldest);
+        } else if self.open.len() >= IN_ALL {
+            let oldest = self.open.first().map(|frame| frame.id);
+            self.release(|frame| Some(frame.id) == oldest);
+        }
+    }
+
+    fn release(&mut self, which: impl Fn(&Frame) -> bool) {
+        let ready = self.open.extract_if(.., |frame| which(frame));
+        self.ready.extend(ready);
+        self.ready.sort_by_key(|frame| frame.id.first);
+    }
+
+    /// The packets to deliver now, in the order they were sent; the caller gives each back to [`Frames::recycle`].
+    pub fn take_ready(&mut self) -> Vec<Frame> {
+        std::mem::take(&mut self.ready)
+    }
+
+    /// Whether [`Frames::take_ready`] has something.
+    pub fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// Keeps a frame's buffer for the next one.
+    pub fn recycle(&mut self, frame: Frame) {
+        if self.spare.len() < PER_LANE * 2 {
+            self.spare.push(frame.payload);
+        }
+    }
+}
+
+fn same_lane(a: FrameId, b: FrameId) -> bool {
+    a.session == b.session && a.lane == b.lane
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slice(offset: u16, total: u16) -> Slice {
+        let (headers, shape) = (2, Shape::Tcp4);
+        Slice {
+            offset,
+            total,
+            segment: 3,
+            network: 0,
+            headers,
+            index: 0,
+            shape,
+            csum_pending: true,
+            cwr: false,
+            group: false,
+        }
+    }
+
+    fn id(first: u64) -> FrameId {
+        FrameId {
+            session: 1,
+            lane: 0,
+            first,
+        }
+    }
+
+    /// A run of one slice: payload bytes are `offset, offset + 1, ...`, the headers [88, 99].
+    fn run(first: u64, offset: u16, len: u16, total: u16) -> (Run, Vec<u8>) {
+        let mut run = Run::default();
+        let buffer: Vec<u8> = (offset..offset + len)
+            .map(|b| b as u8)
+            .chain([88, 99])
+            .collect();
+        run.start(id(first), slice(offset, total), 0, len.into());
+        (run, buffer)
+    }
+
+    #[test]
+    fn consecutive_slices_make_a_whole_run() {
+        let mut run = Run::default();
+        run.start(id(5), slice(0, 10), 16, 6);
+        assert!(!run.is_whole());
+        assert!(!run.continues(id(5), &slice(5, 10)) && !run.continues(id(6), &slice(6, 10)));
+        assert!(!run.continues(id(5), &slice(6, 11)));
+        assert!(run.continues(id(5), &slice(6, 10)));
+        run.push(60, 4);
+        assert!(run.is_whole());
+        assert_eq!(run.headers(), 22..24);
+        assert_eq!(
+            run.parts()[1],
+            Part {
+                offset: 6,
+                place: 60..64
+            }
+        );
+    }
+
+    proptest::proptest! {
+        /// Whatever the order and whatever is missing or doubled, exactly the bytes that arrived are there.
+        #[test]
+        fn what_arrived_is_what_is_there(order in proptest::collection::vec(0_u16..10, 1..30)) {
+            let now = Instant::now();
+            let mut frames = Frames::default();
+            let mut seen = [false; 30];
+            for piece in order {
+                let (run, buffer) = run(1, piece * 3, 3, 30);
+                if !frames.has_ready() {
+                    frames.add(&run, &buffer, now).unwrap();
+                    seen[usize::from(piece) * 3..][..3].fill(true);
+                }
+            }
+            frames.expire(now + PATIENCE);
+            let frame = frames.take_ready().pop().unwrap();
+            let mut got = [false; 30];
+            for have in frame.have() {
+                got[have.clone()].fill(true);
+                assert!(have.clone().all(|at| frame.payload()[at] == at as u8));
+            }
+            assert_eq!(got, seen);
+            assert_eq!(frame.is_whole(), seen.iter().all(|s| *s));
+            assert_eq!(frame.headers(), [88, 99]);
+        }
+    }
+
+    #[test]
+    fn an_older_packet_goes_first_when_the_next_is_whole() {
+        let now = Instant::now();
+        let mut frames = Frames::default();
+        let (old, buffer) = run(1, 0, 3, 9);
+        frames.add(&old, &buffer, now).unwrap();
+        let (new, buffer) = run(4, 0, 3, 6);
+        frames.add(&new, &buffer, now).unwrap();
+        assert!(!frames.has_ready());
+        let (rest, buffer) = run(4, 3, 3, 6);
+        frames.add(&rest, &buffer, now).unwrap();
+        let ready: Vec<u64> = frames
+            .take_ready()
+            .iter()
+            .map(|frame| frame.id().first)
+            .collect();
+        assert_eq!(ready, [1, 4]);
+        assert!(frames.is_empty());
+    }
+
+    #[test]
+    fn a_lane_has_at_most_two_open() {
+        let now = Instant::now();
+        let mut frames = Frames::default();
+        for first in [1, 10, 20] {
+            let (run, buffer) = run(first, 0, 3, 9);
+            frames.add(&run, &buffer, now).unwrap();
+        }
+        assert_eq!(frames.take_ready().len(), 1);
+        assert_eq!(frames.due(), Some(now + PATIENCE));
+    }
+
+    #[test]
+    fn slices_that_contradict_are_refused() {
+        let now = Instant::now();
+        let mut frames = Frames::default();
+        let (first, buffer) = run(1, 0, 3, 9);
+        frames.add(&first, &buffer, now).unwrap();
+        let (other, buffer) = run(1, 3, 3, 12);
+        assert_eq!(frames.add(&other, &buffer, now), Err(Drop::Malformed));
+    }
+}

@@ -1,0 +1,309 @@
+//! Broadcast and multicast: taken from the containers' interfaces, carried to every member, put on the interfaces of
+//! the same network there.
+//!
+//! IP only. What manages the link itself stays on it: IGMP, MLD and neighbour discovery are never carried. Each
+//! container may send [`RATE`] such packets a second.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use weave_linux::packet::{Family, Heard, PacketSocket};
+use weave_linux::poll::{Bell, readable};
+use weave_linux::tun::gso;
+use weave_linux::udp::UdpSocket;
+use weave_model::{ClusterRange, Drop};
+
+use super::cut::Batch;
+use super::inner::{Inner, protocol};
+use super::routes::{Port, Routes};
+use super::stats::Counters;
+use super::{Input, csum};
+use crate::time::Start;
+use crate::wire::{Shape, Slice};
+
+/// Packets a second that one container may send to groups.
+pub const RATE: u32 = 1000;
+/// How many it may send at once.
+pub const BURST: u32 = 256;
+
+/// The sockets that reach the containers' interfaces.
+#[derive(Debug)]
+pub struct GroupPorts {
+    v4: PacketSocket,
+    v6: PacketSocket,
+}
+
+impl GroupPorts {
+    /// Opens the sockets in the namespace of the calling thread.
+    ///
+    /// # Errors
+    /// `PermissionDenied` without `CAP_NET_RAW`.
+    pub fn open() -> io::Result<Self> {
+        let timeout = Duration::from_millis(100);
+        Ok(Self {
+            v4: PacketSocket::open(Family::V4, timeout)?,
+            v6: PacketSocket::open(Family::V6, timeout)?,
+        })
+    }
+
+    /// Puts a packet on the interface of every container of a network but the one it came from.
+    ///
+    /// # Errors
+    /// [`Drop::NotOurs`] if the destination is no group.
+    pub fn deliver(
+        &self,
+        routes: &Routes,
+        network: u16,
+        inner: &Inner,
+        packet: &[u8],
+        from: Option<u32>,
+    ) -> Result<(), Drop> {
+        let range = routes.range.as_ref().ok_or(Drop::NotOurs)?;
+        let mac = group_mac(range, inner.destination).ok_or(Drop::NotOurs)?;
+        let socket = if inner.destination.is_ipv4() {
+            &self.v4
+        } else {
+            &self.v6
+        };
+        for (interface, port) in &routes.ports {
+            if port.network == network && Some(*interface) != from {
+                // A container that was just detached is no error; the others must not suffer from it.
+                let _ = socket.send(*interface, mac, packet);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What the thread for group packets works with.
+#[derive(Debug)]
+pub struct Group {
+    /// The containers' interfaces.
+    pub ports: Arc<GroupPorts>,
+    /// Sends on lane 0.
+    pub main: Arc<UdpSocket>,
+    /// The current routes.
+    pub routes: Arc<ArcSwap<Routes>>,
+    /// This thread's counters.
+    pub counters: Arc<Counters>,
+    /// Tells the control core what it must know.
+    pub inputs: SyncSender<Input>,
+    /// Ends the thread.
+    pub stop: Arc<Bell>,
+    /// The clock's start.
+    pub start: Start,
+}
+
+impl Group {
+    /// Runs until the bell rings.
+    ///
+    /// # Errors
+    /// When the sockets fail for good.
+    pub fn run(self) -> io::Result<()> {
+        let mut buffer = vec![0; 1 << 16];
+        let mut batch = Batch::new();
+        let mut budgets = HashMap::new();
+        loop {
+            let ready = readable(
+                &[
+                    self.ports.v4.as_fd(),
+                    self.ports.v6.as_fd(),
+                    self.stop.as_fd(),
+                ],
+                None,
+            )?;
+            if ready & 4 != 0 {
+                return Ok(());
+            }
+            for (bit, socket) in [(1, &self.ports.v4), (2, &self.ports.v6)] {
+                if ready & bit == 0 {
+                    continue;
+                }
+                let Ok(heard) = socket.recv(&mut buffer) else {
+                    continue;
+                };
+                let routes = self.routes.load_full();
+                let Some(port) = routes.ports.get(&heard.interface) else {
+                    continue;
+                };
+                let budget = budgets
+                    .entry(heard.interface)
+                    .or_insert_with(|| Budget::full(Instant::now()));
+                let len = heard.len.min(buffer.len());
+                self.counters.packet(len);
+                let result = budget.take(Instant::now()).and_then(|()| {
+                    self.packet(&routes, port, &heard, &mut buffer[..len], &mut batch)
+                });
+                if let Err(reason) = result {
+                    self.counters.dropped(reason);
+                }
+            }
+            if budgets.len() > 2 * self.routes.load().ports.len() + 16 {
+                budgets.clear();
+            }
+        }
+    }
+
+    fn packet(
+        &self,
+        routes: &Routes,
+        port: &Port,
+        heard: &Heard,
+        packet: &mut [u8],
+        batch: &mut Batch,
+    ) -> Result<(), Drop> {
+        let inner = Inner::parse(packet)?;
+        let range = routes.range.as_ref().ok_or(Drop::NoRoute)?;
+        if is_link_control(packet, &inner) {
+            return Err(Drop::LinkScope);
+        }
+        if range.offset(inner.source) != Some(port.offset) {
+            return Err(Drop::ForeignSource);
+        }
+        if heard.header.gso_type != gso::NONE {
+            return Err(Drop::TooBig);
+        }
+        group_mac(range, inner.destination).ok_or(Drop::NotOurs)?;
+        if heard.header.needs_csum() {
+            let (start, offset) = (heard.header.csum_start, heard.header.csum_offset);
+            csum::finish(packet, start.into(), offset.into())
+                .then_some(())
+                .ok_or(Drop::Malformed)?;
+        }
+        self.ports
+            .deliver(routes, port.network, &inner, packet, Some(heard.interface))?;
+        self.to_members(routes, port.network, packet, batch);
+        Ok(())
+    }
+
+    /// Every member hears it from us: the tree of a mesh in which all have sessions with all.
+    fn to_members(&self, routes: &Routes, network: u16, packet: &[u8], batch: &mut Batch) {
+        let slice = Slice {
+            offset: 0,
+            total: 0,
+            segment: 0,
+            network,
+            headers: 0,
+            index: 0,
+            shape: Shape::Plain,
+            csum_pending: false,
+            cwr: false,
+            group: true,
+        };
+        for peer in &routes.peers {
+            let Some(send) = &peer.send else { continue };
+            let sealed = batch.seal_slices(&send.outbound, 0, send.datagram, (slice, &[], packet));
+            let sent = sealed.and_then(|()| {
+                batch.calls().try_for_each(|call| {
+                    self.counters.call(call.len().div_ceil(batch.segment()));
+                    self.main
+                        .send(send.to, call, batch.segment(), 0)
+                        .map_err(|_| Drop::Refused)
+                })
+            });
+            match sent {
+                Ok(()) => {
+                    peer.counters.sent(packet.len());
+                    send.outbound.note_sent(self.start.millis(Instant::now()));
+                }
+                Err(reason) => self.counters.dropped(reason),
+            }
+        }
+    }
+}
+
+/// What one container may still send.
+#[derive(Debug)]
+struct Budget {
+    tokens: f64,
+    at: Instant,
+}
+
+impl Budget {
+    fn full(now: Instant) -> Self {
+        Self {
+            tokens: BURST.into(),
+            at: now,
+        }
+    }
+
+    fn take(&mut self, now: Instant) -> Result<(), Drop> {
+        let gained = now.saturating_duration_since(self.at).as_secs_f64() * f64::from(RATE);
+        self.tokens = (self.tokens + gained).min(BURST.into());
+        self.at = now;
+        if self.tokens < 1.0 {
+            return Err(Drop::RateLimited);
+        }
+        self.tokens -= 1.0;
+        Ok(())
+    }
+}
+
+/// The link-level address for a group (RFC 1112 §6.4, RFC 2464 §7); `None` for anything else.
+fn group_mac(range: &ClusterRange, destination: IpAddr) -> Option<[u8; 6]> {
+    match destination {
+        IpAddr::V4(v4) if v4 == Ipv4Addr::BROADCAST || v4 == range.v4().broadcast() => {
+            Some([0xff; 6])
+        }
+        IpAddr::V4(v4) if v4.is_multicast() => {
+            let [_, b, c, d] = v4.octets();
+            Some([0x01, 0x00, 0x5e, b & 0x7f, c, d])
+        }
+        IpAddr::V6(v6) if v6.is_multicast() => {
+            let [.., a, b, c, d] = v6.octets();
+            Some([0x33, 0x33, a, b, c, d])
+        }
+        _ => None,
+    }
+}
+
+/// IGMP; and of ICMPv6 multicast listener discovery (130 to 132, 143) and neighbour discovery (133 to 137).
+fn is_link_control(packet: &[u8], inner: &Inner) -> bool {
+    match inner.protocol {
+        protocol::IGMP => true,
+        protocol::ICMPV6 => packet
+            .get(inner.transport)
+            .is_some_and(|kind| matches!(kind, 130..=137 | 143)),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_have_link_addresses() {
+        let range = ClusterRange::new(
+            "10.32.0.0/12".parse().unwrap(),
+            "fd00::/48".parse().unwrap(),
+        )
+        .unwrap();
+        let mac = |text: &str| group_mac(&range, text.parse().unwrap());
+        assert_eq!(mac("10.47.255.255"), Some([0xff; 6]));
+        assert_eq!(mac("255.255.255.255"), Some([0xff; 6]));
+        assert_eq!(mac("239.129.2.3"), Some([1, 0, 0x5e, 1, 2, 3]));
+        assert_eq!(mac("ff02::1:2"), Some([0x33, 0x33, 0, 1, 0, 2]));
+        assert_eq!(mac("10.32.0.2"), None);
+    }
+
+    #[test]
+    fn a_flood_is_cut_to_the_rate() {
+        let start = Instant::now();
+        let mut budget = Budget::full(start);
+        let passed = (0..10_000_u64)
+            .filter(|i| budget.take(start + Duration::from_micros(i * 100)).is_ok())
+            .count();
+        let allowed = (BURST + RATE) as usize;
+        assert!(
+            (allowed - 2..=allowed).contains(&passed),
+            "{passed} of {allowed}"
+        );
+    }
+}

@@ -1,0 +1,427 @@
+//! In: a thread for each UDP socket receives datagrams, opens them where they lie and writes packets to its TUN queue.
+//!
+//! The kernel steers each lane to one socket, so a lane's window and incomplete packets belong to one thread.
+
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use arc_swap::{ArcSwap, Cache};
+use weave_linux::poll::readable;
+use weave_linux::tun::Tun;
+use weave_linux::udp::{Received, UdpSocket};
+use weave_model::Drop;
+
+use super::Input;
+use super::frames::{Frame, FrameId, Frames, Run};
+use super::group::GroupPorts;
+use super::header::{self, Template};
+use super::inner::Inner;
+use super::routes::{Receive, Routes};
+use super::stats::Counters;
+use crate::session::LaneIn;
+use crate::time::Start;
+use crate::wire::{HEADER, Header, Kind, Shape, Slice, Type, next_packet};
+
+/// "Congestion experienced" in the outer header (RFC 3168).
+const CE: u8 = 3;
+
+/// What an incoming thread works with.
+#[derive(Debug)]
+pub struct Ingress {
+    /// The socket it receives on; its read timeout is how soon the thread notices `stop`.
+    pub socket: Arc<UdpSocket>,
+    /// The queue it writes to.
+    pub tun: Arc<Tun>,
+    /// Where packets for a group go.
+    pub group: Arc<GroupPorts>,
+    /// The current routes.
+    pub routes: Arc<ArcSwap<Routes>>,
+    /// This thread's counters.
+    pub counters: Arc<Counters>,
+    /// Tells the control core what it must know.
+    pub inputs: SyncSender<Input>,
+    /// Ends the thread.
+    pub stop: Arc<AtomicBool>,
+    /// The clock's start.
+    pub start: Start,
+}
+
+impl Ingress {
+    /// Runs until told to stop.
+    ///
+    /// # Errors
+    /// When the socket fails for good.
+    pub fn run(self) -> io::Result<()> {
+        let mut cache = Cache::new(Arc::clone(&self.routes));
+        let mut buffer = vec![0; 1 << 16];
+        let mut worker = Worker {
+            shell: &self,
+            run: Run::default(),
+            frames: Frames::default(),
+        };
+        while !self.stop.load(Ordering::Relaxed) {
+            if let Some(due) = worker.frames.due() {
+                let patience = due.saturating_duration_since(Instant::now());
+                if readable(&[self.socket.as_fd()], Some(patience))? == 0 {
+                    worker.frames.expire(Instant::now());
+                    let routes = Arc::clone(cache.load());
+                    worker.deliver_ready(&routes, false);
+                    continue;
+                }
+            }
+            match self.socket.recv(&mut buffer) {
+                Ok(got) => {
+                    let routes = Arc::clone(cache.load());
+                    worker.batch(&routes, &mut buffer[..got.len], &got);
+                }
+                Err(error) if is_passing(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn tell(&self, input: Input) {
+        if self.inputs.try_send(input).is_err() {
+            self.counters.dropped(Drop::QueueFull);
+        }
+    }
+}
+
+/// A timeout, a signal, or an ICMP error that some earlier datagram brought back.
+fn is_passing(error: &io::Error) -> bool {
+    use io::ErrorKind::{
+        ConnectionRefused, HostUnreachable, Interrupted, NetworkUnreachable, TimedOut, WouldBlock,
+    };
+    matches!(
+        error.kind(),
+        WouldBlock
+            | TimedOut
+            | Interrupted
+            | ConnectionRefused
+            | HostUnreachable
+            | NetworkUnreachable
+    )
+}
+
+struct Worker<'s> {
+    shell: &'s Ingress,
+    run: Run,
+    frames: Frames,
+}
+
+impl Worker<'_> {
+    fn batch(&mut self, routes: &Routes, buffer: &mut [u8], got: &Received) {
+        let now = Instant::now();
+        self.shell.counters.call(got.len.div_ceil(got.stride));
+        let mut heard: Option<&Receive> = None;
+        for start in (0..got.len).step_by(got.stride) {
+            let datagram = start..(start + got.stride).min(got.len);
+            match Header::parse(&buffer[datagram.clone()]) {
+                Ok(header) if header.kind == Type::Data => {
+                    match self.data(routes, buffer, datagram, header, got) {
+                        Ok(receive) => heard = Some(receive),
+                        Err(reason) => self.shell.counters.dropped(reason),
+                    }
+                }
+                Ok(_) => {
+                    let bytes = buffer[datagram].to_vec();
+                    self.shell.tell(Input::Handshake {
+                        bytes,
+                        from: got.from,
+                    });
+                }
+                Err(reason) => self.shell.counters.dropped(reason),
+            }
+        }
+        self.finish_run(routes, buffer, got.ecn == CE, now);
+        self.frames.expire(now);
+        self.deliver_ready(routes, got.ecn == CE);
+        if let Some(receive) = heard {
+            receive.inbound.note_heard(self.shell.start.millis(now));
+        }
+    }
+
+    /// Opens one datagram and goes on with what is in it.
+    fn data<'r>(
+        &mut self,
+        routes: &'r Routes,
+        buffer: &mut [u8],
+        datagram: Range<usize>,
+        header: Header,
+        got: &Received,
+    ) -> Result<&'r Receive, Drop> {
+        let receive = routes
+            .inbound
+            .get(&header.receiver)
+            .ok_or(Drop::UnknownSession)?;
+        let lane = receive.inbound.lane(header.lane).ok_or(Drop::UnknownLane)?;
+        let at = datagram.start + HEADER;
+        let (head, sealed) = buffer[datagram].split_at_mut(HEADER);
+        let content = self.open(lane, head, sealed, header, got.from, receive)?;
+        let ce = got.ecn == CE;
+        match Kind::of(&buffer[at..at + content]).ok_or(Drop::UnknownKind)? {
+            Kind::Control => {
+                let body = buffer[at..at + content - 1].to_vec();
+                let (peer, index, lane) = (receive.inbound.peer(), header.receiver, header.lane);
+                self.shell.tell(Input::Control {
+                    peer,
+                    index,
+                    lane,
+                    body,
+                    from: got.from,
+                });
+            }
+            Kind::Packets => {
+                self.finish_run(routes, buffer, ce, Instant::now());
+                self.packets(routes, receive, &mut buffer[at..at + content - 1], ce);
+            }
+            Kind::Slice => {
+                let (slice, payload) = Slice::parse(&buffer[at..at + content])?;
+                let first = header
+                    .counter
+                    .checked_sub(slice.index.into())
+                    .ok_or(Drop::Malformed)?;
+                let id = FrameId {
+                    session: header.receiver,
+                    lane: header.lane,
+                    first,
+                };
+                if self.run.continues(id, &slice) {
+                    self.run.push(at, payload);
+                } else {
+                    self.finish_run(routes, buffer, ce, Instant::now());
+                    self.run.start(id, slice, at, payload);
+                }
+            }
+        }
+        Ok(receive)
+    }
+
+    /// Opens in place and returns the length of the content.
+    fn open(
+        &self,
+        lane: &Mutex<LaneIn>,
+        head: &[u8],
+        sealed: &mut [u8],
+        header: Header,
+        from: SocketAddr,
+        receive: &Receive,
+    ) -> Result<usize, Drop> {
+        let mut lane = lane.lock().unwrap_or_else(PoisonError::into_inner);
+        let (content, newest) = lane.open(header.counter, head, sealed)?;
+        let content = content.len();
+        if newest && lane.note_from(from) {
+            let (peer, index, lane) = (receive.inbound.peer(), header.receiver, header.lane);
+            self.shell.tell(Input::Heard {
+                peer,
+                index,
+                lane,
+                from,
+            });
+        }
+        Ok(content)
+    }
+
+    fn packets(&self, routes: &Routes, receive: &Receive, body: &mut [u8], ce: bool) {
+        let mut at = 0;
+        while let Some(record) = next_packet(body, at) {
+            let result = record.and_then(|record| {
+                at = record.end;
+                self.packet(
+                    routes,
+                    receive,
+                    &mut body[record.start..record.end],
+                    record.csum_pending,
+                    ce,
+                )
+            });
+            if let Err(reason) = result {
+                self.shell.counters.dropped(reason);
+                if reason == Drop::TooShort {
+                    return;
+                }
+            }
+        }
+    }
+
+    fn packet(
+        &self,
+        routes: &Routes,
+        receive: &Receive,
+        packet: &mut [u8],
+        csum_pending: bool,
+        ce: bool,
+    ) -> Result<(), Drop> {
+        let inner = Inner::parse(packet)?;
+        routes.admit(receive.peer, inner.source, inner.destination)?;
+        if ce {
+            header::mark_congestion(packet)?;
+        }
+        let virtio = header::plain(packet, &inner, csum_pending)?.to_bytes();
+        self.write(
+            &[IoSlice::new(&virtio), IoSlice::new(packet)],
+            receive,
+            packet.len(),
+        )
+    }
+
+    /// Delivers the run if it is the whole packet, else keeps it aside.
+    fn finish_run(&mut self, routes: &Routes, buffer: &mut [u8], ce: bool, now: Instant) {
+        let Some((id, slice)) = self.run.packet() else {
+            return;
+        };
+        let slice = *slice;
+        let result = if self.run.is_whole() && !self.frames.waits(id) {
+            self.frames.completed(id);
+            self.deliver_ready(routes, ce);
+            self.deliver_run(routes, id, &slice, buffer, ce)
+        } else {
+            self.frames.add(&self.run, buffer, now)
+        };
+        self.run.clear();
+        if let Err(reason) = result {
+            self.shell.counters.dropped(reason);
+        }
+        self.deliver_ready(routes, ce);
+    }
+
+    /// Writes a whole packet straight from the receive buffer.
+    fn deliver_run(
+        &self,
+        routes: &Routes,
+        id: FrameId,
+        slice: &Slice,
+        buffer: &mut [u8],
+        ce: bool,
+    ) -> Result<(), Drop> {
+        let receive = routes
+            .inbound
+            .get(&id.session)
+            .ok_or(Drop::UnknownSession)?;
+        if slice.shape == Shape::Plain {
+            let packet: Vec<u8> = self
+                .run
+                .parts()
+                .iter()
+                .flat_map(|part| &buffer[part.place.clone()])
+                .copied()
+                .collect();
+            return self.plain(routes, receive, slice, packet, ce);
+        }
+        if ce {
+            header::mark_congestion(&mut buffer[self.run.headers()])?;
+        }
+        let template = Template::new(slice, &buffer[self.run.headers()])?;
+        routes.admit(
+            receive.peer,
+            template.inner.source,
+            template.inner.destination,
+        )?;
+        let built = template.build(0..usize::from(slice.total));
+        let virtio = built.virtio.to_bytes();
+        let mut pieces = Vec::with_capacity(self.run.parts().len() + 2);
+        pieces.push(IoSlice::new(&virtio));
+        pieces.push(IoSlice::new(built.headers()));
+        pieces.extend(
+            self.run
+                .parts()
+                .iter()
+                .map(|part| IoSlice::new(&buffer[part.place.clone()])),
+        );
+        self.write(
+            &pieces,
+            receive,
+            built.headers().len() + usize::from(slice.total),
+        )
+    }
+
+    /// Delivers a packet that was sent as it is: to a container, or to all of a network.
+    fn plain(
+        &self,
+        routes: &Routes,
+        receive: &Receive,
+        slice: &Slice,
+        mut packet: Vec<u8>,
+        ce: bool,
+    ) -> Result<(), Drop> {
+        if !slice.group {
+            return self.packet(routes, receive, &mut packet, slice.csum_pending, ce);
+        }
+        let inner = Inner::parse(&packet)?;
+        routes.admit_source(receive.peer, inner.source)?;
+        receive.counters.received(packet.len());
+        self.shell.counters.packet(packet.len());
+        self.shell
+            .group
+            .deliver(routes, slice.network, &inner, &packet, None)
+    }
+
+    /// Delivers the packets that are whole, or whose time is over: each run of bytes that arrived.
+    fn deliver_ready(&mut self, routes: &Routes, ce: bool) {
+        if !self.frames.has_ready() {
+            return;
+        }
+        for frame in self.frames.take_ready() {
+            if let Err(reason) = self.frame(routes, &frame, ce) {
+                self.shell.counters.dropped(reason);
+            }
+            self.frames.recycle(frame);
+        }
+    }
+
+    fn frame(&self, routes: &Routes, frame: &Frame, ce: bool) -> Result<(), Drop> {
+        let receive = routes
+            .inbound
+            .get(&frame.id().session)
+            .ok_or(Drop::UnknownSession)?;
+        if !frame.is_whole() {
+            self.shell.counters.dropped(Drop::Incomplete);
+        }
+        if frame.slice().shape == Shape::Plain {
+            if frame.deliverable() {
+                return self.plain(routes, receive, frame.slice(), frame.payload().to_vec(), ce);
+            }
+            return Ok(());
+        }
+        let mut headers = frame.headers().to_vec();
+        if ce {
+            header::mark_congestion(&mut headers)?;
+        }
+        let template = Template::new(frame.slice(), &headers)?;
+        routes.admit(
+            receive.peer,
+            template.inner.source,
+            template.inner.destination,
+        )?;
+        for run in frame.have() {
+            let run = template.usable(run.clone());
+            if run.is_empty() {
+                continue;
+            }
+            let built = template.build(run.clone());
+            let virtio = built.virtio.to_bytes();
+            let payload = &frame.payload()[run];
+            let pieces = [
+                IoSlice::new(&virtio),
+                IoSlice::new(built.headers()),
+                IoSlice::new(payload),
+            ];
+            self.write(&pieces, receive, built.headers().len() + payload.len())?;
+        }
+        Ok(())
+    }
+
+    fn write(&self, pieces: &[IoSlice<'_>], receive: &Receive, bytes: usize) -> Result<(), Drop> {
+        self.shell.tun.write(pieces).map_err(|_| Drop::Refused)?;
+        self.shell.counters.packet(bytes);
+        receive.counters.received(bytes);
+        Ok(())
+    }
+}

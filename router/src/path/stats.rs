@@ -1,0 +1,124 @@
+//! Counters of the data path: each thread adds to its own, readers add them up.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use weave_model::Drop;
+
+/// What one data thread counts. Alone on its cache lines; only its thread writes, so no add is contended.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct Counters {
+    /// Packets taken from the kernel or written to it.
+    pub packets: AtomicU64,
+    /// Bytes of these.
+    pub bytes: AtomicU64,
+    /// Datagrams sent or received.
+    pub datagrams: AtomicU64,
+    /// System calls that sent or received them: fewer than datagrams where batches work.
+    pub calls: AtomicU64,
+    drops: [AtomicU64; Drop::ALL.len()],
+}
+
+impl Counters {
+    /// Counts a packet of `bytes`.
+    pub fn packet(&self, bytes: usize) {
+        self.packets.fetch_add(1, Relaxed);
+        self.bytes.fetch_add(bytes as u64, Relaxed);
+    }
+
+    /// Counts one call that moved `datagrams`.
+    pub fn call(&self, datagrams: usize) {
+        self.calls.fetch_add(1, Relaxed);
+        self.datagrams.fetch_add(datagrams as u64, Relaxed);
+    }
+
+    /// Counts a drop.
+    pub fn dropped(&self, reason: Drop) {
+        self.drops[reason as usize].fetch_add(1, Relaxed);
+    }
+
+    /// Adds this thread's counts to a sum.
+    pub fn add_to(&self, sum: &mut Sum) {
+        sum.packets += self.packets.load(Relaxed);
+        sum.bytes += self.bytes.load(Relaxed);
+        sum.datagrams += self.datagrams.load(Relaxed);
+        sum.calls += self.calls.load(Relaxed);
+        for (total, drops) in sum.drops.iter_mut().zip(&self.drops) {
+            *total += drops.load(Relaxed);
+        }
+    }
+}
+
+/// The counts of several threads, added up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sum {
+    /// Packets of containers.
+    pub packets: u64,
+    /// Bytes of these.
+    pub bytes: u64,
+    /// Datagrams between nodes.
+    pub datagrams: u64,
+    /// System calls for these.
+    pub calls: u64,
+    /// Drops, in the order of [`Drop::ALL`].
+    pub drops: [u64; Drop::ALL.len()],
+}
+
+impl Sum {
+    /// The reasons that occurred, with their counts.
+    pub fn drops(&self) -> impl Iterator<Item = (Drop, u64)> + '_ {
+        Drop::ALL
+            .into_iter()
+            .zip(self.drops)
+            .filter(|(_, count)| *count > 0)
+    }
+}
+
+/// What was exchanged with one member. Written by several threads, once per batch.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct PeerCounters {
+    /// Bytes of containers' packets sent to it.
+    pub sent_bytes: AtomicU64,
+    /// Bytes of containers' packets received from it.
+    pub received_bytes: AtomicU64,
+    /// Packets sent to it.
+    pub sent_packets: AtomicU64,
+    /// Packets received from it.
+    pub received_packets: AtomicU64,
+}
+
+impl PeerCounters {
+    /// Counts a packet sent.
+    pub fn sent(&self, bytes: usize) {
+        self.sent_packets.fetch_add(1, Relaxed);
+        self.sent_bytes.fetch_add(bytes as u64, Relaxed);
+    }
+
+    /// Counts a packet received.
+    pub fn received(&self, bytes: usize) {
+        self.received_packets.fetch_add(1, Relaxed);
+        self.received_bytes.fetch_add(bytes as u64, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_add_up() {
+        let threads = [Counters::default(), Counters::default()];
+        threads[0].packet(10);
+        threads[1].packet(5);
+        threads[1].dropped(Drop::Replay);
+        threads[1].call(7);
+        let mut sum = Sum::default();
+        threads.iter().for_each(|thread| thread.add_to(&mut sum));
+        assert_eq!(
+            (sum.packets, sum.bytes, sum.datagrams, sum.calls),
+            (2, 15, 7, 1)
+        );
+        assert_eq!(sum.drops().collect::<Vec<_>>(), [(Drop::Replay, 1)]);
+    }
+}
