@@ -1,0 +1,177 @@
+//! Who still has to be told which record: reliable flooding over sessions that lose datagrams.
+//!
+//! When a session comes up both sides send a *summary* of the records they have until the other's comes back; each then
+//! sends what the other lacks. A record that is new here goes to every connected peer but the one it came from, again
+//! and again until the peer acknowledges it or shows that it has a newer one. A summary each minute finds what a bug or
+//! a lost state left apart.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use weave_model::NodeId;
+
+const FIRST_RETRY: Duration = Duration::from_millis(300);
+const LAST_RETRY: Duration = Duration::from_secs(5);
+const SUMMARY_INTERVAL: Duration = Duration::from_secs(60);
+/// How many records are sent to one peer at a time; the others wait for acknowledgements.
+const WINDOW: usize = 16;
+
+#[derive(Clone, Copy, Debug)]
+struct Retry {
+    next: Instant,
+    wait: Duration,
+}
+
+impl Retry {
+    const fn now(now: Instant) -> Self {
+        Self {
+            next: now,
+            wait: FIRST_RETRY,
+        }
+    }
+
+    fn again(&mut self, now: Instant) {
+        self.next = now + self.wait;
+        self.wait = (self.wait * 2).min(LAST_RETRY);
+    }
+}
+
+#[derive(Debug)]
+struct Peer {
+    summary: Retry,
+    records: BTreeMap<NodeId, Retry>,
+}
+
+/// Something to send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Due {
+    /// The summary of all records.
+    Summary,
+    /// The record of this node.
+    Record(NodeId),
+}
+
+/// What every connected peer still lacks.
+#[derive(Debug, Default)]
+pub struct Flood(BTreeMap<NodeId, Peer>);
+
+impl Flood {
+    /// A session came up, anew or again.
+    pub fn up(&mut self, peer: NodeId, now: Instant) {
+        self.0.insert(
+            peer,
+            Peer {
+                summary: Retry::now(now),
+                records: BTreeMap::new(),
+            },
+        );
+    }
+
+    /// A session is gone.
+    pub fn down(&mut self, peer: NodeId) {
+        self.0.remove(&peer);
+    }
+
+    /// A record is new here: every peer but `except` and its own node must have it.
+    pub fn offer(&mut self, record: NodeId, except: Option<NodeId>, now: Instant) {
+        for (peer, state) in &mut self.0 {
+            if Some(*peer) != except && *peer != record {
+                state.records.insert(record, Retry::now(now));
+            }
+        }
+    }
+
+    /// One peer lacks a record.
+    pub fn lacks(&mut self, peer: NodeId, record: NodeId, now: Instant) {
+        if let Some(state) = self.0.get_mut(&peer) {
+            state.records.entry(record).or_insert(Retry::now(now));
+        }
+    }
+
+    /// A peer has the record, or a newer one.
+    pub fn has(&mut self, peer: NodeId, record: NodeId) {
+        if let Some(state) = self.0.get_mut(&peer) {
+            state.records.remove(&record);
+        }
+    }
+
+    /// A peer's summary came: it heard ours, or will with the answer.
+    pub fn summarised(&mut self, peer: NodeId, now: Instant) {
+        if let Some(state) = self.0.get_mut(&peer) {
+            state.summary = Retry {
+                next: now + SUMMARY_INTERVAL,
+                wait: FIRST_RETRY,
+            };
+        }
+    }
+
+    /// What is to be sent now, and to whom.
+    pub fn due(&mut self, now: Instant) -> Vec<(NodeId, Due)> {
+        let mut due = Vec::new();
+        for (peer, state) in &mut self.0 {
+            if now >= state.summary.next {
+                state.summary.again(now);
+                due.push((*peer, Due::Summary));
+            }
+            let records = state.records.iter_mut().take(WINDOW);
+            for (record, retry) in records.filter(|(_, retry)| now >= retry.next) {
+                retry.again(now);
+                due.push((*peer, Due::Record(*record)));
+            }
+        }
+        due
+    }
+
+    /// When [`Flood::due`] has something.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let times = self.0.values().flat_map(|state| {
+            let records = state.records.values().take(WINDOW).map(|retry| retry.next);
+            records.chain([state.summary.next])
+        });
+        times.min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: NodeId = NodeId::from_bytes([1; 32]);
+    const B: NodeId = NodeId::from_bytes([2; 32]);
+    const C: NodeId = NodeId::from_bytes([3; 32]);
+
+    #[test]
+    fn a_record_goes_to_all_but_its_sender_until_acknowledged() {
+        let now = Instant::now();
+        let mut flood = Flood::default();
+        for peer in [A, B, C] {
+            flood.up(peer, now);
+            flood.summarised(peer, now);
+        }
+        flood.offer(C, Some(A), now);
+        assert_eq!(flood.due(now), [(B, Due::Record(C))]);
+        assert_eq!(flood.due(now), []);
+        assert_eq!(flood.poll_timeout(), Some(now + FIRST_RETRY));
+        assert_eq!(flood.due(now + FIRST_RETRY), [(B, Due::Record(C))]);
+        flood.has(B, C);
+        assert_eq!(flood.due(now + LAST_RETRY), []);
+        assert_eq!(flood.poll_timeout(), Some(now + SUMMARY_INTERVAL));
+    }
+
+    #[test]
+    fn a_summary_is_repeated_until_the_other_comes() {
+        let now = Instant::now();
+        let mut flood = Flood::default();
+        flood.up(A, now);
+        assert_eq!(flood.due(now), [(A, Due::Summary)]);
+        assert_eq!(flood.due(now + FIRST_RETRY), [(A, Due::Summary)]);
+        flood.summarised(A, now + FIRST_RETRY);
+        assert_eq!(flood.due(now + LAST_RETRY), []);
+        assert_eq!(
+            flood.due(now + FIRST_RETRY + SUMMARY_INTERVAL),
+            [(A, Due::Summary)]
+        );
+        flood.down(A);
+        assert_eq!(flood.poll_timeout(), None);
+    }
+}
