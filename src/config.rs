@@ -6,13 +6,15 @@
 mod file;
 mod flags;
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use weave_model::{NodeName, Suite};
 
 pub use flags::Flags;
+
+use crate::obstacle::Obstacle;
 
 /// The UDP port of the overlay.
 pub const DEFAULT_PORT: u16 = 6783;
@@ -46,26 +48,32 @@ pub struct Overlay {
     pub suites: Vec<Suite>,
     /// The MTU of the containers, in bytes, 1280 to 60000.
     pub mtu: u16,
+    /// Facilities of the kernel that are not used; those that it lacks are done without in any case.
+    pub without: Vec<Facility>,
 }
 
-/// What is wrong with the flags or the file: a cause and a fix.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{cause}")]
-pub struct BadConfig {
-    /// The cause, in one line.
-    pub cause: String,
-    /// What to do about it.
-    pub fix: String,
+/// A facility of the kernel that makes the data path faster and that it can do without.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Facility {
+    /// Batches of datagrams on send (`UDP_SEGMENT`).
+    Gso,
+    /// Batches of datagrams on receive (`UDP_GRO`).
+    Gro,
+    /// Super-packets of UDP from containers (`TUN_F_USO4`, `TUN_F_USO6`).
+    Uso,
+    /// A queue, a lane and a thread for each core.
+    Multiqueue,
 }
 
 impl Config {
     /// Reads the file, if there is one, and lets the flags win over it.
-    pub fn load(flags: Flags) -> Result<Self, BadConfig> {
+    pub fn load(flags: Flags) -> Result<Self, Obstacle> {
         let file = file::read(flags.config.as_deref())?;
         Self::merge(flags, file)
     }
 
-    fn merge(flags: Flags, file: file::File) -> Result<Self, BadConfig> {
+    fn merge(flags: Flags, file: file::File) -> Result<Self, Obstacle> {
         let overlay = file.overlay;
         let name = match flags.name.or(file.name) {
             Some(name) => name,
@@ -73,7 +81,7 @@ impl Config {
         };
         let port_of =
             |address: &Address, port| SocketAddr::new(address.ip, address.port.unwrap_or(port));
-        let listen = flags.listen.or(overlay.listen).unwrap_or(Address::ANY);
+        let listen = flags.listen.or(overlay.listen).unwrap_or_else(Address::any);
         let listen = port_of(&listen, DEFAULT_PORT);
         let advertise = if flags.advertise.is_empty() {
             overlay.advertise
@@ -105,6 +113,7 @@ impl Config {
                 advertise,
                 suites: suites_or_default(suites),
                 mtu: check_mtu(flags.mtu.or(overlay.mtu).unwrap_or(1500))?,
+                without: if flags.without.is_empty() { overlay.without } else { flags.without },
             },
         })
     }
@@ -118,11 +127,16 @@ pub struct Address {
 }
 
 impl Address {
-    /// Every address of the host, both families.
-    const ANY: Self = Self {
-        ip: IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-        port: None,
-    };
+    /// Every address of the host: both families, or IPv4 alone where the kernel has no IPv6.
+    fn any() -> Self {
+        let v6 = Path::new("/proc/net/if_inet6").exists();
+        let ip = if v6 {
+            Ipv6Addr::UNSPECIFIED.into()
+        } else {
+            Ipv4Addr::UNSPECIFIED.into()
+        };
+        Self { ip, port: None }
+    }
 }
 
 impl FromStr for Address {
@@ -195,20 +209,18 @@ fn aes_in_hardware() -> bool {
 }
 
 /// IPv6 needs 1280 (RFC 8200 section 5); a super-packet must fit one datagram.
-fn check_mtu(mtu: u16) -> Result<u16, BadConfig> {
+fn check_mtu(mtu: u16) -> Result<u16, Obstacle> {
     if (1280..=60_000).contains(&mtu) {
         return Ok(mtu);
     }
-    Err(BadConfig {
-        cause: format!("an MTU of {mtu} is out of range"),
-        fix: "give an MTU between 1280 and 60000".to_owned(),
-    })
+    let cause = format!("an MTU of {mtu} is out of range");
+    Err(Obstacle::new(cause, "give an MTU between 1280 and 60000"))
 }
 
 /// The host's name, as the kernel has it.
-fn host_name() -> Result<NodeName, BadConfig> {
+fn host_name() -> Result<NodeName, Obstacle> {
     let path = "/proc/sys/kernel/hostname";
-    let bad = |cause| BadConfig {
+    let bad = |cause: String| Obstacle {
         cause,
         fix: "give a name with --name".to_owned(),
     };
@@ -273,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn suites_lose_repetitions() {
+    fn lists_are_read() {
         let words = [
             "--name",
             "a",

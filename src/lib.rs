@@ -4,6 +4,9 @@
 //! that order by [`daemon`] and stopped in reverse. `weavectl` is [`cli`]: it only talks to the API.
 //! Nothing here touches a packet; the router's threads do, and none of them waits for anything in this crate.
 
+pub mod duration;
+pub mod obstacle;
+
 pub mod cli;
 pub mod config;
-pub mod duration;
+pub mod preflight;

@@ -1,10 +1,13 @@
 //! Each verb: the request it makes and how its answer is shown.
 
+use std::fmt::Write as _;
+
 use serde::Serialize;
 use weave_model::api::{
     AttachRequest, Attachment, Attachments, CniResult, Connections, ExposeRequest, HostAddress,
-    InitRequest, JoinRequest, Membership, Peers, Status, TokenAnswer, TokenRequest, Verdict,
+    InitRequest, JoinRequest, Peers, Status, TokenAnswer, TokenRequest, Verdict,
 };
+use weave_model::{ContainerName, IfName};
 
 use super::args::{Args, Attach, Command, Output, TokenCommand};
 use super::client::Client;
@@ -29,53 +32,28 @@ pub(super) fn run(args: &Args) -> Answer {
                 range: *range,
                 range6: *range6,
             };
-            shown.answer(&client.post("/init", &request)?, |answer: &Membership| {
-                format!(
-                    "cluster {} and {} is made; invite nodes with: weavectl token create\n",
-                    answer.range, answer.range6
-                )
-            })
+            shown.answer(&client.post("/init", &request)?, print::made)
         }
-        Command::Token {
-            command: TokenCommand::Create { ttl, uses },
-        } => {
-            let request = TokenRequest {
-                ttl_s: ttl.as_secs().max(1),
-                uses: *uses,
-            };
-            let answer: TokenAnswer = client.post("/tokens", &request)?;
-            shown.answer(&answer, |answer| format!("{}\n", answer.token))
-        }
+        Command::Token { command } => create_token(&client, &shown, command),
         Command::Join { token } => {
-            let request = JoinRequest {
-                token: read_token(token)?,
-            };
-            shown.answer(&client.post("/join", &request)?, |answer: &Membership| {
-                format!(
-                    "joined the cluster {} and {}; it has {} members\n",
-                    answer.range, answer.range6, answer.members
-                )
-            })
+            let token = read_token(token)?;
+            shown.answer(
+                &client.post("/join", &JoinRequest { token })?,
+                print::joined,
+            )
         }
         Command::Attach(args) => attach(&client, &shown, args),
-        Command::Detach { name, ifname } => {
-            let only = ifname
-                .as_ref()
-                .map(|ifname| format!("?ifname={ifname}"))
-                .unwrap_or_default();
-            let gone: Attachments = client.delete(&format!("/attachments/{name}{only}"))?;
-            shown.answer(&gone, print::detached)
-        }
+        Command::Detach { name, ifname } => detach(&client, &shown, name, ifname.as_ref()),
         Command::Ps => shown.answer(&client.get("/attachments")?, |answer: &Attachments| {
             print::attachments(answer)
         }),
         Command::Expose { ip } => {
             let host: HostAddress = client.post("/expose", &ExposeRequest { ip: *ip })?;
-            shown.answer(&host, |host| print::host(host, "are the host's"))
+            shown.answer(&host, |host| print::host(host, "for the host itself"))
         }
         Command::Hide => {
             let host: HostAddress = client.delete("/expose")?;
-            shown.answer(&host, |host| print::host(host, "are free again"))
+            shown.answer(&host, |host| print::host(host, "can be given again"))
         }
         Command::Status => status(&client, &shown),
         Command::Peers => shown.answer(&client.get("/peers")?, |answer: &Peers| {
@@ -86,6 +64,43 @@ pub(super) fn run(args: &Args) -> Answer {
                 print::connections(answer)
             }),
     }
+}
+
+fn create_token(client: &Client<'_>, shown: &Shown, command: &TokenCommand) -> Answer {
+    let TokenCommand::Create { ttl, uses } = command;
+    let request = TokenRequest {
+        ttl_s: ttl.as_secs().max(1),
+        uses: *uses,
+    };
+    let answer: TokenAnswer = client.post("/tokens", &request)?;
+    shown.answer(&answer, |answer| format!("{}\n", answer.token))
+}
+
+fn detach(
+    client: &Client<'_>,
+    shown: &Shown,
+    name: &ContainerName,
+    ifname: Option<&IfName>,
+) -> Answer {
+    let mut path = format!("/attachments/{name}");
+    if let Some(ifname) = ifname {
+        path.push_str("?ifname=");
+        path.push_str(&percent_encoded(ifname.as_str()));
+    }
+    let gone: Attachments = client.delete(&path)?;
+    shown.answer(&gone, print::detached)
+}
+
+/// A word as it may stand in a query (RFC 3986 section 2).
+fn percent_encoded(word: &str) -> String {
+    word.bytes().fold(String::new(), |mut text, byte| {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
+            text.push(char::from(byte));
+        } else {
+            let _ = write!(text, "%{byte:02X}");
+        }
+        text
+    })
 }
 
 /// The form that was asked for.

@@ -2,12 +2,13 @@
 
 use std::fmt::Write as _;
 use std::io::{ErrorKind, IsTerminal as _, Write as _};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 use weave_model::api::{
-    Attachment, Attachments, Cluster, Connections, HostAddress, Peer, PeerState, Peers, Status,
-    Traffic, Verdict,
+    Attachment, Attachments, Cluster, Connections, HostAddress, Membership, Peer, PeerState, Peers,
+    Status, Traffic, Verdict,
 };
 
 use super::failure::{Exit, Failure};
@@ -34,6 +35,23 @@ pub(super) fn json(answer: &impl Serialize) -> Result<String, Failure> {
         .map_err(|error| Failure::new(Exit::Failed, format!("cannot write JSON: {error}"), ""))
 }
 
+/// A cluster that was just made.
+pub(super) fn made(answer: &Membership) -> String {
+    let Membership { range, range6, .. } = answer;
+    format!("cluster {range} and {range6} is made; invite nodes with: weavectl token create\n")
+}
+
+/// A cluster that was just joined.
+pub(super) fn joined(answer: &Membership) -> String {
+    let Membership {
+        range,
+        range6,
+        members,
+        ..
+    } = answer;
+    format!("joined the cluster {range} and {range6}; it has {members} members\n")
+}
+
 /// The attached containers, and the host if it is exposed.
 pub(super) fn attachments(answer: &Attachments) -> String {
     if answer.attachments.is_empty() && answer.host.is_none() {
@@ -56,7 +74,7 @@ pub(super) fn attachments(answer: &Attachments) -> String {
         table.row([
             name,
             host.ip.to_string(),
-            host.ip6.to_string(),
+            show(host.ip6),
             blank(),
             blank(),
             blank(),
@@ -73,7 +91,7 @@ pub(super) fn attachments(answer: &Attachments) -> String {
         table.row([
             one.name.to_string(),
             one.ip.addr().to_string(),
-            one.ip6.addr().to_string(),
+            show(one.ip6.map(|ip6| ip6.addr())),
             one.ifname.to_string(),
             one.network.to_string(),
             human(now().saturating_sub(one.attached_at)),
@@ -91,10 +109,10 @@ pub(super) fn attachments(answer: &Attachments) -> String {
 /// A container that was just attached.
 pub(super) fn attached(one: &Attachment) -> String {
     format!(
-        "{}: {} and {} on {}\n",
+        "{}: {} on {}
+",
         one.name,
-        one.ip.addr(),
-        one.ip6.addr(),
+        both(one.ip.addr(), one.ip6.map(|ip6| ip6.addr())),
         one.ifname
     )
 }
@@ -105,20 +123,28 @@ pub(super) fn detached(answer: &Attachments) -> String {
         .attachments
         .iter()
         .fold(String::new(), |mut text, one| {
-            let _ = writeln!(
-                text,
-                "{}: {} and {} are free again",
-                one.name,
-                one.ip.addr(),
-                one.ip6.addr()
-            );
+            let addresses = both(one.ip.addr(), one.ip6.map(|ip6| ip6.addr()));
+            let _ = writeln!(text, "{}: {addresses} can be given again", one.name);
             text
         })
 }
 
 /// The host's own addresses, just given or taken.
 pub(super) fn host(address: &HostAddress, what: &str) -> String {
-    format!("host: {} and {} {what}\n", address.ip, address.ip6)
+    format!(
+        "host: {} {what}
+",
+        both(address.ip, address.ip6)
+    )
+}
+
+fn both(ip: Ipv4Addr, ip6: Option<Ipv6Addr>) -> String {
+    ip6.map_or_else(|| ip.to_string(), |ip6| format!("{ip} and {ip6}"))
+}
+
+/// A value, or nothing.
+fn show(value: Option<impl ToString>) -> String {
+    value.map_or_else(String::new, |value| value.to_string())
 }
 
 /// The members.
@@ -152,12 +178,11 @@ pub(super) fn connections(answer: &Connections) -> String {
         "PEER", "STATE", "ENDPOINT", "SUITE", "LANES", "RTT", "FOR", "SENT", "RECEIVED",
     ]);
     for one in &answer.connections {
-        let show = |value: Option<String>| value.unwrap_or_default();
         table.row([
             one.name.to_string(),
             state(one.state).to_owned(),
-            show(one.endpoint.map(|endpoint| endpoint.to_string())),
-            show(one.suite.map(|suite| suite.to_string())),
+            show(one.endpoint),
+            show(one.suite),
             one.lanes.to_string(),
             show(
                 one.rtt_us
@@ -204,10 +229,9 @@ pub(super) fn status(answer: &Status) -> String {
     );
     fact(
         "host",
-        answer.host.map_or_else(
-            || "not exposed".to_owned(),
-            |host| format!("{} {}", host.ip, host.ip6),
-        ),
+        answer
+            .host
+            .map_or_else(|| "not exposed".to_owned(), |host| both(host.ip, host.ip6)),
     );
     fact("traffic", traffic(&answer.traffic));
     let dropped = answer.drops.iter().filter(|&(_, &count)| count > 0);

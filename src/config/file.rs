@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use weave_model::{NodeName, Suite};
 
-use super::{Address, BadConfig, DEFAULT_FILE, parse_suite};
+use super::{Address, DEFAULT_FILE, Facility, parse_suite};
+use crate::obstacle::Obstacle;
 
 /// The file as it is written; absent keys keep their defaults.
 #[derive(Debug, Default, Deserialize)]
@@ -28,10 +29,11 @@ pub(super) struct OverlaySection {
     #[serde(deserialize_with = "suites")]
     pub(super) suites: Vec<Suite>,
     pub(super) mtu: Option<u16>,
+    pub(super) without: Vec<Facility>,
 }
 
 /// Reads the named file, or the default one if it exists.
-pub(super) fn read(named: Option<&Path>) -> Result<File, BadConfig> {
+pub(super) fn read(named: Option<&Path>) -> Result<File, Obstacle> {
     let path = named.unwrap_or_else(|| Path::new(DEFAULT_FILE));
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
@@ -39,13 +41,13 @@ pub(super) fn read(named: Option<&Path>) -> Result<File, BadConfig> {
             return Ok(File::default());
         }
         Err(error) => {
-            return Err(BadConfig {
+            return Err(Obstacle {
                 cause: format!("cannot read {}: {error}", path.display()),
                 fix: "name a readable file with --config, or leave the flag out".to_owned(),
             });
         }
     };
-    parse(&text).map_err(|cause| BadConfig {
+    parse(&text).map_err(|cause| Obstacle {
         cause: format!("{}: {cause}", path.display()),
         fix: "correct that line; the keys are those of the flags, see weaved --help".to_owned(),
     })

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Parser;
 use weave_model::{NodeName, Suite};
 
-use super::{Address, parse_suite};
+use super::{Address, Facility, parse_suite};
 
 /// The Weave node: connects this host's containers with those of other hosts, always encrypted.
 ///
@@ -45,6 +45,10 @@ pub struct Flags {
     /// MTU of the containers, in bytes [default: 1500]
     #[arg(long, value_name = "BYTES")]
     pub mtu: Option<u16>,
+
+    /// Facilities of the kernel to do without, with commas between: gso, gro, uso, multiqueue
+    #[arg(long, value_name = "FACILITIES", value_delimiter = ',')]
+    pub without: Vec<Facility>,
 
     /// What to log: error, warn, info, debug, trace, or per module [default: info]
     #[arg(long, value_name = "FILTER", env = "WEAVE_LOG")]

@@ -61,12 +61,14 @@ pub struct Attachment {
     /// The IPv4 gateway.
     #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub gateway: Ipv4Addr,
-    /// Its IPv6 address, a /128.
-    #[cfg_attr(feature = "openapi", schema(value_type = String, example = "fd00:1:2::2/128"))]
-    pub ip6: Ipv6Net,
+    /// Its IPv6 address, a /128; absent where IPv6 is switched off in the container or on the host.
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, example = "fd00:1:2::2/128"))]
+    pub ip6: Option<Ipv6Net>,
     /// The IPv6 gateway, link-local.
     #[cfg_attr(feature = "openapi", schema(value_type = String, example = "fe80::1"))]
     pub gateway6: Ipv6Addr,
+    /// Whether its default routes lead here; not where it had one before.
+    pub default_route: bool,
     /// Its labels.
     pub labels: BTreeMap<LabelKey, LabelValue>,
     /// When it was attached.
@@ -102,7 +104,7 @@ pub struct HostAddress {
     /// Its IPv4 address.
     #[cfg_attr(feature = "openapi", schema(value_type = String, example = "10.32.0.3"))]
     pub ip: Ipv4Addr,
-    /// Its IPv6 address.
-    #[cfg_attr(feature = "openapi", schema(value_type = String, example = "fd00:1:2::3"))]
-    pub ip6: Ipv6Addr,
+    /// Its IPv6 address; absent where IPv6 is switched off on the host.
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, example = "fd00:1:2::3"))]
+    pub ip6: Option<Ipv6Addr>,
 }

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 use super::Attachment;
@@ -17,7 +17,7 @@ pub struct CniResult {
     pub interfaces: Vec<CniInterface>,
     /// The IPv4 address first, then the IPv6 one.
     pub ips: Vec<CniIp>,
-    /// The default routes, in the same order.
+    /// The default routes, in the same order; none where the container had one before.
     pub routes: Vec<CniRoute>,
     /// Always empty here.
     pub dns: CniDns,
@@ -79,31 +79,29 @@ impl From<&Attachment> for CniResult {
             mtu: attachment.mtu,
             sandbox: Some(attachment.netns.clone()),
         };
-        let gateways = [
-            IpAddr::from(attachment.gateway),
-            IpAddr::from(attachment.gateway6),
-        ];
-        let addresses = [IpNet::from(attachment.ip), IpNet::from(attachment.ip6)];
-        let default = |gw: IpAddr| match gw {
-            IpAddr::V4(_) => IpNet::V4(ipnet::Ipv4Net::default()),
-            IpAddr::V6(_) => IpNet::V6(ipnet::Ipv6Net::default()),
+        let v4 = (IpNet::from(attachment.ip), IpAddr::from(attachment.gateway));
+        let v6 = attachment
+            .ip6
+            .map(|ip6| (IpNet::from(ip6), IpAddr::from(attachment.gateway6)));
+        let addresses = || std::iter::once(v4).chain(v6);
+        let everywhere = |gw: IpAddr| match gw {
+            IpAddr::V4(_) => IpNet::V4(Ipv4Net::default()),
+            IpAddr::V6(_) => IpNet::V6(Ipv6Net::default()),
         };
+        let defaults = addresses().filter(|_| attachment.default_route);
         Self {
             cni_version: "1.1.0".to_owned(),
             interfaces: vec![host, container],
-            ips: addresses
-                .into_iter()
-                .zip(gateways)
+            ips: addresses()
                 .map(|(address, gateway)| CniIp {
                     address,
                     gateway,
                     interface: 1,
                 })
                 .collect(),
-            routes: gateways
-                .into_iter()
-                .map(|gw| CniRoute {
-                    dst: default(gw),
+            routes: defaults
+                .map(|(_, gw)| CniRoute {
+                    dst: everywhere(gw),
                     gw,
                 })
                 .collect(),
@@ -116,9 +114,8 @@ impl From<&Attachment> for CniResult {
 mod tests {
     use super::*;
 
-    #[test]
-    fn shape_is_that_of_cni_1_1() {
-        let attachment = Attachment {
+    fn attachment() -> Attachment {
+        Attachment {
             name: "web1".parse().unwrap(),
             netns: "/run/netns/web1".to_owned(),
             ifname: "eth0".parse().unwrap(),
@@ -129,12 +126,28 @@ mod tests {
             network: "default".parse().unwrap(),
             ip: "10.32.0.2/12".parse().unwrap(),
             gateway: "10.32.0.1".parse().unwrap(),
-            ip6: "fd00::2/128".parse().unwrap(),
+            ip6: Some("fd00::2/128".parse().unwrap()),
             gateway6: "fe80::1".parse().unwrap(),
+            default_route: true,
             labels: [("app".parse().unwrap(), "web".parse().unwrap())].into(),
             attached_at: 0,
             alive: true,
+        }
+    }
+
+    #[test]
+    fn what_the_container_has_not_is_not_in_it() {
+        let attachment = Attachment {
+            ip6: None,
+            default_route: false,
+            ..attachment()
         };
+        let result = CniResult::from(&attachment);
+        assert_eq!((result.ips.len(), result.routes.len()), (1, 0));
+    }
+
+    #[test]
+    fn shape_is_that_of_cni_1_1() {
         let expected = serde_json::json!({
             "cniVersion": "1.1.0",
             "interfaces": [
@@ -149,7 +162,7 @@ mod tests {
             "dns": {}
         });
         assert_eq!(
-            serde_json::to_value(CniResult::from(&attachment)).unwrap(),
+            serde_json::to_value(CniResult::from(&attachment())).unwrap(),
             expected
         );
     }
