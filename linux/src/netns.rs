@@ -168,6 +168,16 @@ impl Netns {
         })
     }
 
+    /// A second descriptor of the same namespace.
+    pub fn try_clone(&self) -> Result<Self, Error> {
+        let file = self.file.try_clone();
+        Ok(Self {
+            file: file.map_err(|source| Error::new(&self.origin, source))?,
+            id: self.id,
+            origin: self.origin.clone(),
+        })
+    }
+
     /// Which namespace this is.
     pub const fn id(&self) -> NetnsId {
         self.id

@@ -98,6 +98,19 @@ pub struct LinkChange {
     pub name: Option<IfName>,
 }
 
+impl LinkChange {
+    /// Brings a device up.
+    pub const fn up() -> Self {
+        Self {
+            up: Some(true),
+            mtu: None,
+            gso_max_size: None,
+            alias: None,
+            name: None,
+        }
+    }
+}
+
 impl Netlink {
     /// Makes a veth pair: `name` here, `peer` in the other namespace. Both are down.
     ///

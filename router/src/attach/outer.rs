@@ -1,0 +1,96 @@
+//! The outer end of a container's veth pair, as the host needs it. Making, adopting and repairing it are one thing.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use ipnet::{IpNet, Ipv6Net};
+use weave_linux::netlink::link::LinkChange;
+use weave_linux::netlink::{Address, Link, Netlink, Route};
+use weave_linux::netns::Netns;
+
+use super::changes::{Changes, Setting};
+use super::{Attachment, Error, GSO_MAX_SIZE, ROUTE_PROTOCOL, TAG};
+
+/// The gateway of IPv6, the same on every outer end.
+pub(super) const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+
+/// Tags the device, so that whoever sees it knows whose it is.
+pub(super) async fn tag(
+    netlink: &Netlink,
+    link: &Link,
+    attachment: &Attachment,
+    changes: &mut Changes,
+) -> Result<(), Error> {
+    let wanted = LinkChange {
+        mtu: Some(attachment.mtu),
+        gso_max_size: Some(GSO_MAX_SIZE),
+        alias: Some(format!("{TAG}: {}", attachment.tag)),
+        ..LinkChange::default()
+    };
+    changes.link(netlink, link, wanted).await
+}
+
+/// Makes the device forward for a container, and believe nothing that the container says about routes.
+///
+/// `rp_filter` stays as it is: packets of the container come by the device that its address is routed to.
+pub(super) fn settings(
+    netns: &Netns,
+    link: &Link,
+    attachment: &Attachment,
+    changes: &mut Changes,
+) -> Result<(), Error> {
+    let name = &link.name;
+    let v4 = |key: &str, value| -> Setting { (format!("net/ipv4/conf/{name}/{key}"), value) };
+    let v6 = |key: &str, value| -> Setting { (format!("net/ipv6/conf/{name}/{key}"), value) };
+    let mut settings = vec![
+        v4("forwarding", "1"),
+        v4("proxy_arp", "1"),
+        v4("accept_redirects", "0"),
+        v4("send_redirects", "0"),
+        (format!("net/ipv4/neigh/{name}/proxy_delay"), "0"),
+    ];
+    if attachment.ipv6 {
+        settings.extend([
+            v6("disable_ipv6", "0"),
+            // No address but the gateway's.
+            v6("addr_gen_mode", "1"),
+            v6("forwarding", "1"),
+            v6("accept_ra", "0"),
+            v6("accept_redirects", "0"),
+        ]);
+    }
+    changes.settings(netns, &settings)
+}
+
+/// Gives the device the gateway's addresses.
+pub(super) async fn addresses(
+    netlink: &Netlink,
+    link: &Link,
+    attachment: &Attachment,
+    changes: &mut Changes,
+) -> Result<(), Error> {
+    let gateway = IpNet::from(IpAddr::V4(attachment.range.gateway()));
+    changes
+        .address(netlink, &Address::new(link.index, gateway))
+        .await?;
+    if attachment.ipv6 {
+        let gateway = IpNet::V6(Ipv6Net::new_assert(GATEWAY_V6, 64));
+        changes
+            .address(netlink, &Address::new(link.index, gateway))
+            .await?;
+    }
+    Ok(())
+}
+
+/// Routes the container's addresses to the device.
+pub(super) async fn routes(
+    netlink: &Netlink,
+    link: &Link,
+    attachment: &Attachment,
+    changes: &mut Changes,
+) -> Result<(), Error> {
+    for address in attachment.addresses() {
+        let route = Route::new(IpNet::from(address), link.index).protocol(ROUTE_PROTOCOL);
+        changes.route(netlink, &route).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,369 @@
+//! Attach, detach and repair: the order of the steps, and what they are about.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use weave_linux::netlink::link::LinkChange;
+use weave_linux::netlink::{self, IfName, Link, Netlink};
+use weave_linux::netns::Netns;
+use weave_model::ClusterRange;
+
+use super::changes::Changes;
+use super::{DefaultRoute, Error, Host, container, outer};
+
+/// What lasts of an attachment on the host's side, and is kept to repair it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attachment {
+    /// The outer end's name: `wv` and 10 hex digits.
+    pub outer: IfName,
+    /// The cluster's ranges.
+    pub range: ClusterRange,
+    /// The container's address, as an offset into both.
+    pub offset: u32,
+    /// Whether it has its IPv6 address: before attaching whether it should, afterwards whether it does.
+    pub ipv6: bool,
+    /// The largest packet in bytes.
+    pub mtu: u32,
+    /// Whose it is, for people who look at the host's devices; at most 200 bytes of it are shown.
+    pub tag: String,
+}
+
+impl Attachment {
+    /// The container's IPv4 address.
+    pub fn v4(&self) -> Ipv4Addr {
+        self.range.v4_at(self.offset)
+    }
+
+    /// The container's IPv6 address, if it has one.
+    pub fn v6(&self) -> Option<Ipv6Addr> {
+        self.ipv6.then(|| self.range.v6_at(self.offset))
+    }
+
+    /// The container's addresses, IPv4 first.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        [Some(IpAddr::V4(self.v4())), self.v6().map(IpAddr::V6)]
+            .into_iter()
+            .flatten()
+    }
+}
+
+/// What to attach.
+#[derive(Clone, Debug)]
+pub struct AttachSpec {
+    /// The host's side.
+    pub attachment: Attachment,
+    /// The container's namespace.
+    pub netns: Arc<Netns>,
+    /// The name of the device in the container.
+    pub ifname: IfName,
+    /// Whether the container's default route leads through us.
+    pub default_route: DefaultRoute,
+    /// The largest packet that leaves the host towards the rest of the world, in bytes, if it is known: set on the
+    /// default route where it is smaller than the container's MTU.
+    pub uplink_mtu: Option<u32>,
+}
+
+/// What an attached container has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attached {
+    /// The hardware address of the container's device.
+    pub mac: [u8; 6],
+    /// The hardware address of the outer end.
+    pub outer_mac: [u8; 6],
+    /// The index of the outer end.
+    pub outer_index: u32,
+    /// The container's IPv6 address, or why it has none.
+    pub v6: Result<Ipv6Addr, NoIpv6>,
+    /// Whether the IPv4 default route leads through us.
+    pub default_route: bool,
+}
+
+/// Why a container has no IPv6 address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoIpv6 {
+    /// Nobody asked for one.
+    NotWanted,
+    /// The host's kernel has no IPv6, or it is switched off for the host.
+    Host,
+    /// It is switched off in the container.
+    Container,
+}
+
+impl fmt::Display for NoIpv6 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotWanted => "not asked for",
+            Self::Host => "the host has IPv6 switched off",
+            Self::Container => "the container has IPv6 switched off",
+        })
+    }
+}
+
+/// The steps of attaching, in their order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Look whether names and addresses are free.
+    Look,
+    /// Make the veth pair.
+    Pair,
+    /// Tag the outer end and set its sizes.
+    Tag,
+    /// The settings of the outer end.
+    OuterSettings,
+    /// Bring the outer end up.
+    OuterUp,
+    /// The gateway's addresses on the outer end.
+    OuterAddresses,
+    /// The settings of the container's end.
+    InnerSettings,
+    /// Bring the container's loopback device and end up.
+    InnerUp,
+    /// The container's addresses.
+    InnerAddresses,
+    /// The container's routes.
+    InnerRoutes,
+    /// The host's routes to the container: last, so that it is reached only when it can answer.
+    OuterRoutes,
+}
+
+impl Step {
+    /// All of them.
+    pub const ALL: [Self; 11] = [
+        Self::Look,
+        Self::Pair,
+        Self::Tag,
+        Self::OuterSettings,
+        Self::OuterUp,
+        Self::OuterAddresses,
+        Self::InnerSettings,
+        Self::InnerUp,
+        Self::InnerAddresses,
+        Self::InnerRoutes,
+        Self::OuterRoutes,
+    ];
+}
+
+/// What came of detaching.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Detached {
+    /// The pair was there and is gone.
+    Removed,
+    /// It was gone already: the container has ended, or was detached before.
+    NotThere,
+}
+
+/// What came of looking after an attachment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Repaired {
+    /// Everything on the host's side is as it should be.
+    Right,
+    /// These things were missing or wrong and have been put right.
+    Fixed(Vec<String>),
+    /// The pair is gone, and with it the container's end: there is nothing to repair.
+    Gone,
+}
+
+/// Whether a device is the outer end of a container's pair.
+pub(super) fn is_outer_end(link: &Link) -> bool {
+    link.kind == "veth" && is_outer_name(&link.name)
+}
+
+/// Whether a name is one of an outer end: `wv` and 10 hex digits.
+pub(super) fn is_outer_name(name: &str) -> bool {
+    let digits = name.strip_prefix("wv").unwrap_or_default();
+    digits.len() == 10 && digits.bytes().all(|digit| digit.is_ascii_hexdigit())
+}
+
+impl Host {
+    /// Attaches a container. Whatever step fails, nothing of it is left.
+    pub async fn attach(&self, spec: &AttachSpec) -> Result<Attached, Error> {
+        self.attach_watched(spec, |_| Ok(())).await
+    }
+
+    /// The same, telling each step before it is taken; an error from the watcher fails it.
+    pub async fn attach_watched(
+        &self,
+        spec: &AttachSpec,
+        watch: impl FnMut(Step) -> Result<(), Error>,
+    ) -> Result<Attached, Error> {
+        let mut attaching = Attaching {
+            host: self,
+            spec: spec.clone(),
+            inside: Netlink::open_in(&spec.netns)?,
+            outside_lasting: Changes::default(),
+            inside_lasting: Changes::default(),
+        };
+        match attaching.run(watch).await {
+            Ok(attached) => Ok(attached),
+            Err(cause) => Err(attaching.undo(cause).await),
+        }
+    }
+
+    /// Detaches a container, by the name of the outer end. Doing it again is fine.
+    pub async fn detach(&self, outer: &IfName) -> Result<Detached, Error> {
+        let Some(link) = self.netlink.link(outer).await? else {
+            return Ok(Detached::NotThere);
+        };
+        if !is_outer_end(&link) {
+            return Err(Error::NotOurs(outer.clone()));
+        }
+        // Addresses and routes go with the device, and the container's end with this one.
+        match self.netlink.delete_link(link.index).await {
+            Err(error) if error.is_not_found() => Ok(Detached::NotThere),
+            deleted => Ok(deleted.map(|()| Detached::Removed)?),
+        }
+    }
+
+    /// Puts right what is missing or wrong on the host's side of an attachment, and touches nothing else.
+    pub async fn repair(&self, attachment: &Attachment) -> Result<Repaired, Error> {
+        let Some(link) = self.netlink.link(&attachment.outer).await? else {
+            return Ok(Repaired::Gone);
+        };
+        if !is_outer_end(&link) {
+            return Err(Error::NotOurs(attachment.outer.clone()));
+        }
+        let mut changes = Changes::default();
+        outer::tag(&self.netlink, &link, attachment, &mut changes).await?;
+        outer::settings(&self.netns, &link, attachment, &mut changes)?;
+        changes.link(&self.netlink, &link, LinkChange::up()).await?;
+        outer::addresses(&self.netlink, &link, attachment, &mut changes).await?;
+        outer::routes(&self.netlink, &link, attachment, &mut changes).await?;
+        let fixed = changes.describe();
+        Ok(if fixed.is_empty() {
+            Repaired::Right
+        } else {
+            Repaired::Fixed(fixed)
+        })
+    }
+}
+
+/// One container on its way to being attached.
+struct Attaching<'a> {
+    host: &'a Host,
+    spec: AttachSpec,
+    inside: Netlink,
+    /// What would outlast the pair; all else goes with it.
+    outside_lasting: Changes,
+    inside_lasting: Changes,
+}
+
+impl Attaching<'_> {
+    async fn run(
+        &mut self,
+        mut watch: impl FnMut(Step) -> Result<(), Error>,
+    ) -> Result<Attached, Error> {
+        watch(Step::Look)?;
+        self.look().await?;
+        watch(Step::Pair)?;
+        let (outer, inner) = self.pair().await?;
+        let v6 = self.settle_ipv6()?;
+
+        let host = &self.host.netlink;
+        let attachment = &self.spec.attachment;
+        let changes = &mut Changes::default();
+        watch(Step::Tag)?;
+        outer::tag(host, &outer, attachment, changes).await?;
+        watch(Step::OuterSettings)?;
+        outer::settings(&self.host.netns, &outer, attachment, changes)?;
+        watch(Step::OuterUp)?;
+        changes.link(host, &outer, LinkChange::up()).await?;
+        watch(Step::OuterAddresses)?;
+        outer::addresses(host, &outer, attachment, changes).await?;
+
+        watch(Step::InnerSettings)?;
+        container::settings(&self.spec, changes)?;
+        watch(Step::InnerUp)?;
+        container::loopback(&self.inside, &mut self.inside_lasting).await?;
+        container::up(&self.inside, &inner, changes).await?;
+        watch(Step::InnerAddresses)?;
+        container::addresses(&self.inside, &inner, &self.spec, changes).await?;
+        watch(Step::InnerRoutes)?;
+        let default_route = container::routes(&self.inside, &inner, &self.spec, changes).await?;
+
+        watch(Step::OuterRoutes)?;
+        outer::routes(host, &outer, attachment, changes).await?;
+        Ok(Attached {
+            mac: inner.mac.unwrap_or_default(),
+            outer_mac: outer.mac.unwrap_or_default(),
+            outer_index: outer.index,
+            v6,
+            default_route,
+        })
+    }
+
+    async fn undo(self, cause: Error) -> Error {
+        let host = self.host;
+        let cause = self
+            .outside_lasting
+            .undo(&host.netns, &host.netlink, cause)
+            .await;
+        self.inside_lasting
+            .undo(&self.spec.netns, &self.inside, cause)
+            .await
+    }
+
+    /// Whether the names and addresses are free, before anything is made.
+    async fn look(&self) -> Result<(), Error> {
+        let (host, spec) = (self.host, &self.spec);
+        if spec.netns.id() == host.netns.id() {
+            return Err(Error::HostNamespace(spec.netns.origin().clone()));
+        }
+        if self.inside.link(&spec.ifname).await?.is_some() {
+            let netns = spec.netns.origin().clone();
+            return Err(Error::IfNameTaken {
+                netns,
+                ifname: spec.ifname.clone(),
+            });
+        }
+        if host.netlink.link(&spec.attachment.outer).await?.is_some() {
+            return Err(Error::OuterNameTaken(spec.attachment.outer.clone()));
+        }
+        for address in spec.attachment.addresses() {
+            if let Some(taken) = host.netlink.routes_to(IpNet::from(address)).await?.first() {
+                let link = host.netlink.link_at(taken.link.unwrap_or(0)).await?;
+                let device = link.map_or_else(|| "a route".to_owned(), |link| link.name);
+                return Err(Error::AddressTaken { address, device });
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the pair; both ends are down.
+    async fn pair(&mut self) -> Result<(Link, Link), Error> {
+        let (host, spec) = (&self.host.netlink, &self.spec);
+        let attachment = &spec.attachment;
+        host.add_veth(&attachment.outer, &spec.ifname, &spec.netns, attachment.mtu)
+            .await?;
+        let gone = |name: &IfName| netlink::Error::NotFound(format!("find the new device {name}"));
+        let outer = host
+            .link(&attachment.outer)
+            .await?
+            .ok_or_else(|| gone(&attachment.outer))?;
+        self.outside_lasting.made_link(&outer);
+        let inner = self
+            .inside
+            .link(&spec.ifname)
+            .await?
+            .ok_or_else(|| gone(&spec.ifname))?;
+        Ok((outer, inner))
+    }
+
+    /// Goes on without IPv6 where the host or the container has none, and says so.
+    fn settle_ipv6(&mut self) -> Result<Result<Ipv6Addr, NoIpv6>, Error> {
+        let attachment = &mut self.spec.attachment;
+        let Some(address) = attachment.v6() else {
+            return Ok(Err(NoIpv6::NotWanted));
+        };
+        attachment.ipv6 = false;
+        if !self.host.has_ipv6()? {
+            return Ok(Err(NoIpv6::Host));
+        }
+        if !container::has_ipv6(&self.spec)? {
+            return Ok(Err(NoIpv6::Container));
+        }
+        self.spec.attachment.ipv6 = true;
+        Ok(Ok(address))
+    }
+}

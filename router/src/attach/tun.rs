@@ -1,0 +1,286 @@
+//! The host's own part: forwarding switched on, the TUN device with the gateway's addresses, the cluster's routes, and
+//! the node's own address when it is exposed.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use weave_linux::netlink::link::LinkChange;
+use weave_linux::netlink::{Address, Link, Route};
+use weave_linux::netns::run_in;
+use weave_linux::sysctl;
+use weave_model::ClusterRange;
+
+use super::changes::{Changes, Setting};
+use super::{Error, GSO_MAX_SIZE, Host, ROUTE_PROTOCOL, TAG, pair};
+
+/// What the host should be like.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostSpec {
+    /// The cluster's ranges.
+    pub range: ClusterRange,
+    /// The largest packet of the TUN device, in bytes: the containers' MTU.
+    pub mtu: u32,
+    /// The node's own address, as an offset into the ranges, while it is exposed.
+    pub exposed: Option<u32>,
+}
+
+/// What came of preparing the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prepared {
+    /// Whether the host has IPv6; without it the network is IPv4 only.
+    pub ipv6: bool,
+    /// What had to be changed; nothing, after a restart.
+    pub changed: Vec<String>,
+}
+
+impl Host {
+    /// Makes the host a router for the cluster. The TUN device has to be there; see [`Host::check_overlap`] for what
+    /// is refused. What is right already stays as it is, and what earlier settings left on the device goes.
+    pub async fn prepare(&self, spec: &HostSpec) -> Result<Prepared, Error> {
+        self.check_overlap(&spec.range).await?;
+        let tun = self.tun().await?;
+        let ipv6 = self.has_ipv6()?;
+        let mut changes = Changes::default();
+        match self.make_router(spec, &tun, ipv6, &mut changes).await {
+            Ok(()) => Ok(Prepared {
+                ipv6,
+                changed: changes.describe(),
+            }),
+            Err(cause) => Err(changes.undo(&self.netns, &self.netlink, cause).await),
+        }
+    }
+
+    /// Gives the host an address of its own in the cluster, which its packets to the cluster then come from.
+    pub async fn expose(&self, range: &ClusterRange, offset: u32) -> Result<(), Error> {
+        self.set_exposed(range, Some(offset)).await
+    }
+
+    /// Takes the host's own address away. Doing it again is fine.
+    pub async fn hide(&self, range: &ClusterRange) -> Result<(), Error> {
+        self.set_exposed(range, None).await
+    }
+
+    /// Takes our addresses and routes off the TUN device, for a node that leaves the cluster. What fails does not stop
+    /// the rest; the errors are returned.
+    pub async fn clear(&self) -> Vec<Error> {
+        let mut errors = Vec::new();
+        let tun = match self.tun().await {
+            Ok(tun) => tun,
+            Err(Error::NoTun(_)) => return errors,
+            Err(error) => return vec![error],
+        };
+        let mut changes = Changes::default();
+        errors.extend(self.drop_stale_routes(&tun, &[], &mut changes).await.err());
+        errors.extend(
+            self.drop_stale_addresses(&tun, &[], &mut changes)
+                .await
+                .err(),
+        );
+        errors
+    }
+
+    /// Whether the host has IPv6: built in, and not switched off for all devices.
+    pub(super) fn has_ipv6(&self) -> Result<bool, Error> {
+        match run_in(&self.netns, || {
+            sysctl::read("net/ipv6/conf/all/disable_ipv6")
+        })? {
+            Ok(disabled) => Ok(disabled == "0"),
+            Err(sysctl::Error::Missing(_)) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn tun(&self) -> Result<Link, Error> {
+        let found = self.netlink.link(&self.tun).await?;
+        found
+            .filter(|link| link.kind == "tun")
+            .ok_or_else(|| Error::NoTun(self.tun.clone()))
+    }
+
+    async fn make_router(
+        &self,
+        spec: &HostSpec,
+        tun: &Link,
+        ipv6: bool,
+        changes: &mut Changes,
+    ) -> Result<(), Error> {
+        changes.settings(&self.netns, &self.forwarding(ipv6)?)?;
+        changes.settings(&self.netns, &tun_settings(tun, ipv6))?;
+        let wanted = LinkChange {
+            mtu: Some(spec.mtu),
+            gso_max_size: Some(GSO_MAX_SIZE),
+            alias: Some(format!("{TAG}: router")),
+            ..LinkChange::up()
+        };
+        changes.link(&self.netlink, tun, wanted).await?;
+        self.addresses_and_routes(&spec.range, spec.exposed, tun, ipv6, changes)
+            .await
+    }
+
+    async fn set_exposed(&self, range: &ClusterRange, exposed: Option<u32>) -> Result<(), Error> {
+        let tun = self.tun().await?;
+        let ipv6 = self.has_ipv6()?;
+        let mut changes = Changes::default();
+        let set = self
+            .addresses_and_routes(range, exposed, &tun, ipv6, &mut changes)
+            .await;
+        match set {
+            Ok(()) => Ok(()),
+            Err(cause) => Err(changes.undo(&self.netns, &self.netlink, cause).await),
+        }
+    }
+
+    /// New addresses come before the routes that prefer them, and old ones go after.
+    async fn addresses_and_routes(
+        &self,
+        range: &ClusterRange,
+        exposed: Option<u32>,
+        tun: &Link,
+        ipv6: bool,
+        changes: &mut Changes,
+    ) -> Result<(), Error> {
+        let addresses = tun_addresses(range, exposed, ipv6);
+        for &address in &addresses {
+            changes
+                .address(&self.netlink, &Address::new(tun.index, address.into()))
+                .await?;
+        }
+        let routes = cluster_routes(range, exposed, tun, ipv6);
+        for route in &routes {
+            changes.route(&self.netlink, route).await?;
+        }
+        self.drop_stale_routes(tun, &routes, changes).await?;
+        self.drop_stale_addresses(tun, &addresses, changes).await
+    }
+
+    async fn drop_stale_routes(
+        &self,
+        tun: &Link,
+        wanted: &[Route],
+        changes: &mut Changes,
+    ) -> Result<(), Error> {
+        for route in self.netlink.routes(None).await? {
+            let ours = route.link == Some(tun.index) && route.protocol == ROUTE_PROTOCOL;
+            if ours && !wanted.iter().any(|wanted| wanted.agrees(&route)) {
+                changes.no_route(&self.netlink, route).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn drop_stale_addresses(
+        &self,
+        tun: &Link,
+        wanted: &[IpAddr],
+        changes: &mut Changes,
+    ) -> Result<(), Error> {
+        for address in self.netlink.addresses(Some(tun.index)).await? {
+            let own = match address.net {
+                IpNet::V4(_) => true,
+                IpNet::V6(v6) => !v6.addr().is_unicast_link_local(),
+            };
+            if own && !wanted.contains(&address.net.addr()) {
+                changes.no_address(&self.netlink, address).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What switches forwarding on without taking something from the host.
+    ///
+    /// A forwarding host takes no router advertisements unless `accept_ra` is 2. So devices that take them now, the
+    /// uplink among them, get that first, or the host would lose its IPv6 default route.
+    fn forwarding(&self, ipv6: bool) -> Result<Vec<Setting>, Error> {
+        let mut settings: Vec<Setting> = vec![("net/ipv4/ip_forward".into(), "1")];
+        if !ipv6 {
+            return Ok(settings);
+        }
+        let listening = run_in(&self.netns, || {
+            if sysctl::read("net/ipv6/conf/all/forwarding")? != "0" {
+                return Ok(Vec::new());
+            }
+            listening_for_routers(self.tun.as_str())
+        })??;
+        settings.extend(
+            listening
+                .into_iter()
+                .map(|name| (format!("net/ipv6/conf/{name}/accept_ra"), "2")),
+        );
+        settings.push(("net/ipv6/conf/all/forwarding".into(), "1"));
+        Ok(settings)
+    }
+}
+
+/// The devices, but for our own, that take router advertisements as long as they do not forward.
+fn listening_for_routers(tun: &str) -> Result<Vec<String>, Error> {
+    let mut listening = Vec::new();
+    for name in sysctl::list("net/ipv6/conf")? {
+        if ["all", "default", "lo", tun].contains(&name.as_str()) || pair::is_outer_name(&name) {
+            continue;
+        }
+        match sysctl::read(&format!("net/ipv6/conf/{name}/accept_ra")) {
+            Ok(accepts) if accepts == "1" => listening.push(name),
+            // It went away meanwhile.
+            Ok(_) | Err(sysctl::Error::Missing(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(listening)
+}
+
+fn tun_settings(tun: &Link, ipv6: bool) -> Vec<Setting> {
+    let name = &tun.name;
+    let v4 = |key: &str, value| -> Setting { (format!("net/ipv4/conf/{name}/{key}"), value) };
+    let mut settings = vec![
+        v4("forwarding", "1"),
+        v4("accept_redirects", "0"),
+        v4("send_redirects", "0"),
+    ];
+    if ipv6 {
+        let v6 = |key: &str, value| -> Setting { (format!("net/ipv6/conf/{name}/{key}"), value) };
+        settings.extend([
+            v6("disable_ipv6", "0"),
+            // No link-local address: there is no link, and nobody to solicit.
+            v6("addr_gen_mode", "1"),
+            v6("forwarding", "1"),
+            v6("accept_ra", "0"),
+            v6("accept_redirects", "0"),
+        ]);
+    }
+    settings
+}
+
+/// The addresses of the TUN device: the gateway's, and the node's own.
+fn tun_addresses(range: &ClusterRange, exposed: Option<u32>, ipv6: bool) -> Vec<IpAddr> {
+    let gateway = range.offset_v4(range.gateway());
+    let mut addresses = Vec::new();
+    for offset in gateway.into_iter().chain(exposed) {
+        addresses.push(IpAddr::V4(range.v4_at(offset)));
+        addresses.extend(ipv6.then(|| IpAddr::V6(range.v6_at(offset))));
+    }
+    addresses
+}
+
+/// The routes to the cluster's ranges. What no container here has goes to the router.
+fn cluster_routes(
+    range: &ClusterRange,
+    exposed: Option<u32>,
+    tun: &Link,
+    ipv6: bool,
+) -> Vec<Route> {
+    let mut routes = vec![(
+        IpNet::V4(range.v4()),
+        exposed.map(|offset| IpAddr::V4(range.v4_at(offset))),
+    )];
+    if ipv6 {
+        routes.push((
+            IpNet::V6(range.v6()),
+            exposed.map(|offset| IpAddr::V6(range.v6_at(offset))),
+        ));
+    }
+    let routes = routes.into_iter().map(|(to, source)| Route {
+        source,
+        ..Route::new(to, tun.index).protocol(ROUTE_PROTOCOL)
+    });
+    routes.collect()
+}
