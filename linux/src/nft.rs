@@ -22,6 +22,8 @@
 //! assert_eq!(batch.len(), 9);
 //! ```
 //!
+//! A table that is to stay as we made it, over restarts and other people's flushes, is a [`RuleSet`].
+//!
 //! The numbers are those of `linux/netfilter/nf_tables.h`; the encodings are the ones `nft` 1.0 chooses, so that
 //! `nft list ruleset` prints what was meant.
 
@@ -30,6 +32,7 @@ mod batch;
 mod field;
 mod read;
 mod rule;
+mod ruleset;
 mod set;
 mod socket;
 mod table;
@@ -40,6 +43,7 @@ pub use batch::Batch;
 pub use field::{Direction, Field};
 pub use read::{ChainInfo, RuleInfo, TableInfo};
 pub use rule::{Cmp, Reject, Rule};
+pub use ruleset::{Found, RuleSet};
 pub use set::{Element, Set};
 pub use socket::{Error, Socket};
 pub use table::{Chain, Family, Hook, Policy, Table, priority};

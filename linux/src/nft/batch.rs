@@ -248,6 +248,15 @@ impl Batch {
         bytes
     }
 
+    /// The chains and rules it makes, in order.
+    pub(super) fn made(&self) -> impl Iterator<Item = Made> {
+        Messages(&self.bytes).filter_map(|message| match message.kind & 0xff {
+            NEWCHAIN => message.attributes().text(NFTA_CHAIN_NAME).map(Made::Chain),
+            NEWRULE => message.attributes().text(NFTA_RULE_CHAIN).map(Made::Rule),
+            _ => None,
+        })
+    }
+
     /// An operation in words, by its sequence number: "add rule inet weave-attach outbound \"masquerade\"".
     pub(super) fn describe(&self, sequence: u32) -> String {
         let start = (sequence as usize)
@@ -279,6 +288,14 @@ impl Batch {
         );
         words.join(" ")
     }
+}
+
+/// What an operation makes, by the name of the chain.
+pub(super) enum Made {
+    /// A chain.
+    Chain(String),
+    /// A rule of a chain.
+    Rule(String),
 }
 
 fn element_list(table: &Table, set: &Set) -> Attrs {

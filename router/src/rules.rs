@@ -1,0 +1,145 @@
+//! What the kernel does with containers' packets on the way in and out of a node: the nftables table `weave-attach`.
+//!
+//! | chain | hook, priority | what |
+//! |---|---|---|
+//! | `antispoof` | prerouting −310 | from a container come only packets with its own addresses: the route back to the source must leave by the interface the packet came in by. It runs before connection tracking, so a forged packet leaves no trace there. Duplicate address detection (from `::`) and link-local addresses pass; ARP is not IP and never comes here |
+//! | `input` | input −10 | containers, of this node and of others, do not reach the node's control ports |
+//! | `mss` | forward −150 | TCP between containers and the outside announces no larger segments than both routes carry |
+//! | `outbound` | postrouting, srcnat +5 | what containers send to the outside leaves with the node's address |
+//!
+//! "Outside" is every destination that is neither in the cluster's range nor behind a device of ours; broadcast and
+//! multicast are never translated. Priorities leave room for Services (destination NAT before, source NAT at the same
+//! place) and for policy (the plain filter hooks).
+
+use weave_linux::nft::{Batch, Chain, Field, Hook, Policy, Rule, RuleSet, Table, Value, priority};
+use weave_model::ClusterRange;
+
+/// The name of the table.
+pub const TABLE: &str = "weave-attach";
+
+/// What the rules depend on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttachRules {
+    /// The router's TUN device.
+    pub tun: String,
+    /// What the names of the outer ends of containers' veth pairs begin with.
+    pub veths: String,
+    /// The cluster's addresses.
+    pub range: ClusterRange,
+    /// UDP ports of the node that containers must not reach.
+    pub closed_udp: Vec<u16>,
+    /// TCP ports of the node that containers must not reach.
+    pub closed_tcp: Vec<u16>,
+}
+
+impl AttachRules {
+    /// The table with these rules.
+    pub fn rule_set(&self) -> RuleSet {
+        RuleSet::new(Table::inet(TABLE).comment("weave"), |batch, table| {
+            self.antispoof(batch, table);
+            self.input(batch, table);
+            self.mss(batch, table);
+            self.outbound(batch, table);
+        })
+    }
+
+    fn antispoof(&self, batch: &mut Batch, table: &Table) {
+        let chain = Chain::filter(
+            "antispoof",
+            Hook::Prerouting,
+            priority::RAW - 10,
+            Policy::Accept,
+        );
+        batch.add_chain(table, &chain);
+        let forged = Rule::new()
+            .iifname(&self.any_veth())
+            .is(Field::RouteBack, Value::Number(0));
+        batch.add_rule(
+            table,
+            "antispoof",
+            &forged.counter().drop().comment(SPOOFED),
+        );
+    }
+
+    fn input(&self, batch: &mut Batch, table: &Table) {
+        batch.add_chain(table, &Chain::regular("control"));
+        for (field, ports) in [
+            (Field::UdpDport, &self.closed_udp),
+            (Field::TcpDport, &self.closed_tcp),
+        ] {
+            for port in ports {
+                let closed = Rule::new().is(field, Value::Port(*port)).counter().drop();
+                batch.add_rule(table, "control", &closed.comment(CONTROL));
+            }
+        }
+        batch.add_chain(
+            table,
+            &Chain::filter("input", Hook::Input, priority::FILTER - 10, Policy::Accept),
+        );
+        for device in [&self.any_veth(), &self.tun] {
+            batch.add_rule(table, "input", &Rule::new().iifname(device).jump("control"));
+        }
+    }
+
+    fn mss(&self, batch: &mut Batch, table: &Table) {
+        batch.add_chain(
+            table,
+            &Chain::filter("mss", Hook::Forward, priority::MANGLE, Policy::Accept),
+        );
+        let ours = self.any_veth();
+        for (inside, outside) in [
+            (Field::Iifname, Field::Oifname),
+            (Field::Oifname, Field::Iifname),
+        ] {
+            let crossing = self.not_ours(Rule::new().is(inside, Value::name(&ours)), outside);
+            batch.add_rule(
+                table,
+                "mss",
+                &crossing.any_bit(Field::TcpFlags, SYN).clamp_mss(),
+            );
+        }
+    }
+
+    fn outbound(&self, batch: &mut Batch, table: &Table) {
+        let chain = Chain::nat(
+            "outbound",
+            Hook::Postrouting,
+            priority::SRCNAT + 5,
+            Policy::Accept,
+        );
+        batch.add_chain(table, &chain);
+        let v4 = Rule::new()
+            .inside(Field::Ip4Saddr, self.range.v4())
+            .outside(Field::Ip4Daddr, self.range.v4())
+            .is_not(Field::DaddrType, Value::Number(Field::MULTICAST))
+            .is_not(Field::DaddrType, Value::Number(Field::BROADCAST));
+        let v6 = Rule::new()
+            .inside(Field::Ip6Saddr, self.range.v6())
+            .outside(Field::Ip6Daddr, self.range.v6())
+            .is_not(Field::DaddrType, Value::Number(Field::MULTICAST));
+        for rule in [v4, v6] {
+            let rule = self.not_ours(rule, Field::Oifname).counter().masquerade();
+            batch.add_rule(table, "outbound", &rule.comment(OUTBOUND));
+        }
+    }
+
+    /// Adds that a device is neither the TUN nor a container's.
+    fn not_ours(&self, rule: Rule, device: Field) -> Rule {
+        rule.is_not(device, Value::name(&self.tun))
+            .is_not(device, Value::name(self.any_veth()))
+    }
+
+    fn any_veth(&self) -> String {
+        format!("{}*", self.veths)
+    }
+}
+
+/// Comment of the rule that counts packets with a forged source; as long as the table stands it counts on.
+pub const SPOOFED: &str = "spoofed";
+/// Comment of the rules that count packets from containers to the node's control ports.
+pub const CONTROL: &str = "control";
+/// Comment of the rules that count connections translated on their way out.
+pub const OUTBOUND: &str = "outbound";
+
+/// The TCP flag with which either side announces its segment size.
+const SYN: u32 = 2;
