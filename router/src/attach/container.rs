@@ -48,7 +48,7 @@ pub(super) fn settings(spec: &AttachSpec, changes: &mut Changes) -> Result<(), E
     changes.settings(&spec.netns, &settings)
 }
 
-/// Brings the container's loopback device up, which may outlast the attachment.
+/// Brings the container's loopback device up, as whoever made the container may have left to others.
 pub(super) async fn loopback(inside: &Netlink, changes: &mut Changes) -> Result<(), Error> {
     match inside.link_at(LOOPBACK).await? {
         Some(lo) => changes.link(inside, &lo, LinkChange::up()).await,

@@ -118,19 +118,21 @@ pub enum Step {
     OuterAddresses,
     /// The settings of the container's end.
     InnerSettings,
-    /// Bring the container's loopback device and end up.
+    /// Bring the container's end up.
     InnerUp,
     /// The container's addresses.
     InnerAddresses,
     /// The container's routes.
     InnerRoutes,
-    /// The host's routes to the container: last, so that it is reached only when it can answer.
+    /// The host's routes to the container: late, so that it is reached only when it can answer.
     OuterRoutes,
+    /// Bring the container's loopback device up: last, because the kernel gives it addresses that would stay.
+    Loopback,
 }
 
 impl Step {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Look,
         Self::Pair,
         Self::Tag,
@@ -142,6 +144,7 @@ impl Step {
         Self::InnerAddresses,
         Self::InnerRoutes,
         Self::OuterRoutes,
+        Self::Loopback,
     ];
 }
 
@@ -192,12 +195,14 @@ impl Host {
             host: self,
             spec: spec.clone(),
             inside: Netlink::open_in(&spec.netns)?,
-            outside_lasting: Changes::default(),
-            inside_lasting: Changes::default(),
+            lasting: Changes::default(),
         };
         match attaching.run(watch).await {
             Ok(attached) => Ok(attached),
-            Err(cause) => Err(attaching.undo(cause).await),
+            Err(cause) => {
+                let undone = attaching.lasting.undo(&self.netns, &self.netlink, cause);
+                Err(undone.await)
+            }
         }
     }
 
@@ -225,17 +230,33 @@ impl Host {
             return Err(Error::NotOurs(attachment.outer.clone()));
         }
         let mut changes = Changes::default();
-        outer::tag(&self.netlink, &link, attachment, &mut changes).await?;
-        outer::settings(&self.netns, &link, attachment, &mut changes)?;
-        changes.link(&self.netlink, &link, LinkChange::up()).await?;
-        outer::addresses(&self.netlink, &link, attachment, &mut changes).await?;
-        outer::routes(&self.netlink, &link, attachment, &mut changes).await?;
+        match self.put_right(&link, attachment, &mut changes).await {
+            Ok(()) => {}
+            // It may go while we look: then that is the reason, whatever the failure looked like.
+            Err(_) if self.netlink.link_at(link.index).await?.is_none() => {
+                return Ok(Repaired::Gone);
+            }
+            Err(error) => return Err(error),
+        }
         let fixed = changes.describe();
         Ok(if fixed.is_empty() {
             Repaired::Right
         } else {
             Repaired::Fixed(fixed)
         })
+    }
+
+    async fn put_right(
+        &self,
+        link: &Link,
+        attachment: &Attachment,
+        changes: &mut Changes,
+    ) -> Result<(), Error> {
+        outer::tag(&self.netlink, link, attachment, changes).await?;
+        outer::settings(&self.netns, link, attachment, changes)?;
+        changes.link(&self.netlink, link, LinkChange::up()).await?;
+        outer::addresses(&self.netlink, link, attachment, changes).await?;
+        outer::routes(&self.netlink, link, attachment, changes).await
     }
 }
 
@@ -244,9 +265,8 @@ struct Attaching<'a> {
     host: &'a Host,
     spec: AttachSpec,
     inside: Netlink,
-    /// What would outlast the pair; all else goes with it.
-    outside_lasting: Changes,
-    inside_lasting: Changes,
+    /// The pair itself; all else goes with it.
+    lasting: Changes,
 }
 
 impl Attaching<'_> {
@@ -275,7 +295,6 @@ impl Attaching<'_> {
         watch(Step::InnerSettings)?;
         container::settings(&self.spec, changes)?;
         watch(Step::InnerUp)?;
-        container::loopback(&self.inside, &mut self.inside_lasting).await?;
         container::up(&self.inside, &inner, changes).await?;
         watch(Step::InnerAddresses)?;
         container::addresses(&self.inside, &inner, &self.spec, changes).await?;
@@ -284,6 +303,8 @@ impl Attaching<'_> {
 
         watch(Step::OuterRoutes)?;
         outer::routes(host, &outer, attachment, changes).await?;
+        watch(Step::Loopback)?;
+        container::loopback(&self.inside, changes).await?;
         Ok(Attached {
             mac: inner.mac.unwrap_or_default(),
             outer_mac: outer.mac.unwrap_or_default(),
@@ -291,17 +312,6 @@ impl Attaching<'_> {
             v6,
             default_route,
         })
-    }
-
-    async fn undo(self, cause: Error) -> Error {
-        let host = self.host;
-        let cause = self
-            .outside_lasting
-            .undo(&host.netns, &host.netlink, cause)
-            .await;
-        self.inside_lasting
-            .undo(&self.spec.netns, &self.inside, cause)
-            .await
     }
 
     /// Whether the names and addresses are free, before anything is made.
@@ -341,7 +351,7 @@ impl Attaching<'_> {
             .link(&attachment.outer)
             .await?
             .ok_or_else(|| gone(&attachment.outer))?;
-        self.outside_lasting.made_link(&outer);
+        self.lasting.made_link(&outer);
         let inner = self
             .inside
             .link(&spec.ifname)

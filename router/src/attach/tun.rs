@@ -40,13 +40,17 @@ impl Host {
         self.check_overlap(&spec.range).await?;
         let tun = self.tun().await?;
         let ipv6 = self.has_ipv6()?;
-        let mut changes = Changes::default();
-        match self.make_router(spec, &tun, ipv6, &mut changes).await {
-            Ok(()) => Ok(Prepared {
-                ipv6,
-                changed: changes.describe(),
-            }),
-            Err(cause) => Err(changes.undo(&self.netns, &self.netlink, cause).await),
+        let (mut host, mut device) = (Changes::default(), Changes::default());
+        match self
+            .make_router(spec, &tun, ipv6, &mut host, &mut device)
+            .await
+        {
+            Ok(()) => {
+                let mut changed = device.describe();
+                changed.extend(host.describe());
+                Ok(Prepared { ipv6, changed })
+            }
+            Err(cause) => Err(host.undo(&self.netns, &self.netlink, cause).await),
         }
     }
 
@@ -97,23 +101,26 @@ impl Host {
             .ok_or_else(|| Error::NoTun(self.tun.clone()))
     }
 
+    /// `host` is what would stay behind on the host after a failure. The settings of the device, which is ours, hurt
+    /// nobody; undoing them would only make the kernel give it addresses.
     async fn make_router(
         &self,
         spec: &HostSpec,
         tun: &Link,
         ipv6: bool,
-        changes: &mut Changes,
+        host: &mut Changes,
+        device: &mut Changes,
     ) -> Result<(), Error> {
-        changes.settings(&self.netns, &self.forwarding(ipv6)?)?;
-        changes.settings(&self.netns, &tun_settings(tun, ipv6))?;
+        device.settings(&self.netns, &tun_settings(tun, ipv6))?;
+        host.settings(&self.netns, &self.forwarding(ipv6)?)?;
         let wanted = LinkChange {
             mtu: Some(spec.mtu),
             gso_max_size: Some(GSO_MAX_SIZE),
             alias: Some(format!("{TAG}: router")),
             ..LinkChange::up()
         };
-        changes.link(&self.netlink, tun, wanted).await?;
-        self.addresses_and_routes(&spec.range, spec.exposed, tun, ipv6, changes)
+        host.link(&self.netlink, tun, wanted).await?;
+        self.addresses_and_routes(&spec.range, spec.exposed, tun, ipv6, host)
             .await
     }
 
