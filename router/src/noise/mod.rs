@@ -54,7 +54,9 @@ fn write(state: &mut HandshakeState, payload: &[u8], datagram: &mut Vec<u8>) {
 /// Reads a handshake message and returns its payload.
 fn read(state: &mut HandshakeState, message: &[u8]) -> Result<Zeroizing<Vec<u8>>, Drop> {
     let mut payload = Zeroizing::new(vec![0; MAX_DATAGRAM]);
-    let length = state.read_message(message, &mut payload).map_err(|_| Drop::BadHandshake)?;
+    let length = state
+        .read_message(message, &mut payload)
+        .map_err(|_| Drop::BadHandshake)?;
     payload.truncate(length);
     Ok(payload)
 }

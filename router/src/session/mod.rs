@@ -8,8 +8,13 @@
 
 #![deny(clippy::disallowed_methods)]
 
+mod attempt;
+pub mod limits;
+mod local;
+mod peer;
 mod replay;
 mod seal;
+mod sessions;
 #[cfg(debug_assertions)]
 mod spent;
 
@@ -24,6 +29,7 @@ use crate::keys::derive;
 pub use crate::wire::MAX_LANES;
 pub use replay::ReplayWindow;
 pub use seal::{OpenKey, SealKey, packet_limit};
+pub use sessions::{SessionConfig, SessionEvent, SessionStatus, Sessions, Transmit};
 
 /// Both directions' keys, as the handshake split them. Used once: opening consumes them.
 pub struct Keys {

@@ -24,8 +24,7 @@ fn met() -> (Joiner, Inviter, Vec<u8>) {
         cluster: [3; 32],
         signature: [4; 64],
     };
-    let (inviter, answer) =
-        Inviter::accept(&keys(2), ticket.clone(), &checked, 88, &proof, rng).unwrap();
+    let (inviter, answer) = Inviter::accept(&keys(2), ticket, &checked, 88, &proof, rng).unwrap();
     (joiner, inviter, answer)
 }
 

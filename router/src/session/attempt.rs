@@ -1,0 +1,154 @@
+//! Trying to shake hands with one peer: where, with which epoch and suite, and when again.
+//!
+//! Endpoints are tried in turn, the one that worked last first. After each round over them the wait doubles, and the
+//! next epoch or suite that this node accepts has its turn: the peer may not know the newest secret yet, or may refuse a
+//! cipher. Every combination is as strong as the others, so trying them gives nothing away.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use weave_model::{Drop, Suite};
+
+use super::local::Local;
+use crate::keys::NodePublic;
+use crate::noise::ik::{Initiator, Opening};
+use crate::noise::mac::{self, Cookie};
+use crate::time::Now;
+
+/// The wait after the first round.
+const FIRST_WAIT: Duration = Duration::from_millis(300);
+/// The longest wait.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
+/// A handshake that this node wants.
+pub(super) struct Attempt {
+    tries: usize,
+    /// When to try next.
+    pub(super) at: Instant,
+    /// The last message 1, not answered yet.
+    pub(super) pending: Option<Pending>,
+}
+
+/// A message 1 on its way.
+pub(super) struct Pending {
+    pub(super) initiator: Initiator,
+    to: SocketAddr,
+    datagram: Vec<u8>,
+    /// A cookie came for it, and it was sent again.
+    proven: bool,
+}
+
+impl Attempt {
+    /// To be made at once.
+    pub(super) const fn new(now: Instant) -> Self {
+        Self {
+            tries: 0,
+            at: now,
+            pending: None,
+        }
+    }
+
+    /// Sends a new message 1 to the next of `endpoints`, which must not be empty, in place of the last one.
+    pub(super) fn step(
+        &mut self,
+        peer: &NodePublic,
+        endpoints: &[SocketAddr],
+        cookie: Option<&Cookie>,
+        local: &mut Local,
+        now: Now,
+    ) {
+        self.cancel(local);
+        let round = self.tries / endpoints.len();
+        let to = endpoints[self.tries % endpoints.len()];
+        self.tries += 1;
+        let wait = FIRST_WAIT
+            .saturating_mul(1 << round.min(8))
+            .min(LONGEST_WAIT);
+        self.at = now.mono + wait + local.jitter(wait / 3);
+        self.pending = Pending::start(peer, to, round, cookie, local, now);
+    }
+
+    /// Forgets the last message 1: nothing answers it any more.
+    pub(super) fn cancel(&mut self, local: &mut Local) {
+        if let Some(pending) = self.pending.take() {
+            local.free_index(pending.index());
+        }
+    }
+
+    /// Gives way to the peer's own initiation, but comes back if nothing comes of that.
+    pub(super) fn yield_to_peer(&mut self, local: &mut Local, now: Instant) {
+        self.cancel(local);
+        self.at = now + 3 * FIRST_WAIT + local.jitter(FIRST_WAIT);
+    }
+}
+
+impl Pending {
+    fn start(
+        peer: &NodePublic,
+        to: SocketAddr,
+        round: usize,
+        cookie: Option<&Cookie>,
+        local: &mut Local,
+        now: Now,
+    ) -> Option<Self> {
+        let suites: Vec<Suite> = local.offers().collect();
+        let epoch = local
+            .epochs
+            .get(round % local.epochs.len().max(1))?
+            .secret
+            .epoch;
+        let suite = suites[round / local.epochs.len() % suites.len()];
+        let opening = Opening {
+            epoch,
+            index: local.claim_index(peer.id()),
+            suite,
+        };
+        let stamp = local.stamp(now);
+        let mut rng = local.fork();
+        let secret = local.epoch(epoch)?;
+        let cluster = local.cluster(secret);
+        let (initiator, mut datagram) = Initiator::start(
+            &local.keys,
+            peer,
+            cluster,
+            opening,
+            stamp,
+            local.about(),
+            &mut rng,
+        );
+        mac::append(&secret.secret.mac_key(&peer.id()), cookie, &mut datagram);
+        local.transmit(to, datagram.clone());
+        Some(Self {
+            initiator,
+            to,
+            datagram,
+            proven: false,
+        })
+    }
+
+    pub(super) fn index(&self) -> u32 {
+        self.initiator.opening().index
+    }
+
+    /// Reads a cookie reply, and sends the same message 1 again with the cookie, once.
+    pub(super) fn handle_cookie(
+        &mut self,
+        peer: &NodePublic,
+        reply: &[u8],
+        local: &mut Local,
+    ) -> Result<Cookie, Drop> {
+        let epoch = local
+            .epoch(self.initiator.opening().epoch)
+            .ok_or(Drop::BadHandshake)?;
+        let before = self.datagram.len() - mac::MACS;
+        let mac1 = self.datagram[before..]
+            .first_chunk()
+            .expect("an initiation ends with its MACs");
+        let cookie = mac::open_reply(&epoch.secret.cookie_key(&peer.id()), mac1, reply)?;
+        if !std::mem::replace(&mut self.proven, true) {
+            mac::set_cookie(&cookie, &mut self.datagram);
+            local.transmit(self.to, self.datagram.clone());
+        }
+        Ok(cookie)
+    }
+}

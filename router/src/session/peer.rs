@@ -1,0 +1,484 @@
+//! One peer: its sessions, from the one being made to those being left, and whether it answers.
+//!
+//! *Make before break.* A session that the peer initiated is `next` until an authentic packet shows that the peer has
+//! the keys; one that this node initiated is `current` at once, since the response showed it. What `current` replaces
+//! stays open for receiving, so a rekey loses no packet in flight. When the peer's boot nonce has changed, the peer
+//! forgot its old sessions, and so do we.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use weave_model::NodeId;
+
+use super::attempt::Attempt;
+use super::limits::{Bucket, Rate};
+use super::local::Local;
+use super::sessions::SessionEvent;
+use super::{Inbound, Keys, Outbound, Terms};
+use crate::keys::NodePublic;
+use crate::noise::mac::{COOKIE_LIFE, Cookie};
+use crate::time::Now;
+use crate::wire::{HEADER, Header, Kind, TAG, Type};
+
+/// Age at which the initiator makes the next session, and at which the responder does if it did not.
+const REKEY_AFTER: Duration = Duration::from_secs(120);
+const REKEY_FALLBACK: Duration = Duration::from_secs(135);
+/// Age at which a session ends, whatever happens.
+const REJECT_AFTER: Duration = Duration::from_secs(180);
+/// How long a session stays open for receiving after another took its place.
+const LINGER: Duration = Duration::from_secs(60);
+/// How long the peer may take to show that it has the keys.
+const CONFIRM_WITHIN: Duration = Duration::from_secs(15);
+/// Sessions left behind at most, so that a peer that shakes hands all the time fills no memory.
+const MAX_OLDER: usize = 2;
+/// Waits between confirmations of a new session: the first, doubled each time.
+const CONFIRM_WAIT: Duration = Duration::from_millis(100);
+const CONFIRM_TRIES: u32 = 6;
+/// Sent, but heard nothing for so long: ask.
+const PROBE_AFTER: u64 = 500;
+/// Sent, but heard nothing for so long: shake hands anew.
+const SILENT_AFTER: u64 = 3000;
+/// Heard for so long without having sent anything: say something.
+const PASSIVE_KEEPALIVE: u64 = 10_000;
+/// Sent nothing for so long to a peer whose session is wanted: keep the NAT's mapping.
+const PERSISTENT_KEEPALIVE: u64 = 20_000;
+/// Neither sent nor heard for so long: a session nobody asked for may end.
+const UNUSED_AFTER: u64 = 60_000;
+/// All peers are looked at on common multiples of this, so that a thousand of them wake the thread no more than one.
+const TICK: u64 = 200;
+/// Initiations of one identity that are answered.
+const HELLOS: Rate = Rate {
+    per_second: 5,
+    burst: 10,
+};
+
+/// A session, seen from the protocol.
+struct Session {
+    outbound: Arc<Outbound>,
+    inbound: Arc<Inbound>,
+    made: Instant,
+    rekey_at: Instant,
+}
+
+/// See the module.
+pub(super) struct Peer {
+    pub(super) id: NodeId,
+    pub(super) public: NodePublic,
+    pub(super) endpoints: Vec<SocketAddr>,
+    /// Where packets to the peer go.
+    pub(super) endpoint: Option<SocketAddr>,
+    /// A session is to be kept up forever.
+    pub(super) wanted: bool,
+    /// The highest stamp accepted from the peer.
+    pub(super) stamp: u64,
+    /// The version of its record that the peer told of last.
+    pub(super) record: u64,
+    pub(super) hellos: Bucket,
+    pub(super) attempt: Option<Attempt>,
+    cookie: Option<(Cookie, Instant)>,
+    current: Option<Session>,
+    /// Answered, not confirmed, and where its initiation came from.
+    next: Option<(Session, SocketAddr)>,
+    older: Vec<(Session, Instant)>,
+    /// When to say again that this node has the keys, and how often it was said.
+    confirm: Option<(Instant, u32)>,
+    /// Since when something is unanswered, and when it was last asked about; in milliseconds.
+    silent_since: Option<u64>,
+    probed_at: u64,
+    kept_at: u64,
+    /// When this peer stands in the queue of timers.
+    pub(super) due: Option<Instant>,
+}
+
+impl Peer {
+    pub(super) const fn new(public: NodePublic, id: NodeId, now: Instant) -> Self {
+        Self {
+            id,
+            public,
+            endpoints: Vec::new(),
+            endpoint: None,
+            wanted: false,
+            stamp: 0,
+            record: 0,
+            hellos: Bucket::new(HELLOS, now),
+            attempt: None,
+            cookie: None,
+            current: None,
+            next: None,
+            older: Vec::new(),
+            confirm: None,
+            silent_since: None,
+            probed_at: 0,
+            kept_at: 0,
+            due: None,
+        }
+    }
+
+    /// The session in use.
+    pub(super) fn outbound(&self) -> Option<&Arc<Outbound>> {
+        self.current.as_ref().map(|session| &session.outbound)
+    }
+
+    /// When the session in use was made.
+    pub(super) fn since(&self) -> Option<Instant> {
+        self.current.as_ref().map(|session| session.made)
+    }
+
+    /// When the peer was heard last, in milliseconds since the start; 0 if never.
+    pub(super) fn heard_ms(&self) -> u64 {
+        self.sessions()
+            .map(|session| session.inbound.last_heard_ms())
+            .max()
+            .unwrap_or(0)
+    }
+
+    fn sent_ms(&self) -> u64 {
+        self.sessions()
+            .map(|session| session.outbound.last_sent_ms())
+            .max()
+            .unwrap_or(0)
+    }
+
+    fn sessions(&self) -> impl Iterator<Item = &Session> {
+        let older = self.older.iter().map(|(session, _)| session);
+        self.current
+            .iter()
+            .chain(older)
+            .chain(self.next.iter().map(|(session, _)| session))
+    }
+
+    /// Starts shaking hands unless that is under way.
+    pub(super) fn begin(&mut self, local: &mut Local, now: Now) {
+        if self.attempt.is_none() {
+            self.attempt = Some(Attempt::new(now.mono));
+            self.step(local, now);
+        }
+    }
+
+    /// Sends a message 1 if it is time and there is somewhere to send it; otherwise waits to be told of an endpoint.
+    fn step(&mut self, local: &mut Local, now: Now) {
+        let mut endpoints: Vec<SocketAddr> = self.endpoint.into_iter().collect();
+        endpoints.extend(
+            self.endpoints
+                .iter()
+                .filter(|&&to| Some(to) != self.endpoint),
+        );
+        let Some(attempt) = &mut self.attempt else {
+            return;
+        };
+        if endpoints.is_empty() || local.epochs.is_empty() {
+            attempt.cancel(local);
+            self.attempt = None;
+        } else if attempt.at <= now.mono {
+            let fresh = |made: Instant| now.mono.saturating_duration_since(made) < COOKIE_LIFE;
+            let cookie = self
+                .cookie
+                .as_ref()
+                .filter(|(_, made)| fresh(*made))
+                .map(|(cookie, _)| cookie);
+            attempt.step(&self.public, &endpoints, cookie, local, now);
+        }
+    }
+
+    /// Ends the attempt: there is a session.
+    fn settle(&mut self, local: &mut Local) {
+        if let Some(mut attempt) = self.attempt.take() {
+            attempt.cancel(local);
+        }
+    }
+
+    /// Keeps a cookie for the next initiations.
+    pub(super) const fn set_cookie(&mut self, cookie: Cookie, now: Instant) {
+        self.cookie = Some((cookie, now));
+    }
+
+    /// The peer answered this node's initiation: the new session is in use at once.
+    pub(super) fn established(
+        &mut self,
+        keys: Keys,
+        terms: Terms,
+        from: SocketAddr,
+        local: &mut Local,
+        now: Now,
+    ) {
+        self.settle(local);
+        let session = Session::new(keys, terms, true, local, now.mono);
+        self.endpoint = Some(from);
+        if let Some((other, _)) = self.next.take() {
+            self.leave(other, now.mono);
+        }
+        self.replace(session, local, now.mono);
+        self.confirm = Some((now.mono, 0));
+        self.say_again(local, now);
+    }
+
+    /// This node answered the peer's initiation: the session waits for the peer's first packet.
+    pub(super) fn answered(
+        &mut self,
+        keys: Keys,
+        terms: Terms,
+        from: SocketAddr,
+        local: &mut Local,
+        now: Now,
+    ) {
+        let session = Session::new(keys, terms, false, local, now.mono);
+        if let Some((unconfirmed, _)) = self.next.replace((session, from)) {
+            unconfirmed.end(local);
+        }
+        if local.id > self.id
+            && let Some(attempt) = &mut self.attempt
+        {
+            attempt.yield_to_peer(local, now.mono);
+        }
+    }
+
+    /// A data thread authenticated a packet that is the newest of its lane and is the first there or came from another
+    /// address than the one before.
+    pub(super) fn heard(
+        &mut self,
+        index: u32,
+        lane: u8,
+        from: SocketAddr,
+        local: &mut Local,
+        now: Now,
+    ) {
+        if self
+            .next
+            .as_ref()
+            .is_some_and(|(next, _)| next.inbound.index() == index)
+            && let Some((next, asked_from)) = self.next.take()
+        {
+            self.settle(local);
+            self.endpoint = Some(if lane == 0 { from } else { asked_from });
+            self.replace(next, local, now.mono);
+            self.keepalive(local, now);
+            return;
+        }
+        if self
+            .current
+            .as_ref()
+            .is_none_or(|current| current.inbound.index() != index)
+        {
+            return;
+        }
+        self.confirm = None;
+        if lane == 0 && self.endpoint != Some(from) {
+            self.endpoint = Some(from);
+            local.emit(SessionEvent::Moved {
+                peer: self.id,
+                endpoint: from,
+            });
+        }
+    }
+
+    /// Puts a session into use; the one in use so far stays open for receiving.
+    fn replace(&mut self, session: Session, local: &mut Local, now: Instant) {
+        let boot = session.outbound.boot();
+        if let Some(old) = self.current.take() {
+            self.leave(old, now);
+        }
+        let forgotten = |old: &Session| old.outbound.boot() != boot;
+        for (old, _) in self.older.extract_if(.., |(old, _)| forgotten(old)) {
+            old.end(local);
+        }
+        while self.older.len() > MAX_OLDER {
+            self.older.remove(0).0.end(local);
+        }
+        self.confirm = None;
+        self.silent_since = None;
+        let outbound = Arc::clone(&session.outbound);
+        self.current = Some(session);
+        if let Some(endpoint) = self.endpoint {
+            local.emit(SessionEvent::Up {
+                peer: self.id,
+                outbound,
+                endpoint,
+            });
+        }
+    }
+
+    /// Keeps a session for a while: the peer may still send in it, and threads of this node until they see the new one.
+    fn leave(&mut self, session: Session, now: Instant) {
+        let until = (now + LINGER).min(session.made + REJECT_AFTER);
+        self.older.push((session, until));
+    }
+
+    /// Ends everything: the peer was removed.
+    pub(super) fn end(&mut self, local: &mut Local) {
+        self.settle(local);
+        let sessions = self.older.drain(..).map(|(session, _)| session);
+        for session in sessions.chain(self.next.take().map(|(session, _)| session)) {
+            session.end(local);
+        }
+        if let Some(current) = self.current.take() {
+            current.end(local);
+            local.emit(SessionEvent::Down { peer: self.id });
+        }
+    }
+
+    /// Seals a control message on lane 0 and sends it.
+    pub(super) fn send_control(&self, body: &[u8], local: &mut Local) -> bool {
+        let (Some(session), Some(to)) = (&self.current, self.endpoint) else {
+            return false;
+        };
+        let Some(counter) = session.outbound.reserve(0, 1) else {
+            return false;
+        };
+        let header = Header {
+            kind: Type::Data,
+            lane: 0,
+            receiver: session.outbound.receiver(),
+            counter,
+        }
+        .to_bytes();
+        let mut datagram = [&header[..], body, &[0; 1 + TAG]].concat();
+        let (content, tag) = datagram[HEADER..].split_at_mut(body.len());
+        session
+            .outbound
+            .key(0)
+            .seal(counter, &header, content, &[Kind::Control as u8], tag);
+        local.transmit(to, datagram);
+        true
+    }
+
+    /// A control message without a body: nothing but "I am here, and here are the keys".
+    fn keepalive(&mut self, local: &mut Local, now: Now) {
+        if self.send_control(&[], local) {
+            self.kept_at = local.start.millis(now.mono);
+        }
+    }
+
+    /// Tells the peer once more that this node has the keys, until something is heard.
+    fn say_again(&mut self, local: &mut Local, now: Now) {
+        let Some((at, tries)) = self.confirm else {
+            return;
+        };
+        if at <= now.mono {
+            self.keepalive(local, now);
+            let wait = CONFIRM_WAIT * (1 << tries);
+            self.confirm = (tries + 1 < CONFIRM_TRIES).then_some((now.mono + wait, tries + 1));
+        }
+    }
+
+    /// Does what is due.
+    pub(super) fn handle_timeout(&mut self, local: &mut Local, now: Now) {
+        let now_ms = local.start.millis(now.mono);
+        self.expire(local, now);
+        self.notice_silence(now_ms, local, now);
+        if self
+            .current
+            .as_ref()
+            .is_some_and(|current| current.inbound.last_heard_ms() > 0)
+        {
+            self.confirm = None;
+        }
+        self.say_again(local, now);
+        if self.rekey_due(now_ms, now.mono) || (self.wanted && self.current.is_none()) {
+            self.begin(local, now);
+        }
+        self.step(local, now);
+        let last = self.sent_ms().max(self.kept_at);
+        let passive = self.heard_ms() >= last + PASSIVE_KEEPALIVE;
+        if passive || (self.wanted && now_ms >= last + PERSISTENT_KEEPALIVE) {
+            self.keepalive(local, now);
+        }
+    }
+
+    /// Ends what is too old.
+    fn expire(&mut self, local: &mut Local, now: Now) {
+        for (old, _) in self.older.extract_if(.., |(_, until)| *until <= now.mono) {
+            old.end(local);
+        }
+        if let Some((next, _)) = self
+            .next
+            .take_if(|(next, _)| next.made + CONFIRM_WITHIN <= now.mono)
+        {
+            next.end(local);
+        }
+        if let Some(current) = self
+            .current
+            .take_if(|current| current.made + REJECT_AFTER <= now.mono)
+        {
+            current.end(local);
+            self.confirm = None;
+            self.silent_since = None;
+            if !self.wanted {
+                self.settle(local);
+            }
+            local.emit(SessionEvent::Down { peer: self.id });
+        }
+    }
+
+    fn rekey_due(&self, now_ms: u64, now: Instant) -> bool {
+        let Some(current) = &self.current else {
+            return false;
+        };
+        let used = self.wanted || now_ms < self.heard_ms().max(self.sent_ms()) + UNUSED_AFTER;
+        let worn = current.outbound.most_used() >= current.outbound.limit() / 2;
+        worn || (used && now >= current.rekey_at)
+    }
+
+    /// Asks a peer that does not answer, and shakes hands anew beside the session when that brings nothing.
+    fn notice_silence(&mut self, now_ms: u64, local: &mut Local, now: Now) {
+        let (sent, heard) = (self.sent_ms(), self.heard_ms());
+        if self.current.is_none() || sent <= heard {
+            self.silent_since = None;
+            return;
+        }
+        let since = match self.silent_since {
+            Some(since) if heard < since => since,
+            _ => sent,
+        };
+        self.silent_since = Some(since);
+        let silent = now_ms.saturating_sub(since);
+        if silent >= PROBE_AFTER && now_ms.saturating_sub(self.probed_at) >= PROBE_AFTER {
+            self.probed_at = now_ms;
+            local.emit(SessionEvent::Probe { peer: self.id });
+        }
+        if silent >= SILENT_AFTER {
+            self.begin(local, now);
+        }
+    }
+
+    /// When to call [`Peer::handle_timeout`] next.
+    pub(super) fn next_timeout(&self, local: &Local, now: Instant) -> Option<Instant> {
+        let tick = || {
+            local
+                .start
+                .instant((local.start.millis(now) / TICK + 1) * TICK)
+        };
+        let attempt = self.attempt.as_ref().map(|attempt| attempt.at);
+        let confirm = self.confirm.map(|(at, _)| at);
+        let session = self.sessions().next().map(|_| tick());
+        [attempt, confirm, session].into_iter().flatten().min()
+    }
+}
+
+impl Session {
+    fn new(keys: Keys, terms: Terms, initiator: bool, local: &mut Local, now: Instant) -> Self {
+        let (outbound, inbound) = keys.open(terms);
+        let inbound = Arc::new(inbound);
+        local.emit(SessionEvent::Inbound(Arc::clone(&inbound)));
+        let rekey = if initiator {
+            REKEY_AFTER
+        } else {
+            REKEY_FALLBACK
+        };
+        let rekey_at = now + rekey - local.jitter(REKEY_AFTER / 40);
+        Self {
+            outbound: Arc::new(outbound),
+            inbound,
+            made: now,
+            rekey_at,
+        }
+    }
+
+    /// Ends it for every thread, and forgets it.
+    fn end(self, local: &mut Local) {
+        self.outbound.retire();
+        self.inbound.retire();
+        local.free_index(self.inbound.index());
+        local.emit(SessionEvent::Retire(self.inbound.index()));
+    }
+}

@@ -1,0 +1,512 @@
+//! All sessions of a node: one state machine, fed with datagrams, what data threads heard, and time.
+//!
+//! It never opens a data packet itself; data threads do, with the [`Inbound`]s that it hands out, and tell it only what
+//! is news ([`Sessions::handle_heard`]). The shell takes events before transmits: an event may be what makes this node
+//! able to read the answer to a transmit.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use weave_model::{Drop, NodeId, Suite};
+
+use super::limits::{Entry, Gate};
+use super::local::Local;
+use super::peer::Peer;
+use super::{Inbound, Outbound, Terms};
+use crate::keys::{ClusterSecret, NodeKeys, NodePublic};
+use crate::noise::ik::{About, Opening, Responder};
+use crate::noise::mac::{self, Checked};
+use crate::time::{Now, Start};
+use crate::wire::{Header, Type};
+
+/// What a node decides about all its sessions.
+#[derive(Clone, Debug)]
+pub struct SessionConfig {
+    /// The suites it accepts from others; not empty.
+    pub suites: Vec<Suite>,
+    /// The suite it offers first, one of `suites`.
+    pub preferred: Suite,
+    /// How many lanes it can serve, 1 to [`super::MAX_LANES`].
+    pub lanes: usize,
+    /// Drawn at random at every start, so that peers notice a restart.
+    pub boot: u64,
+    /// The version of its own signed record; see [`Sessions::set_record`].
+    pub record: u64,
+    /// The stamp of the last initiation before this start ([`Sessions::last_stamp`]), or 0: with it, peers answer at
+    /// once even though the wall clock stepped back.
+    pub stamp_floor: u64,
+}
+
+/// A datagram to send from the socket of lane 0.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transmit {
+    /// Where to.
+    pub to: SocketAddr,
+    /// The whole payload.
+    pub bytes: Vec<u8>,
+}
+
+/// What the data path and the mesh have to know.
+#[derive(Clone, Debug)]
+pub enum SessionEvent {
+    /// Packets for the index in there may arrive from now on.
+    Inbound(Arc<Inbound>),
+    /// Use this for sending to the peer from now on, the first time and after every rekey.
+    Up {
+        /// The peer.
+        peer: NodeId,
+        /// Seals for it.
+        outbound: Arc<Outbound>,
+        /// Where it is.
+        endpoint: SocketAddr,
+    },
+    /// The peer was heard from another address: send there.
+    Moved {
+        /// The peer.
+        peer: NodeId,
+        /// Where it is now.
+        endpoint: SocketAddr,
+    },
+    /// Something was sent, but nothing heard for 500 ms: ask the peer for a sign of life. Comes again every 500 ms.
+    Probe {
+        /// The peer.
+        peer: NodeId,
+    },
+    /// Nothing for this index is accepted any more.
+    Retire(u32),
+    /// There is no session with the peer any more.
+    Down {
+        /// The peer.
+        peer: NodeId,
+    },
+}
+
+/// How it stands with one peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionStatus {
+    /// Where packets go; `None` if that is not known.
+    pub endpoint: Option<SocketAddr>,
+    /// The suite of the session in use; `None` without one.
+    pub suite: Option<Suite>,
+    /// When the session in use was made.
+    pub since: Option<Instant>,
+    /// When an authentic packet arrived last.
+    pub heard: Option<Instant>,
+    /// The peer's boot nonce; `None` without a session.
+    pub boot: Option<u64>,
+    /// The version of its signed record that the peer told of in the last handshake.
+    pub record: u64,
+}
+
+/// All sessions of this node, keyed by the peers' ids.
+pub struct Sessions {
+    local: Local,
+    gate: Gate,
+    peers: BTreeMap<NodeId, Peer>,
+    /// Peers by their X25519 key, which is all that an initiation names.
+    by_key: BTreeMap<[u8; 32], NodeId>,
+    timers: BTreeSet<(Instant, NodeId)>,
+}
+
+impl Sessions {
+    /// Nobody known, no cluster. `seed` comes from the system's random source; milliseconds of the data path count from
+    /// `now` (see [`Sessions::start`]).
+    ///
+    /// # Panics
+    /// If the configuration is not as documented.
+    pub fn new(keys: Arc<NodeKeys>, config: SessionConfig, seed: [u8; 32], now: Now) -> Self {
+        assert!(
+            config.suites.contains(&config.preferred),
+            "the preferred suite is one of those accepted"
+        );
+        assert!(
+            (1..=super::MAX_LANES).contains(&config.lanes),
+            "a session has 1 to {} lanes",
+            super::MAX_LANES
+        );
+        let mut local = Local::new(keys, config, seed, now);
+        let gate = Gate::new(&mut local.rng, now.mono);
+        Self {
+            local,
+            gate,
+            peers: BTreeMap::new(),
+            by_key: BTreeMap::new(),
+            timers: BTreeSet::new(),
+        }
+    }
+
+    /// From when the milliseconds in [`Outbound`] and [`Inbound`] count.
+    pub const fn start(&self) -> Start {
+        self.local.start
+    }
+
+    /// Enters a cluster or takes up a rotated secret. Peers are answered in the epoch of `current` and of `previous`.
+    /// Sessions go on; wanted ones are made.
+    pub fn set_cluster(
+        &mut self,
+        id: [u8; 32],
+        current: ClusterSecret,
+        previous: Option<ClusterSecret>,
+        now: Now,
+    ) {
+        self.local
+            .set_cluster(id, std::iter::once(current).chain(previous));
+        let wanted: Vec<_> = self
+            .peers
+            .values()
+            .filter(|peer| peer.wanted)
+            .map(|peer| peer.id)
+            .collect();
+        for id in wanted {
+            self.connect(id, now);
+        }
+    }
+
+    /// Tells peers, in later handshakes, the version of this node's own record.
+    pub const fn set_record(&mut self, version: u64) {
+        self.local.config.record = version;
+    }
+
+    /// The stamp of the last initiation, to be kept for [`SessionConfig::stamp_floor`].
+    pub const fn last_stamp(&self) -> u64 {
+        self.local.last_stamp()
+    }
+
+    /// Makes a peer known, or its endpoints if it is: it may shake hands from now on. The likeliest endpoint comes first.
+    pub fn add_peer(&mut self, public: NodePublic, endpoints: Vec<SocketAddr>, now: Now) -> NodeId {
+        let id = public.id();
+        if id != self.local.id {
+            self.by_key.insert(public.dh, id);
+            self.peers
+                .entry(id)
+                .or_insert_with(|| Peer::new(public, id, now.mono));
+            self.set_endpoints(id, endpoints, now);
+        }
+        id
+    }
+
+    /// Where the peer may be found. A session that is up stays where it is.
+    pub fn set_endpoints(&mut self, peer: NodeId, endpoints: Vec<SocketAddr>, now: Now) {
+        self.with(peer, now, |peer, local| {
+            peer.endpoints = endpoints.into_iter().map(canonical).collect();
+            if peer.wanted && peer.outbound().is_none() {
+                peer.begin(local, now);
+            }
+        });
+    }
+
+    /// Cuts the peer off, at once and for every thread, and forgets it.
+    pub fn remove_peer(&mut self, peer: NodeId, now: Now) {
+        self.with(peer, now, |peer, local| peer.end(local));
+        if let Some(peer) = self.peers.remove(&peer) {
+            self.by_key.remove(&peer.public.dh);
+            if let Some(due) = peer.due {
+                self.timers.remove(&(due, peer.id));
+            }
+        }
+    }
+
+    /// Wants a session with a known peer: it is made now, or as soon as a cluster and an endpoint are known, and kept up
+    /// for as long as the peer is known.
+    pub fn connect(&mut self, peer: NodeId, now: Now) {
+        self.with(peer, now, |peer, local| {
+            peer.wanted = true;
+            if peer.outbound().is_none() {
+                peer.begin(local, now);
+            }
+        });
+    }
+
+    /// Takes a datagram of type [`Type::Initiation`], [`Type::Response`] or [`Type::Cookie`].
+    ///
+    /// # Errors
+    /// Why it was dropped. No session changed then, but a cookie may be asked for.
+    pub fn handle_datagram(
+        &mut self,
+        datagram: &[u8],
+        from: SocketAddr,
+        now: Now,
+    ) -> Result<(), Drop> {
+        let from = canonical(from);
+        let header = Header::parse(datagram)?;
+        match header.kind {
+            Type::Initiation => self.handle_initiation(datagram, from, now),
+            Type::Response => self.handle_response(header, datagram, from, now),
+            Type::Cookie => self.handle_cookie(header, datagram, now),
+            _ => Err(Drop::UnknownType),
+        }
+    }
+
+    fn handle_initiation(
+        &mut self,
+        datagram: &[u8],
+        from: SocketAddr,
+        now: Now,
+    ) -> Result<(), Drop> {
+        let opening = Opening::parse(datagram)?;
+        let checked = self.admit(datagram, opening, from, now)?;
+        if !self.local.config.suites.contains(&opening.suite) {
+            return Err(Drop::BadHandshake);
+        }
+        let mut rng = self.local.fork();
+        let local = &self.local;
+        let responder = Responder::read(
+            &local.keys,
+            local.cluster_id(),
+            opening,
+            checked.content,
+            &mut rng,
+        )?;
+        let peer = *self
+            .by_key
+            .get(&responder.initiator)
+            .ok_or(Drop::BadHandshake)?;
+        let mut answered = Err(Drop::BadHandshake);
+        self.with(peer, now, |peer, local| {
+            if responder.stamp > peer.stamp && peer.hellos.take(now.mono) {
+                answered = answer(peer, responder, opening, from, local, now);
+            }
+        });
+        answered
+    }
+
+    /// The cheap part: MAC and, under load, cookie.
+    fn admit<'a>(
+        &mut self,
+        datagram: &'a [u8],
+        opening: Opening,
+        from: SocketAddr,
+        now: Now,
+    ) -> Result<Checked<'a>, Drop> {
+        let mut rng = self.local.fork();
+        let epoch = self.local.epoch(opening.epoch).ok_or(Drop::BadHandshake)?;
+        let checked = mac::check(&epoch.mac_key, datagram)?;
+        let counter = u64::from(opening.epoch);
+        let reply = Header {
+            kind: Type::Cookie,
+            lane: 0,
+            receiver: opening.index,
+            counter,
+        };
+        match self
+            .gate
+            .admit(&checked, &epoch.cookie_key, reply, from, &mut rng, now.mono)
+        {
+            Entry::Pass => Ok(checked),
+            Entry::Refuse => Err(Drop::RateLimited),
+            Entry::Prove(reply) => {
+                self.local.transmit(from, reply);
+                Err(Drop::RateLimited)
+            }
+        }
+    }
+
+    fn handle_response(
+        &mut self,
+        header: Header,
+        datagram: &[u8],
+        from: SocketAddr,
+        now: Now,
+    ) -> Result<(), Drop> {
+        let peer = self
+            .local
+            .owner(header.receiver)
+            .ok_or(Drop::UnknownSession)?;
+        let number = u32::try_from(header.counter).map_err(|_| Drop::BadHandshake)?;
+        let epoch = self.local.epoch(number).ok_or(Drop::BadHandshake)?;
+        let checked = mac::check(&epoch.mac_key, datagram)?;
+        if !checked.without_cookie() {
+            return Err(Drop::BadHandshake);
+        }
+        let mut read = Err(Drop::UnknownSession);
+        self.with(peer, now, |peer, local| {
+            read = finish(peer, header.receiver, checked.content, from, local, now);
+        });
+        read
+    }
+
+    fn handle_cookie(&mut self, header: Header, datagram: &[u8], now: Now) -> Result<(), Drop> {
+        let peer = self
+            .local
+            .owner(header.receiver)
+            .ok_or(Drop::UnknownSession)?;
+        let mut read = Err(Drop::UnknownSession);
+        self.with(peer, now, |peer, local| {
+            let pending = peer
+                .attempt
+                .as_mut()
+                .and_then(|attempt| attempt.pending.as_mut());
+            if let Some(pending) = pending.filter(|pending| pending.index() == header.receiver) {
+                let public = peer.public;
+                read = pending
+                    .handle_cookie(&public, datagram, local)
+                    .map(|cookie| peer.set_cookie(cookie, now.mono));
+            }
+        });
+        read
+    }
+
+    /// Takes the news from a data thread: an authentic packet, the newest of its lane, was the lane's first or came from
+    /// another address than the one before (see [`super::LaneIn::note_from`]).
+    pub fn handle_heard(&mut self, peer: NodeId, index: u32, lane: u8, from: SocketAddr, now: Now) {
+        let from = canonical(from);
+        self.with(peer, now, |peer, local| {
+            peer.heard(index, lane, from, local, now)
+        });
+    }
+
+    /// Seals a control message for the peer and queues it. An answer is expected, so the peer's silence counts.
+    ///
+    /// `false` if there is no session to send it in.
+    pub fn send_control(&mut self, peer: NodeId, body: &[u8], now: Now) -> bool {
+        let local = &mut self.local;
+        let Some(peer) = self.peers.get(&peer) else {
+            return false;
+        };
+        let sent = peer.send_control(body, local);
+        if let (true, Some(outbound)) = (sent, peer.outbound()) {
+            outbound.note_sent(local.start.millis(now.mono));
+        }
+        sent
+    }
+
+    /// How it stands with a peer; `None` if it is not known.
+    pub fn status(&self, peer: NodeId) -> Option<SessionStatus> {
+        let peer = self.peers.get(&peer)?;
+        let heard = peer.heard_ms();
+        Some(SessionStatus {
+            endpoint: peer.endpoint,
+            suite: peer.outbound().map(|outbound| outbound.suite()),
+            since: peer.since(),
+            heard: (heard > 0).then(|| self.local.start.instant(heard)),
+            boot: peer.outbound().map(|outbound| outbound.boot()),
+            record: peer.record,
+        })
+    }
+
+    /// When to call [`Sessions::handle_timeout`]; `None` if nothing waits.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.timers.first().map(|(due, _)| *due)
+    }
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, now: Now) {
+        let due: Vec<NodeId> = self
+            .timers
+            .iter()
+            .take_while(|(due, _)| *due <= now.mono)
+            .map(|(_, id)| *id)
+            .collect();
+        for id in due {
+            self.with(id, now, |peer, local| peer.handle_timeout(local, now));
+        }
+    }
+
+    /// The next datagram to send. To be drained after the events.
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.local.transmits.pop_front()
+    }
+
+    /// The next event. To be drained before the transmits.
+    pub fn poll_event(&mut self) -> Option<SessionEvent> {
+        self.local.events.pop_front()
+    }
+
+    /// Does something with a peer, if it is known, and puts it back into the queue of timers.
+    fn with(&mut self, id: NodeId, now: Now, act: impl FnOnce(&mut Peer, &mut Local)) {
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        act(peer, &mut self.local);
+        let due = peer.next_timeout(&self.local, now.mono);
+        if due != peer.due {
+            if let Some(due) = std::mem::replace(&mut peer.due, due) {
+                self.timers.remove(&(due, id));
+            }
+            self.timers.extend(due.map(|due| (due, id)));
+        }
+    }
+}
+
+/// Answers an initiation that proved authentic and new.
+fn answer(
+    peer: &mut Peer,
+    responder: Responder,
+    opening: Opening,
+    from: SocketAddr,
+    local: &mut Local,
+    now: Now,
+) -> Result<(), Drop> {
+    peer.stamp = responder.stamp;
+    let about = responder.about;
+    let index = local.claim_index(peer.id);
+    let epoch = local.epoch(opening.epoch).ok_or(Drop::BadHandshake)?;
+    let (mut datagram, keys) =
+        responder.answer(&local.keys, &peer.id, &epoch.secret, index, local.about());
+    mac::append(&epoch.secret.mac_key(&peer.id), None, &mut datagram);
+    peer.record = about.record;
+    peer.answered(
+        keys,
+        terms(peer.id, opening.suite, about, index, opening.index, local),
+        from,
+        local,
+        now,
+    );
+    local.transmit(from, datagram);
+    Ok(())
+}
+
+/// Reads a response to the initiation of that index.
+fn finish(
+    peer: &mut Peer,
+    index: u32,
+    content: &[u8],
+    from: SocketAddr,
+    local: &mut Local,
+    now: Now,
+) -> Result<(), Drop> {
+    let pending = peer
+        .attempt
+        .as_mut()
+        .and_then(|attempt| attempt.pending.as_mut());
+    let pending = pending
+        .filter(|pending| pending.index() == index)
+        .ok_or(Drop::UnknownSession)?;
+    let (receiver, about) = pending.initiator.finish(content)?;
+    // Taken out before the attempt ends: its index goes over to the session.
+    let pending = peer
+        .attempt
+        .as_mut()
+        .and_then(|attempt| attempt.pending.take())
+        .ok_or(Drop::UnknownSession)?;
+    let suite = pending.initiator.opening().suite;
+    let terms = terms(peer.id, suite, about, index, receiver, local);
+    peer.record = about.record;
+    peer.established(pending.initiator.keys(), terms, from, local, now);
+    Ok(())
+}
+
+fn terms(
+    peer: NodeId,
+    suite: Suite,
+    about: About,
+    index: u32,
+    receiver: u32,
+    local: &Local,
+) -> Terms {
+    Terms {
+        peer,
+        suite,
+        lanes: about.lanes.min(local.config.lanes),
+        index,
+        receiver,
+        boot: about.boot,
+    }
+}
+
+/// An IPv4 address stays one, whichever kind of socket it came from.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
