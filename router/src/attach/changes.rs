@@ -2,7 +2,10 @@
 //!
 //! Each verb looks first and changes only what differs. What it changed, it notes with the way back.
 
+use std::time::{Duration, Instant};
+
 use weave_linux::netlink::link::LinkChange;
+use weave_linux::netlink::route::{Kind, LOCAL_TABLE};
 use weave_linux::netlink::{self, Address, Ensured, Link, Netlink, Route};
 use weave_linux::netns::{Netns, run_in};
 use weave_linux::sysctl;
@@ -11,6 +14,9 @@ use super::Error;
 
 /// A setting of the kernel and the value it should have.
 pub(super) type Setting = (String, &'static str);
+
+/// How long an address may take to come into use before we go on without it.
+const SETTLE_TIME: Duration = Duration::from_secs(1);
 
 /// The way back from one change.
 #[derive(Debug)]
@@ -94,7 +100,7 @@ impl Changes {
         Ok(())
     }
 
-    /// Gives a device an address.
+    /// Gives a device an address, and waits until the host takes packets for it.
     pub(super) async fn address(
         &mut self,
         netlink: &Netlink,
@@ -105,6 +111,7 @@ impl Changes {
                 format!("address {address}"),
                 Undo::DeleteAddress(address.clone()),
             ));
+            settle(netlink, address).await?;
         }
         Ok(())
     }
@@ -180,6 +187,19 @@ impl Changes {
             },
         }
     }
+}
+
+/// The kernel makes the local route of an IPv6 address a moment later, in the background.
+async fn settle(netlink: &Netlink, address: &Address) -> Result<(), Error> {
+    let local = |route: &Route| route.kind == Kind::Local && route.to.addr() == address.net.addr();
+    let deadline = Instant::now() + SETTLE_TIME;
+    while address.net.addr().is_ipv6() && Instant::now() < deadline {
+        if netlink.routes(Some(LOCAL_TABLE)).await?.iter().any(local) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    Ok(())
 }
 
 impl Undo {
