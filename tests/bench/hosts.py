@@ -75,13 +75,17 @@ class Hosts:
         return run("nsenter", f"--net={netns(place)}", "--", *command, **options)
 
     def start(self, place, *command, env=None):
-        """Starts a process in the namespace of `place`; its output goes to the folder's log."""
+        """Starts a process in the namespace of `place`; its output goes to the folder's log.
+
+        It has a process group of its own, so Ctrl-C reaches only us, but not a session of its own: the kernel shares
+        CPU time between sessions, and an overlay with many threads would count as much as one iperf3.
+        """
         with open(self.folder / "log", "ab") as log:
             self._running.append(
                 subprocess.Popen(
                     ["nsenter", f"--net={netns(place)}", "--", *map(str, command)],
                     stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                    env={**os.environ, **(env or {})}, start_new_session=True,
+                    env={**os.environ, **(env or {})}, process_group=0,
                 )
             )  # fmt: skip
 
