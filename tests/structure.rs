@@ -27,6 +27,7 @@ const PURE_CRATES: &[&str] = &["model", "router"];
 const SHELLS: &[&str] = &[
     "router/src/attach", // puts a container on the network: netlink and namespaces
     "router/src/driver", // sockets, clocks and the thread that runs the core
+    "router/src/hostfw.rs", // runs the host's iptables
     "router/src/path/egress", // a data thread
     "router/src/path/group", // a data thread
     "router/src/path/ingress", // a data thread

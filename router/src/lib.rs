@@ -7,6 +7,7 @@ pub mod time;
 pub mod wire;
 pub mod keys;
 pub mod ipam;
+pub mod hostfw;
 pub mod rules;
 pub mod store;
 pub mod mesh;
