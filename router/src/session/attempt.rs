@@ -1,8 +1,9 @@
 //! Trying to shake hands with one peer: where, with which epoch and suite, and when again.
 //!
-//! Endpoints are tried in turn, the one that worked last first. After each round over them the wait doubles, and the
-//! next epoch or suite that this node accepts has its turn: the peer may not know the newest secret yet, or may refuse a
-//! cipher. Every combination is as strong as the others, so trying them gives nothing away.
+//! Endpoints are tried in turn, the one that worked last first. After each round over them the next epoch or suite that
+//! this node accepts has its turn: the peer may not know the newest secret yet, or may refuse a cipher. Every combination
+//! is as strong as the others, so trying them gives nothing away. After every other round the wait doubles; at once after
+//! the first would be hard on a link that loses a third of all packets.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -62,7 +63,7 @@ impl Attempt {
         let to = endpoints[self.tries % endpoints.len()];
         self.tries += 1;
         let wait = FIRST_WAIT
-            .saturating_mul(1 << round.min(8))
+            .saturating_mul(1 << (round / 2).min(8))
             .min(LONGEST_WAIT);
         self.at = now.mono + wait + local.jitter(wait / 3);
         self.pending = Pending::start(peer, to, round, cookie, local, now);

@@ -138,6 +138,11 @@ impl Outbound {
         self.terms.receiver
     }
 
+    /// The index that the peer puts into its own: that of the [`Inbound`] made with this.
+    pub const fn index(&self) -> u32 {
+        self.terms.index
+    }
+
     /// The cipher.
     pub const fn suite(&self) -> Suite {
         self.terms.suite
