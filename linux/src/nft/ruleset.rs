@@ -79,7 +79,11 @@ impl RuleSet {
         let Some(table) = socket.table(&self.table)? else {
             return Ok(Found::Missing);
         };
-        let mut rules: BTreeMap<_, _> = socket.chains(&self.table)?.into_iter().map(|chain| (chain.name, 0)).collect();
+        let mut rules: BTreeMap<_, _> = socket
+            .chains(&self.table)?
+            .into_iter()
+            .map(|chain| (chain.name, 0))
+            .collect();
         for rule in socket.rules(&self.table)? {
             *rules.entry(rule.chain).or_insert(0) += 1;
         }
@@ -133,7 +137,10 @@ mod tests {
     fn equal_rules_have_equal_stamps() {
         assert_eq!(set("x"), set("x"));
         assert_ne!(set("x").stamp, set("y").stamp);
-        assert_eq!(set("x").rules, BTreeMap::from([("a".to_owned(), 1), ("b".to_owned(), 0)]));
+        assert_eq!(
+            set("x").rules,
+            BTreeMap::from([("a".to_owned(), 1), ("b".to_owned(), 0)])
+        );
         assert_eq!(fnv1a(b"foobar"), 0x8594_4171_f739_67e8);
     }
 }
