@@ -70,3 +70,6 @@ fn split(mut state: HandshakeState) -> Keys {
         Keys::from_split(to_initiator, to_responder)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -93,3 +93,96 @@ impl ReplayWindow {
 const fn place(counter: u64) -> (usize, u64) {
     ((counter / 64 % WORDS as u64) as usize, 1 << (counter % 64))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The same by a set of everything that was seen.
+    #[derive(Default)]
+    struct Model {
+        seen: BTreeSet<u64>,
+    }
+
+    impl Model {
+        fn accepts(&self, counter: u64, limit: u64) -> Result<(), Drop> {
+            let behind = self
+                .seen
+                .last()
+                .is_some_and(|newest| counter + ReplayWindow::SIZE <= *newest);
+            match counter {
+                _ if counter >= limit => Err(Drop::Expired),
+                _ if behind || self.seen.contains(&counter) => Err(Drop::Replay),
+                _ => Ok(()),
+            }
+        }
+    }
+
+    fn agree(counters: impl IntoIterator<Item = u64>, limit: u64) {
+        let (mut window, mut model) = (ReplayWindow::new(limit), Model::default());
+        for counter in counters {
+            let verdict = model.accepts(counter, limit);
+            assert_eq!(window.check(counter), verdict, "counter {counter}");
+            if verdict.is_ok() {
+                let newest = model.seen.last().is_none_or(|newest| counter > *newest);
+                assert_eq!(window.commit(counter), newest);
+                model.seen.insert(counter);
+                assert_eq!(window.next(), model.seen.last().unwrap() + 1);
+            }
+        }
+    }
+
+    /// Steps back and forth, mostly near the newest, sometimes far: the walk of a reordering link.
+    fn walk() -> impl Strategy<Value = Vec<u64>> {
+        let step = prop_oneof![
+            6 => -20i64..30,
+            2 => -9000i64..9000,
+            1 => prop::sample::select(vec![-8193i64, -8192, -8191, 63, 64, 65, 8191, 8192, 8256, 100_000]),
+        ];
+        prop::collection::vec(step, 1..400).prop_map(|steps| {
+            let mut newest = 0i64;
+            let at = steps.into_iter().map(|step| {
+                let counter = (newest + step).max(0);
+                newest = newest.max(counter);
+                counter as u64
+            });
+            at.collect()
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn the_window_is_the_set(counters in walk()) {
+            agree(counters, u64::MAX);
+        }
+
+        #[test]
+        fn the_limit_is_kept(counters in walk(), limit in 0..20_000u64) {
+            agree(counters, limit);
+        }
+
+        /// The same walk near the largest counters there are.
+        #[test]
+        fn large_counters_are_no_different(counters in walk()) {
+            let base = (1 << 60) - 9_000_000;
+            agree(counters.into_iter().map(|counter| base + counter), 1 << 60);
+        }
+    }
+
+    #[test]
+    fn all_of_the_window_is_usable() {
+        let size = ReplayWindow::SIZE;
+        for newest in [size - 1, size, size + 63, 3 * size + 17] {
+            agree(
+                std::iter::once(newest)
+                    .chain((0..=newest).rev())
+                    .chain(0..=newest + 1),
+                u64::MAX,
+            );
+        }
+    }
+}

@@ -184,3 +184,105 @@ fn nonce(counter: u64) -> Nonce {
     bytes[4..].copy_from_slice(&counter.to_be_bytes());
     Nonce::assume_unique_for_key(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use chacha20poly1305::aead::{Aead, KeyInit, Payload};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn by_rustcrypto(
+        suite: Suite,
+        key: &[u8; 32],
+        counter: u64,
+        aad: &[u8],
+        msg: &[u8],
+    ) -> Vec<u8> {
+        let mut nonce = [0; 12];
+        nonce[4..].copy_from_slice(&counter.to_be_bytes());
+        let payload = Payload { msg, aad };
+        match suite {
+            Suite::ChaCha20Poly1305 => chacha20poly1305::ChaCha20Poly1305::new(key.into())
+                .encrypt(&nonce.into(), payload)
+                .unwrap(),
+            Suite::Aes256Gcm => aes_gcm::Aes256Gcm::new(key.into())
+                .encrypt(&nonce.into(), payload)
+                .unwrap(),
+        }
+    }
+
+    fn suites() -> impl Strategy<Value = Suite> {
+        prop_oneof![Just(Suite::ChaCha20Poly1305), Just(Suite::Aes256Gcm)]
+    }
+
+    proptest! {
+        /// Both ways of sealing and of opening, against an implementation that shares no code.
+        #[test]
+        fn sealed_packets_are_what_rustcrypto_says(
+            suite in suites(),
+            key: [u8; 32],
+            counter in 0..u64::MAX,
+            aad: [u8; 16],
+            body in prop::collection::vec(any::<u8>(), 0..2000),
+            extra in prop::collection::vec(any::<u8>(), 0..20),
+        ) {
+            let plain = [&body[..], &extra].concat();
+            let expected = by_rustcrypto(suite, &key, counter, &aad, &plain);
+
+            let mut in_out = body.clone();
+            let mut rest = vec![0; extra.len() + TAG];
+            SealKey::new(suite, &key).seal(counter, &aad, &mut in_out, &extra, &mut rest);
+            prop_assert_eq!(&[&in_out[..], &rest].concat(), &expected);
+
+            let mut out = vec![0; body.len()];
+            SealKey::new(suite, &key).seal_from(counter, &aad, &body, &extra, &mut out, &mut rest);
+            prop_assert_eq!(&[&out[..], &rest].concat(), &expected);
+
+            let open = OpenKey::new(suite, &key);
+            let mut sealed = expected.clone();
+            prop_assert_eq!(&*open.open(counter, &aad, &mut sealed).unwrap(), &plain[..]);
+            let (ciphertext, tag) = expected.split_at(plain.len());
+            let mut opened = vec![0; plain.len()];
+            open.open_into(counter, &aad, ciphertext, tag, &mut opened).unwrap();
+            prop_assert_eq!(&opened, &plain);
+
+            let mut forged = expected.clone();
+            forged[counter as usize % expected.len()] ^= 1;
+            prop_assert_eq!(open.open(counter, &aad, &mut forged), Err(Drop::Forged));
+            let mut sealed = expected;
+            prop_assert_eq!(open.open(counter + 1, &aad, &mut sealed), Err(Drop::Forged));
+        }
+    }
+
+    /// McGrew and Viega, "The Galois/Counter Mode of Operation", test cases 13 and 14: their nonce is our counter 0.
+    #[test]
+    fn aes_gcm_is_nists() {
+        let seal = |body: &mut [u8]| {
+            let mut tag = [0; TAG];
+            SealKey::new(Suite::Aes256Gcm, &[0; 32]).seal(0, &[], body, &[], &mut tag);
+            data_encoding::HEXLOWER.encode(&[&*body, &tag].concat())
+        };
+        assert_eq!(seal(&mut []), "530f8afbc74536b9a963b4f1c4cb738b");
+        assert_eq!(
+            seal(&mut [0; 16]),
+            "cea7403d4d606b6e074ec5d3baf39d18d0d1c8a799996bf0265b98b5d48ab919"
+        );
+    }
+
+    #[test]
+    #[should_panic(expected = "counter 7 was sealed twice")]
+    fn no_counter_is_sealed_twice() {
+        let key = SealKey::new(Suite::ChaCha20Poly1305, &[1; 32]);
+        for counter in [6, 7, 8, 7] {
+            key.seal(counter, &[], &mut [], &[], &mut [0; TAG]);
+        }
+    }
+
+    #[test]
+    fn what_has_no_room_for_a_tag_is_too_short() {
+        let key = OpenKey::new(Suite::ChaCha20Poly1305, &[1; 32]);
+        assert_eq!(key.open(0, &[], &mut [0; TAG - 1]), Err(Drop::TooShort));
+        assert_eq!(key.open(0, &[], &mut [0; TAG]), Err(Drop::Forged));
+    }
+}

@@ -1,3 +1,4 @@
+use data_encoding::HEXLOWER;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
@@ -143,3 +144,100 @@ fn secret_cluster_and_ids_must_agree() {
     assert!(Responder::read(&keys(2), &[7; 32], OPENING, &content, rng).is_err());
     assert!(Responder::read(&keys(3), &CLUSTER, OPENING, &content, rng).is_err());
 }
+
+const INITIATION_BYTES: &str = "110000000000000000000000000000030a0b0c0d010000007b0d47d93427f8311160781c7c733fd89f88970aef490d8aa0ee\
+     19a4cb8a1b1481e498317da959fba46669572516a5e6c021bfa620bb6c56ca0082e1feae14981edb23fb6ce2c7a5d426efed\
+     161133b290f94badebb4afa1e1c26955d9317ef2fbf4669e20967aa602083dd4d374a38d6da816da56e2cbb84859656a58d9\
+     ab1a6bd4df717ac35c72f15e2d3650970f0700000000000000000000000000000000";
+
+const RESPONSE_BYTES: &str = "120000000a0b0c0d0000000000000003ff2ee45601ec1b67310c7790404585ae697331eee1c1f8cf2419731c1fff3e6b26a4\
+     5ac7c64e4ba6e6516b725ba8ec03200d7c7c9a8919004183c70301169b1f9690ec4eec96521ed6954acb47f1d3782e699036\
+     f25e0926e3d82283527d17aa00000000000000000000000000000000";
+
+const DATA_BYTES: &str =
+    "14010000000000020000000000000005d48c54068a3c0d86cad7a68b12cd576428f18997a8c1f3";
+
+/// The datagrams of version 1, byte by byte, as a second implementation written from the module's description made them.
+#[test]
+fn the_bytes_on_the_wire_are_these() {
+    let (secret, opening) = (
+        secret(7),
+        Opening {
+            suite: Suite::ChaCha20Poly1305,
+            ..OPENING
+        },
+    );
+    let (node, peer) = (
+        NodeKeys::from_bytes(&[0x11; 64]),
+        NodeKeys::from_bytes(&[0x22; 64]),
+    );
+    let cluster = Cluster {
+        id: &CLUSTER,
+        secret: &secret,
+    };
+    let mut rng = Fixed(0x33);
+    let (mut initiator, mut datagram) =
+        Initiator::start(&node, &peer.public(), cluster, opening, 99, ABOUT, &mut rng);
+    mac::append(&secret.mac_key(&peer.id()), None, &mut datagram);
+    assert_eq!(HEXLOWER.encode(&datagram), INITIATION_BYTES);
+
+    let mut rng = Fixed(0x44);
+    let responder = Responder::read(
+        &peer,
+        &CLUSTER,
+        opening,
+        &datagram[..INITIATION - MACS],
+        &mut rng,
+    )
+    .unwrap();
+    let (mut response, _) = responder.answer(&peer, &node.id(), &secret, 0x0102_0304, ABOUT);
+    mac::append(&secret.mac_key(&node.id()), None, &mut response);
+    assert_eq!(HEXLOWER.encode(&response), RESPONSE_BYTES);
+
+    initiator.finish(&response[..RESPONSE - MACS]).unwrap();
+    let terms = Terms {
+        peer: peer.id(),
+        suite: opening.suite,
+        lanes: 2,
+        index: 1,
+        receiver: 2,
+        boot: 0,
+    };
+    let (outbound, _) = initiator.keys().open(terms);
+    let header = Header {
+        kind: Type::Data,
+        lane: 1,
+        receiver: 2,
+        counter: 5,
+    }
+    .to_bytes();
+    let mut packet = *b"packet.................";
+    let (body, rest) = packet.split_at_mut(6);
+    outbound.key(1).seal(5, &header, body, &[2], rest);
+    assert_eq!(
+        HEXLOWER.encode(&[&header[..], &packet].concat()),
+        DATA_BYTES
+    );
+}
+
+/// A source that gives one byte over and over.
+struct Fixed(u8);
+
+impl rand_core::TryRng for Fixed {
+    type Error = std::convert::Infallible;
+
+    fn try_next_u32(&mut self) -> Result<u32, Self::Error> {
+        Ok(u32::from_be_bytes([self.0; 4]))
+    }
+
+    fn try_next_u64(&mut self) -> Result<u64, Self::Error> {
+        Ok(u64::from_be_bytes([self.0; 8]))
+    }
+
+    fn try_fill_bytes(&mut self, dest: &mut [u8]) -> Result<(), Self::Error> {
+        dest.fill(self.0);
+        Ok(())
+    }
+}
+
+impl rand_core::TryCryptoRng for Fixed {}
