@@ -32,18 +32,15 @@ fn refused(said: &Said, code: i32, cause: &str, fix: &str) {
     );
 }
 
-/// Runs `weavectl` on a host, which must refuse in exactly two lines and change nothing there.
+/// Runs a line of `weavectl` on a host, which must refuse in exactly two lines and change nothing there.
 #[track_caller]
-fn refuses(host: &Host, arguments: &[&str], code: i32, cause: &str, fix: &str) {
+fn refuses(host: &Host, line: &str, cause: &str, fix: &str) {
     let before = everything(host);
-    let said = host.ctl(arguments);
-    refused(&said, code, cause, fix);
+    let arguments: Vec<&str> = line.split_whitespace().collect();
+    let said = host.ctl(&arguments);
+    refused(&said, 1, cause, fix);
     assert_eq!(said.err.lines().count(), 2, "{said:?}");
-    assert_eq!(
-        everything(host),
-        before,
-        "weavectl {arguments:?} left something"
-    );
+    assert_eq!(everything(host), before, "`weavectl {line}` left something");
 }
 
 /// The host's network and what its node knows, without what changes by itself.
@@ -60,85 +57,58 @@ fn everything(host: &Host) -> [String; 4] {
     ]
 }
 
-/// Tokens: not one, damaged, used up, expired, of another cluster, of a member that is gone.
+/// Tokens: not one, damaged, expired, used up, for a node that is a member already.
 #[test]
 fn tokens() {
     Lab::run(|lab| {
         let [h1, h2] = lab.cluster();
         let h3 = lab.host("h3", 3);
         h3.start();
-        refuses(
-            &h3,
-            &["join", "open-sesame"],
-            1,
-            "not a join token",
-            "weavectl token create",
-        );
+        let again = "weavectl token create";
+        refuses(&h3, "join open-sesame", "not a join token", again);
         let token = h1.ok(&["token", "create"]);
-        let token = token.trim();
-        let damaged: String = token
-            .chars()
-            .rev()
-            .enumerate()
-            .map(|(at, c)| {
-                if at == 4 {
-                    if c == 'a' { 'b' } else { 'a' }
-                } else {
-                    c
-                }
-            })
-            .collect();
-        let damaged: String = damaged.chars().rev().collect();
         refuses(
             &h3,
-            &["join", &damaged],
-            1,
+            &format!("join {}", damaged(token.trim())),
             "token",
-            "weavectl token create",
+            again,
         );
-
         let brief = h1.ok(&["token", "create", "--ttl", "1s"]);
         std::thread::sleep(Duration::from_millis(1500));
-        refuses(
-            &h3,
-            &["join", brief.trim()],
-            1,
-            "expired",
-            "weavectl token create",
-        );
-
-        refuses(&h2, &["join", token], 1, "already", "--state-dir");
-        h3.ok(&["join", token]);
+        refuses(&h3, &format!("join {brief}"), "expired", again);
+        refuses(&h2, &format!("join {token}"), "already", "--state-dir");
+        h3.ok(&["join", token.trim()]);
         let h4 = lab.host("h4", 4);
         h4.start();
-        refuses(&h4, &["join", token], 1, "used", "weavectl token create");
+        refuses(&h4, &format!("join {token}"), "used", again);
+    });
+}
 
-        // A member that is gone; then another cluster at its address.
-        let late = h1.ok(&["token", "create"]);
+/// The same token with one character changed, near its end.
+fn damaged(token: &str) -> String {
+    let (head, tail) = token.split_at(token.len() - 5);
+    let other = if tail.starts_with('a') { 'b' } else { 'a' };
+    format!("{head}{other}{}", &tail[1..])
+}
+
+/// A token whose member is gone, and then one whose member's address belongs to another cluster.
+#[test]
+fn tokens_that_lead_nowhere() {
+    Lab::run(|lab| {
+        let [h1, h2] = ["h1", "h2"].map(|name| lab.host(name, name.as_bytes()[1] - b'0'));
+        h1.start();
+        h2.start();
+        h1.ok(&["init"]);
+        let token = h1.ok(&["token", "create"]);
         h1.end("TERM");
-        refuses(
-            &h4,
-            &["--timeout", "20s", "join", late.trim()],
-            1,
-            "192.168.77.1:6783",
-            "weaved",
-        );
+        let join = format!("--timeout 20s join {token}");
+        refuses(&h2, &join, "192.168.77.1:6783", "weaved");
         std::fs::remove_dir_all(h1.state()).expect("the state can be removed");
-        ns::host(&format!(
-            "ip -n {} link del weave0 2>/dev/null || true",
-            h1.ns.name()
-        ));
         h1.start();
         h1.ok(&["init"]);
-        refuses(
-            &h4,
-            &["--timeout", "20s", "join", late.trim()],
-            1,
-            "192.168.77.1:6783",
-            "token",
-        );
+        refuses(&h2, &join, "192.168.77.1:6783", "token");
         let fresh = h1.ok(&["token", "create"]);
-        h4.ok(&["join", fresh.trim()]);
+        h2.ok(&["join", fresh.trim()]);
     });
 }
 
@@ -146,50 +116,38 @@ fn tokens() {
 #[test]
 fn ranges() {
     Lab::run(|lab| {
-        let h1 = lab.host("h1", 1);
-        let h2 = lab.host("h2", 2);
+        let [h1, h2] = [lab.host("h1", 1), lab.host("h2", 2)];
         h1.ns.sh("ip route add 10.40.0.0/16 via 192.168.77.9");
-        h2.ns.sh(
-            "ip route add 10.55.8.0/24 via 192.168.77.9; ip -6 route add fd55:8::/64 via fd77::9",
-        );
+        h2.ns.sh("ip route add 10.55.8.0/24 via 192.168.77.9");
         h1.start();
         h2.start();
+        refuses(&h1, "init --range 10.32.0.0/30", "/30", "--range");
+        refuses(&h1, "init --range 0.0.0.0/4", "/4", "--range");
         refuses(
             &h1,
-            &["init", "--range", "10.32.0.0/30"],
-            1,
-            "/30",
-            "--range",
-        );
-        refuses(&h1, &["init", "--range", "0.0.0.0/4"], 1, "/4", "--range");
-        refuses(
-            &h1,
-            &["init", "--range", "10.48.0.0/12", "--range6", "fd00::/120"],
-            1,
+            "init --range 10.48.0.0/12 --range6 fd00::/120",
             "/120",
             "--range6",
         );
-        refuses(&h1, &["init"], 1, "10.40.0.0/16", "--range");
+        refuses(&h1, "init", "10.40.0.0/16", "--range");
         refuses(
             &h1,
-            &["init", "--range", "192.168.0.0/16"],
-            1,
+            "init --range 192.168.0.0/16",
             "192.168.77.0/24",
             "--range",
         );
         refuses(
             &h1,
-            &["init", "--range", "10.48.0.0/12", "--range6", "fd77::/48"],
-            1,
+            "init --range 10.48.0.0/12 --range6 fd77::/48",
             "fd77::/64",
             "--range6",
         );
         assert_eq!(h1.ctl(&["init", "--range", "10.48/12"]).code, 2);
 
         h1.ok(&["init", "--range", "10.48.0.0/12"]);
-        refuses(&h1, &["init"], 1, "already", "--state-dir");
+        refuses(&h1, "init", "already", "--state-dir");
         let token = h1.ok(&["token", "create"]);
-        refuses(&h2, &["join", token.trim()], 1, "10.55.8.0/24", "route");
+        refuses(&h2, &format!("join {token}"), "10.55.8.0/24", "route");
         h2.ns.sh("ip route del 10.55.8.0/24");
         h2.ok(&["join", token.trim()]);
     });
@@ -199,92 +157,84 @@ fn ranges() {
 #[test]
 fn containers() {
     Lab::run(|lab| {
-        let h1 = lab.host("h1", 1);
+        let [h1, h2] = [lab.host("h1", 1), lab.host("h2", 2)];
         h1.start();
+        h2.start();
         let free = h1.bare_container("free");
         let path = free.path().display().to_string();
+        for line in [
+            &format!("attach {path} --name free"),
+            "token create",
+            "expose",
+        ] {
+            refuses(&h1, line, "cluster", "weavectl init");
+        }
+        crate::lab::form(std::slice::from_ref(&h1));
+        let token = h1.ok(&["token", "create"]);
+        h2.ok(&["join", token.trim()]);
+        let (taken, remote) = (
+            h1.attach("taken").v4.to_string(),
+            h2.attach("remote").v4.to_string(),
+        );
+        let untouched = free.snapshot();
+        for (netns, cause, fix) in [
+            ("no-such", "no-such", "ip netns"),
+            ("/run/no-such", "/run/no-such", "path"),
+            (
+                "/etc/hostname",
+                "/etc/hostname is not a network namespace",
+                "path",
+            ),
+            ("4194000", "4194000", "process"),
+        ] {
+            refuses(&h1, &format!("attach {netns} --name free"), cause, fix);
+        }
         refuses(
             &h1,
-            &["attach", &path, "--name", "free"],
-            1,
-            "cluster",
-            "weavectl init",
+            &format!("attach {path} --name taken"),
+            "taken",
+            "detach",
         );
-        refuses(&h1, &["token", "create"], 1, "cluster", "weavectl init");
-        refuses(&h1, &["expose"], 1, "cluster", "weavectl init");
-        h1.ok(&["init"]);
-        let taken = h1.attach("taken");
-        let attach = |more: &[&str], cause: &str, fix: &str| {
-            let untouched = free.snapshot();
-            refuses(&h1, &[&["attach"], more].concat(), 1, cause, fix);
-            assert_eq!(
-                free.snapshot(),
-                untouched,
-                "a refused attach left something in the container"
-            );
-        };
-        attach(&["no-such", "--name", "free"], "no-such", "ip netns");
-        attach(&["/run/no-such", "--name", "free"], "/run/no-such", "path");
-        attach(
-            &["/etc/hostname", "--name", "free"],
-            "/etc/hostname is not a network namespace",
-            "path",
-        );
-        attach(&["4194000", "--name", "free"], "4194000", "process");
-        attach(&[&path, "--name", "taken"], "taken", "detach");
-        let address = taken.v4.to_string();
-        attach(
-            &[&path, "--name", "free", "--ip", &address],
-            &address,
-            "--ip",
-        );
-        attach(
-            &[&path, "--name", "free", "--ip", "10.99.0.1"],
-            "10.99.0.1",
-            "--ip",
-        );
-        attach(
-            &[&path, "--name", "free", "--ip", "10.32.0.0"],
-            "10.32.0.0",
-            "--ip",
-        );
-        attach(
-            &[&path, "--name", "free", "--ip", "10.32.0.1"],
-            "10.32.0.1",
-            "--ip",
-        );
-        attach(
-            &[&path, "--name", "free", "--ip", "10.47.255.255"],
-            "10.47.255.255",
-            "--ip",
-        );
-        attach(
-            &[&path, "--name", "free", "--network", "blue"],
+        refuses(
+            &h1,
+            &format!("attach {path} --name free --network blue"),
             "blue",
             "default",
         );
-        free.sh("ip link add eth0 type bridge");
-        attach(&[&path, "--name", "free"], "eth0", "--ifname");
-        refuses(&h1, &["detach", "nobody"], 1, "nobody", "weavectl ps");
-        refuses(&h1, &["hide"], 1, "not exposed", "weavectl expose");
-    });
-}
-
-/// An address that belongs to another node's prefix is refused by this one, which names the node.
-#[test]
-fn an_address_of_another_node() {
-    Lab::run(|lab| {
-        let [h1, h2] = lab.cluster();
-        let there = h2.attach("there");
-        let free = h1.bare_container("free");
-        let address = there.v4.to_string();
         refuses(
             &h1,
-            &["attach", free.name(), "--name", "free", "--ip", &address],
-            1,
+            &format!("attach {path} --name free --ip {remote}"),
             "h2",
             "--ip",
         );
+        for address in [
+            &taken,
+            "10.99.0.1",
+            "10.32.0.0",
+            "10.32.0.1",
+            "10.47.255.255",
+        ] {
+            refuses(
+                &h1,
+                &format!("attach {path} --name free --ip {address}"),
+                address,
+                "--ip",
+            );
+        }
+        assert_eq!(
+            free.snapshot(),
+            untouched,
+            "a refused attach left something in the container"
+        );
+        free.sh("ip link add eth0 type bridge");
+        refuses(
+            &h1,
+            &format!("attach {path} --name free"),
+            "eth0",
+            "--ifname",
+        );
+        refuses(&h1, "detach nobody", "nobody", "weavectl ps");
+        refuses(&h1, "hide", "not exposed", "weavectl expose");
     });
 }
 

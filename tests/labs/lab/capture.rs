@@ -142,7 +142,7 @@ fn classify(frame: &[u8]) -> Kind {
 
 /// Tells what an IPv4 packet is (RFC 791).
 fn classify_v4(packet: &[u8]) -> Kind {
-    let ends = [12, 16].map(|at| IpAddr::from(<[u8; 4]>::try_from(&packet[at..at + 4]).unwrap()));
+    let ends = [12, 16].map(|at| IpAddr::from(array::<4>(packet, at)));
     let body = packet
         .get(usize::from(packet[0] & 15) * 4..)
         .unwrap_or_default();
@@ -168,7 +168,7 @@ fn classify_v4_quoted(packet: &[u8]) -> Option<Kind> {
 
 /// Tells what an IPv6 packet is (RFC 8200).
 fn classify_v6(packet: &[u8]) -> Kind {
-    let ends = [8, 24].map(|at| IpAddr::from(<[u8; 16]>::try_from(&packet[at..at + 16]).unwrap()));
+    let ends = [8, 24].map(|at| IpAddr::from(array::<16>(packet, at)));
     let body = &packet[40..];
     // MLD reports stand behind a hop-by-hop header with a router alert (RFC 3810 section 5).
     let (next, body) = match packet[6] {
@@ -198,6 +198,11 @@ fn readable(frame: &[u8]) -> bool {
         .iter()
         .enumerate()
         .any(|(at, &byte)| byte == MARKER[0] && frame[at..].starts_with(MARKER))
+}
+
+/// Some bytes of a packet that is known to be long enough.
+fn array<const LEN: usize>(packet: &[u8], at: usize) -> [u8; LEN] {
+    std::array::from_fn(|place| packet[at + place])
 }
 
 /// Two bytes as a number, if they are there.
