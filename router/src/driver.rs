@@ -1,11 +1,39 @@
 //! The shell around the pure parts: threads, sockets, clocks and the disk.
+//!
+//! [`Router::start`] opens everything, starts the data threads ([`Workers`]) and one thread for control that owns the
+//! [`Core`](crate::core::Core). Commands are sent to that thread; what only looks reads a snapshot.
 
+mod control;
+mod lanes;
 mod workers;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use arc_swap::ArcSwap;
+use tokio::sync::oneshot;
+use weave_model::{NodeId, NodeName, Suite};
+
+use crate::core::command::{Command, CommandError, Reply};
+use crate::core::view::View;
+use crate::core::{Config, Core};
+use crate::path::Input;
+use crate::path::routes::Port;
+use crate::path::stats::Sum;
+use crate::store::{Store, StoreError};
+use crate::time::{Now, Start};
+use control::Control;
 
 pub use workers::{Offloads, Workers, WorkersConfig};
+
+/// How many inputs of data threads may wait for the control thread.
+const WAITING_INPUTS: usize = 1024;
 
 /// Why the node cannot run, named after what its operator can do.
 #[derive(Debug, thiserror::Error)]
@@ -29,4 +57,248 @@ pub enum Error {
     /// A socket or thread could not be made: limits or privileges.
     #[error("cannot open a socket: {0}")]
     Socket(io::Error),
+    /// The state directory cannot be used.
+    #[error(transparent)]
+    State(#[from] StoreError),
+    /// The saved state is none that this version can read.
+    #[error("the state in {0} was written by a later version of weaved")]
+    LaterVersion(PathBuf),
+}
+
+/// How a router is to run.
+#[derive(Clone, Debug)]
+pub struct RouterConfig {
+    /// The node's label.
+    pub name: NodeName,
+    /// Where its state is kept.
+    pub state_dir: PathBuf,
+    /// Where to listen for datagrams.
+    pub listen: SocketAddr,
+    /// The suites it accepts; the first is the one it offers.
+    pub suites: Vec<Suite>,
+    /// The TUN device's name.
+    pub tun: String,
+    /// What to use of the kernel.
+    pub offloads: Offloads,
+}
+
+/// The running overlay of one node. Dropping it stops the threads and leaves the devices.
+#[derive(Debug)]
+pub struct Router {
+    shared: Arc<Shared>,
+    wake: SyncSender<Input>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What the control thread shares with the handle.
+#[derive(Debug)]
+struct Shared {
+    view: ArcSwap<View>,
+    stats: Mutex<StatsSource>,
+    orders: Mutex<Vec<Order>>,
+}
+
+/// Where [`Router::stats`] finds the counters.
+#[derive(Debug)]
+struct StatsSource {
+    workers: Option<Arc<Workers>>,
+}
+
+/// What the handle wants of the control thread.
+#[derive(Debug)]
+enum Order {
+    Command(Command, oneshot::Sender<Result<Reply, CommandError>>),
+    Ports(BTreeMap<u32, Port>),
+    Stop,
+}
+
+/// Counters of the whole node.
+#[derive(Clone, Debug, Default)]
+pub struct Stats {
+    /// From containers to members.
+    pub sent: Sum,
+    /// From members to containers.
+    pub received: Sum,
+    /// By member.
+    pub peers: BTreeMap<NodeId, PeerStats>,
+    /// Every data thread runs.
+    pub healthy: bool,
+    /// Whether super-packets of TCP and of UDP are taken from the kernel whole.
+    pub super_packets: (bool, bool),
+    /// Whether datagrams are sent, and received, many in one call.
+    pub batches: (bool, bool),
+}
+
+/// Counters of one member.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PeerStats {
+    /// Lanes in use to it.
+    pub lanes: u32,
+    /// Bytes of UDP payload that fit the path; 0 without a session.
+    pub datagram: u32,
+    /// Packets of containers sent to it.
+    pub sent_packets: u64,
+    /// Bytes of these.
+    pub sent_bytes: u64,
+    /// Packets of containers received from it.
+    pub received_packets: u64,
+    /// Bytes of these.
+    pub received_bytes: u64,
+}
+
+impl Router {
+    /// Opens the state, the TUN device and the sockets in the namespace of the calling thread, then starts all threads.
+    ///
+    /// # Errors
+    /// Says what is missing; nothing is left running.
+    pub fn start(config: RouterConfig) -> Result<Self, Error> {
+        let (store, found) = Store::open(&config.state_dir)?;
+        if let Some(slot) = &found.damaged_slot {
+            tracing::warn!(slot = %slot.display(), "one copy of the state is damaged; the other one is used");
+        }
+        let (wake, inputs) = sync_channel(WAITING_INPUTS);
+        let start = Start::at(Instant::now());
+        let workers = Arc::new(Workers::start(&WorkersConfig {
+            tun: config.tun.clone(),
+            listen: config.listen,
+            offloads: config.offloads,
+            inputs: wake.clone(),
+            start,
+        })?);
+        let mut core = new_core(
+            &config,
+            found.content.as_deref().map(Vec::as_slice),
+            &workers,
+        )?;
+        let shared = Arc::new(Shared {
+            view: ArcSwap::new(core.view()),
+            stats: Mutex::new(StatsSource {
+                workers: Some(Arc::clone(&workers)),
+            }),
+            orders: Mutex::default(),
+        });
+        let mut control = Control::new(core, store, workers, inputs, Arc::clone(&shared));
+        control.settle();
+        let body = move || control.run();
+        let thread = thread::Builder::new()
+            .name("weave-control".into())
+            .spawn(body)
+            .map_err(Error::Socket)?;
+        Ok(Self {
+            shared,
+            wake,
+            thread: Mutex::new(Some(thread)),
+        })
+    }
+
+    /// Has a command done; the answer comes when it is durable.
+    ///
+    /// # Errors
+    /// Why it was not done.
+    pub async fn command(&self, command: Command) -> Result<Reply, CommandError> {
+        let (reply, answer) = oneshot::channel();
+        self.order(Order::Command(command, reply));
+        answer.await.unwrap_or(Err(CommandError::Stopping))
+    }
+
+    /// Says which interfaces belong to which addresses, for broadcast and multicast.
+    pub fn set_ports(&self, ports: BTreeMap<u32, Port>) {
+        self.order(Order::Ports(ports));
+    }
+
+    /// The cluster as this node knows it.
+    pub fn view(&self) -> Arc<View> {
+        self.shared.view.load_full()
+    }
+
+    /// What was sent, received and dropped.
+    pub fn stats(&self) -> Stats {
+        let source = lock(&self.shared.stats);
+        source
+            .workers
+            .as_deref()
+            .map_or_else(Stats::default, |workers| read_stats(workers))
+    }
+
+    /// Ends the threads; containers of this host keep talking to each other. Does nothing the second time.
+    pub fn stop(&self) {
+        self.order(Order::Stop);
+        if let Some(thread) = lock(&self.thread).take() {
+            // A panic of the thread was reported when it happened.
+            let _ = thread.join();
+        }
+        lock(&self.shared.stats).workers = None;
+    }
+
+    fn order(&self, order: Order) {
+        lock(&self.shared.orders).push(order);
+        // A full channel means that the thread is awake: it looks at the orders after every batch of inputs.
+        if let Err(TrySendError::Disconnected(_)) = self.wake.try_send(Input::Look) {
+            lock(&self.shared.orders).clear();
+        }
+    }
+}
+
+impl Drop for Router {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn new_core(config: &RouterConfig, saved: Option<&[u8]>, workers: &Workers) -> Result<Core, Error> {
+    let terms = Config {
+        name: config.name.clone(),
+        suites: config.suites.clone(),
+        preferred: config
+            .suites
+            .first()
+            .copied()
+            .unwrap_or(Suite::ChaCha20Poly1305),
+        lanes: workers.lanes.len(),
+    };
+    let mut seed = [0; 32];
+    let no_random = |_| Error::Socket(io::Error::other("the kernel's random source failed"));
+    aws_lc_rs::rand::fill(&mut seed).map_err(no_random)?;
+    Core::new(terms, saved, seed, now()).map_err(|_| Error::LaterVersion(config.state_dir.clone()))
+}
+
+fn read_stats(workers: &Workers) -> Stats {
+    let (sent, received) = workers.counts();
+    let routes = workers.routes.load();
+    let peers = routes.peers.iter().map(|peer| {
+        let (sent_packets, sent_bytes, received_packets, received_bytes) = peer.counters.read();
+        let send = peer.send.as_ref();
+        let stats = PeerStats {
+            lanes: send.map_or(0, |send| send.lanes.count()),
+            datagram: send.map_or(0, |send| send.datagram as u32),
+            sent_packets,
+            sent_bytes,
+            received_packets,
+            received_bytes,
+        };
+        (peer.id, stats)
+    });
+    Stats {
+        sent,
+        received,
+        peers: peers.collect(),
+        healthy: workers.healthy(),
+        super_packets: workers.super_packets,
+        batches: workers.batches(),
+    }
+}
+
+/// Both clocks, read once.
+fn now() -> Now {
+    let wall = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    Now {
+        mono: Instant::now(),
+        wall,
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

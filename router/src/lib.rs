@@ -10,10 +10,12 @@ pub mod ipam;
 pub mod hostfw;
 pub mod rules;
 pub mod store;
-pub mod mesh;
 pub mod noise;
 pub mod session;
+pub mod mesh;
+pub mod core;
 
+pub mod core;
 pub mod attach;
 pub mod path;
 pub mod driver;

@@ -34,8 +34,6 @@ pub enum Input {
     Control {
         /// Who sealed it.
         peer: NodeId,
-        /// Our index of the session.
-        index: u32,
         /// The lane it came by.
         lane: u8,
         /// The message.
@@ -54,14 +52,11 @@ pub enum Input {
         /// The address.
         from: SocketAddr,
     },
-    /// A packet waits for a member without a session.
-    NeedSession {
-        /// The member.
-        peer: NodeId,
-    },
     /// A datagram was larger than the path's MTU.
     TooBig {
         /// The member it was for.
         peer: NodeId,
     },
+    /// Nothing but a reason to wake up.
+    Look,
 }

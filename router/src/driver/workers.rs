@@ -74,6 +74,8 @@ pub struct Workers {
     pub lanes: Vec<Arc<UdpSocket>>,
     /// Whether TCP and UDP super-packets are taken from the TUN device.
     pub super_packets: (bool, bool),
+    /// What the control thread drops.
+    pub control: Arc<Counters>,
     received: Vec<Arc<Counters>>,
     sent: Vec<Arc<Counters>>,
     bell: Arc<Bell>,
@@ -97,11 +99,13 @@ impl Workers {
         let lanes = open_lanes(config, &receivers[0], count)?;
         let group = Arc::new(GroupPorts::open().map_err(Error::Socket)?);
         let tun = open_tun(config, count)?;
+        let control = Arc::<Counters>::default();
         let mut workers = Self {
             routes: Arc::default(),
             lanes,
             super_packets: (tun.tso, tun.uso),
-            received: Vec::new(),
+            control: Arc::clone(&control),
+            received: vec![control],
             sent: Vec::new(),
             bell: Arc::new(Bell::new().map_err(Error::Socket)?),
             stop: Arc::default(),
@@ -200,6 +204,14 @@ impl Workers {
             sum
         };
         (add(&self.sent), add(&self.received))
+    }
+
+    /// Whether datagrams are still sent, and received, many in one call.
+    pub fn batches(&self) -> (bool, bool) {
+        (
+            self.lanes.iter().all(|socket| socket.gso()),
+            self.lanes[0].gro(),
+        )
     }
 
     /// Whether every data thread still runs.

@@ -13,25 +13,43 @@ use crate::wire::{HEADER, Header, Kind, Slice, TAG, Type};
 pub const MIN_DATAGRAM: usize = 1280 - 48;
 
 /// A run of sealed datagrams of equal size (the last may be shorter).
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Batch {
-    bytes: Vec<u8>,
+    /// Never shrinks: what a call does not need is not cleared for the next one.
+    buffer: Vec<u8>,
+    len: usize,
     segment: usize,
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl Batch {
     /// An empty batch with room for the longest call.
     pub fn new() -> Self {
         Self {
-            bytes: Vec::with_capacity(2 * MAX_BATCH),
-            segment: 0,
+            buffer: vec![0; MAX_BATCH],
+            len: 0,
+            segment: 1,
         }
+    }
+
+    /// Room for `len` bytes, whose content is unspecified.
+    fn room(&mut self, len: usize) -> &mut [u8] {
+        if self.buffer.len() < len {
+            self.buffer.resize(len, 0);
+        }
+        self.len = len;
+        &mut self.buffer[..len]
     }
 
     /// The calls to make: each piece holds datagrams of [`Batch::segment`] bytes and keeps to the kernel's limits.
     pub fn calls(&self) -> impl Iterator<Item = &[u8]> {
-        let most = MAX_SEGMENTS.min(MAX_BATCH / self.segment.max(1)).max(1);
-        self.bytes.chunks((most * self.segment).max(1))
+        let most = MAX_SEGMENTS.min(MAX_BATCH / self.segment).max(1);
+        self.buffer[..self.len].chunks(most * self.segment)
     }
 
     /// Bytes of each datagram but the last.
@@ -50,11 +68,11 @@ impl Batch {
         body: &[u8],
         trailer: &[u8],
     ) -> Result<(), Drop> {
-        self.bytes.clear();
+        self.len = 0;
         let counter = outbound.reserve(lane, 1).ok_or(Drop::Expired)?;
         self.segment = HEADER + body.len() + trailer.len() + TAG;
-        self.bytes.resize(self.segment, 0);
-        seal(outbound, lane, counter, body, trailer, &mut self.bytes);
+        let out = self.room(self.segment);
+        seal(outbound, lane, counter, body, trailer, out);
         Ok(())
     }
 
@@ -78,7 +96,7 @@ impl Batch {
         datagram: usize,
         (slice, headers, payload): (Slice, &[u8], &[u8]),
     ) -> Result<(), Drop> {
-        self.bytes.clear();
+        self.len = 0;
         let total = u16::try_from(payload.len()).map_err(|_| Drop::TooBig)?;
         if headers.len() > MAX_HEADERS || payload.is_empty() {
             return Err(Drop::TooBig);
@@ -89,12 +107,12 @@ impl Batch {
         let piece = payload.len().div_ceil(count);
         let first = outbound.reserve(lane, count as u64).ok_or(Drop::Expired)?;
         self.segment = overhead + piece;
-        self.bytes
-            .resize(overhead * payload.len().div_ceil(piece) + payload.len(), 0);
+        let segment = self.segment;
+        let out = self.room(overhead * payload.len().div_ceil(piece) + payload.len());
         let mut trailer = [0; MAX_HEADERS + Slice::SIZE];
         let trailer = &mut trailer[..headers.len() + Slice::SIZE];
         trailer[..headers.len()].copy_from_slice(headers);
-        let out = self.bytes.chunks_mut(self.segment);
+        let out = out.chunks_mut(segment);
         for (index, (part, out)) in payload.chunks(piece).zip(out).enumerate() {
             let (offset, index) = ((index * piece) as u16, index as u8);
             let slice = Slice {

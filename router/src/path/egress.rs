@@ -123,10 +123,7 @@ impl Worker {
         }
         let place = routes.towards(inner.source, inner.destination)?;
         let peer = &routes.peers[place];
-        let Some(send) = &peer.send else {
-            self.tell(Input::NeedSession { peer: peer.id });
-            return Err(Drop::NoSession);
-        };
+        let send = peer.send.as_ref().ok_or(Drop::NoSession)?;
         let shape = match header.gso_type & !gso::ECN {
             gso::NONE => Shape::Plain,
             gso::TCP4 => Shape::Tcp4,
@@ -246,12 +243,6 @@ impl Worker {
         self.shell.transmit(&self.batch, peer.id, send, lane, ecn)?;
         peer.counters.sent(what.1.len() + what.2.len());
         Ok(())
-    }
-
-    fn tell(&self, input: Input) {
-        if self.shell.inputs.try_send(input).is_err() {
-            self.shell.counters.dropped(Drop::QueueFull);
-        }
     }
 }
 

@@ -169,10 +169,9 @@ impl Worker<'_> {
         match Kind::of(&buffer[at..at + content]).ok_or(Drop::UnknownKind)? {
             Kind::Control => {
                 let body = buffer[at..at + content - 1].to_vec();
-                let (peer, index, lane) = (receive.inbound.peer(), header.receiver, header.lane);
+                let (peer, lane) = (receive.inbound.peer(), header.lane);
                 self.shell.tell(Input::Control {
                     peer,
-                    index,
                     lane,
                     body,
                     from: got.from,

@@ -95,6 +95,17 @@ impl PeerCounters {
         self.sent_bytes.fetch_add(bytes as u64, Relaxed);
     }
 
+    /// Packets and bytes sent, then received.
+    pub fn read(&self) -> (u64, u64, u64, u64) {
+        let read = |counter: &AtomicU64| counter.load(Relaxed);
+        (
+            read(&self.sent_packets),
+            read(&self.sent_bytes),
+            read(&self.received_packets),
+            read(&self.received_bytes),
+        )
+    }
+
     /// Counts a packet received.
     pub fn received(&self, bytes: usize) {
         self.received_packets.fetch_add(1, Relaxed);
