@@ -153,25 +153,27 @@ fn ranges() {
     });
 }
 
-/// Containers: before there is a cluster, unknown namespaces, taken names, addresses and interfaces.
+/// What needs a cluster, before there is one.
+#[test]
+fn nodes_without_a_cluster() {
+    Lab::run(|lab| {
+        let h1 = lab.host("h1", 1);
+        h1.start();
+        let free = h1.bare_container("free");
+        let attach = format!("attach {} --name free", free.name());
+        for line in [&attach, "token create", "expose"] {
+            refuses(&h1, line, "cluster", "weavectl init");
+        }
+    });
+}
+
+/// Containers: unknown namespaces, taken names, addresses and interfaces.
 #[test]
 fn containers() {
     Lab::run(|lab| {
-        let [h1, h2] = [lab.host("h1", 1), lab.host("h2", 2)];
-        h1.start();
-        h2.start();
+        let [h1, h2] = lab.cluster();
         let free = h1.bare_container("free");
         let path = free.path().display().to_string();
-        for line in [
-            &format!("attach {path} --name free"),
-            "token create",
-            "expose",
-        ] {
-            refuses(&h1, line, "cluster", "weavectl init");
-        }
-        crate::lab::form(std::slice::from_ref(&h1));
-        let token = h1.ok(&["token", "create"]);
-        h2.ok(&["join", token.trim()]);
         let (taken, remote) = (
             h1.attach("taken").v4.to_string(),
             h2.attach("remote").v4.to_string(),
