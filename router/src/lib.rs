@@ -1,21 +1,21 @@
 //! The encrypted mesh overlay: everything between a container's packet on one host and on another.
 //!
 //! Bottom-up: [`time`], [`wire`] and [`keys`] are the words; [`noise`] and [`session`] make and keep keys between two
-//! nodes; [`path`] moves packets with them; the control core and the shell that runs it all stand on top.
+//! nodes; [`mesh`] is what members tell each other, [`ipam`] and [`store`] what a node must not forget, and [`core`]
+//! the control core made of them; [`path`] moves packets with the sessions' keys; [`rules`], [`hostfw`] and [`attach`]
+//! set up the host and its containers; [`driver`] runs it all.
 
 pub mod time;
 pub mod wire;
 pub mod keys;
-pub mod ipam;
-pub mod hostfw;
-pub mod rules;
-pub mod store;
 pub mod noise;
 pub mod session;
+pub mod ipam;
+pub mod store;
 pub mod mesh;
 pub mod core;
-
-pub mod core;
-pub mod attach;
 pub mod path;
+pub mod rules;
+pub mod hostfw;
+pub mod attach;
 pub mod driver;
