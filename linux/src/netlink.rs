@@ -30,7 +30,7 @@ pub mod route;
 
 pub use addr::Address;
 pub use error::Error;
-pub use link::{BadIfName, IfName, Link};
+pub use link::{BadIfName, IfName, Link, VethEnd};
 pub use neigh::Neighbour;
 pub use route::Route;
 

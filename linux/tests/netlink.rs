@@ -9,13 +9,20 @@ use std::time::{Duration, Instant};
 
 use weave_linux::netlink::link::LinkChange;
 use weave_linux::netlink::{
-    Address, Ensured, Error, IfName, Link, Neighbour, Netlink, Route, neigh, route,
+    Address, Ensured, Error, IfName, Link, Neighbour, Netlink, Route, VethEnd, neigh, route,
 };
 use weave_linux::netns::{self, Netns, NetnsRef, run_in};
 use weave_linux::sysctl;
 
 fn name(text: &str) -> IfName {
     text.parse().unwrap()
+}
+
+fn end(text: &str) -> VethEnd {
+    VethEnd {
+        name: name(text),
+        mac: [2, 0, 0, 0, 0, text.as_bytes()[0]],
+    }
 }
 
 fn net(text: &str) -> ipnet::IpNet {
@@ -39,7 +46,7 @@ async fn pair() -> Pair {
     let namespaces = [Netns::create().unwrap(), Netns::create().unwrap()];
     let here = Netlink::open_in(&namespaces[0]).unwrap();
     let there = Netlink::open_in(&namespaces[1]).unwrap();
-    here.add_veth(&name("a"), &name("b"), &namespaces[1], 1400)
+    here.add_veth(&end("a"), &end("b"), &namespaces[1], 1400)
         .await
         .unwrap();
     let up = LinkChange {
@@ -120,7 +127,8 @@ async fn a_veth_pair_is_made_in_two_namespaces() {
         ("veth", 1400, false)
     );
     assert_eq!(pair.a.peer_index, Some(pair.b.index));
-    assert!(pair.a.mac.is_some() && pair.a.mac != pair.b.mac);
+    assert_eq!(pair.a.mac, Some(end("a").mac));
+    assert_eq!(pair.b.mac, Some(end("b").mac));
     let names = |links: Vec<Link>| links.into_iter().map(|link| link.name).collect::<Vec<_>>();
     assert_eq!(names(pair.here.links().await.unwrap()), ["lo", "a"]);
     assert_eq!(names(pair.there.links().await.unwrap()), ["lo", "b"]);
@@ -151,9 +159,9 @@ async fn a_name_that_is_taken_changes_nothing() {
     let pair = pair().await;
     let third = Netns::create().unwrap();
     let here = &pair.here;
-    let taken = here.add_veth(&name("a"), &name("c"), &third, 1500).await;
+    let taken = here.add_veth(&end("a"), &end("c"), &third, 1500).await;
     assert!(matches!(taken, Err(Error::Exists(_))), "{taken:?}");
-    let taken = here.add_veth(&name("c"), &name("lo"), &third, 1500).await;
+    let taken = here.add_veth(&end("c"), &end("lo"), &third, 1500).await;
     assert!(matches!(taken, Err(Error::Exists(_))), "{taken:?}");
     let inside = Netlink::open_in(&third).unwrap();
     assert_eq!(inside.links().await.unwrap().len(), 1);
@@ -270,6 +278,19 @@ async fn routes_come_and_go() {
     let table = here.routes(Some(1000)).await.unwrap();
     assert_eq!(table.len(), 2, "{table:?}");
     assert!(here.routes(Some(4242)).await.unwrap().is_empty());
+    let over = here.routes_over(pair.a.index, Some(1000)).await.unwrap();
+    assert_eq!(over.len(), 2, "{over:?}");
+    assert!(here.routes_over(1, Some(1000)).await.unwrap().is_empty());
+    let taken = |address| here.route_for(ip(address));
+    assert!(routes[2].agrees(&taken("10.33.0.9").await.unwrap().unwrap()));
+    assert!(routes[6].agrees(&taken("fd00::9").await.unwrap().unwrap()));
+    assert!(routes[1].agrees(&taken("203.0.113.1").await.unwrap().unwrap()));
+    let own = taken("10.32.0.7").await.unwrap().unwrap();
+    assert_eq!(
+        (own.kind, own.to),
+        (route::Kind::Local, net("10.32.0.7/32"))
+    );
+    assert_eq!(taken("10.98.0.1").await.unwrap(), None);
     for route in routes.iter().rev() {
         here.delete_route(route).await.unwrap();
         let again = here.delete_route(route).await;

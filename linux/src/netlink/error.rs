@@ -19,6 +19,9 @@ pub enum Error {
     /// The device is down, or its other end is.
     #[error("cannot {0}: the device is down")]
     Down(String),
+    /// No route leads there, or one that refuses.
+    #[error("cannot {0}: there is no route")]
+    Unreachable(String),
     /// The kernel does not take these values.
     #[error("cannot {0}: the kernel does not accept it")]
     Invalid(String),
@@ -60,6 +63,7 @@ impl Error {
             }
             Some(libc::EPERM | libc::EACCES) => Self::Denied(doing),
             Some(libc::ENETDOWN) => Self::Down(doing),
+            Some(libc::ENETUNREACH | libc::EHOSTUNREACH) => Self::Unreachable(doing),
             Some(libc::EINVAL | libc::ERANGE) => Self::Invalid(doing),
             Some(libc::EOPNOTSUPP | libc::EAFNOSUPPORT | libc::EPROTONOSUPPORT) => {
                 Self::Unsupported(doing)

@@ -83,6 +83,25 @@ pub struct Link {
     pub peer_index: Option<u32>,
 }
 
+/// One end of a veth pair that is to be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VethEnd {
+    /// Its name.
+    pub name: IfName,
+    /// Its hardware address. One that is given stays: `udev` changes the kernel's random ones, some time later.
+    pub mac: [u8; 6],
+}
+
+impl VethEnd {
+    fn attributes(&self, mtu: u32) -> [LinkAttribute; 3] {
+        [
+            LinkAttribute::IfName(self.name.0.clone()),
+            LinkAttribute::Address(self.mac.to_vec()),
+            LinkAttribute::Mtu(mtu),
+        ]
+    }
+}
+
 /// What to change about a device; what is `None` stays.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LinkChange {
@@ -112,41 +131,35 @@ impl LinkChange {
 }
 
 impl Netlink {
-    /// Makes a veth pair: `name` here, `peer` in the other namespace. Both are down.
+    /// Makes a veth pair: one end here, the peer in the other namespace. Both are down.
     ///
     /// The peer never exists in this namespace, so nothing here sees or renames it. `Exists` is for either name.
     pub async fn add_veth(
         &self,
-        name: &IfName,
-        peer: &IfName,
+        end: &VethEnd,
+        peer: &VethEnd,
         peer_netns: &Netns,
         mtu: u32,
     ) -> Result<(), Error> {
         let mut other = LinkMessage::default();
-        other.attributes = vec![
-            LinkAttribute::IfName(peer.0.clone()),
-            LinkAttribute::NetNsFd(peer_netns.as_fd().as_raw_fd()),
-            LinkAttribute::Mtu(mtu),
-        ];
+        other.attributes.extend(peer.attributes(mtu));
+        let netns = LinkAttribute::NetNsFd(peer_netns.as_fd().as_raw_fd());
+        other.attributes.push(netns);
         let mut message = LinkMessage::default();
-        message.attributes = vec![
-            LinkAttribute::IfName(name.0.clone()),
-            LinkAttribute::Mtu(mtu),
-            LinkAttribute::LinkInfo(vec![
-                LinkInfo::Kind(InfoKind::Veth),
-                LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(other))),
-            ]),
-        ];
+        message.attributes.extend(end.attributes(mtu));
+        message.attributes.push(LinkAttribute::LinkInfo(vec![
+            LinkInfo::Kind(InfoKind::Veth),
+            LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(other))),
+        ]));
         let doing = format!(
-            "make the veth pair {name} with {peer} in {}",
+            "make the veth pair {} with {} in {}",
+            end.name,
+            peer.name,
             peer_netns.origin()
         );
-        self.change(
-            &doing,
-            RouteNetlinkMessage::NewLink(message),
-            NLM_F_CREATE | NLM_F_EXCL,
-        )
-        .await
+        let message = RouteNetlinkMessage::NewLink(message);
+        self.change(&doing, message, NLM_F_CREATE | NLM_F_EXCL)
+            .await
     }
 
     /// The device of a name; `None` if there is none.

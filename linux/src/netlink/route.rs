@@ -190,6 +190,20 @@ impl fmt::Display for Route {
     }
 }
 
+/// Which routes to list. Kernels before 4.20 list all the same, so it is applied here too.
+#[derive(Clone, Copy, Debug, Default)]
+struct Filter {
+    table: Option<u32>,
+    link: Option<u32>,
+}
+
+impl Filter {
+    fn passes(self, route: &Route) -> bool {
+        self.table.is_none_or(|table| table == route.table)
+            && self.link.is_none_or(|link| Some(link) == route.link)
+    }
+}
+
 impl Netlink {
     /// Adds a route; `Exists` if the table has one to the same destinations with the same metric.
     pub async fn add_route(&self, route: &Route) -> Result<(), Error> {
@@ -218,11 +232,13 @@ impl Netlink {
         match self.add_route(route).await {
             Ok(()) => Ok(Ensured::Made),
             Err(error) if error.is_exists() => {
-                let kept = self
-                    .routes_to(route.to)
-                    .await?
-                    .iter()
-                    .any(|found| route.agrees(found));
+                // A host may have very many routes, but not many of one device.
+                let filter = Filter {
+                    table: Some(route.table),
+                    link: route.filled_in().link,
+                };
+                let found = self.routes_of(route.to.addr(), filter).await?;
+                let kept = found.iter().any(|found| route.agrees(found));
                 if kept { Ok(Ensured::Kept) } else { Err(error) }
             }
             Err(error) => Err(error),
@@ -248,11 +264,24 @@ impl Netlink {
 
     /// All routes of all tables, of both families; or those of one table.
     pub async fn routes(&self, table: Option<u32>) -> Result<Vec<Route>, Error> {
+        self.both_families(Filter { table, link: None }).await
+    }
+
+    /// The routes over a device, of all tables or of one, of both families.
+    pub async fn routes_over(&self, link: u32, table: Option<u32>) -> Result<Vec<Route>, Error> {
+        self.both_families(Filter {
+            table,
+            link: Some(link),
+        })
+        .await
+    }
+
+    async fn both_families(&self, filter: Filter) -> Result<Vec<Route>, Error> {
         let mut routes = self
-            .routes_of(IpAddr::V4(Ipv4Addr::UNSPECIFIED), table)
+            .routes_of(IpAddr::V4(Ipv4Addr::UNSPECIFIED), filter)
             .await?;
         match self
-            .routes_of(IpAddr::V6(Ipv6Addr::UNSPECIFIED), table)
+            .routes_of(IpAddr::V6(Ipv6Addr::UNSPECIFIED), filter)
             .await
         {
             // A kernel without IPv6 has no routes of it.
@@ -264,17 +293,39 @@ impl Netlink {
 
     /// The routes to exactly these destinations, in any table.
     pub async fn routes_to(&self, to: IpNet) -> Result<Vec<Route>, Error> {
-        let routes = self.routes_of(to.addr(), None).await?;
-        Ok(routes
-            .into_iter()
-            .filter(|route| route.to == to.trunc())
-            .collect())
+        let mut routes = self.routes_of(to.addr(), Filter::default()).await?;
+        routes.retain(|route| route.to == to.trunc());
+        Ok(routes)
     }
 
-    async fn routes_of(&self, any: IpAddr, table: Option<u32>) -> Result<Vec<Route>, Error> {
+    /// The route that the kernel would take for a packet of this host's own to an address; `None` if it has none.
+    pub async fn route_for(&self, address: IpAddr) -> Result<Option<Route>, Error> {
+        let mut question = RouteMessage::default();
+        question.header.address_family = family(address);
+        question.header.destination_prefix_length = IpNet::from(address).prefix_len();
+        // The entry of the table, and not what became of it in the cache of destinations.
+        question.header.flags = RouteFlags::FibMatch;
+        question
+            .attributes
+            .push(RouteAttribute::Destination(address.into()));
+        let doing = format!("look up the route to {address}");
+        match self
+            .get(&doing, RouteNetlinkMessage::GetRoute(question))
+            .await
+        {
+            Ok(RouteNetlinkMessage::NewRoute(message)) => Ok(parse(&message)),
+            Err(Error::Unreachable(_) | Error::Unsupported(_)) => Ok(None),
+            Err(error) => Err(error),
+            Ok(_) => Err(Error::Closed),
+        }
+    }
+
+    async fn routes_of(&self, any: IpAddr, filter: Filter) -> Result<Vec<Route>, Error> {
         let mut question = RouteMessage::default();
         question.header.address_family = family(any);
-        question.attributes.extend(table.map(RouteAttribute::Table));
+        let attributes = &mut question.attributes;
+        attributes.extend(filter.table.map(RouteAttribute::Table));
+        attributes.extend(filter.link.map(RouteAttribute::Oif));
         let answers = match self
             .dump("list the routes", RouteNetlinkMessage::GetRoute(question))
             .await
@@ -287,9 +338,7 @@ impl Netlink {
             RouteNetlinkMessage::NewRoute(message) => parse(&message),
             _ => None,
         });
-        Ok(routes
-            .filter(|route| table.is_none_or(|table| table == route.table))
-            .collect())
+        Ok(routes.filter(|route| filter.passes(route)).collect())
     }
 }
 

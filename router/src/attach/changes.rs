@@ -140,9 +140,11 @@ impl Changes {
             Ok(Ensured::Kept) => {}
             Ok(Ensured::Made) => self.made.push((what, Undo::DeleteRoute(route.clone()))),
             Err(exists @ netlink::Error::Exists(_)) => {
-                let found = netlink.routes_to(route.to).await?;
-                let ours = |found: &Route| found.table == route.table && found.link == route.link;
-                let Some(before) = found.into_iter().find(ours) else {
+                let found = match route.link {
+                    Some(link) => netlink.routes_over(link, Some(route.table)).await?,
+                    None => Vec::new(),
+                };
+                let Some(before) = found.into_iter().find(|found| found.to == route.to) else {
                     return Err(exists.into());
                 };
                 netlink.replace_route(route).await?;
@@ -194,7 +196,8 @@ async fn settle(netlink: &Netlink, address: &Address) -> Result<(), Error> {
     let local = |route: &Route| route.kind == Kind::Local && route.to.addr() == address.net.addr();
     let deadline = Instant::now() + SETTLE_TIME;
     while address.net.addr().is_ipv6() && Instant::now() < deadline {
-        if netlink.routes(Some(LOCAL_TABLE)).await?.iter().any(local) {
+        let found = netlink.routes_over(address.link, Some(LOCAL_TABLE)).await?;
+        if found.iter().any(local) {
             break;
         }
         tokio::time::sleep(Duration::from_millis(1)).await;

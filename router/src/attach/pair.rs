@@ -6,12 +6,16 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use weave_linux::netlink::link::LinkChange;
-use weave_linux::netlink::{self, IfName, Link, Netlink};
+use weave_linux::netlink::{self, IfName, Link, Netlink, VethEnd};
 use weave_linux::netns::Netns;
 use weave_model::ClusterRange;
 
 use super::changes::Changes;
 use super::{DefaultRoute, Error, Host, container, outer};
+
+/// The hardware address of every outer end: "Weave", locally administered. They stand alone, so they may share it, and
+/// what a container knows of its gateway stays true wherever it is attached.
+const OUTER_MAC: [u8; 6] = [0x02, b'W', b'e', b'a', b'v', b'e'];
 
 /// What lasts of an attachment on the host's side, and is kept to repair it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -179,6 +183,12 @@ pub(super) fn is_outer_name(name: &str) -> bool {
     digits.len() == 10 && digits.bytes().all(|digit| digit.is_ascii_hexdigit())
 }
 
+/// The hardware address of a container's device: from its IPv4 address, so that it gets the same again with that.
+fn inner_mac(address: Ipv4Addr) -> [u8; 6] {
+    let [a, b, c, d] = address.octets();
+    [0x02, b'W', a, b, c, d]
+}
+
 impl Host {
     /// Attaches a container. Whatever step fails, nothing of it is left.
     pub async fn attach(&self, spec: &AttachSpec) -> Result<Attached, Error> {
@@ -331,7 +341,8 @@ impl Attaching<'_> {
             return Err(Error::OuterNameTaken(spec.attachment.outer.clone()));
         }
         for address in spec.attachment.addresses() {
-            if let Some(taken) = host.netlink.routes_to(IpNet::from(address)).await?.first() {
+            let found = host.netlink.route_for(address).await?;
+            if let Some(taken) = found.filter(|found| found.to == IpNet::from(address)) {
                 let link = host.netlink.link_at(taken.link.unwrap_or(0)).await?;
                 let device = link.map_or_else(|| "a route".to_owned(), |link| link.name);
                 return Err(Error::AddressTaken { address, device });
@@ -344,7 +355,15 @@ impl Attaching<'_> {
     async fn pair(&mut self) -> Result<(Link, Link), Error> {
         let (host, spec) = (&self.host.netlink, &self.spec);
         let attachment = &spec.attachment;
-        host.add_veth(&attachment.outer, &spec.ifname, &spec.netns, attachment.mtu)
+        let outer = VethEnd {
+            name: attachment.outer.clone(),
+            mac: OUTER_MAC,
+        };
+        let inner = VethEnd {
+            name: spec.ifname.clone(),
+            mac: inner_mac(attachment.v4()),
+        };
+        host.add_veth(&outer, &inner, &spec.netns, attachment.mtu)
             .await?;
         let gone = |name: &IfName| netlink::Error::NotFound(format!("find the new device {name}"));
         let outer = host

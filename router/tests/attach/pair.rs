@@ -12,6 +12,9 @@ async fn a_container_gets_its_addresses_and_routes() {
     let attached = lab.host.attach(&spec).await.unwrap();
     assert_eq!(attached.v6, Ok("fd00:1:2::102".parse().unwrap()));
     assert!(attached.default_route);
+    // From the address, so that it stays with it; and one for all outer ends.
+    assert_eq!(attached.mac, [0x02, b'W', 10, 32, 1, 2]);
+    assert_eq!(attached.outer_mac, *b"\x02Weave");
     let inside = &spec.netns;
     let link = ip_in(inside, "-d link show eth0");
     let mac = attached.mac.map(|byte| format!("{byte:02x}")).join(":");
