@@ -4,7 +4,6 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use ipnet::IpNet;
 use weave_linux::netlink::link::LinkChange;
 use weave_linux::netlink::{self, IfName, Link, Netlink, VethEnd};
 use weave_linux::netns::Netns;
@@ -341,12 +340,7 @@ impl Attaching<'_> {
             return Err(Error::OuterNameTaken(spec.attachment.outer.clone()));
         }
         for address in spec.attachment.addresses() {
-            let found = host.netlink.route_for(address).await?;
-            if let Some(taken) = found.filter(|found| found.to == IpNet::from(address)) {
-                let link = host.netlink.link_at(taken.link.unwrap_or(0)).await?;
-                let device = link.map_or_else(|| "a route".to_owned(), |link| link.name);
-                return Err(Error::AddressTaken { address, device });
-            }
+            host.check_free(address, None).await?;
         }
         Ok(())
     }

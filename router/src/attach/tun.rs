@@ -83,6 +83,18 @@ impl Host {
         errors
     }
 
+    /// Refuses an address that the host routes to another device than the one it may be on already.
+    pub(super) async fn check_free(&self, address: IpAddr, may: Option<u32>) -> Result<(), Error> {
+        let found = self.netlink.route_for(address).await?;
+        let taken = found.filter(|route| route.to == IpNet::from(address));
+        let Some(route) = taken.filter(|route| may.is_none() || route.link != may) else {
+            return Ok(());
+        };
+        let link = self.netlink.link_at(route.link.unwrap_or(0)).await?;
+        let device = link.map_or_else(|| "a route".to_owned(), |link| link.name);
+        Err(Error::AddressTaken { address, device })
+    }
+
     /// Whether the host has IPv6: built in, and not switched off for all devices.
     pub(super) fn has_ipv6(&self) -> Result<bool, Error> {
         match run_in(&self.netns, || {
@@ -127,6 +139,11 @@ impl Host {
     async fn set_exposed(&self, range: &ClusterRange, exposed: Option<u32>) -> Result<(), Error> {
         let tun = self.tun().await?;
         let ipv6 = self.has_ipv6()?;
+        if let Some(offset) = exposed {
+            for address in [range.v4_at(offset).into(), range.v6_at(offset).into()] {
+                self.check_free(address, Some(tun.index)).await?;
+            }
+        }
         let mut changes = Changes::default();
         let set = self
             .addresses_and_routes(range, exposed, &tun, ipv6, &mut changes)

@@ -146,8 +146,12 @@ async fn an_exposed_host_speaks_from_its_own_address() {
         lab.host.prepare(&spec).await.unwrap().changed,
         Vec::<String>::new()
     );
+    let there = lab.attached(0x102).await;
+    lab.ip("addr del 10.32.0.1/32 dev weave0");
     lab.host.expose(&lab.range, 0x105).await.unwrap();
-    assert_same(&exposed, &snapshot(&lab.netns), "exposed again");
+    lab.host.detach(&there.attachment.outer).await.unwrap();
+    let exposed = sorted(&exposed);
+    assert_same(&exposed, &sorted(&snapshot(&lab.netns)), "exposed again");
 
     lab.host.hide(&lab.range).await.unwrap();
     assert!(lab.ip("route get 10.33.0.9").contains("src 10.32.0.1"));
@@ -156,7 +160,7 @@ async fn an_exposed_host_speaks_from_its_own_address() {
             .contains("src fd00:1:2::1")
     );
     lab.host.hide(&lab.range).await.unwrap();
-    assert_same(&before, &snapshot(&lab.netns), "hidden");
+    assert_same(&sorted(&before), &sorted(&snapshot(&lab.netns)), "hidden");
 }
 
 #[tokio::test]
@@ -189,4 +193,32 @@ async fn another_range_replaces_the_first() {
     assert!(errors.is_empty(), "{errors:?}");
     let all = lab.ip("-o addr show weave0") + &lab.ip("-4 route show table all");
     assert!(!all.contains("10.64."), "{all}");
+}
+
+#[tokio::test]
+async fn exposing_fails_whole() {
+    let lab = Lab::prepared().await;
+    let _container = lab.attached(0x102).await;
+    let before = snapshot(&lab.netns);
+    let refused = lab.host.expose(&lab.range, 0x102).await.unwrap_err();
+    assert!(matches!(refused, Error::AddressTaken { .. }), "{refused}");
+    assert_same(
+        &before,
+        &snapshot(&lab.netns),
+        "a container has the address",
+    );
+
+    // Somebody else took the route: the address is added, the route refused, the address taken away.
+    lab.ip("link add other0 type veth peer name other1");
+    lab.ip("link set other0 up");
+    lab.ip("link set other1 up");
+    lab.ip("route replace 10.32.0.0/12 dev other0");
+    let before = snapshot(&lab.netns);
+    let refused = lab.host.expose(&lab.range, 0x105).await.unwrap_err();
+    assert!(matches!(refused, Error::Netlink(_)), "{refused}");
+    assert_same(
+        &before,
+        &snapshot(&lab.netns),
+        "somebody else has the route",
+    );
 }

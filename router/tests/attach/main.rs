@@ -185,6 +185,13 @@ fn listing(netns: &Netns) -> String {
     .unwrap()
 }
 
+/// The lines of a snapshot, where what was made again stands in another place.
+fn sorted(snapshot: &str) -> String {
+    let mut lines: Vec<_> = snapshot.lines().collect();
+    lines.sort_unstable();
+    lines.join("\n")
+}
+
 /// Fails with the lines that differ.
 fn assert_same(before: &str, after: &str, when: &str) {
     let missing: Vec<_> = before

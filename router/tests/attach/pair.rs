@@ -255,11 +255,6 @@ async fn repair_puts_right_what_is_wrong_and_nothing_else() {
             Repaired::Fixed(fixed)
         );
     }
-    let sorted = |text: &str| {
-        let mut lines: Vec<_> = text.lines().map(str::to_owned).collect();
-        lines.sort();
-        lines.join("\n")
-    };
     assert_same(&sorted(&right), &sorted(&snapshot(&lab.netns)), "repaired");
     let gateway = IpAddr::V4(lab.range.gateway());
     echo(&spec.netns, &lab.netns, gateway).unwrap();
