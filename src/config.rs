@@ -113,7 +113,11 @@ impl Config {
                 advertise,
                 suites: suites_or_default(suites),
                 mtu: check_mtu(flags.mtu.or(overlay.mtu).unwrap_or(1500))?,
-                without: if flags.without.is_empty() { overlay.without } else { flags.without },
+                without: if flags.without.is_empty() {
+                    overlay.without
+                } else {
+                    flags.without
+                },
             },
         })
     }

@@ -7,6 +7,12 @@
 pub mod duration;
 pub mod obstacle;
 
-pub mod cli;
 pub mod config;
 pub mod preflight;
+
+pub mod node;
+
+pub mod api;
+
+pub mod cli;
+pub mod daemon;

@@ -116,6 +116,9 @@ fn status(verdict: &str, summary: &str, problems: &Value) -> Value {
         "verdict": verdict, "summary": summary, "problems": problems, "version": "0.1.0", "name": "host1",
         "id": "ab".repeat(32), "started_at": 1, "listen": "[::]:6783", "suites": ["aes-256-gcm"], "mtu": 1500,
         "containers": 1, "host": null, "traffic": traffic, "drops": {"replay": 2, "forged": 0},
+        "offloads": {
+            "tcp_super_packets": true, "udp_super_packets": false, "batched_send": true, "batched_receive": true
+        },
         "cluster": {
             "range": "10.32.0.0/12", "range6": "fd00::/48", "members": 3, "connected": 2,
             "blocks": ["10.32.0.0/13"], "addresses": 524_288, "addresses_used": 1
@@ -312,6 +315,13 @@ fn status_says_the_verdict_first() {
         );
         assert!(
             ended.out.contains("drops       replay 2\n"),
+            "{}",
+            ended.out
+        );
+        assert!(
+            ended
+                .out
+                .contains("slower      without UDP super-packets\n"),
             "{}",
             ended.out
         );

@@ -17,7 +17,8 @@ pub use cluster::{InitRequest, JoinRequest, Membership, TokenAnswer, TokenReques
 pub use cni::{CniDns, CniInterface, CniIp, CniResult, CniRoute};
 pub use refusal::{Code, Refusal};
 pub use status::{
-    Cluster, Connection, Connections, Peer, PeerState, Peers, Problem, Status, Traffic, Verdict,
+    Cluster, Connection, Connections, Offloads, Peer, PeerState, Peers, Problem, Status, Traffic,
+    Verdict,
 };
 
 /// Every path of the API begins with this.

@@ -1,2 +1,7 @@
-//! Placeholder.
-fn main() {}
+//! The `weaved` binary; see [`weave::daemon`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    weave::daemon::main()
+}

@@ -33,7 +33,7 @@ pub struct Args {
     pub output: Output,
 
     /// How long to wait for the answer
-    #[arg(long, global = true, value_name = "TIME", default_value = "30s", value_parser = duration::parse)]
+    #[arg(long, global = true, value_name = "TIME", default_value = "60s", value_parser = duration::parse)]
     pub timeout: Duration,
 
     /// What to do.
@@ -99,6 +99,8 @@ pub enum Command {
     Peers,
     /// List the sessions with other members
     Connections,
+    /// Print the OpenAPI document of the node API
+    Openapi,
 }
 
 /// `weavectl attach ...`.

@@ -13,6 +13,7 @@ use super::args::{Args, Attach, Command, Output, TokenCommand};
 use super::client::Client;
 use super::failure::{Exit, Failure};
 use super::print;
+use crate::api;
 
 /// What goes to stdout, and how the process ends.
 type Answer = Result<(String, Exit), Failure>;
@@ -63,6 +64,7 @@ pub(super) fn run(args: &Args) -> Answer {
             .answer(&client.get("/connections")?, |answer: &Connections| {
                 print::connections(answer)
             }),
+        Command::Openapi => Ok((api::document(), Exit::Ok)),
     }
 }
 

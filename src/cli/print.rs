@@ -7,8 +7,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 use weave_model::api::{
-    Attachment, Attachments, Cluster, Connections, HostAddress, Membership, Peer, PeerState, Peers,
-    Status, Traffic, Verdict,
+    Attachment, Attachments, Cluster, Connections, HostAddress, Membership, Offloads, Peer,
+    PeerState, Peers, Status, Traffic, Verdict,
 };
 
 use super::failure::{Exit, Failure};
@@ -233,6 +233,10 @@ pub(super) fn status(answer: &Status) -> String {
             .host
             .map_or_else(|| "not exposed".to_owned(), |host| both(host.ip, host.ip6)),
     );
+    let slow = without(&answer.offloads);
+    if !slow.is_empty() {
+        fact("slower", format!("without {}", slow.join(", ")));
+    }
     fact("traffic", traffic(&answer.traffic));
     let dropped = answer.drops.iter().filter(|&(_, &count)| count > 0);
     let dropped: Vec<String> = dropped
@@ -304,6 +308,20 @@ fn list(items: &[impl ToString]) -> String {
         .map(ToString::to_string)
         .collect::<Vec<_>>()
         .join(" ")
+}
+
+/// The facilities of the kernel that are not there or not to be used.
+fn without(offloads: &Offloads) -> Vec<&'static str> {
+    let all = [
+        (offloads.tcp_super_packets, "TCP super-packets"),
+        (offloads.udp_super_packets, "UDP super-packets"),
+        (offloads.batched_send, "batched send"),
+        (offloads.batched_receive, "batched receive"),
+    ];
+    all.into_iter()
+        .filter(|(used, _)| !used)
+        .map(|(_, name)| name)
+        .collect()
 }
 
 /// A number of bytes with three figures or so: `999 B`, `1.5 kB`, `20.1 GB`.

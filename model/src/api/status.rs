@@ -47,6 +47,22 @@ pub struct Status {
     /// Packets dropped since the start, by reason.
     #[cfg_attr(feature = "openapi", schema(value_type = BTreeMap<String, u64>))]
     pub drops: BTreeMap<Drop, u64>,
+    /// Which facilities of the kernel are used.
+    pub offloads: Offloads,
+}
+
+/// Facilities of the kernel that make the data path faster; without one it is slower and otherwise the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Offloads {
+    /// The TUN device gives and takes TCP super-packets.
+    pub tcp_super_packets: bool,
+    /// The TUN device gives and takes UDP super-packets.
+    pub udp_super_packets: bool,
+    /// One call sends many datagrams.
+    pub batched_send: bool,
+    /// One call receives many datagrams.
+    pub batched_receive: bool,
 }
 
 /// Whether all is well.
@@ -174,6 +190,8 @@ pub struct Connection {
     pub suite: Option<Suite>,
     /// How many lanes packets are spread over.
     pub lanes: u32,
+    /// Bytes of UDP payload that fit the path; 0 without a session.
+    pub datagram: u32,
     /// The last measured round-trip time, in microseconds.
     pub rtt_us: Option<u32>,
     /// Since when the member is in this state.

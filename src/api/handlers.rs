@@ -1,0 +1,186 @@
+//! One function for each path and method: read, ask the node, answer.
+
+use axum::Json;
+use axum::extract::{Path, Query, State};
+use axum::http::{StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use hyper::body::Bytes;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use weave_model::api::{
+    AttachRequest, Attachment, Attachments, Code, Connections, ExposeRequest, HostAddress,
+    InitRequest, JoinRequest, Membership, Peers, Refusal, Status, TokenAnswer, TokenRequest,
+};
+use weave_model::{ContainerName, IfName};
+
+use crate::node::Node;
+
+/// A [`Refusal`] as an HTTP answer.
+pub(super) struct Refused(Refusal);
+
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Self {
+        Self(refusal)
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.0.code.http_status());
+        (
+            status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
+            Json(self.0),
+        )
+            .into_response()
+    }
+}
+
+type Answer<A> = Result<Json<A>, Refused>;
+
+/// Make a cluster with this node as its first member.
+#[utoipa::path(post, path = "/v1/init", request_body = InitRequest, responses(
+    (status = 200, description = "the cluster is made", body = Membership),
+    (status = "default", description = "refused, nothing was changed", body = Refusal),
+))]
+pub(super) async fn init(State(node): State<Node>, body: Bytes) -> Answer<Membership> {
+    let request: InitRequest = read(&body)?;
+    Ok(Json(node.init(request).await?))
+}
+
+/// Make a join token.
+#[utoipa::path(post, path = "/v1/tokens", request_body = TokenRequest, responses(
+    (status = 200, description = "the token", body = TokenAnswer),
+    (status = "default", description = "refused, nothing was changed", body = Refusal),
+))]
+pub(super) async fn create_token(State(node): State<Node>, body: Bytes) -> Answer<TokenAnswer> {
+    let request: TokenRequest = read(&body)?;
+    Ok(Json(node.create_token(request).await?))
+}
+
+/// Join the cluster that a token invites to.
+#[utoipa::path(post, path = "/v1/join", request_body = JoinRequest, responses(
+    (status = 200, description = "this node is a member", body = Membership),
+    (status = "default", description = "refused, nothing was changed", body = Refusal),
+))]
+pub(super) async fn join(State(node): State<Node>, body: Bytes) -> Answer<Membership> {
+    let request: JoinRequest = read(&body)?;
+    Ok(Json(node.join(request).await?))
+}
+
+/// Give a container an interface and addresses.
+#[utoipa::path(post, path = "/v1/attachments", request_body = AttachRequest, responses(
+    (status = 200, description = "the container is attached, or was already", body = Attachment),
+    (status = "default", description = "refused, nothing was changed", body = Refusal),
+))]
+pub(super) async fn attach(State(node): State<Node>, body: Bytes) -> Answer<Attachment> {
+    let request: AttachRequest = read(&body)?;
+    Ok(Json(node.attach(request).await?))
+}
+
+/// Which of a container's interfaces is meant.
+#[derive(Debug, Deserialize)]
+pub(super) struct Only {
+    ifname: Option<IfName>,
+}
+
+/// Take a container off the network and free its addresses.
+#[utoipa::path(delete, path = "/v1/attachments/{name}",
+    params(
+        ("name" = ContainerName, Path, description = "the container"),
+        ("ifname" = Option<IfName>, Query, description = "only this interface; all when absent"),
+    ),
+    responses(
+        (status = 200, description = "what was detached", body = Attachments),
+        (status = "default", description = "refused, nothing was changed", body = Refusal),
+    ))]
+pub(super) async fn detach(
+    State(node): State<Node>,
+    name: Result<Path<ContainerName>, axum::extract::rejection::PathRejection>,
+    only: Result<Query<Only>, axum::extract::rejection::QueryRejection>,
+) -> Answer<Attachments> {
+    let Path(name) = name.map_err(|error| invalid(&error.body_text()))?;
+    let Query(only) = only.map_err(|error| invalid(&error.body_text()))?;
+    Ok(Json(node.detach(name, only.ifname).await?))
+}
+
+/// List the attached containers.
+#[utoipa::path(get, path = "/v1/attachments", responses(
+    (status = 200, description = "the containers of this node", body = Attachments),
+))]
+pub(super) async fn attachments(State(node): State<Node>) -> Json<Attachments> {
+    Json(node.attachments())
+}
+
+/// Give the host itself addresses on the network.
+#[utoipa::path(post, path = "/v1/expose", request_body = ExposeRequest, responses(
+    (status = 200, description = "the host has these addresses, now or already", body = HostAddress),
+    (status = "default", description = "refused, nothing was changed", body = Refusal),
+))]
+pub(super) async fn expose(State(node): State<Node>, body: Bytes) -> Answer<HostAddress> {
+    let request: ExposeRequest = read(&body)?;
+    Ok(Json(node.expose(request).await?))
+}
+
+/// Take the host's own addresses off the network.
+#[utoipa::path(delete, path = "/v1/expose", responses(
+    (status = 200, description = "the addresses the host had", body = HostAddress),
+    (status = "default", description = "refused, nothing was changed", body = Refusal),
+))]
+pub(super) async fn hide(State(node): State<Node>) -> Answer<HostAddress> {
+    Ok(Json(node.hide().await?))
+}
+
+/// Tell whether all is well, and why not.
+#[utoipa::path(get, path = "/v1/status", responses(
+    (status = 200, description = "the verdict first", body = Status),
+))]
+pub(super) async fn status(State(node): State<Node>) -> Json<Status> {
+    Json(node.status())
+}
+
+/// List the members of the cluster.
+#[utoipa::path(get, path = "/v1/peers", responses(
+    (status = 200, description = "this node first", body = Peers),
+))]
+pub(super) async fn peers(State(node): State<Node>) -> Json<Peers> {
+    Json(node.peers())
+}
+
+/// List the sessions with other members.
+#[utoipa::path(get, path = "/v1/connections", responses(
+    (status = 200, description = "one for each other member", body = Connections),
+))]
+pub(super) async fn connections(State(node): State<Node>) -> Json<Connections> {
+    Json(node.connections())
+}
+
+/// This API's document.
+pub(super) async fn openapi() -> impl IntoResponse {
+    (
+        [(header::CONTENT_TYPE, "application/json")],
+        super::document(),
+    )
+}
+
+/// Any other path or method.
+pub(super) async fn no_such_path(uri: Uri) -> Refused {
+    let cause = format!("the node API has no such call: {}", uri.path());
+    Refused(Refusal::new(
+        Code::NotFound,
+        cause,
+        "see /v1/openapi.json for what there is",
+    ))
+}
+
+fn read<R: DeserializeOwned>(body: &[u8]) -> Result<R, Refused> {
+    serde_json::from_slice(body).map_err(|error| invalid(&error.to_string()))
+}
+
+fn invalid(why: &str) -> Refused {
+    let cause = format!("the request cannot be read: {why}");
+    Refused(Refusal::new(
+        Code::Invalid,
+        cause,
+        "see /v1/openapi.json for its form",
+    ))
+}

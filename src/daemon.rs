@@ -1,0 +1,122 @@
+//! `weaved`: checks, starts the parts in order, waits for a signal, stops them in reverse.
+//!
+//! Everything here runs on one thread; the router has threads of its own. When `weaved` ends, by a signal or by a
+//! kill, devices, addresses, routes and rules stay, so that the containers of this host keep talking to each other;
+//! the next start adopts them.
+
+use std::io::IsTerminal as _;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use tokio::runtime::Builder;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use crate::api::{self, Socket, SocketError};
+use crate::config::{Config, Flags};
+use crate::node::Node;
+use crate::obstacle::Obstacle;
+use crate::preflight;
+
+/// Runs `weaved` with the process's arguments: 0 after a signal, 1 if it cannot run, 2 if it is told nonsense.
+pub fn main() -> ExitCode {
+    let flags = Flags::parse();
+    let config = match Config::load(flags) {
+        Ok(config) => config,
+        Err(obstacle) => return report(&obstacle, 2),
+    };
+    let filter = match EnvFilter::try_new(&config.log) {
+        Ok(filter) => filter,
+        Err(error) => {
+            let cause = format!("\"{}\" is not a log filter: {error}", config.log);
+            return report(
+                &Obstacle::new(cause, "try --log info, or --log weave_router=debug,info"),
+                2,
+            );
+        }
+    };
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+    match run(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(obstacle) => report(&obstacle, 1),
+    }
+}
+
+fn report(obstacle: &Obstacle, code: u8) -> ExitCode {
+    eprintln!("weaved: {}\nfix: {}", obstacle.cause, obstacle.fix);
+    ExitCode::from(code)
+}
+
+fn run(config: Config) -> Result<(), Obstacle> {
+    preflight::check_host()?;
+    let socket = Socket::bind(&config.socket).map_err(|error| no_socket(&error))?;
+    preflight::check_port(config.overlay.listen)?;
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| {
+            Obstacle::new(
+                format!("cannot start: {error}"),
+                "raise the limits of this process",
+            )
+        })?;
+    runtime.block_on(async {
+        let (listener, _file) = socket.into_listener().map_err(|error| {
+            Obstacle::new(
+                format!("cannot serve the API: {error}"),
+                "raise the limit of open files",
+            )
+        })?;
+        let mut ends = Ends::watch()?;
+        let (node, desk) = Node::start(config).await?;
+        tracing::info!("ready");
+        api::serve(listener, node, async move { ends.wait().await }).await;
+        desk.stop().await;
+        Ok(())
+    })
+}
+
+fn no_socket(error: &SocketError) -> Obstacle {
+    let fix = match error {
+        SocketError::Taken(_) => {
+            "stop that one, or give this one its own --socket, --state-dir and --listen"
+        }
+        SocketError::Foreign(_) => "move that file away, or give another path with --socket",
+        SocketError::Failed { .. } => "give a path in a writable directory with --socket",
+    };
+    Obstacle::new(error.to_string(), fix)
+}
+
+/// The signals that end `weaved`.
+struct Ends {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Ends {
+    fn watch() -> Result<Self, Obstacle> {
+        let watch = |kind| {
+            signal(kind).map_err(|error| {
+                Obstacle::new(
+                    format!("cannot watch for signals: {error}"),
+                    "start it again",
+                )
+            })
+        };
+        Ok(Self {
+            terminate: watch(SignalKind::terminate())?,
+            interrupt: watch(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => tracing::info!("stopping: SIGTERM"),
+            _ = self.interrupt.recv() => tracing::info!("stopping: SIGINT"),
+        }
+    }
+}

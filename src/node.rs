@@ -1,0 +1,230 @@
+//! The parts, wired: the router, the journal of attachments, and the desk that serves requests one after another.
+//!
+//! A [`Node`] is a handle that can be cloned. What only looks (status, peers, connections, the list of containers) is
+//! answered at once from snapshots. What changes something goes to the [`Desk`], a single task, so that no two changes
+//! meet half way and none is abandoned half way when the caller goes away.
+
+mod addresses;
+mod attaching;
+mod book;
+mod containers;
+mod desk;
+mod host;
+mod journal;
+mod view;
+mod works;
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use tokio::sync::{mpsc, oneshot, watch};
+use weave_model::api::{
+    AttachRequest, Attachment, Attachments, Code, Connections, ExposeRequest, HostAddress,
+    InitRequest, JoinRequest, Membership, Peers, Refusal, Status, TokenAnswer, TokenRequest,
+};
+use weave_model::{ContainerName, IfName};
+use weave_router::driver::{self, Offloads, Router, RouterConfig};
+
+use crate::config::{Config, Facility};
+use crate::obstacle::Obstacle;
+
+pub use desk::Desk;
+
+use book::Book;
+use desk::{Job, Reply};
+use host::{HostSide, TUN};
+use journal::Journal;
+use works::Works;
+
+/// How many changes may wait; a caller beyond that waits to be let in.
+const WAITING: usize = 256;
+
+/// A handle to the running node.
+#[derive(Clone)]
+pub struct Node {
+    shared: Arc<Shared>,
+    jobs: mpsc::Sender<Job>,
+}
+
+/// What readers need.
+struct Shared {
+    config: Config,
+    router: Arc<Router>,
+    /// The book as it was after the last change, and what is amiss on this host.
+    published: watch::Receiver<Published>,
+    /// Seconds since the Unix epoch.
+    started_at: u64,
+}
+
+/// What the desk shows to readers.
+#[derive(Clone, Default)]
+struct Published {
+    book: Arc<Book>,
+    obstacles: Arc<[Obstacle]>,
+}
+
+impl Node {
+    /// Starts the router, reads the journal and adopts what a former run left on this host.
+    pub async fn start(config: Config) -> Result<(Self, Desk), Obstacle> {
+        let overlay = &config.overlay;
+        let router = Router::start(RouterConfig {
+            name: config.name.clone(),
+            state_dir: config.state_dir.clone(),
+            listen: overlay.listen,
+            suites: overlay.suites.clone(),
+            tun: TUN.to_owned(),
+            offloads: offloads(&overlay.without),
+        })
+        .map_err(|error| no_router(&error))?;
+        let router = Arc::new(router);
+        let (journal, book) = Journal::open(&config.state_dir)?;
+        let side = HostSide::open(overlay.listen, overlay.mtu)?;
+        let (publisher, published) = watch::channel(Published::default());
+        let mut works = Works {
+            config: config.clone(),
+            router: Arc::clone(&router),
+            side,
+            book,
+            journal,
+            published: publisher,
+            told: Vec::new(),
+        };
+        works.look_after().await;
+        works.adopt().await;
+        let (jobs, waiting) = mpsc::channel(WAITING);
+        let shared = Shared {
+            config,
+            router,
+            published,
+            started_at: wall_seconds(),
+        };
+        Ok((
+            Self {
+                shared: Arc::new(shared),
+                jobs,
+            },
+            Desk::start(works, waiting),
+        ))
+    }
+
+    /// Makes a cluster with this node as its first member.
+    pub async fn init(&self, request: InitRequest) -> Result<Membership, Refusal> {
+        self.ask(|reply| Job::Init(request, reply)).await
+    }
+
+    /// Makes a join token.
+    pub async fn create_token(&self, request: TokenRequest) -> Result<TokenAnswer, Refusal> {
+        self.ask(|reply| Job::Token(request, reply)).await
+    }
+
+    /// Joins the cluster that a token invites to.
+    pub async fn join(&self, request: JoinRequest) -> Result<Membership, Refusal> {
+        self.ask(|reply| Job::Join(request, reply)).await
+    }
+
+    /// Attaches a container; the same request again answers the same.
+    pub async fn attach(&self, request: AttachRequest) -> Result<Attachment, Refusal> {
+        self.ask(|reply| Job::Attach(Box::new(request), reply))
+            .await
+    }
+
+    /// Detaches a container, or one interface of it.
+    pub async fn detach(
+        &self,
+        name: ContainerName,
+        ifname: Option<IfName>,
+    ) -> Result<Attachments, Refusal> {
+        self.ask(|reply| Job::Detach(name, ifname, reply)).await
+    }
+
+    /// Gives the host addresses of its own; if it has some, those are the answer.
+    pub async fn expose(&self, request: ExposeRequest) -> Result<HostAddress, Refusal> {
+        self.ask(|reply| Job::Expose(request, reply)).await
+    }
+
+    /// Takes the host's own addresses.
+    pub async fn hide(&self) -> Result<HostAddress, Refusal> {
+        self.ask(Job::Hide).await
+    }
+
+    /// What is attached to this node.
+    pub fn attachments(&self) -> Attachments {
+        let book = Arc::clone(&self.shared.published.borrow().book);
+        let attachments = book.entries().map(containers::as_it_is_now);
+        Attachments {
+            attachments: attachments.collect(),
+            host: book.host(),
+        }
+    }
+
+    /// How the node is.
+    pub fn status(&self) -> Status {
+        let Shared {
+            config,
+            router,
+            published,
+            started_at,
+        } = &*self.shared;
+        let published = published.borrow().clone();
+        view::status(
+            config,
+            *started_at,
+            &router.view(),
+            &router.stats(),
+            &published,
+        )
+    }
+
+    /// The members of the cluster.
+    pub fn peers(&self) -> Peers {
+        view::peers(&self.shared.router.view())
+    }
+
+    /// The sessions with other members.
+    pub fn connections(&self) -> Connections {
+        view::connections(&self.shared.router.view(), &self.shared.router.stats())
+    }
+
+    async fn ask<A>(&self, job: impl FnOnce(Reply<A>) -> Job) -> Result<A, Refusal> {
+        let stopping = || {
+            Refusal::new(
+                Code::NotReady,
+                "the node is stopping",
+                "ask again when it has started",
+            )
+        };
+        let (reply, answer) = oneshot::channel();
+        self.jobs.send(job(reply)).await.map_err(|_| stopping())?;
+        answer.await.map_err(|_| stopping())?
+    }
+}
+
+fn offloads(without: &[Facility]) -> Offloads {
+    let has = |facility| !without.contains(&facility);
+    Offloads {
+        gso: has(Facility::Gso),
+        gro: has(Facility::Gro),
+        uso: has(Facility::Uso),
+        multiqueue: has(Facility::Multiqueue),
+    }
+}
+
+fn no_router(error: &driver::Error) -> Obstacle {
+    let fix = match error {
+        driver::Error::Tun { .. } => {
+            "stop whatever uses that device, or remove it: ip link delete weave0"
+        }
+        driver::Error::Listen { .. } => "choose another address or port with --listen",
+        driver::Error::Socket(_) => "raise the limits of this process",
+        driver::Error::State(error) => return Obstacle::from_error(error),
+        driver::Error::LaterVersion(_) => "start the newer weaved",
+    };
+    Obstacle::new(error.to_string(), fix)
+}
+
+/// Seconds since the Unix epoch.
+fn wall_seconds() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}

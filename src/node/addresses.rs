@@ -1,0 +1,167 @@
+//! Where other hosts can reach this one: what a join token says when nobody told us.
+//!
+//! Every address of an up device counts, but not those that mean something else on the next host: loopback, link-local,
+//! our own devices, and bridges without a default route, which are the private networks of container runtimes. Devices
+//! with a default route come first, because they are how this host talks to others.
+
+use std::net::{IpAddr, SocketAddr};
+
+use weave_linux::netlink::route::{Kind, MAIN_TABLE};
+use weave_linux::netlink::{Address, Error, Link, Netlink, Route};
+use weave_model::ClusterRange;
+
+/// Finds the addresses that other hosts may reach `listen` at, the likeliest first.
+pub(super) async fn reachable(
+    listen: SocketAddr,
+    range: Option<ClusterRange>,
+) -> Result<Vec<SocketAddr>, Error> {
+    if !listen.ip().is_unspecified() {
+        return Ok(vec![listen]);
+    }
+    let netlink = Netlink::open()?;
+    let links = netlink.links().await?;
+    let addresses = netlink.addresses(None).await?;
+    let routes = netlink.routes(Some(MAIN_TABLE)).await?;
+    let both = listen.is_ipv6();
+    let found = choose(&links, &addresses, &routes).into_iter();
+    let usable = found
+        .filter(|ip| (both || ip.is_ipv4()) && !range.is_some_and(|range| inside(&range, *ip)));
+    Ok(usable
+        .map(|ip| SocketAddr::new(ip, listen.port()))
+        .collect())
+}
+
+/// The MTU of the device that the IPv4 default route leads to, in bytes, if there is one: what fits on the way out.
+pub(super) async fn uplink_mtu() -> Option<u32> {
+    let netlink = Netlink::open().ok()?;
+    let routes = netlink.routes(Some(MAIN_TABLE)).await.ok()?;
+    let out = routes
+        .into_iter()
+        .filter(|route| route.kind == Kind::Unicast && route.to.prefix_len() == 0);
+    let best = out
+        .filter(|route| route.to.addr().is_ipv4())
+        .min_by_key(|route| route.metric)?;
+    let device = netlink.link_at(best.link?).await.ok()??;
+    Some(best.mtu.unwrap_or(device.mtu))
+}
+
+fn choose(links: &[Link], addresses: &[Address], routes: &[Route]) -> Vec<IpAddr> {
+    let leads_out = |link: u32| {
+        routes.iter().any(|route| {
+            route.kind == Kind::Unicast && route.to.prefix_len() == 0 && route.link == Some(link)
+        })
+    };
+    let mut found: Vec<(bool, bool, u32, IpAddr)> = Vec::new();
+    for link in links.iter().filter(|link| link.up && !ours(link)) {
+        let out = leads_out(link.index);
+        if link.kind == "bridge" && !out {
+            continue;
+        }
+        let its = addresses
+            .iter()
+            .filter(|address| address.link == link.index && !address.tentative);
+        let its = its
+            .map(|address| address.net.addr())
+            .filter(|ip| global(*ip));
+        found.extend(its.map(|ip| (!out, ip.is_ipv6(), link.index, ip)));
+    }
+    found.sort_unstable();
+    found.into_iter().map(|(_, _, _, ip)| ip).collect()
+}
+
+fn ours(link: &Link) -> bool {
+    link.name == "weave0" || link.name.starts_with("wv")
+}
+
+/// Not loopback, link-local, multicast or unspecified.
+fn global(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => {
+            !(ip.is_loopback() || ip.is_link_local() || ip.is_multicast() || ip.is_unspecified())
+        }
+        IpAddr::V6(ip) => {
+            !(ip.is_loopback()
+                || ip.is_unicast_link_local()
+                || ip.is_multicast()
+                || ip.is_unspecified())
+        }
+    }
+}
+
+fn inside(range: &ClusterRange, ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => range.v4().contains(&ip),
+        IpAddr::V6(ip) => range.v6().contains(&ip),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn link(index: u32, name: &str, kind: &str) -> Link {
+        Link {
+            index,
+            name: name.to_owned(),
+            kind: kind.to_owned(),
+            up: true,
+            carrier: true,
+            mtu: 1500,
+            mac: None,
+            alias: String::new(),
+            gso_max_size: 65_536,
+            gso_ipv4_max_size: None,
+            peer_index: None,
+        }
+    }
+
+    fn address(link: u32, net: &str) -> Address {
+        Address::new(link, net.parse().unwrap())
+    }
+
+    #[test]
+    fn the_way_out_comes_first_and_private_networks_do_not_count() {
+        let links = [
+            link(1, "lo", ""),
+            link(2, "eth1", ""),
+            link(3, "eth0", ""),
+            link(4, "docker0", "bridge"),
+            link(5, "weave0", "tun"),
+            link(6, "wv0123456789", "veth"),
+        ];
+        let addresses = [
+            address(1, "127.0.0.1/8"),
+            address(1, "203.0.113.7/32"),
+            address(2, "10.0.0.2/24"),
+            address(3, "2001:db8::3/64"),
+            address(3, "fe80::3/64"),
+            address(3, "192.0.2.3/24"),
+            address(4, "172.17.0.1/16"),
+            address(5, "10.32.0.9/32"),
+            address(6, "fe80::1/64"),
+        ];
+        let routes = [
+            Route::new("0.0.0.0/0".parse().unwrap(), 3).via("192.0.2.1".parse().unwrap()),
+            Route::new("10.0.0.0/24".parse().unwrap(), 2),
+        ];
+        let found: Vec<String> = choose(&links, &addresses, &routes)
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(
+            found,
+            ["192.0.2.3", "2001:db8::3", "203.0.113.7", "10.0.0.2"]
+        );
+    }
+
+    #[test]
+    fn a_bridge_that_leads_out_counts() {
+        let links = [link(2, "br0", "bridge")];
+        let routes = [Route::new("0.0.0.0/0".parse().unwrap(), 2)];
+        assert_eq!(
+            choose(&links, &[address(2, "192.0.2.3/24")], &routes).len(),
+            1
+        );
+        assert!(choose(&links, &[address(2, "192.0.2.3/24")], &[]).is_empty());
+    }
+}

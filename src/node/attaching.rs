@@ -1,0 +1,211 @@
+//! Attaching and detaching, step by step, and what a start finds of former attachments.
+//!
+//! Attach: find an address, make the pair, write it down, answer. Whatever fails takes back what was done before. A
+//! kill in between leaves an address that the same container gets again and a pair that is in no book, which the next
+//! start removes. Detach: remove the pair, strike it out, give the address back.
+
+use weave_model::api::{AttachRequest, Attachment, Attachments, Code, Refusal};
+use weave_model::{ClusterRange, ContainerName, IfName};
+use weave_router::attach::{AttachSpec, DefaultRoute, Repaired};
+use weave_router::path::routes::Port;
+
+use super::addresses;
+use super::book::Entry;
+use super::containers::{self, Plan};
+use super::works::Works;
+
+/// The number of the network that every cluster has.
+const DEFAULT_NETWORK: u16 = 0;
+
+impl Works {
+    /// Attaches a container.
+    pub(super) async fn attach(&mut self, request: AttachRequest) -> Result<Attachment, Refusal> {
+        let range = self.range()?;
+        let netns = containers::open_netns(&request.netns)?;
+        match containers::plan(&self.book, &request, &range, containers::netns_id(&netns))? {
+            Plan::Done(attachment) => return Ok(*attachment),
+            Plan::Replace(gone) => self.strike_out(&gone).await?,
+            Plan::Make => {}
+        }
+        let want = request
+            .ip
+            .map(|ip| containers::offset_in(&range, ip))
+            .transpose()?;
+        let lease = containers::lease_id(&request.name, &request.ifname);
+        let offset = self.allocate(&lease, want).await?;
+        let spec = AttachSpec {
+            attachment: containers::to_make(
+                &self.book,
+                &request,
+                range,
+                offset,
+                self.config.overlay.mtu,
+            ),
+            netns: netns.into(),
+            ifname: containers::kernel_name(&request.ifname),
+            default_route: DefaultRoute::IfNone,
+            uplink_mtu: addresses::uplink_mtu().await,
+        };
+        let made = self.make(&request, &spec).await;
+        if made.is_err() {
+            self.release(&lease).await;
+        }
+        made
+    }
+
+    async fn make(
+        &mut self,
+        request: &AttachRequest,
+        spec: &AttachSpec,
+    ) -> Result<Attachment, Refusal> {
+        let attached = self
+            .side
+            .host
+            .attach(spec)
+            .await
+            .map_err(|error| containers::refused(&error))?;
+        let entry = containers::entry(request, spec, &attached);
+        let attachment = entry.attachment.clone();
+        self.book.insert(entry);
+        if let Err(refusal) = self.save() {
+            self.book.remove(&request.name, &request.ifname);
+            if let Err(error) = self.side.host.detach(&spec.attachment.outer).await {
+                tracing::warn!(%error, "a container's device cannot be taken back");
+            }
+            return Err(refusal);
+        }
+        self.tell_ports().await;
+        tracing::info!(name = %attachment.name, ip = %attachment.ip.addr(), "attached");
+        Ok(attachment)
+    }
+
+    /// Detaches a container, or one interface of it.
+    pub(super) async fn detach(
+        &mut self,
+        name: &ContainerName,
+        ifname: Option<&IfName>,
+    ) -> Result<Attachments, Refusal> {
+        let meant = |entry: &&Entry| ifname.is_none_or(|ifname| entry.attachment.ifname == *ifname);
+        let entries: Vec<Entry> = self.book.interfaces(name).filter(meant).cloned().collect();
+        if entries.is_empty() {
+            let cause = match ifname {
+                Some(ifname) => {
+                    format!("no container {name} is attached with an interface {ifname}")
+                }
+                None => format!("no container {name} is attached"),
+            };
+            return Err(Refusal::new(
+                Code::NotFound,
+                cause,
+                "see what is attached with: weavectl ps",
+            ));
+        }
+        let mut gone = Vec::new();
+        for entry in entries {
+            self.strike_out(&entry).await?;
+            self.release(&containers::lease_id(name, &entry.attachment.ifname))
+                .await;
+            tracing::info!(%name, ip = %entry.attachment.ip.addr(), "detached");
+            gone.push(containers::as_it_is_now(&entry));
+        }
+        Ok(Attachments {
+            attachments: gone,
+            host: None,
+        })
+    }
+
+    /// Removes a pair and its entry; the address stays leased.
+    async fn strike_out(&mut self, entry: &Entry) -> Result<(), Refusal> {
+        let Attachment {
+            name,
+            ifname,
+            host_ifname,
+            ..
+        } = &entry.attachment;
+        let outer = containers::kernel_name(host_ifname);
+        self.side
+            .host
+            .detach(&outer)
+            .await
+            .map_err(|error| containers::refused(&error))?;
+        self.book.remove(name, ifname);
+        self.save()?;
+        self.tell_ports().await;
+        Ok(())
+    }
+
+    /// Tells the router which interfaces belong to which addresses, for broadcast and multicast.
+    pub(super) async fn tell_ports(&mut self) {
+        let Some(range) = self.router.view().range else {
+            return;
+        };
+        let links = match self.side.host.attached().await {
+            Ok(links) => links,
+            Err(error) => return tracing::warn!(%error, "cannot list the containers' devices"),
+        };
+        let port = |entry: &Entry| {
+            let Attachment {
+                host_ifname, ip, ..
+            } = &entry.attachment;
+            let link = links
+                .iter()
+                .find(|link| link.name == host_ifname.as_str())?;
+            Some((
+                link.index,
+                Port {
+                    offset: range.offset_v4(ip.addr())?,
+                    network: DEFAULT_NETWORK,
+                },
+            ))
+        };
+        self.router
+            .set_ports(self.book.entries().filter_map(port).collect());
+    }
+
+    /// Takes over what a former run left: mends what is in the book, and removes pairs that are not.
+    pub(super) async fn adopt(&mut self) {
+        let Some(range) = self.router.view().range else {
+            return;
+        };
+        let entries: Vec<Entry> = self.book.entries().cloned().collect();
+        for entry in &entries {
+            self.adopt_one(entry, range).await;
+        }
+        let known = |name: &str| {
+            entries
+                .iter()
+                .any(|entry| entry.attachment.host_ifname.as_str() == name)
+        };
+        let found = match self.side.host.attached().await {
+            Ok(found) => found,
+            Err(error) => return tracing::warn!(%error, "cannot list the containers' devices"),
+        };
+        for link in found.iter().filter(|link| !known(&link.name)) {
+            tracing::warn!(
+                device = link.name,
+                "removing a container's device that is in no journal"
+            );
+            let Ok(name) = link.name.parse() else {
+                continue;
+            };
+            if let Err(error) = self.side.host.detach(&name).await {
+                tracing::warn!(%error, device = link.name, "cannot remove it");
+            }
+        }
+    }
+
+    async fn adopt_one(&self, entry: &Entry, range: ClusterRange) {
+        let name = &entry.attachment.name;
+        let Some(wanted) = containers::to_repair(entry, range) else {
+            return tracing::warn!(%name, "its address is not one of this cluster's");
+        };
+        match self.side.host.repair(&wanted).await {
+            Ok(Repaired::Right) => tracing::debug!(%name, "adopted"),
+            Ok(Repaired::Fixed(changes)) => tracing::info!(%name, ?changes, "adopted and mended"),
+            Ok(Repaired::Gone) => {
+                return tracing::info!(%name, "its device is gone; it keeps its address until detached");
+            }
+            Err(error) => return tracing::warn!(%name, %error, "cannot be mended"),
+        }
+    }
+}

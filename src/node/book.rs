@@ -1,0 +1,217 @@
+//! Which containers are attached, and what the host itself has: the node's journal of what it has to keep working.
+//!
+//! A pure table, keyed by container and interface, that goes to disk as JSON before each answer. A container's
+//! interfaces all lie in one namespace, so a second container cannot take a name that is in use.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use weave_model::api::{Attachment, HostAddress};
+use weave_model::{ContainerName, IfName};
+
+/// What is attached to this node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Book {
+    attachments: BTreeMap<(ContainerName, IfName), Entry>,
+    host: Option<HostAddress>,
+}
+
+/// An attachment and what only the node has to know of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Entry {
+    /// What everybody may know.
+    pub(super) attachment: Attachment,
+    /// The device and inode of the container's namespace; tells a namespace from a later one at the same path.
+    pub(super) netns_id: (u64, u64),
+}
+
+/// The book as it stands on disk.
+#[derive(Serialize, Deserialize)]
+struct Page {
+    version: u32,
+    attachments: Vec<Entry>,
+    host: Option<HostAddress>,
+}
+
+const VERSION: u32 = 1;
+
+/// The journal cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BadBook {
+    /// It is not what this program writes.
+    #[error("the journal of attachments is not readable: {0}")]
+    Unreadable(#[from] serde_json::Error),
+    /// A later version wrote it.
+    #[error("the journal of attachments is of version {0}, which this weaved does not know")]
+    Version(u32),
+}
+
+/// What a request to attach meets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place<'a> {
+    /// Nothing: go ahead.
+    Free,
+    /// The same request was served before.
+    Served(&'a Entry),
+    /// Another container, in another namespace, has the name.
+    NameTaken(&'a Entry),
+}
+
+impl Book {
+    /// Reads what [`Book::to_bytes`] wrote.
+    pub(super) fn from_bytes(bytes: &[u8]) -> Result<Self, BadBook> {
+        let page: Page = serde_json::from_slice(bytes)?;
+        if page.version != VERSION {
+            return Err(BadBook::Version(page.version));
+        }
+        let attachments = page
+            .attachments
+            .into_iter()
+            .map(|entry| (key(&entry.attachment), entry));
+        Ok(Self {
+            attachments: attachments.collect(),
+            host: page.host,
+        })
+    }
+
+    /// The whole book, for the disk.
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        let attachments = self.attachments.values().cloned().collect();
+        let page = Page {
+            version: VERSION,
+            attachments,
+            host: self.host,
+        };
+        serde_json::to_vec(&page).expect("a book of strings and numbers is JSON")
+    }
+
+    /// What stands in the way of attaching `ifname` of `name`, whose namespace is `netns_id`.
+    pub(super) fn place(
+        &self,
+        name: &ContainerName,
+        ifname: &IfName,
+        netns_id: (u64, u64),
+    ) -> Place<'_> {
+        let mut same_name = self
+            .entries()
+            .filter(|entry| entry.attachment.name == *name);
+        match same_name.find(|entry| entry.netns_id != netns_id) {
+            Some(other) => Place::NameTaken(other),
+            None => self
+                .attachments
+                .get(&(name.clone(), ifname.clone()))
+                .map_or(Place::Free, Place::Served),
+        }
+    }
+
+    /// All interfaces of a container.
+    pub(super) fn interfaces<'a>(
+        &'a self,
+        name: &'a ContainerName,
+    ) -> impl Iterator<Item = &'a Entry> {
+        self.entries()
+            .filter(move |entry| entry.attachment.name == *name)
+    }
+
+    /// Everything that is attached, by container and interface.
+    pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.attachments.values()
+    }
+
+    /// Writes an attachment down, over a former one of the same container and interface.
+    pub(super) fn insert(&mut self, entry: Entry) {
+        self.attachments.insert(key(&entry.attachment), entry);
+    }
+
+    /// Strikes an attachment out.
+    pub(super) fn remove(&mut self, name: &ContainerName, ifname: &IfName) -> Option<Entry> {
+        self.attachments.remove(&(name.clone(), ifname.clone()))
+    }
+
+    /// The host's own addresses.
+    pub(super) const fn host(&self) -> Option<HostAddress> {
+        self.host
+    }
+
+    /// Gives the host its addresses, or takes them.
+    pub(super) const fn set_host(&mut self, host: Option<HostAddress>) {
+        self.host = host;
+    }
+}
+
+fn key(attachment: &Attachment) -> (ContainerName, IfName) {
+    (attachment.name.clone(), attachment.ifname.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(name: &str, ifname: &str, inode: u64) -> Entry {
+        let attachment = Attachment {
+            name: name.parse().unwrap(),
+            netns: format!("/run/netns/{name}"),
+            ifname: ifname.parse().unwrap(),
+            mac: "02:00:0a:20:00:02".to_owned(),
+            mtu: 1500,
+            host_ifname: "wv0123456789".parse().unwrap(),
+            host_mac: "02:00:00:00:00:01".to_owned(),
+            network: "default".parse().unwrap(),
+            ip: "10.32.0.2/12".parse().unwrap(),
+            gateway: "10.32.0.1".parse().unwrap(),
+            ip6: Some("fd00::2/128".parse().unwrap()),
+            gateway6: "fe80::1".parse().unwrap(),
+            default_route: true,
+            labels: BTreeMap::new(),
+            attached_at: 7,
+            alive: true,
+        };
+        Entry {
+            attachment,
+            netns_id: (4, inode),
+        }
+    }
+
+    #[test]
+    fn a_restart_reads_what_was_written() {
+        let mut book = Book::default();
+        book.insert(entry("b", "eth0", 2));
+        book.insert(entry("a", "eth0", 1));
+        book.set_host(Some(HostAddress {
+            ip: "10.32.0.9".parse().unwrap(),
+            ip6: "fd00::9".parse().ok(),
+        }));
+        assert_eq!(Book::from_bytes(&book.to_bytes()).unwrap(), book);
+        let names: Vec<&str> = book
+            .entries()
+            .map(|entry| entry.attachment.name.as_str())
+            .collect();
+        assert_eq!(names, ["a", "b"]);
+    }
+
+    #[test]
+    fn a_strange_journal_is_refused() {
+        assert!(matches!(
+            Book::from_bytes(b"{}"),
+            Err(BadBook::Unreadable(_))
+        ));
+        let later = br#"{"version":2,"attachments":[],"host":null}"#;
+        assert!(matches!(Book::from_bytes(later), Err(BadBook::Version(2))));
+    }
+
+    #[test]
+    fn a_name_belongs_to_one_namespace() {
+        let mut book = Book::default();
+        let first = entry("a", "eth0", 1);
+        book.insert(first.clone());
+        let [a, b] = ["a", "b"].map(|name| name.parse::<ContainerName>().unwrap());
+        let [eth0, net1] = ["eth0", "net1"].map(|name| name.parse::<IfName>().unwrap());
+        assert_eq!(book.place(&a, &eth0, (4, 1)), Place::Served(&first));
+        assert_eq!(book.place(&a, &net1, (4, 1)), Place::Free);
+        assert_eq!(book.place(&a, &net1, (4, 2)), Place::NameTaken(&first));
+        assert_eq!(book.place(&b, &eth0, (4, 1)), Place::Free);
+        assert_eq!(book.remove(&a, &net1), None);
+        assert_eq!(book.remove(&a, &eth0), Some(first));
+        assert_eq!(book, Book::default());
+    }
+}

@@ -1,0 +1,274 @@
+//! From requests to what is asked of the host, and back from what the host did to the book and the answer.
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::os::unix::fs::MetadataExt as _;
+
+use weave_linux::netns::{self, BadNetnsRef, Netns, NetnsRef};
+use weave_model::api::{AttachRequest, Attachment, Code, Refusal};
+use weave_model::{ClusterRange, ContainerName, IfName};
+use weave_router::attach::{self, AttachSpec, Attached};
+
+use super::book::{Book, Entry, Place};
+use super::wall_seconds;
+
+/// The fix for every wrong namespace.
+const NETNS_FIX: &str = "give a path, a name that ip netns lists, or the id of a process in it";
+
+/// The gateway of every container for IPv6.
+const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+
+/// By which name the allocator knows an interface of a container. No container's name holds a slash.
+pub(super) fn lease_id(name: &ContainerName, ifname: &IfName) -> String {
+    format!("{name}/{ifname}")
+}
+
+/// Opens the namespace that a request names.
+pub(super) fn open_netns(text: &str) -> Result<Netns, Refusal> {
+    let reference: NetnsRef = text.parse().map_err(|error: BadNetnsRef| {
+        Refusal::new(
+            Code::Invalid,
+            format!("\"{text}\" will not do: {error}"),
+            NETNS_FIX,
+        )
+    })?;
+    Netns::open(&reference).map_err(|error| {
+        let code = match error {
+            netns::Error::NotFound(_) => Code::NotFound,
+            netns::Error::NotNetns(_) => Code::Invalid,
+            _ => Code::Failed,
+        };
+        Refusal::new(code, error.to_string(), NETNS_FIX)
+    })
+}
+
+/// The device and inode of a namespace.
+pub(super) fn netns_id(netns: &Netns) -> (u64, u64) {
+    (netns.id().device, netns.id().inode)
+}
+
+/// Whether an entry's namespace is still the one that was attached.
+pub(super) fn is_alive(entry: &Entry) -> bool {
+    std::fs::metadata(&entry.attachment.netns)
+        .is_ok_and(|found| (found.dev(), found.ino()) == entry.netns_id)
+}
+
+/// An entry as people may see it, with what changes by itself looked up.
+pub(super) fn as_it_is_now(entry: &Entry) -> Attachment {
+    Attachment {
+        alive: is_alive(entry),
+        ..entry.attachment.clone()
+    }
+}
+
+/// What a request to attach comes down to.
+pub(super) enum Plan {
+    /// It was done before.
+    Done(Box<Attachment>),
+    /// A container that is gone had the name: its pair is to be removed first. It keeps its address.
+    Replace(Entry),
+    /// There is nothing in the way.
+    Make,
+}
+
+/// Checks a request against the book and the cluster's range.
+pub(super) fn plan(
+    book: &Book,
+    request: &AttachRequest,
+    range: &ClusterRange,
+    netns_id: (u64, u64),
+) -> Result<Plan, Refusal> {
+    if !request.network.is_default() {
+        let cause = format!("there is no network {}", request.network);
+        return Err(Refusal::new(
+            Code::NotFound,
+            cause,
+            "attach to the network default",
+        ));
+    }
+    if let Some(ip) = request.ip {
+        offset_in(range, ip)?;
+    }
+    match book.place(&request.name, &request.ifname, netns_id) {
+        Place::Free => Ok(Plan::Make),
+        Place::Served(entry) => {
+            let has = [IpAddr::from(entry.attachment.ip.addr())];
+            let has6 = entry.attachment.ip6.map(|ip6| IpAddr::from(ip6.addr()));
+            match request
+                .ip
+                .filter(|ip| !has.iter().chain(&has6).any(|has| has == ip))
+            {
+                None => Ok(Plan::Done(Box::new(as_it_is_now(entry)))),
+                Some(ip) => {
+                    let cause = format!(
+                        "{} is attached already, with {}, not {ip}",
+                        request.name, has[0]
+                    );
+                    let fix = format!(
+                        "leave --ip out, or detach it first: weavectl detach {}",
+                        request.name
+                    );
+                    Err(Refusal::new(Code::Conflict, cause, fix))
+                }
+            }
+        }
+        Place::NameTaken(entry) if is_alive(entry) => {
+            let cause = format!(
+                "the name {} is taken by the container in {}",
+                request.name, entry.attachment.netns
+            );
+            let fix = format!(
+                "choose another --name, or detach that one: weavectl detach {}",
+                request.name
+            );
+            Err(Refusal::new(Code::Conflict, cause, fix))
+        }
+        Place::NameTaken(entry) => Ok(Plan::Replace(entry.clone())),
+    }
+}
+
+/// The offset of an address that was asked for.
+pub(super) fn offset_in(range: &ClusterRange, ip: IpAddr) -> Result<u32, Refusal> {
+    range.offset(ip).ok_or_else(|| {
+        let (v4, v6) = (range.v4(), range.v6());
+        let cause = format!("{ip} is not an address for containers: the cluster has {v4} and {v6}");
+        Refusal::new(
+            Code::Invalid,
+            cause,
+            "give --ip an address in that range, or leave it out",
+        )
+    })
+}
+
+/// A name for the host's end that no other attachment has: `wv` and 10 hex digits of a hash of the container.
+pub(super) fn host_ifname(book: &Book, name: &ContainerName, ifname: &IfName) -> IfName {
+    let taken = |candidate: &IfName| {
+        book.entries()
+            .any(|entry| entry.attachment.host_ifname == *candidate)
+    };
+    let candidates = (0u32..).map(|attempt| {
+        let digits = fnv1a(format!("{name}/{ifname}/{attempt}").as_bytes()) & 0xff_ffff_ffff;
+        format!("wv{digits:010x}")
+            .parse()
+            .expect("twelve letters and digits are an interface name")
+    });
+    let mut free = candidates.filter(|candidate| !taken(candidate));
+    free.next().expect("fewer containers than names")
+}
+
+/// FNV-1a, 64 bits (RFC 9923): names that stay the same over restarts and versions.
+fn fnv1a(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+/// What is asked of the host.
+pub(super) fn to_make(
+    book: &Book,
+    request: &AttachRequest,
+    range: ClusterRange,
+    offset: u32,
+    mtu: u16,
+) -> attach::Attachment {
+    attach::Attachment {
+        outer: kernel_name(&host_ifname(book, &request.name, &request.ifname)),
+        range,
+        offset,
+        ipv6: true,
+        mtu: mtu.into(),
+        tag: format!("{} {}", request.name, request.ifname),
+    }
+}
+
+/// The book's entry for what was attached.
+pub(super) fn entry(request: &AttachRequest, spec: &AttachSpec, attached: &Attached) -> Entry {
+    let range = &spec.attachment.range;
+    let attachment = Attachment {
+        name: request.name.clone(),
+        netns: spec.netns.origin().path().display().to_string(),
+        ifname: request.ifname.clone(),
+        mac: mac_text(attached.mac),
+        mtu: spec.attachment.mtu,
+        host_ifname: model_name(&spec.attachment.outer),
+        host_mac: mac_text(attached.outer_mac),
+        network: request.network.clone(),
+        ip: ipnet::Ipv4Net::new_assert(spec.attachment.v4(), range.v4().prefix_len()),
+        gateway: range.gateway(),
+        ip6: attached.v6.ok().map(Into::into),
+        gateway6: GATEWAY6,
+        default_route: attached.default_route,
+        labels: request.labels.clone(),
+        attached_at: wall_seconds(),
+        alive: true,
+    };
+    Entry {
+        attachment,
+        netns_id: netns_id(&spec.netns),
+    }
+}
+
+/// What the host needs to know to look after an entry.
+pub(super) fn to_repair(entry: &Entry, range: ClusterRange) -> Option<attach::Attachment> {
+    let Attachment {
+        name,
+        ifname,
+        host_ifname,
+        ip,
+        ip6,
+        mtu,
+        ..
+    } = &entry.attachment;
+    Some(attach::Attachment {
+        outer: kernel_name(host_ifname),
+        range,
+        offset: range.offset_v4(ip.addr())?,
+        ipv6: ip6.is_some(),
+        mtu: *mtu,
+        tag: format!("{name} {ifname}"),
+    })
+}
+
+/// The refusal that a failed attach is.
+pub(super) fn refused(error: &attach::Error) -> Refusal {
+    use attach::Error;
+    let (code, fix) = match error {
+        Error::IfNameTaken { .. } => (Code::Conflict, "choose another interface with --ifname"),
+        Error::OuterNameTaken(_) => (Code::Conflict, "remove that device, it is not Weave's"),
+        Error::AddressTaken { .. } => (
+            Code::Conflict,
+            "choose another address with --ip, or leave it out",
+        ),
+        Error::HostNamespace(_) => (
+            Code::Invalid,
+            "use weavectl expose to give the host an address",
+        ),
+        Error::Overlap { .. } => (Code::Conflict, "remove that route or address from the host"),
+        Error::NoTun(_) => (Code::Failed, "restart weaved"),
+        Error::NotOurs(_) => (
+            Code::Conflict,
+            "remove that device by hand if it is not needed",
+        ),
+        Error::Netns(_) => (Code::NotFound, NETNS_FIX),
+        Error::Setting(_) => (Code::Failed, "mount /proc/sys writable for weaved"),
+        Error::Netlink(_) => (Code::Failed, "look at the log of weaved and of the kernel"),
+        Error::HalfMade { .. } => (Code::Failed, "restart weaved, which removes what is left"),
+    };
+    Refusal::new(code, error.to_string(), fix)
+}
+
+/// An interface's name as the kernel's door takes it; both have the kernel's own rule.
+pub(super) fn kernel_name(name: &IfName) -> weave_linux::netlink::IfName {
+    name.as_str()
+        .parse()
+        .expect("both types follow the kernel's rule for names")
+}
+
+fn model_name(name: &weave_linux::netlink::IfName) -> IfName {
+    name.as_str()
+        .parse()
+        .expect("both types follow the kernel's rule for names")
+}
+
+fn mac_text(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}

@@ -1,0 +1,93 @@
+//! The desk: the one task that changes anything, one request after another.
+//!
+//! A request that was taken is carried to its end; whoever asked may go away. In between the desk looks after the host:
+//! every [`WATCH`] it puts right what somebody else changed of ours, and publishes what it cannot put right.
+
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::{MissedTickBehavior, interval};
+use weave_model::api::{
+    AttachRequest, Attachment, Attachments, ExposeRequest, HostAddress, InitRequest, JoinRequest,
+    Membership, Refusal, TokenAnswer, TokenRequest,
+};
+use weave_model::{ContainerName, IfName};
+
+use super::works::Works;
+
+/// How often the host is looked after.
+const WATCH: Duration = Duration::from_secs(5);
+
+/// How long a request in progress may take once the node is asked to stop.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Where the answer to a request goes.
+pub(super) type Reply<A> = oneshot::Sender<Result<A, Refusal>>;
+
+/// A request that changes something.
+pub(super) enum Job {
+    Init(InitRequest, Reply<Membership>),
+    Token(TokenRequest, Reply<TokenAnswer>),
+    Join(JoinRequest, Reply<Membership>),
+    Attach(Box<AttachRequest>, Reply<Attachment>),
+    Detach(ContainerName, Option<IfName>, Reply<Attachments>),
+    Expose(ExposeRequest, Reply<HostAddress>),
+    Hide(Reply<HostAddress>),
+}
+
+/// The running desk. It ends when the last [`super::Node`] is dropped.
+#[derive(Debug)]
+pub struct Desk {
+    task: JoinHandle<()>,
+}
+
+impl Desk {
+    /// Starts the task.
+    pub(super) fn start(works: Works, jobs: mpsc::Receiver<Job>) -> Self {
+        Self {
+            task: tokio::spawn(serve(works, jobs)),
+        }
+    }
+
+    /// Waits until what was taken is done; call it when every [`super::Node`] is dropped.
+    pub async fn stop(mut self) {
+        if tokio::time::timeout(PATIENCE, &mut self.task)
+            .await
+            .is_err()
+        {
+            tracing::warn!("a request was still in progress at the end");
+            self.task.abort();
+        }
+    }
+}
+
+async fn serve(mut works: Works, mut jobs: mpsc::Receiver<Job>) {
+    let mut watch = interval(WATCH);
+    watch.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            job = jobs.recv() => match job {
+                Some(job) => do_job(&mut works, job).await,
+                None => break,
+            },
+            _ = watch.tick() => works.look_after().await,
+        }
+    }
+    works.stop();
+}
+
+/// Does what is asked. A caller that went away misses only the answer.
+async fn do_job(works: &mut Works, job: Job) {
+    match job {
+        Job::Init(request, reply) => drop(reply.send(works.init(request).await)),
+        Job::Token(request, reply) => drop(reply.send(works.create_token(request).await)),
+        Job::Join(request, reply) => drop(reply.send(works.join(request).await)),
+        Job::Attach(request, reply) => drop(reply.send(works.attach(*request).await)),
+        Job::Detach(name, ifname, reply) => {
+            drop(reply.send(works.detach(&name, ifname.as_ref()).await))
+        }
+        Job::Expose(request, reply) => drop(reply.send(works.expose(request).await)),
+        Job::Hide(reply) => drop(reply.send(works.hide().await)),
+    }
+}

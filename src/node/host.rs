@@ -1,0 +1,140 @@
+//! This host's part: forwarding, the cluster's routes, the rules, and the gap in other people's firewalls.
+//!
+//! [`HostSide::ensure`] looks at all of it and puts right what is not; it runs at start, after every change of the
+//! cluster and every few seconds. What cannot be put right becomes an [`Obstacle`] in the node's status, and the rest
+//! goes on.
+
+use std::net::SocketAddr;
+
+use weave_linux::nft::{self, Found};
+use weave_model::ClusterRange;
+use weave_router::attach::{Host, HostSpec};
+use weave_router::hostfw::HostFirewall;
+use weave_router::rules::AttachRules;
+
+use super::containers;
+use crate::obstacle::Obstacle;
+
+/// The router's TUN device.
+pub(super) const TUN: &str = "weave0";
+
+/// What the names of the host's ends of containers' pairs begin with.
+const VETHS: &str = "wv";
+
+/// TCP ports of the node that are not for containers: metrics and the page.
+const CLOSED_TCP: [u16; 2] = [6782, 4040];
+
+/// The host, and our table of rules on it.
+pub(super) struct HostSide {
+    /// Devices, addresses and routes.
+    pub(super) host: Host,
+    nft: nft::Socket,
+    /// The way through other people's firewalls; away while it works on a thread of its own.
+    firewall: Option<HostFirewall>,
+    mtu: u16,
+    port: u16,
+    /// Whether the host has IPv6, as it was seen last.
+    ipv6: bool,
+}
+
+impl HostSide {
+    /// Opens what is needed to change the host of the calling thread's network namespace. Changes nothing.
+    pub(super) fn open(listen: SocketAddr, mtu: u16) -> Result<Self, Obstacle> {
+        let tun = TUN.parse().expect("a short word is an interface name");
+        let host = Host::open(tun)
+            .map_err(|error| Obstacle::new(error.to_string(), "look at the log of the kernel"))?;
+        let nft = nft::Socket::open().map_err(|error| {
+            let cause = format!("missing kernel feature: nftables: {error}");
+            Obstacle::new(cause, "load the kernel module: modprobe nf_tables")
+        })?;
+        let firewall = Some(HostFirewall::new(TUN, VETHS));
+        Ok(Self {
+            host,
+            nft,
+            firewall,
+            mtu,
+            port: listen.port(),
+            ipv6: true,
+        })
+    }
+
+    /// Whether the host has IPv6.
+    pub(super) const fn ipv6(&self) -> bool {
+        self.ipv6
+    }
+
+    /// Puts right what is not as it should be for the cluster; what cannot be is returned.
+    pub(super) async fn ensure(
+        &mut self,
+        range: ClusterRange,
+        exposed: Option<u32>,
+    ) -> Vec<Obstacle> {
+        let mut obstacles = Vec::new();
+        let spec = HostSpec {
+            range,
+            mtu: self.mtu.into(),
+            exposed,
+        };
+        match self.host.prepare(&spec).await {
+            Ok(prepared) => {
+                self.ipv6 = prepared.ipv6;
+                for change in prepared.changed {
+                    tracing::info!(change, "put right on this host");
+                }
+            }
+            Err(error) => {
+                let refusal = containers::refused(&error);
+                obstacles.push(Obstacle::new(refusal.message, refusal.fix));
+            }
+        }
+        if let Err(error) = self.ensure_rules(range) {
+            obstacles.push(Obstacle::new(
+                error.to_string(),
+                "look at the log of the kernel, and at: nft list ruleset",
+            ));
+        }
+        obstacles.extend(self.ensure_way_through().await);
+        obstacles
+    }
+
+    /// Runs the host's own firewall programs, which may wait for each other, on a thread of its own.
+    async fn ensure_way_through(&mut self) -> Option<Obstacle> {
+        let mut firewall = self.firewall.take()?;
+        let work = tokio::task::spawn_blocking(move || {
+            let done = firewall.ensure();
+            (firewall, done)
+        });
+        let (firewall, done) = work.await.ok()?;
+        self.firewall = Some(firewall);
+        match done {
+            Ok(commands) => {
+                for command in commands {
+                    tracing::info!(command, "changed the host's firewall");
+                }
+                None
+            }
+            Err(error) => {
+                let cause = format!("the host's firewall may drop containers' packets: {error}");
+                let fix = format!(
+                    "accept what is forwarded to and from {TUN} and {VETHS}+ in that firewall"
+                );
+                Some(Obstacle::new(cause, fix))
+            }
+        }
+    }
+
+    fn ensure_rules(&self, range: ClusterRange) -> Result<(), nft::Error> {
+        let rules = AttachRules {
+            tun: TUN.to_owned(),
+            veths: VETHS.to_owned(),
+            range,
+            closed_udp: vec![self.port],
+            closed_tcp: CLOSED_TCP.to_vec(),
+        };
+        match rules.rule_set().ensure(&self.nft)? {
+            Found::Right => {}
+            found => tracing::info!(?found, table = weave_router::rules::TABLE, "made the rules"),
+        }
+        Ok(())
+    }
+}

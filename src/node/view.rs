@@ -1,0 +1,223 @@
+//! What the router and the desk know, as the API shows it: pure, snapshots in, answers out.
+
+use std::collections::BTreeMap;
+
+use ipnet::Ipv4Net;
+use weave_model::api::{
+    Cluster, Connection, Connections, Offloads, Peer, PeerState, Peers, Problem, Status, Traffic,
+    Verdict,
+};
+use weave_model::{Block, ClusterRange, Drop};
+use weave_router::core::view::{Member, View};
+use weave_router::driver::{PeerStats, Stats};
+
+use super::Published;
+use crate::config::Config;
+use crate::obstacle::Obstacle;
+
+/// How the node is.
+pub(super) fn status(
+    config: &Config,
+    started_at: u64,
+    view: &View,
+    stats: &Stats,
+    published: &Published,
+) -> Status {
+    let mut problems = problems(view, config.overlay.listen.port(), &published.obstacles);
+    if !stats.healthy {
+        let cause = "a thread that moves packets has ended".to_owned();
+        problems.push(Problem {
+            cause,
+            fix: "look at the log of weaved, then restart it".to_owned(),
+        });
+    }
+    let verdict = if problems.is_empty() {
+        Verdict::Ok
+    } else {
+        Verdict::Degraded
+    };
+    Status {
+        verdict,
+        summary: summary(view),
+        problems,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        name: view.name.clone(),
+        id: view.me,
+        started_at,
+        listen: config.overlay.listen,
+        suites: config.overlay.suites.clone(),
+        mtu: config.overlay.mtu.into(),
+        containers: published.book.entries().count() as u32,
+        host: published.book.host(),
+        cluster: view.range.map(|range| cluster(view, &range)),
+        traffic: Traffic {
+            sent_packets: stats.sent.packets,
+            sent_bytes: stats.sent.bytes,
+            received_packets: stats.received.packets,
+            received_bytes: stats.received.bytes,
+        },
+        drops: drops(stats),
+        offloads: Offloads {
+            tcp_super_packets: stats.super_packets.0,
+            udp_super_packets: stats.super_packets.1,
+            batched_send: stats.batches.0,
+            batched_receive: stats.batches.1,
+        },
+    }
+}
+
+fn drops(stats: &Stats) -> BTreeMap<Drop, u64> {
+    let counts = stats
+        .sent
+        .drops
+        .iter()
+        .zip(&stats.received.drops)
+        .map(|(sent, received)| sent + received);
+    Drop::ALL.into_iter().zip(counts).collect()
+}
+
+fn cluster(view: &View, range: &ClusterRange) -> Cluster {
+    Cluster {
+        range: range.v4(),
+        range6: range.v6(),
+        members: view.members.len() as u32 + 1,
+        connected: connected(view) + 1,
+        blocks: prefixes(range, &view.mine),
+        addresses: view.capacity,
+        addresses_used: view.used,
+    }
+}
+
+fn connected(view: &View) -> u32 {
+    view.members
+        .iter()
+        .filter(|member| member.connected)
+        .count() as u32
+}
+
+fn summary(view: &View) -> String {
+    if view.range.is_none() {
+        return "this node is in no cluster".to_owned();
+    }
+    let members = view.members.len() + 1;
+    format!(
+        "{} of {members} {} connected",
+        connected(view) + 1,
+        if members == 1 { "member" } else { "members" }
+    )
+}
+
+fn problems(view: &View, port: u16, obstacles: &[Obstacle]) -> Vec<Problem> {
+    let problem = |cause: String, fix: &str| Problem {
+        cause,
+        fix: fix.to_owned(),
+    };
+    let mut problems = Vec::new();
+    if view.range.is_none() {
+        let fix = "make one with: weavectl init, or join one with: weavectl join TOKEN";
+        problems.push(problem("this node is in no cluster".to_owned(), fix));
+    } else if view.capacity == 0 {
+        let cause = "this node has no addresses to give to containers".to_owned();
+        problems.push(problem(
+            cause,
+            "wait a little; if it stays, make sure that a member with addresses is reachable",
+        ));
+    }
+    if let Some(failure) = &view.storage_failure {
+        let cause = format!("the node cannot save its state: {failure}");
+        problems.push(problem(
+            cause,
+            "free space on the disk of the state directory, or repair it",
+        ));
+    }
+    for member in view.members.iter().filter(|member| !member.connected) {
+        let at: Vec<String> = member.endpoints.iter().map(ToString::to_string).collect();
+        let cause = format!("no session with {} ({})", member.name, at.join(" "));
+        problems.push(Problem {
+            cause,
+            fix: format!(
+                "check that weaved runs there, and that UDP {port} passes between the hosts"
+            ),
+        });
+    }
+    problems.extend(
+        obstacles
+            .iter()
+            .map(|obstacle| problem(obstacle.cause.clone(), &obstacle.fix)),
+    );
+    problems
+}
+
+/// The members, this node first, the others by name.
+pub(super) fn peers(view: &View) -> Peers {
+    let prefixes = |blocks: &[Block]| {
+        view.range
+            .map_or_else(Vec::new, |range| prefixes(&range, blocks))
+    };
+    let myself = Peer {
+        name: view.name.clone(),
+        id: view.me,
+        state: PeerState::Myself,
+        endpoints: view.endpoints.clone(),
+        blocks: prefixes(&view.mine),
+    };
+    let others = by_name(view).into_iter().map(|member| Peer {
+        name: member.name.clone(),
+        id: member.id,
+        state: state(member),
+        endpoints: member.endpoints.clone(),
+        blocks: prefixes(&member.blocks),
+    });
+    Peers {
+        peers: std::iter::once(myself).chain(others).collect(),
+    }
+}
+
+/// The sessions, by the names of the members.
+pub(super) fn connections(view: &View, stats: &Stats) -> Connections {
+    let connections = by_name(view).into_iter().map(|member| {
+        let counted = stats.peers.get(&member.id);
+        Connection {
+            name: member.name.clone(),
+            id: member.id,
+            state: state(member),
+            endpoint: member.endpoint,
+            suite: member.suite,
+            lanes: counted.map_or(0, |counted| counted.lanes),
+            datagram: counted.map_or(0, |counted| counted.datagram),
+            rtt_us: member.rtt_us,
+            since_at: member.since.map(|since| since.as_secs()),
+            traffic: counted.map_or_else(Traffic::default, traffic),
+        }
+    });
+    Connections {
+        connections: connections.collect(),
+    }
+}
+
+fn traffic(stats: &PeerStats) -> Traffic {
+    Traffic {
+        sent_packets: stats.sent_packets,
+        sent_bytes: stats.sent_bytes,
+        received_packets: stats.received_packets,
+        received_bytes: stats.received_bytes,
+    }
+}
+
+fn by_name(view: &View) -> Vec<&Member> {
+    let mut members: Vec<&Member> = view.members.iter().collect();
+    members.sort_by(|one, two| (&one.name, one.id).cmp(&(&two.name, two.id)));
+    members
+}
+
+const fn state(member: &Member) -> PeerState {
+    if member.connected {
+        PeerState::Connected
+    } else {
+        PeerState::Unreachable
+    }
+}
+
+fn prefixes(range: &ClusterRange, blocks: &[Block]) -> Vec<Ipv4Net> {
+    blocks.iter().map(|block| range.v4_block(*block)).collect()
+}

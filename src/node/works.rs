@@ -1,0 +1,343 @@
+//! What the desk does for each request, and how it looks after the host in between.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use tokio::sync::watch;
+use weave_model::api::{
+    Code, DEFAULT_RANGE, ExposeRequest, HostAddress, InitRequest, JoinRequest, Membership, Refusal,
+    TokenAnswer, TokenRequest,
+};
+use weave_model::{BadRange, BadToken, ClusterRange};
+use weave_router::attach;
+use weave_router::core::command::{Command, CommandError, Reply};
+use weave_router::driver::Router;
+
+use super::book::Book;
+use super::host::HostSide;
+use super::journal::Journal;
+use super::{Published, addresses, containers};
+use crate::config::Config;
+use crate::obstacle::{Obstacle, cause_and_fix};
+
+/// The lease of the host itself. No container's name is empty.
+const HOST_LEASE: &str = "/host";
+
+/// What the desk works with.
+pub(super) struct Works {
+    pub(super) config: Config,
+    pub(super) router: Arc<Router>,
+    pub(super) side: HostSide,
+    pub(super) book: Book,
+    pub(super) journal: Journal,
+    pub(super) published: watch::Sender<Published>,
+    /// The addresses that the others were told last.
+    pub(super) told: Vec<SocketAddr>,
+}
+
+impl Works {
+    /// Makes a cluster, if its range is free on this host.
+    pub(super) async fn init(&mut self, request: InitRequest) -> Result<Membership, Refusal> {
+        if let Some(range) = self.router.view().range {
+            return Err(CommandError::AlreadyMember(range.v4()).into());
+        }
+        let default: Ipv4Net = DEFAULT_RANGE.parse().expect("the default is a range");
+        let v4 = request.range.unwrap_or(default);
+        // Without a wish the range comes from a key that is yet to be made; until then a range that no host has
+        // (RFC 3849) stands for it.
+        let nowhere = Ipv6Net::new_assert([0x2001, 0xdb8, 0, 0, 0, 0, 0, 0].into(), 48);
+        let range = ClusterRange::new(v4, request.range6.unwrap_or(nowhere))
+            .map_err(|error| bad_range(&error))?;
+        self.side
+            .host
+            .check_overlap(&range)
+            .await
+            .map_err(|error| init_refused(&error))?;
+        let command = Command::Init {
+            v4: range.v4(),
+            v6: request.range6,
+        };
+        self.became_member(command).await
+    }
+
+    /// Joins a cluster.
+    pub(super) async fn join(&mut self, request: JoinRequest) -> Result<Membership, Refusal> {
+        if let Some(range) = self.router.view().range {
+            return Err(CommandError::AlreadyMember(range.v4()).into());
+        }
+        let token = request.token.parse().map_err(|error: BadToken| {
+            let (cause, fix) = cause_and_fix(&error.to_string());
+            Refusal::new(Code::Invalid, cause, fix)
+        })?;
+        self.became_member(Command::Join { token }).await
+    }
+
+    async fn became_member(&mut self, command: Command) -> Result<Membership, Refusal> {
+        let Reply::Member { node, range } = self.router.command(command).await? else {
+            return Err(strange_reply());
+        };
+        self.look_after().await;
+        let members = self.router.view().members.len() as u32 + 1;
+        Ok(Membership {
+            node,
+            range: range.v4(),
+            range6: range.v6(),
+            members,
+        })
+    }
+
+    /// Makes a join token that carries the addresses other hosts may reach this one at.
+    pub(super) async fn create_token(
+        &mut self,
+        request: TokenRequest,
+    ) -> Result<TokenAnswer, Refusal> {
+        self.tell_endpoints().await;
+        let command = Command::TokenCreate {
+            ttl: Duration::from_secs(request.ttl_s),
+            uses: request.uses,
+            addresses: Vec::new(),
+        };
+        let Reply::Token(token, expires) = self.router.command(command).await? else {
+            return Err(strange_reply());
+        };
+        Ok(TokenAnswer {
+            token: token.to_string(),
+            expires_at: expires.as_secs(),
+            uses: request.uses,
+            addresses: token.addresses,
+        })
+    }
+
+    /// Gives the host addresses of its own. If it has some, those are the answer.
+    pub(super) async fn expose(&mut self, request: ExposeRequest) -> Result<HostAddress, Refusal> {
+        let range = self.range()?;
+        if let Some(has) = self.book.host() {
+            return match request
+                .ip
+                .filter(|ip| *ip != has.ip && Some(*ip) != has.ip6.map(Into::into))
+            {
+                None => Ok(has),
+                Some(ip) => {
+                    let cause = format!("the host is exposed already, with {}, not {ip}", has.ip);
+                    Err(Refusal::new(
+                        Code::Conflict,
+                        cause,
+                        "leave --ip out, or take that one: weavectl hide",
+                    ))
+                }
+            };
+        }
+        let want = request
+            .ip
+            .map(|ip| containers::offset_in(&range, ip))
+            .transpose()?;
+        let offset = self.allocate(HOST_LEASE, want).await?;
+        if let Err(error) = self.side.host.expose(&range, offset).await {
+            self.release(HOST_LEASE).await;
+            return Err(containers::refused(&error));
+        }
+        let ip6 = self.side.ipv6().then(|| range.v6_at(offset));
+        let address = HostAddress {
+            ip: range.v4_at(offset),
+            ip6,
+        };
+        self.book.set_host(Some(address));
+        if let Err(refusal) = self.save() {
+            self.book.set_host(None);
+            if let Err(error) = self.side.host.hide(&range).await {
+                tracing::warn!(%error, "the host's address cannot be taken back");
+            }
+            self.release(HOST_LEASE).await;
+            return Err(refusal);
+        }
+        Ok(address)
+    }
+
+    /// Takes the host's own addresses.
+    pub(super) async fn hide(&mut self) -> Result<HostAddress, Refusal> {
+        let range = self.range()?;
+        let Some(address) = self.book.host() else {
+            return Err(Refusal::new(
+                Code::NotFound,
+                "the host is not exposed",
+                "expose it with: weavectl expose",
+            ));
+        };
+        self.side
+            .host
+            .hide(&range)
+            .await
+            .map_err(|error| containers::refused(&error))?;
+        self.book.set_host(None);
+        self.save()?;
+        self.release(HOST_LEASE).await;
+        Ok(address)
+    }
+
+    /// Puts right what is ours on this host, tells the others new addresses of it, and publishes what is amiss.
+    pub(super) async fn look_after(&mut self) {
+        self.tell_endpoints().await;
+        let obstacles = match self.router.view().range {
+            Some(range) => {
+                let exposed = self.book.host().and_then(|host| range.offset_v4(host.ip));
+                self.side.ensure(range, exposed).await
+            }
+            None => Vec::new(),
+        };
+        self.tell_ports().await;
+        self.publish(obstacles);
+    }
+
+    /// Tells the others where this host can be reached, when that has changed.
+    async fn tell_endpoints(&mut self) {
+        let overlay = &self.config.overlay;
+        let endpoints = if overlay.advertise.is_empty() {
+            match addresses::reachable(overlay.listen, self.router.view().range).await {
+                Ok(found) => found,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot find this host's addresses");
+                    return;
+                }
+            }
+        } else {
+            overlay.advertise.clone()
+        };
+        if endpoints == self.told {
+            return;
+        }
+        match self
+            .router
+            .command(Command::SetEndpoints {
+                endpoints: endpoints.clone(),
+            })
+            .await
+        {
+            Ok(_) => {
+                tracing::info!(?endpoints, "reachable at");
+                self.told = endpoints;
+            }
+            Err(error) => tracing::warn!(%error, "cannot tell the others where this host is"),
+        }
+    }
+
+    /// The cluster's range, once there is one.
+    pub(super) fn range(&self) -> Result<ClusterRange, Refusal> {
+        self.router
+            .view()
+            .range
+            .ok_or_else(|| CommandError::NotMember.into())
+    }
+
+    /// Finds an address; the same lease gets the same again.
+    pub(super) async fn allocate(&self, lease: &str, want: Option<u32>) -> Result<u32, Refusal> {
+        match self
+            .router
+            .command(Command::Allocate {
+                id: lease.to_owned(),
+                want,
+            })
+            .await
+        {
+            Ok(Reply::Address(offset)) => Ok(offset),
+            Ok(_) => Err(strange_reply()),
+            Err(error) => Err(address_refused(error)),
+        }
+    }
+
+    /// Gives an address back; a failure costs the address, not the request.
+    pub(super) async fn release(&self, lease: &str) {
+        if let Err(error) = self
+            .router
+            .command(Command::Release {
+                id: lease.to_owned(),
+            })
+            .await
+        {
+            tracing::warn!(%error, lease, "cannot give an address back");
+        }
+    }
+
+    /// Writes the book to the disk and shows it to readers.
+    pub(super) fn save(&mut self) -> Result<(), Refusal> {
+        self.journal.write(&self.book).map_err(|error| {
+            let cause = format!("the journal of attachments cannot be written: {error}");
+            Refusal::new(
+                Code::Failed,
+                cause,
+                "free space on the disk of the state directory",
+            )
+        })?;
+        let obstacles = self.published.borrow().obstacles.to_vec();
+        self.publish(obstacles);
+        Ok(())
+    }
+
+    fn publish(&self, obstacles: Vec<Obstacle>) {
+        self.published.send_replace(Published {
+            book: Arc::new(self.book.clone()),
+            obstacles: obstacles.into(),
+        });
+    }
+
+    /// Ends the router's threads. Devices, routes and rules stay.
+    pub(super) fn stop(self) {
+        self.router.stop();
+    }
+}
+
+fn strange_reply() -> Refusal {
+    Refusal::new(
+        Code::Failed,
+        "the router gave an answer that does not fit",
+        "look at the log of weaved",
+    )
+}
+
+fn bad_range(error: &BadRange) -> Refusal {
+    let fix = match error {
+        BadRange::Size(_) => "choose another range, for example --range 10.32.0.0/12",
+        BadRange::Size6(_) => {
+            "choose another range, for example --range6 fd12:3456:789a::/48, or leave it out"
+        }
+    };
+    Refusal::new(Code::Invalid, error.to_string(), fix)
+}
+
+fn init_refused(error: &attach::Error) -> Refusal {
+    let refusal = containers::refused(error);
+    let fix = match error {
+        attach::Error::Overlap {
+            range: IpNet::V4(_),
+            ..
+        } => "choose a range that is free, with --range",
+        attach::Error::Overlap {
+            range: IpNet::V6(_),
+            ..
+        } => "choose a range that is free, with --range6",
+        _ => return refusal,
+    };
+    Refusal {
+        fix: fix.to_owned(),
+        ..refusal
+    }
+}
+
+/// Why there is no address; the fix names the flag.
+fn address_refused(error: CommandError) -> Refusal {
+    let fix = match &error {
+        CommandError::AddressTaken { .. }
+        | CommandError::Reserved(_)
+        | CommandError::Outside(_) => "give another address with --ip, or leave it out".to_owned(),
+        CommandError::HasOther { .. } => "leave --ip out, or detach it first".to_owned(),
+        CommandError::Elsewhere { node, .. } => {
+            format!("attach the container on {node}, or give another address with --ip")
+        }
+        _ => return error.into(),
+    };
+    Refusal {
+        fix,
+        ..Refusal::from(error)
+    }
+}
