@@ -117,6 +117,21 @@ fn a_replay_changes_nothing() {
     assert!(net.paired());
 }
 
+/// Whoever can stop an initiation and send it on from elsewhere must not draw traffic to that address.
+#[test]
+fn an_initiation_alone_moves_no_endpoint() {
+    let mut net = Net::up(1, Link::default());
+    let (a, at) = (net.hosts[0].id, net.hosts[0].address);
+    net.restart(0, 9);
+    let stolen = initiation(&mut net);
+    net.deliver(1, &stolen, address("203.0.113.66:6783"))
+        .unwrap();
+    assert_eq!(net.hosts[1].sessions.status(a).unwrap().endpoint, Some(at));
+    net.hosts[1].sessions.send_control(a, b"?", net.now);
+    net.flush(1);
+    assert_eq!(net.capture.last().unwrap().2, at);
+}
+
 /// A restarted node cannot know old initiations; answering one must lead to nothing.
 #[test]
 fn a_replay_after_a_restart_brings_no_session() {
@@ -189,6 +204,10 @@ fn under_load_a_member_still_gets_in() {
         took += 1;
         assert!(took < 2000, "no session in two seconds of flood");
     }
+    assert!(
+        took < 200,
+        "the cookie is used at once, not at the next try: {took} ms"
+    );
     let own = net.hosts[0].address;
     let cookies = net
         .capture

@@ -93,6 +93,8 @@ pub(crate) struct Host {
     /// Numbers of the data packets that arrived.
     pub(crate) received: Vec<u64>,
     pub(crate) answers_probes: bool,
+    /// What it sends wants an answer.
+    pub(crate) expects_answers: bool,
 }
 
 impl Host {
@@ -118,6 +120,7 @@ impl Host {
             log: Vec::new(),
             received: Vec::new(),
             answers_probes: true,
+            expects_answers: true,
         }
     }
 
@@ -147,7 +150,9 @@ impl Host {
         outbound
             .key(lane)
             .seal(counter, &header, body, &[Kind::Packets as u8], tag);
-        outbound.note_sent(self.sessions.start().millis(now.mono));
+        if self.expects_answers {
+            outbound.note_sent(self.sessions.start().millis(now.mono));
+        }
         Some((*to, datagram))
     }
 
@@ -418,7 +423,10 @@ impl Net {
             let open = nat
                 .used
                 .is_some_and(|used| used + nat.lifetime > self.now.mono);
-            nat.used = nat.used.filter(|_| !open).or(open.then_some(self.now.mono));
+            nat.used = nat
+                .used
+                .filter(|_| !open)
+                .or_else(|| open.then_some(self.now.mono));
             return open.then_some(nat.host);
         }
         let behind = self.nat.as_ref().map(|nat| nat.host);
