@@ -2,6 +2,8 @@
 //!
 //! The namespaces have no names: they end with the test, however it ends.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::process::Command;

@@ -59,7 +59,7 @@ pub enum Error {
     #[error("{cause}; what was done before could not be undone: {}", left.join("; "))]
     HalfMade {
         /// Which failure it was.
-        cause: Box<Error>,
+        cause: Box<Self>,
         /// What is left, and why.
         left: Vec<String>,
     },

@@ -2,6 +2,8 @@
 //!
 //! The namespaces have no names: they end with the test, however it ends.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod host;
 mod pair;
 mod traffic;
