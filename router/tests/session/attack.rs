@@ -123,6 +123,7 @@ fn an_initiation_alone_moves_no_endpoint() {
     let mut net = Net::up(1, Link::default());
     let (a, at) = (net.hosts[0].id, net.hosts[0].address);
     net.restart(0, 9);
+    net.link.loss = 1.0;
     let stolen = initiation(&mut net);
     net.deliver(1, &stolen, address("203.0.113.66:6783"))
         .unwrap();
