@@ -156,6 +156,11 @@ impl Ipam {
             .map(|(id, offset)| (id.as_str(), *offset))
     }
 
+    /// The own blocks, ascending.
+    pub fn blocks(&self) -> &[Block] {
+        &self.blocks
+    }
+
     /// Whether an offset lies in an own block.
     pub fn owns(&self, offset: u32) -> bool {
         let after = self.blocks.partition_point(|block| block.first() <= offset);

@@ -72,19 +72,12 @@ impl Deeds {
 
     /// What this node owns: its titles that are durable with save `durable`, less its gifts and less what `others`
     /// hold by a higher version.
-    pub fn blocks<'a>(
-        &'a self,
-        durable: u64,
-        others: impl Iterator<Item = &'a Deed> + Clone,
-    ) -> Vec<Block> {
+    pub fn blocks(&self, durable: u64, others: &[&Deed]) -> Vec<Block> {
         let mut blocks = Vec::new();
         for title in self.titles.iter().filter(|title| title.saved <= durable) {
             let mut left = vec![title.deed.block];
-            let higher = self
-                .gifts
-                .iter()
-                .map(|gift| &gift.deed)
-                .chain(others.clone());
+            let gifts = self.gifts.iter().map(|gift| &gift.deed);
+            let higher = gifts.chain(others.iter().copied());
             for deed in higher.filter(|deed| deed.version > title.deed.version) {
                 left = subtract(&left, deed.block);
             }
@@ -356,23 +349,15 @@ mod tests {
         Block::new(first, bits).unwrap()
     }
 
-    fn none() -> std::slice::Iter<'static, Deed> {
-        [].iter()
-    }
-
     #[test]
     fn a_gift_is_gone_at_once_and_sent_when_saved() {
         let mut c = cast();
-        assert_eq!(
-            c.deeds.blocks(0, none()),
-            [],
-            "the genesis is not saved yet"
-        );
-        assert_eq!(c.deeds.blocks(1, none()), [block(0, 12)]);
+        assert_eq!(c.deeds.blocks(0, &[]), [], "the genesis is not saved yet");
+        assert_eq!(c.deeds.blocks(1, &[]), [block(0, 12)]);
         c.deeds
             .give(block(2048, 11), c.b.id(), 7, 2, &c.a, &c.cluster)
             .unwrap();
-        assert_eq!(c.deeds.blocks(1, none()), [block(0, 11)]);
+        assert_eq!(c.deeds.blocks(1, &[]), [block(0, 11)]);
         assert!(c.deeds.unacked(c.b.id(), 1).is_empty(), "not saved yet");
         let grants = c.deeds.unacked(c.b.id(), 2);
         let mut theirs = Deeds::default();
@@ -380,8 +365,8 @@ mod tests {
             theirs.accept(&grants[0], c.b.id(), Some(7), 5, &c.cluster),
             Grant::New
         );
-        assert_eq!(theirs.blocks(4, none()), []);
-        assert_eq!(theirs.blocks(5, none()), [block(2048, 11)]);
+        assert_eq!(theirs.blocks(4, &[]), []);
+        assert_eq!(theirs.blocks(5, &[]), [block(2048, 11)]);
         assert!(c.deeds.acknowledged(c.b.id(), block(2048, 11), 2));
         assert!(!c.deeds.acknowledged(c.b.id(), block(2048, 11), 2));
         assert!(c.deeds.unacked(c.b.id(), 9).is_empty());
@@ -399,18 +384,18 @@ mod tests {
         theirs
             .give(block(2048, 11), c.a.id(), 8, 2, &c.b, &c.cluster)
             .unwrap();
-        assert_eq!(theirs.blocks(2, none()), []);
+        assert_eq!(theirs.blocks(2, &[]), []);
         assert_eq!(
             theirs.accept(&grant, c.b.id(), Some(7), 3, &c.cluster),
             Grant::Known
         );
-        assert_eq!(theirs.blocks(9, none()), [], "it was passed on");
+        assert_eq!(theirs.blocks(9, &[]), [], "it was passed on");
         let back = theirs.unacked(c.a.id(), 2).remove(0);
         assert_eq!(
             c.deeds.accept(&back, c.a.id(), Some(8), 3, &c.cluster),
             Grant::New
         );
-        assert_eq!(c.deeds.blocks(3, none()), [block(0, 11), block(2048, 11)]);
+        assert_eq!(c.deeds.blocks(3, &[]), [block(0, 11), block(2048, 11)]);
     }
 
     #[test]
@@ -483,12 +468,12 @@ mod tests {
             .give(block(0, 10), c.b.id(), 7, 2, &c.a, &c.cluster)
             .unwrap();
         assert_eq!(
-            rolled_back.blocks(1, [given].iter()),
+            rolled_back.blocks(1, &[&given]),
             [block(1024, 10), block(2048, 11)]
         );
         let lower = Deed::genesis(block(0, 12), c.b.id(), &c.key);
         assert_eq!(
-            rolled_back.blocks(1, [lower].iter()),
+            rolled_back.blocks(1, &[&lower]),
             [block(0, 12)],
             "equals keep what they have"
         );

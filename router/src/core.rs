@@ -1,0 +1,558 @@
+//! The control core of a node: everything it decides, and nothing it does.
+//!
+//! The core is pure: datagrams, control messages, commands, finished saves and the passing of time go in; datagrams to
+//! send, events and the next wake-up come out. It owns the sessions with all members, knows who the members are, which
+//! addresses belong to whom, and who may join. What must survive a crash is saved before it has an effect: the core
+//! hands out the whole state as bytes, goes on, and does what waited for it when told that the bytes are on disk.
+//!
+//! [`command`] is what can be asked; [`view`] is what the rest of the node sees; the other modules are the core's
+//! duties, one each: obeying commands, letting nodes in, passing records on, asking for and giving addresses.
+
+pub mod command;
+pub mod view;
+
+mod addresses;
+mod admit;
+mod gossip;
+mod obey;
+mod saved;
+mod saving;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use tracing::{info, warn};
+use weave_model::{Drop, NodeId, NodeName, Suite};
+use zeroize::Zeroizing;
+
+use crate::ipam::Ipam;
+use crate::keys::NodeKeys;
+use crate::mesh::codec::Malformed;
+use crate::mesh::flood::Flood;
+use crate::mesh::join::Inviting;
+use crate::mesh::parts::Parts;
+use crate::mesh::ping::Pings;
+use crate::mesh::record::{Record, RecordVersion};
+use crate::mesh::tokens::Tokens;
+use crate::session::{SessionConfig, SessionEvent, Sessions, Transmit};
+use crate::time::{Now, Start};
+use crate::wire::{Header, Type};
+use addresses::{Asking, Giving};
+use admit::JoinCommand;
+use command::{Command, CommandError, Reply};
+use saved::{Membership, Snapshot};
+use saving::{Pending, Saving};
+use view::{Member, Owner, View};
+
+/// How a node is set up.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Its label.
+    pub name: NodeName,
+    /// The suites it accepts.
+    pub suites: Vec<Suite>,
+    /// The suite it offers first.
+    pub preferred: Suite,
+    /// How many lanes its sessions have, 1 to [`crate::wire::MAX_LANES`].
+    pub lanes: usize,
+}
+
+/// What the core tells the shell.
+#[derive(Debug)]
+pub enum CoreEvent {
+    /// Something about a session, for the data path.
+    Session(SessionEvent),
+    /// The view changed: members, links, or who owns which addresses.
+    Members,
+    /// Save these bytes in place of the last ones, then call [`Core::handle_persisted`] or
+    /// [`Core::handle_persist_failed`] with the number. One save is under way at a time.
+    Persist {
+        /// Names the save.
+        seq: u64,
+        /// The whole state; it holds keys.
+        bytes: Zeroizing<Vec<u8>>,
+    },
+    /// The answer to a command.
+    Reply {
+        /// As given to [`Core::handle_command`].
+        id: u64,
+        /// What came of it.
+        result: Result<Reply, CommandError>,
+    },
+    /// A control message of a kind that is not the mesh's.
+    Control {
+        /// Who sent it.
+        peer: NodeId,
+        /// The message, its kind byte first.
+        body: Vec<u8>,
+        /// Where its datagram came from.
+        from: SocketAddr,
+    },
+}
+
+/// A session with a member, or the lack of one.
+#[derive(Clone, Copy, Debug)]
+struct Link {
+    up: bool,
+    /// Since the Unix epoch.
+    since: Duration,
+    endpoint: SocketAddr,
+    suite: Suite,
+    /// The peer's boot nonce.
+    boot: u64,
+}
+
+/// The control core of one node.
+pub struct Core {
+    config: Config,
+    keys: Arc<NodeKeys>,
+    me: NodeId,
+    rng: StdRng,
+    now: Now,
+    /// This run's nonce, higher than that of every run before.
+    boot: u64,
+    /// The boot nonce is durable, so the record may be signed with it.
+    booted: bool,
+    /// The version of the own record that was signed last, or that others were seen to have.
+    version: RecordVersion,
+    membership: Option<Membership>,
+    /// The membership is durable.
+    active: bool,
+    ipam: Ipam,
+    tokens: Tokens,
+    sessions: Sessions,
+    links: BTreeMap<NodeId, Link>,
+    /// The newest records of the other members.
+    records: BTreeMap<NodeId, Record>,
+    /// This node's own.
+    own: Option<Record>,
+    endpoints: Vec<SocketAddr>,
+    flood: Flood,
+    pings: Pings,
+    parts: Parts,
+    joining: Option<JoinCommand>,
+    inviting: Inviting,
+    asking: Option<Asking>,
+    giving: Giving,
+    saving: Saving,
+    view: Arc<View>,
+    stale: bool,
+    out: VecDeque<Transmit>,
+    events: VecDeque<CoreEvent>,
+}
+
+impl std::fmt::Debug for Core {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Core")
+            .field("me", &self.me)
+            .field("active", &self.active)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Core {
+    /// A node from its saved state, or a new one that makes its identity now. `seed` comes from the kernel's random
+    /// source and is used once.
+    ///
+    /// # Errors
+    /// When the state was written by a later version.
+    pub fn new(
+        config: Config,
+        saved: Option<&[u8]>,
+        seed: [u8; 32],
+        now: Now,
+    ) -> Result<Self, Malformed> {
+        let mut rng = StdRng::from_seed(seed);
+        let saved = saved.map(saved::decode).transpose()?;
+        let keys = Arc::new(match &saved {
+            Some(saved) => NodeKeys::from_bytes(&saved.keys),
+            None => NodeKeys::generate(&mut rng),
+        });
+        let last = saved.as_ref().map_or(0, |saved| saved.boot);
+        let boot = (now.wall.as_secs() << 24 | u64::from(rng.next_u32() >> 8)).max(last + 1);
+        let mut session_seed = [0; 32];
+        rng.fill_bytes(&mut session_seed);
+        let terms = SessionConfig {
+            suites: config.suites.clone(),
+            preferred: config.preferred,
+            lanes: config.lanes,
+            boot,
+            record: 0,
+            stamp_floor: saved.as_ref().map_or(0, |saved| saved.stamp),
+        };
+        let me = keys.id();
+        let mut core = Self {
+            view: Arc::new(View::empty(me, config.name.clone())),
+            sessions: Sessions::new(Arc::clone(&keys), terms, session_seed, now),
+            config,
+            keys,
+            me,
+            rng,
+            now,
+            boot,
+            booted: false,
+            version: RecordVersion { boot, counter: 0 },
+            membership: None,
+            active: false,
+            ipam: Ipam::new(0),
+            tokens: Tokens::default(),
+            links: BTreeMap::new(),
+            records: BTreeMap::new(),
+            own: None,
+            endpoints: Vec::new(),
+            flood: Flood::default(),
+            pings: Pings::default(),
+            parts: Parts::default(),
+            joining: None,
+            inviting: Inviting::default(),
+            asking: None,
+            giving: Giving::default(),
+            saving: Saving::default(),
+            stale: true,
+            out: VecDeque::new(),
+            events: VecDeque::new(),
+        };
+        if let Some(saved) = saved {
+            core.restore(saved);
+        }
+        core.saving.after(Pending::Boot);
+        core.settle();
+        Ok(core)
+    }
+
+    fn restore(&mut self, saved: saved::Saved) {
+        self.tokens = saved.tokens;
+        let Some(mut membership) = saved.membership else {
+            return;
+        };
+        self.ipam = Ipam::new(membership.range.size());
+        for bytes in &saved.records {
+            match Record::read(bytes, &membership.public) {
+                Ok(record) => {
+                    self.records.insert(record.node(), record);
+                }
+                Err(error) => warn!(%error, "a saved record is left out"),
+            }
+        }
+        let next = self.saving.next();
+        if membership
+            .deeds
+            .reissue(self.boot, next, &self.keys, &membership.public)
+        {
+            let receivers = membership.deeds.receivers();
+            receivers
+                .into_iter()
+                .for_each(|peer| self.saving.after(Pending::Gift { peer }));
+        }
+        self.membership = Some(membership);
+        self.enter();
+        self.ipam.restore(&saved.journal, self.now);
+    }
+
+    /// Takes part in the cluster: the membership is durable.
+    fn enter(&mut self) {
+        let Some(membership) = &self.membership else {
+            return;
+        };
+        self.active = true;
+        let mut secrets = membership.secrets.iter().cloned();
+        if let Some(current) = secrets.next() {
+            self.sessions
+                .set_cluster(membership.public.id(), current, secrets.next(), self.now);
+        }
+        let acquaintances = membership.acquaintances.clone();
+        for (public, endpoint) in acquaintances {
+            self.sessions.add_peer(public, vec![endpoint], self.now);
+            self.sessions.connect(public.id(), self.now);
+        }
+        for record in self.records.clone().into_values() {
+            self.meet(&record);
+        }
+        self.refresh();
+    }
+
+    /// Takes one datagram that is not of a session's data.
+    ///
+    /// # Errors
+    /// Why it was dropped.
+    pub fn handle_datagram(
+        &mut self,
+        bytes: &[u8],
+        from: SocketAddr,
+        now: Now,
+    ) -> Result<(), Drop> {
+        self.now = now;
+        let result = match Header::parse(bytes)?.kind {
+            Type::JoinHello | Type::JoinRequest => self.handle_stranger(bytes, from),
+            Type::JoinProof | Type::JoinGrant => self.handle_inviter(bytes, from),
+            Type::Cookie if self.handle_inviter(bytes, from).is_ok() => Ok(()),
+            _ => self.sessions.handle_datagram(bytes, from, now),
+        };
+        self.settle();
+        result
+    }
+
+    /// Takes the body of a control message that a data thread opened.
+    pub fn handle_control(&mut self, peer: NodeId, body: &[u8], from: SocketAddr, now: Now) {
+        self.now = now;
+        self.handle_message(peer, body, from);
+        self.settle();
+    }
+
+    /// A data thread authenticated a packet of a peer, the first of its session or from a new address.
+    pub fn handle_heard(&mut self, peer: NodeId, index: u32, lane: u8, from: SocketAddr, now: Now) {
+        self.now = now;
+        self.sessions.handle_heard(peer, index, lane, from, now);
+        self.settle();
+    }
+
+    /// Does what is asked; the answer comes as [`CoreEvent::Reply`] with this `id`.
+    pub fn handle_command(&mut self, id: u64, command: Command, now: Now) {
+        self.now = now;
+        match self.obey(id, command) {
+            Ok(None) => {}
+            Ok(Some(reply)) => self.reply(id, Ok(reply)),
+            Err(error) => self.reply(id, Err(error)),
+        }
+        self.settle();
+    }
+
+    /// The save with this number is on disk.
+    pub fn handle_persisted(&mut self, seq: u64, now: Now) {
+        self.now = now;
+        if self.saving.failure().is_some() {
+            info!("the node's state can be saved again");
+            self.changed();
+        }
+        self.saving.persisted(seq);
+        self.settle();
+    }
+
+    /// The save with this number failed. Nothing is allocated or given away until one succeeds; it is tried again.
+    pub fn handle_persist_failed(&mut self, seq: u64, cause: &str, now: Now) {
+        self.now = now;
+        warn!(
+            cause,
+            "the node's state cannot be saved: nothing is allocated or given away until it can"
+        );
+        let undone = self.saving.failed(seq, cause.to_owned(), now.mono);
+        undone
+            .into_iter()
+            .for_each(|pending| self.undo(pending, cause));
+        self.changed();
+        self.settle();
+    }
+
+    /// Lets timers fire.
+    pub fn handle_timeout(&mut self, now: Now) {
+        self.now = now;
+        self.sessions.handle_timeout(now);
+        self.saving.handle_timeout(now.mono);
+        self.handle_join_timeout();
+        self.settle();
+    }
+
+    /// When [`Core::handle_timeout`] is to be called next.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let own = [
+            self.sessions.poll_timeout(),
+            self.saving.poll_timeout(),
+            self.flood.poll_timeout(),
+            self.pings.poll_timeout(),
+            self.joining.as_ref().and_then(JoinCommand::poll_timeout),
+            self.asking.as_ref().and_then(Asking::poll_timeout),
+            self.giving.poll_timeout(),
+        ];
+        own.into_iter().flatten().min()
+    }
+
+    /// The next datagram to send.
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.out
+            .pop_front()
+            .or_else(|| self.sessions.poll_transmit())
+    }
+
+    /// The next event.
+    pub fn poll_event(&mut self) -> Option<CoreEvent> {
+        if let Some(event) = self.events.pop_front() {
+            return Some(event);
+        }
+        let seq = self.saving.start()?;
+        Some(CoreEvent::Persist {
+            seq,
+            bytes: self.snapshot(),
+        })
+    }
+
+    /// Sends a control message of a kind above [`crate::mesh::message::LAST_KIND`]; it may be lost. `false` without a
+    /// session, or if it is longer than [`crate::mesh::message::MAX_BODY`].
+    pub fn send_control(&mut self, peer: NodeId, body: &[u8], now: Now) -> bool {
+        body.len() <= crate::mesh::message::MAX_BODY && self.sessions.send_control(peer, body, now)
+    }
+
+    /// What the core knows now.
+    pub fn view(&mut self) -> Arc<View> {
+        if self.stale {
+            self.stale = false;
+            self.view = Arc::new(self.look());
+        }
+        Arc::clone(&self.view)
+    }
+
+    /// The addresses in use: id and offset, by id.
+    pub fn leases(&self) -> Vec<(String, u32)> {
+        self.ipam
+            .leases()
+            .map(|(id, offset)| (id.to_owned(), offset))
+            .collect()
+    }
+
+    /// From when the milliseconds in [`crate::session::Outbound`] and [`crate::session::Inbound`] count.
+    pub const fn start(&self) -> Start {
+        self.sessions.start()
+    }
+
+    /// This node's identity.
+    pub const fn id(&self) -> NodeId {
+        self.me
+    }
+
+    /// Brings everything to rest: what an input made possible happens now.
+    fn settle(&mut self) {
+        loop {
+            if let Some(event) = self.sessions.poll_event() {
+                self.handle_session(event);
+            } else if let Some(pending) = self.saving.next_ready() {
+                self.proceed(pending);
+            } else {
+                break;
+            }
+        }
+        self.ask_if_needed();
+        self.send_due();
+    }
+
+    fn proceed(&mut self, pending: Pending) {
+        match pending {
+            Pending::Boot => {
+                self.booted = true;
+                self.publish();
+            }
+            Pending::Init { command } => {
+                self.enter();
+                self.reply_member(command);
+            }
+            Pending::Joined { from } => self.handle_joined(from),
+            Pending::Address {
+                command, offset, ..
+            } => self.reply(command, Ok(Reply::Address(offset))),
+            Pending::Token { command, reply, .. } | Pending::Answer { command, reply } => {
+                self.reply(command, Ok(reply));
+            }
+            Pending::Admit { asked, from } => self.admit(&asked, from),
+            Pending::Title {
+                peer,
+                block,
+                counter,
+            } => self.handle_title(peer, block, counter),
+            Pending::Gift { peer } => self.giving.start(peer, self.now.mono),
+        }
+    }
+
+    fn reply(&mut self, id: u64, result: Result<Reply, CommandError>) {
+        self.events.push_back(CoreEvent::Reply { id, result });
+    }
+
+    fn reply_member(&mut self, id: u64) {
+        if let Some(membership) = &self.membership {
+            let reply = Reply::Member {
+                node: self.me,
+                range: membership.range,
+            };
+            self.reply(id, Ok(reply));
+        }
+    }
+
+    /// The view is another now, and others should know.
+    fn changed(&mut self) {
+        self.stale = true;
+        if !self
+            .events
+            .iter()
+            .any(|event| matches!(event, CoreEvent::Members))
+        {
+            self.events.push_back(CoreEvent::Members);
+        }
+    }
+
+    fn snapshot(&self) -> Zeroizing<Vec<u8>> {
+        saved::encode(&Snapshot {
+            keys: &self.keys,
+            boot: self.boot,
+            stamp: self.sessions.last_stamp(),
+            membership: self.membership.as_ref(),
+            tokens: &self.tokens,
+            journal: self.ipam.journal(self.now),
+            records: self.records.values().map(Record::bytes).collect(),
+        })
+    }
+
+    fn look(&self) -> View {
+        let mut view = View::empty(self.me, self.config.name.clone());
+        view.endpoints = self.all_endpoints();
+        view.storage_failure = self.saving.failure().map(str::to_owned);
+        let Some(membership) = self.membership.as_ref().filter(|_| self.active) else {
+            return view;
+        };
+        view.cluster = Some(membership.public.id());
+        view.range = Some(membership.range);
+        view.admin = membership.key.is_some();
+        view.mine = self.ipam.blocks().to_vec();
+        (view.capacity, view.used) = (self.ipam.capacity(), self.ipam.used());
+        view.members = self
+            .records
+            .values()
+            .map(|record| self.look_at(record))
+            .collect();
+        let mut claims = Vec::new();
+        for (at, record) in self.records.values().enumerate() {
+            let owner = Owner::Member(at as u32);
+            let claim = |block| {
+                record
+                    .version_of(block)
+                    .map(|version| (block, version, owner))
+            };
+            claims.extend(record.blocks.iter().filter_map(|block| claim(*block)));
+        }
+        view.set_owners(claims);
+        view
+    }
+
+    fn look_at(&self, record: &Record) -> Member {
+        let id = record.node();
+        let link = self.links.get(&id);
+        let up = link.filter(|link| link.up);
+        Member {
+            id,
+            name: record.name.clone(),
+            public: record.public,
+            admin: record.certificate.admin,
+            endpoints: record.endpoints.clone(),
+            blocks: record.blocks.clone(),
+            connected: up.is_some(),
+            since: link.map(|link| link.since),
+            endpoint: up.map(|link| link.endpoint),
+            suite: up.map(|link| link.suite),
+            rtt_us: self
+                .pings
+                .rtt(id)
+                .map(|rtt| rtt.as_micros().min(u32::MAX.into()) as u32),
+            observed: self.pings.observed_by(id),
+        }
+    }
+}

@@ -1,0 +1,347 @@
+//! Owning addresses: asking other members for blocks, and giving them.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use rand::Rng;
+use tracing::{debug, info, warn};
+use weave_model::{Block, NodeId};
+
+use super::Core;
+use super::command::CommandError;
+use super::saving::Pending;
+use crate::mesh::deed::Deed;
+use crate::mesh::deeds::{Grant, donor_of, gift_bits};
+use crate::mesh::message::Message;
+use crate::mesh::record::Record;
+
+const FIRST_RETRY: Duration = Duration::from_millis(300);
+const LAST_RETRY: Duration = Duration::from_secs(3);
+/// How often one member is asked before the next one is.
+const TRIES: u32 = 4;
+/// How long a member that has nothing to give is left alone.
+const REFUSED_FOR: Duration = Duration::from_secs(30);
+
+/// This node needs more addresses.
+#[derive(Debug)]
+pub(super) struct Asking {
+    /// Names this need; a member that has met it does not meet it twice.
+    id: u64,
+    asked: Option<NodeId>,
+    tries: u32,
+    next: Instant,
+    wait: Duration,
+    refused: BTreeMap<NodeId, Instant>,
+    /// A grant came and is being saved.
+    granted: bool,
+}
+
+impl Asking {
+    fn new(id: u64, now: Instant) -> Self {
+        let refused = BTreeMap::new();
+        Self {
+            id,
+            asked: None,
+            tries: 0,
+            next: now,
+            wait: FIRST_RETRY,
+            refused,
+            granted: false,
+        }
+    }
+
+    /// When to ask again.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        (!self.granted).then_some(self.next)
+    }
+}
+
+/// Gifts under way: when to send them again.
+#[derive(Debug, Default)]
+pub(super) struct Giving {
+    peers: BTreeMap<NodeId, (Instant, Duration)>,
+    /// The last need of each member that was met.
+    met: BTreeMap<NodeId, u64>,
+}
+
+impl Giving {
+    /// A gift is to be sent now.
+    pub(super) fn start(&mut self, peer: NodeId, now: Instant) {
+        self.peers.insert(peer, (now, FIRST_RETRY));
+    }
+
+    /// When to send the next one.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.peers.values().map(|(next, _)| *next).min()
+    }
+
+    fn due(&mut self, now: Instant) -> Vec<NodeId> {
+        let mut due = Vec::new();
+        for (peer, (next, wait)) in self.peers.iter_mut().filter(|(_, (next, _))| now >= *next) {
+            due.push(*peer);
+            (*next, *wait) = (now + *wait, (*wait * 2).min(LAST_RETRY));
+        }
+        due
+    }
+}
+
+impl Core {
+    /// Works out anew which blocks are this node's, after a title, a gift or another's record changed.
+    pub(super) fn refresh(&mut self) {
+        let Some(membership) = self.membership.as_ref().filter(|_| self.active) else {
+            return;
+        };
+        let others: Vec<&Deed> = self.records.values().flat_map(Record::titles).collect();
+        let blocks = membership.deeds.blocks(self.saving.durable(), &others);
+        if blocks == self.ipam.blocks() {
+            return;
+        }
+        self.ipam.set_blocks(&blocks);
+        let lost = self
+            .ipam
+            .leases()
+            .filter(|(_, offset)| !self.ipam.owns(*offset))
+            .count();
+        if lost > 0 {
+            warn!(
+                lost,
+                "addresses in use here belong to another member by a later deed"
+            );
+        }
+        info!(
+            blocks = blocks.len(),
+            addresses = self.ipam.capacity(),
+            "own addresses changed"
+        );
+        self.changed();
+        self.publish();
+    }
+
+    /// Begins to ask for addresses if it is time, and stops if it is not.
+    pub(super) fn ask_if_needed(&mut self) {
+        let needed = self.active && self.saving.failure().is_none() && self.ipam.wants_more();
+        match (&self.asking, needed) {
+            (None, true) => self.asking = Some(Asking::new(self.rng.next_u64(), self.now.mono)),
+            (Some(asking), false) if !asking.granted => self.asking = None,
+            _ => {}
+        }
+        if self
+            .asking
+            .as_ref()
+            .is_some_and(|asking| !asking.granted && self.now.mono >= asking.next)
+        {
+            self.ask();
+        }
+    }
+
+    fn ask(&mut self) {
+        let now = self.now.mono;
+        let donor = self.choose_donor();
+        let whole: u32 = self.ipam.blocks().iter().map(Block::size).sum();
+        let Some(asking) = &mut self.asking else {
+            return;
+        };
+        if donor != asking.asked {
+            (asking.asked, asking.tries, asking.wait) = (donor, 0, FIRST_RETRY);
+        }
+        asking.tries += 1;
+        asking.next = now + asking.wait;
+        asking.wait = (asking.wait * 2).min(LAST_RETRY);
+        let id = asking.id;
+        match donor {
+            Some(donor) => {
+                let bits = if whole == 0 { 0 } else { whole.ilog2() as u8 };
+                self.send(donor, &Message::DeedRequest { id, bits });
+            }
+            None if self.all_refused() => self.nobody_gives(),
+            None => {}
+        }
+    }
+
+    /// The one that is being asked, for a few tries; else the connected member with the most addresses. One that is not
+    /// known yet is the inviter, and has the most as far as one can tell.
+    fn choose_donor(&self) -> Option<NodeId> {
+        let asking = self.asking.as_ref()?;
+        let now = self.now.mono;
+        let refused = |id: &NodeId| {
+            asking
+                .refused
+                .get(id)
+                .is_some_and(|at| now < *at + REFUSED_FOR)
+        };
+        let up = self
+            .links
+            .iter()
+            .filter(|(_, link)| link.up)
+            .map(|(id, _)| *id);
+        let willing: Vec<NodeId> = up.filter(|id| !refused(id)).collect();
+        if let Some(asked) = asking
+            .asked
+            .filter(|id| asking.tries < TRIES && willing.contains(id))
+        {
+            return Some(asked);
+        }
+        let size = |id: &NodeId| {
+            let record = self.records.get(id);
+            record.map_or(u32::MAX, |record| {
+                record.blocks.iter().map(Block::size).sum()
+            })
+        };
+        let others = willing.iter().filter(|id| Some(**id) != asking.asked);
+        others
+            .max_by_key(|id| size(id))
+            .or(willing.first())
+            .copied()
+    }
+
+    fn all_refused(&self) -> bool {
+        let Some(asking) = &self.asking else {
+            return false;
+        };
+        let mut up = self.links.iter().filter(|(_, link)| link.up).peekable();
+        up.peek().is_some() && up.all(|(id, _)| asking.refused.contains_key(id))
+    }
+
+    fn nobody_gives(&mut self) {
+        warn!("no connected member has addresses to give");
+        if let Some(asking) = &mut self.asking {
+            asking.refused.clear();
+            asking.next = self.now.mono + REFUSED_FOR;
+        }
+        if self.awaits_deed() {
+            self.end_join(Err(CommandError::NoAddresses));
+        }
+    }
+
+    /// A member has nothing to give.
+    pub(super) fn handle_refusal(&mut self, peer: NodeId, id: u64) {
+        let now = self.now.mono;
+        if let Some(asking) = self
+            .asking
+            .as_mut()
+            .filter(|asking| asking.id == id && !asking.granted)
+        {
+            asking.refused.insert(peer, now);
+            asking.next = now;
+        }
+    }
+
+    /// A member asks for addresses.
+    pub(super) fn handle_request(&mut self, peer: NodeId, id: u64, bits: u8) {
+        let Some(membership) = self.membership.as_mut().filter(|_| self.active) else {
+            return;
+        };
+        if membership.deeds.is_giving(peer) || self.giving.met.get(&peer) == Some(&id) {
+            return;
+        }
+        let block = match self.saving.failure() {
+            Some(_) => None,
+            None => {
+                let whole = Block::whole(&membership.range).bits();
+                let sizes = gift_bits(whole, bits, self.ipam.capacity(), self.ipam.used());
+                let mut sizes = sizes.into_iter().flatten().rev();
+                sizes.find_map(|bits| self.ipam.spare(bits, self.now.mono))
+            }
+        };
+        let save = self.saving.next();
+        let gift = block.and_then(|block| {
+            membership
+                .deeds
+                .give(block, peer, self.boot, save, &self.keys, &membership.public)
+        });
+        let Some(gift) = gift else {
+            self.send(peer, &Message::DeedRefusal { id });
+            return;
+        };
+        info!(to = %peer.short(), first = gift.block.first(), addresses = gift.block.size(), "a block is given");
+        self.giving.met.insert(peer, id);
+        self.saving.after(Pending::Gift { peer });
+        self.refresh();
+    }
+
+    /// A member gives a block, or says again that it did.
+    pub(super) fn handle_grant(&mut self, peer: NodeId, grant: &[Deed]) {
+        let boot = self
+            .links
+            .get(&peer)
+            .filter(|link| link.up)
+            .map(|link| link.boot);
+        let Some(membership) = self.membership.as_mut().filter(|_| self.active) else {
+            return;
+        };
+        let Some(deed) = grant.first().filter(|deed| donor_of(deed) == Some(peer)) else {
+            return;
+        };
+        let save = self.saving.next();
+        let (block, counter) = (deed.block, deed.version.counter);
+        match membership
+            .deeds
+            .accept(grant, self.me, boot, save, &membership.public)
+        {
+            Grant::New => {
+                if let Some(asking) = &mut self.asking {
+                    asking.granted = true;
+                }
+                self.saving.after(Pending::Title {
+                    peer,
+                    block,
+                    counter,
+                });
+            }
+            Grant::Known if membership.deeds.has_saved(block, self.saving.durable()) => {
+                self.send(peer, &Message::DeedAck { block, counter });
+            }
+            Grant::Known => {}
+            verdict => debug!(from = %peer.short(), ?verdict, "a grant is left"),
+        }
+    }
+
+    /// A block that was given to this node is durable: it may be used, and the donor may stop.
+    pub(super) fn handle_title(&mut self, peer: NodeId, block: Block, counter: u64) {
+        info!(from = %peer.short(), first = block.first(), addresses = block.size(), "a block was given to this node");
+        self.asking = None;
+        self.refresh();
+        self.send(peer, &Message::DeedAck { block, counter });
+        if self.awaits_deed() {
+            self.end_join(Ok(()));
+        }
+    }
+
+    /// The receiver has saved a gift.
+    pub(super) fn handle_ack(&mut self, peer: NodeId, block: Block, counter: u64) {
+        let Some(membership) = &mut self.membership else {
+            return;
+        };
+        if membership.deeds.acknowledged(peer, block, counter) {
+            self.saving.want_soon(self.now.mono);
+        }
+        if !membership.deeds.is_giving(peer) {
+            self.giving.peers.remove(&peer);
+        }
+    }
+
+    /// A session with a member came up: what is being given to it is sent at once.
+    pub(super) fn resume_giving(&mut self, peer: NodeId) {
+        let membership = self.membership.as_ref();
+        if membership.is_some_and(|membership| membership.deeds.is_giving(peer)) {
+            self.giving.start(peer, self.now.mono);
+        }
+    }
+
+    /// Sends the gifts that are due.
+    pub(super) fn send_gifts(&mut self) {
+        for peer in self.giving.due(self.now.mono) {
+            let Some(membership) = &self.membership else {
+                return;
+            };
+            let grants = membership.deeds.unacked(peer, self.saving.durable());
+            if !self.links.get(&peer).is_some_and(|link| link.up) {
+                self.giving.peers.remove(&peer);
+                continue;
+            }
+            for grant in grants {
+                self.send(peer, &Message::DeedGrant(grant));
+            }
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! What an operator or a runtime can ask of the core, what it answers, and why it refuses: the cause, then the fix.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use ipnet::{Ipv4Net, Ipv6Net};
+use weave_model::api::{Code, Refusal};
+use weave_model::{BadRange, ClusterRange, NodeId, Token};
+
+use crate::mesh::tokens;
+
+/// The longest id of an allocation, in bytes.
+pub const MAX_ID: usize = 512;
+
+/// A command. Each is answered by one [`super::CoreEvent::Reply`], when what it did is durable.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// Makes a cluster with this node as its first member.
+    Init {
+        /// Its IPv4 addresses.
+        v4: Ipv4Net,
+        /// Its IPv6 addresses; when absent a unique local /48 (RFC 4193) made from the cluster's key.
+        v6: Option<Ipv6Net>,
+    },
+    /// Makes a join token.
+    TokenCreate {
+        /// How long it is good.
+        ttl: Duration,
+        /// How many nodes may join with it.
+        uses: u32,
+        /// Where joiners find this node; when empty its own endpoints.
+        addresses: Vec<SocketAddr>,
+    },
+    /// Joins the cluster that a token invites to.
+    Join {
+        /// The token.
+        token: Token,
+    },
+    /// Gives an address to a container's interface. The same id gets the same address again.
+    Allocate {
+        /// Names the interface, such as "container,interface".
+        id: String,
+        /// The offset it must be.
+        want: Option<u32>,
+    },
+    /// Takes an interface's address back; one that has none is no error.
+    Release {
+        /// As in [`Command::Allocate`].
+        id: String,
+    },
+    /// Says where this node can be reached, the likeliest first. Known to the others soon after.
+    SetEndpoints {
+        /// UDP addresses of this host.
+        endpoints: Vec<SocketAddr>,
+    },
+}
+
+/// The answer to a command that was done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// This node is a member now ([`Command::Init`], [`Command::Join`]).
+    Member {
+        /// This node.
+        node: NodeId,
+        /// The cluster's addresses.
+        range: ClusterRange,
+    },
+    /// The token, and when it expires, since the Unix epoch.
+    Token(Token, Duration),
+    /// The offset that the interface has.
+    Address(u32),
+    /// The offset that the interface had, if it had one.
+    Released(Option<u32>),
+    /// Nothing more to say.
+    Done,
+}
+
+/// Why a command was not done. The text is the cause; [`CommandError::fix`] says what to do.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CommandError {
+    /// There is a cluster already.
+    #[error("this node is already a member of a cluster with the range {0}")]
+    AlreadyMember(Ipv4Net),
+    /// There is no cluster yet.
+    #[error("this node is not a member of a cluster")]
+    NotMember,
+    /// Another init or join is not finished.
+    #[error("an init or a join is already under way")]
+    Underway,
+    /// The range cannot be a cluster's.
+    #[error("{0}")]
+    BadRange(#[from] BadRange),
+    /// This node does not hold the cluster's key.
+    #[error("this node cannot invite: it does not hold the cluster's key")]
+    NotAdmin {
+        /// The names of those that do.
+        admins: Vec<String>,
+    },
+    /// The terms of a token are out of bounds.
+    #[error("a token is good for 1 second to 365 days and for 1 to 10000 nodes")]
+    TokenTerms,
+    /// Nobody could reach this node by the token.
+    #[error("this node knows no address at which a joiner could reach it")]
+    NoEndpoint,
+    /// The inviter said no.
+    #[error("{}", refused(*.0))]
+    Refused(tokens::Refusal),
+    /// Somebody else answered.
+    #[error(
+        "{0} belongs to another cluster than the one that the token names; nothing was told to it"
+    )]
+    WrongCluster(SocketAddr),
+    /// Nobody answered.
+    #[error("no node answered at {}, or the token is unknown there", list(.0))]
+    NoAnswer(Vec<SocketAddr>),
+    /// Joined, but without addresses so far.
+    #[error("the node joined the cluster, but no member could give it addresses yet")]
+    NoAddresses,
+    /// All own addresses are in use.
+    #[error("no address is free on this node: {used} of {capacity} are in use")]
+    Exhausted {
+        /// How many are in use.
+        used: u32,
+        /// How many there are.
+        capacity: u32,
+    },
+    /// Another container has it.
+    #[error("the address {address} is taken by {holder}")]
+    AddressTaken {
+        /// The address.
+        address: Ipv4Addr,
+        /// Who has it.
+        holder: String,
+    },
+    /// The interface has another.
+    #[error("{id} already has the address {address}")]
+    HasOther {
+        /// The interface.
+        id: String,
+        /// What it has.
+        address: Ipv4Addr,
+    },
+    /// Nobody may have it.
+    #[error("the address {0} is the network's own, its gateway's or its broadcast address")]
+    Reserved(Ipv4Addr),
+    /// It lies outside of the range.
+    #[error("the address lies outside of the cluster's range {0}")]
+    Outside(Ipv4Net),
+    /// Another node owns it.
+    #[error("the address {address} belongs to the node {node}")]
+    Elsewhere {
+        /// The address.
+        address: Ipv4Addr,
+        /// The name of its owner.
+        node: String,
+    },
+    /// No member that is known owns it.
+    #[error("the address {0} belongs to no member that this node knows")]
+    Unowned(Ipv4Addr),
+    /// The id is too long to be journalled.
+    #[error("the interface's id is longer than {MAX_ID} bytes")]
+    BadId,
+    /// The node's state cannot be saved.
+    #[error("the node cannot save its state: {0}")]
+    Storage(String),
+    /// The node ends before it could do it.
+    #[error("the node is stopping")]
+    Stopping,
+}
+
+impl CommandError {
+    /// What to do about it, in one line.
+    pub fn fix(&self) -> String {
+        match self {
+            Self::AlreadyMember(_) => {
+                "to leave it for good, stop weaved, move its state directory away and start it again"
+            }
+            Self::NotMember => "make a cluster with `weavectl init`, or join one with `weavectl join TOKEN`",
+            Self::Underway => "wait for it to end",
+            Self::BadRange(_) => "choose another range, such as --range 10.32.0.0/12",
+            Self::NotAdmin { admins } if admins.is_empty() => "make the token on the node that made the cluster",
+            Self::NotAdmin { admins } => return format!("make the token on {}", admins.join(" or ")),
+            Self::TokenTerms => "choose --ttl and --uses within these bounds",
+            Self::NoEndpoint => "start weaved with --advertise ADDRESS",
+            Self::Refused(tokens::Refusal::Unable) => "look at `weavectl status` on the inviter, then join again",
+            Self::Refused(_) => "make a new token on a member with `weavectl token create`",
+            Self::WrongCluster(_) => "check the address, or make a new token in the right cluster",
+            Self::NoAnswer(_) => {
+                "check that weaved runs there, that UDP passes, and that the token was made there within its time"
+            }
+            Self::NoAddresses => "addresses are still being asked for; see `weavectl status`",
+            Self::Exhausted { .. } => "detach containers, or wait: more addresses were asked for from the other members",
+            Self::AddressTaken { .. } => "choose another address, or detach its holder first",
+            Self::BadId => "use a shorter container name",
+            Self::HasOther { .. } => "detach it first, or attach it without naming an address",
+            Self::Reserved(_) | Self::Outside(_) => "choose another address, or let the node choose",
+            Self::Elsewhere { node, .. } => return format!("attach the container on {node}, or choose another address"),
+            Self::Unowned(_) => "choose another address, or wait until its owner is known",
+            Self::Stopping => "ask again when it has started",
+            Self::Storage(_) => "free space on the disk of the state directory, or repair it; the node goes on by itself",
+        }
+        .to_owned()
+    }
+
+    const fn code(&self) -> Code {
+        match self {
+            Self::AlreadyMember(_)
+            | Self::Underway
+            | Self::AddressTaken { .. }
+            | Self::HasOther { .. } => Code::Conflict,
+            Self::Elsewhere { .. } => Code::Conflict,
+            Self::BadRange(_)
+            | Self::TokenTerms
+            | Self::BadId
+            | Self::Reserved(_)
+            | Self::Outside(_) => Code::Invalid,
+            Self::Stopping | Self::NotMember | Self::NotAdmin { .. } | Self::NoEndpoint => {
+                Code::NotReady
+            }
+            Self::Exhausted { .. } | Self::NoAddresses | Self::Unowned(_) => Code::NotReady,
+            Self::Refused(_) | Self::WrongCluster(_) | Self::NoAnswer(_) => Code::Remote,
+            Self::Storage(_) => Code::Failed,
+        }
+    }
+}
+
+impl From<CommandError> for Refusal {
+    fn from(error: CommandError) -> Self {
+        Self::new(error.code(), error.to_string(), error.fix())
+    }
+}
+
+const fn refused(refusal: tokens::Refusal) -> &'static str {
+    match refusal {
+        tokens::Refusal::Expired => "the token has expired",
+        tokens::Refusal::UsedUp => {
+            "the token is used up: as many nodes have joined with it as it was made for"
+        }
+        tokens::Refusal::Unable => "the inviter cannot save its state just now",
+    }
+}
+
+fn list(addresses: &[SocketAddr]) -> String {
+    let texts: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+    texts.join(", ")
+}
+
+/// The address at an offset, for messages.
+pub(super) fn shown(range: &ClusterRange, offset: u32) -> Result<Ipv4Addr, CommandError> {
+    let address = range.v4_at(offset);
+    let inside = offset < range.size() && range.offset(IpAddr::V4(address)) == Some(offset);
+    if inside {
+        Ok(address)
+    } else {
+        Err(CommandError::Outside(range.v4()))
+    }
+}

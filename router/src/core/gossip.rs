@@ -1,0 +1,342 @@
+//! Knowing the members: records in and out, pings, and what sessions report.
+
+use std::net::SocketAddr;
+
+use tracing::{debug, info, warn};
+use weave_model::{NetworkName, NodeId};
+
+use super::{Core, CoreEvent, Link};
+use crate::mesh::flood::Due;
+use crate::mesh::message::Message;
+use crate::mesh::parts;
+use crate::mesh::record::{Content, MAX_ENDPOINTS, Record, RecordVersion};
+use crate::session::SessionEvent;
+
+/// The most members that are believed in.
+const MAX_MEMBERS: usize = 4096;
+/// The most addresses at which others see this node that its record tells.
+const MAX_OBSERVED: usize = 4;
+
+impl Core {
+    /// Takes what the sessions report, and hands it on to the data path.
+    pub(super) fn handle_session(&mut self, event: SessionEvent) {
+        match &event {
+            SessionEvent::Up {
+                peer,
+                outbound,
+                endpoint,
+            } => {
+                let link = Link {
+                    up: true,
+                    since: self.now.wall,
+                    endpoint: *endpoint,
+                    suite: outbound.suite(),
+                    boot: outbound.boot(),
+                };
+                self.handle_up(*peer, link);
+            }
+            SessionEvent::Moved { peer, endpoint } => {
+                if let Some(link) = self.links.get_mut(peer) {
+                    link.endpoint = *endpoint;
+                    self.changed();
+                }
+            }
+            SessionEvent::Down { peer } => self.handle_down(*peer),
+            SessionEvent::Probe { peer } => self.pings.probe(*peer, self.now.mono),
+            SessionEvent::Inbound(_) | SessionEvent::Retire(_) => {}
+        }
+        self.events.push_back(CoreEvent::Session(event));
+    }
+
+    fn handle_up(&mut self, peer: NodeId, mut link: Link) {
+        let before = self.links.get(&peer).filter(|link| link.up).copied();
+        if let Some(before) = before {
+            link.since = before.since;
+        }
+        self.links.insert(peer, link);
+        if before.is_none_or(|before| before.boot != link.boot) {
+            info!(peer = %peer.short(), endpoint = %link.endpoint, "a session is up");
+            self.flood.up(peer, self.now.mono);
+            self.pings.up(peer, self.now.mono);
+            self.parts.forget(peer);
+            self.resume_giving(peer);
+            self.changed();
+        }
+        self.stale = true;
+    }
+
+    fn handle_down(&mut self, peer: NodeId) {
+        info!(peer = %peer.short(), "the session is down");
+        if let Some(link) = self.links.get_mut(&peer) {
+            (link.up, link.since) = (false, self.now.wall);
+        }
+        self.flood.down(peer);
+        self.pings.down(peer);
+        self.parts.forget(peer);
+        self.changed();
+    }
+
+    /// Takes a control message.
+    pub(super) fn handle_message(&mut self, peer: NodeId, body: &[u8], from: SocketAddr) {
+        match Message::decode(body) {
+            Ok(Some(Message::Part {
+                transfer,
+                index,
+                count,
+                bytes,
+            })) => {
+                let whole = self.parts.take(peer, transfer, index, count, bytes);
+                if let Some(Ok(Some(message))) = whole.map(|whole| Message::decode(&whole)) {
+                    self.take(peer, message, from);
+                }
+            }
+            Ok(Some(message)) => self.take(peer, message, from),
+            Ok(None) => {
+                self.events.push_back(CoreEvent::Control {
+                    peer,
+                    body: body.to_vec(),
+                    from,
+                });
+            }
+            Err(error) => debug!(peer = %peer.short(), %error, "a control message is left"),
+        }
+    }
+
+    fn take(&mut self, peer: NodeId, message: Message, from: SocketAddr) {
+        match message {
+            Message::Ping { id } => self.send(
+                peer,
+                &Message::Pong {
+                    id,
+                    observed: canonical(from),
+                },
+            ),
+            Message::Pong { id, observed } => self.handle_pong(peer, id, observed),
+            Message::Part { .. } => debug!(peer = %peer.short(), "a part inside of a part is left"),
+            Message::Record(bytes) => self.handle_record(peer, &bytes),
+            Message::RecordAck { node, version } => self.handle_has(peer, node, version),
+            Message::Summary { answer, records } => self.handle_summary(peer, answer, &records),
+            Message::DeedRequest { id, bits } => self.handle_request(peer, id, bits),
+            Message::DeedGrant(deeds) => self.handle_grant(peer, &deeds),
+            Message::DeedAck { block, counter } => self.handle_ack(peer, block, counter),
+            Message::DeedRefusal { id } => self.handle_refusal(peer, id),
+        }
+    }
+
+    fn handle_pong(&mut self, peer: NodeId, id: u64, observed: SocketAddr) {
+        let before = self.pings.observed();
+        let first = self.pings.rtt(peer).is_none();
+        if self.pings.pong(peer, id, observed, self.now.mono) {
+            self.stale = true;
+            if self.pings.observed() != before {
+                self.publish();
+            }
+            if first {
+                self.changed();
+            }
+        }
+    }
+
+    /// Where this node can be reached: what it was told, then the addresses at which others see it.
+    pub(super) fn all_endpoints(&self) -> Vec<SocketAddr> {
+        let mut endpoints = self.endpoints.clone();
+        endpoints.truncate(MAX_ENDPOINTS - MAX_OBSERVED);
+        let observed = self.pings.observed().into_iter();
+        let news = observed.filter(|address| !self.endpoints.contains(address));
+        endpoints.extend(news.take(MAX_OBSERVED));
+        endpoints
+    }
+
+    fn handle_record(&mut self, peer: NodeId, bytes: &[u8]) {
+        let Some(membership) = self.membership.as_ref().filter(|_| self.active) else {
+            return;
+        };
+        let known = |record: &&Record| record.bytes() == bytes;
+        if let Some(record) = self.records.values().find(known) {
+            let (node, version) = (record.node(), record.version);
+            self.flood.has(peer, node);
+            return self.send(peer, &Message::RecordAck { node, version });
+        }
+        let record = match Record::read(bytes, &membership.public) {
+            Ok(record) => record,
+            Err(error) => return debug!(from = %peer.short(), %error, "a record is left"),
+        };
+        let (node, version) = (record.node(), record.version);
+        if node == self.me {
+            self.handle_own_record(version);
+        } else if self.version_of(node).is_none_or(|mine| mine < version) {
+            if self.records.len() >= MAX_MEMBERS && !self.records.contains_key(&node) {
+                return warn!(node = %node.short(), "there are too many members");
+            }
+            self.learn(record, peer);
+        }
+        self.send(peer, &Message::RecordAck { node, version });
+        self.handle_has(peer, node, version);
+    }
+
+    /// Somebody has a record of this node that is newer than the last one it signed: its disk was rolled back, or its
+    /// clock. The next one is newer still.
+    fn handle_own_record(&mut self, version: RecordVersion) {
+        if version > self.version {
+            warn!(
+                "others have a newer record of this node than it has itself; was its disk rolled back?"
+            );
+            self.version = RecordVersion {
+                boot: version.boot + 1,
+                counter: 0,
+            };
+            self.own = None;
+            self.publish();
+        }
+    }
+
+    fn learn(&mut self, record: Record, from: NodeId) {
+        let node = record.node();
+        let version = record.version;
+        debug!(node = %node.short(), name = %record.name, ?version, "a new record");
+        if let Some(membership) = &mut self.membership {
+            membership
+                .acquaintances
+                .retain(|(public, _)| *public != record.public);
+        }
+        match self.records.insert(node, record.clone()) {
+            Some(_) => self.saving.want_soon(self.now.mono),
+            None => self.saving.want(),
+        }
+        self.meet(&record);
+        self.flood.offer(node, Some(from), self.now.mono);
+        self.changed();
+        self.refresh();
+    }
+
+    /// Wants a session with a member.
+    pub(super) fn meet(&mut self, record: &Record) {
+        self.sessions
+            .add_peer(record.public, record.endpoints.clone(), self.now);
+        self.sessions.connect(record.node(), self.now);
+    }
+
+    fn version_of(&self, node: NodeId) -> Option<RecordVersion> {
+        if node == self.me {
+            return self.own.as_ref().map(|own| own.version);
+        }
+        self.records.get(&node).map(|record| record.version)
+    }
+
+    /// A peer has this version of a record: either it needs to hear no more of it, or it needs the one that is here.
+    fn handle_has(&mut self, peer: NodeId, node: NodeId, version: RecordVersion) {
+        match self.version_of(node) {
+            Some(mine) if mine > version => self.flood.lacks(peer, node, self.now.mono),
+            _ => self.flood.has(peer, node),
+        }
+    }
+
+    fn handle_summary(&mut self, peer: NodeId, answer: bool, theirs: &[(NodeId, RecordVersion)]) {
+        for (node, version) in theirs {
+            self.handle_has(peer, *node, *version);
+        }
+        let absent = |node: &NodeId| !theirs.iter().any(|(theirs, _)| theirs == node);
+        for (node, _) in self
+            .summary()
+            .into_iter()
+            .filter(|(node, _)| absent(node) && *node != peer)
+        {
+            self.flood.lacks(peer, node, self.now.mono);
+        }
+        self.flood.summarised(peer, self.now.mono);
+        if !answer {
+            self.send_summary(peer, true);
+        }
+    }
+
+    fn summary(&self) -> Vec<(NodeId, RecordVersion)> {
+        let all = self.records.values().chain(&self.own);
+        all.map(|record| (record.node(), record.version)).collect()
+    }
+
+    fn send_summary(&mut self, peer: NodeId, answer: bool) {
+        self.send(
+            peer,
+            &Message::Summary {
+                answer,
+                records: self.summary(),
+            },
+        );
+    }
+
+    /// Signs this node's record anew if what it says has changed, and lets everybody know.
+    pub(super) fn publish(&mut self) {
+        let Some(membership) = self
+            .membership
+            .as_ref()
+            .filter(|_| self.active && self.booted)
+        else {
+            return;
+        };
+        let blocks = self.ipam.blocks().to_vec();
+        let content = Content {
+            public: self.keys.public(),
+            version: self.version,
+            name: self.config.name.clone(),
+            certificate: membership.certificate,
+            endpoints: self.all_endpoints(),
+            suites: self.config.suites.clone(),
+            deeds: membership.deeds.proof_of(&blocks),
+            blocks,
+            networks: vec![NetworkName::default_network()],
+        };
+        if self.own.as_ref().is_some_and(|own| **own == content) {
+            return;
+        }
+        self.version.counter += 1;
+        let content = Content {
+            version: self.version,
+            ..content
+        };
+        match content.sign(&self.keys, &membership.public) {
+            Some(record) => {
+                self.own = Some(record);
+                self.flood.offer(self.me, None, self.now.mono);
+            }
+            None => {
+                warn!("this node's record is too long: others do not learn of its newest addresses")
+            }
+        }
+    }
+
+    /// Sends all that is due now.
+    pub(super) fn send_due(&mut self) {
+        for (peer, id) in self.pings.due(self.now.mono) {
+            self.send(peer, &Message::Ping { id });
+        }
+        for (peer, due) in self.flood.due(self.now.mono) {
+            match due {
+                Due::Summary => self.send_summary(peer, false),
+                Due::Record(node) => {
+                    let own = self.own.as_ref().filter(|_| node == self.me);
+                    let record = own.or_else(|| self.records.get(&node));
+                    match record.map(|record| Message::Record(record.bytes().to_vec())) {
+                        Some(message) => self.send(peer, &message),
+                        None => self.flood.has(peer, node),
+                    }
+                }
+            }
+        }
+        self.send_gifts();
+    }
+
+    /// Sends a message, in parts if it is long. It may be lost.
+    pub(super) fn send(&mut self, peer: NodeId, message: &Message) {
+        let Some(bodies) = parts::split(&message.encode()) else {
+            return warn!(peer = %peer.short(), "a control message is too long to be sent");
+        };
+        for body in bodies {
+            self.sessions.send_control(peer, &body, self.now);
+        }
+    }
+}
+
+/// An IPv4 address stays one, whichever kind of socket it came from.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}

@@ -1,0 +1,343 @@
+//! The node's saved state as bytes.
+//!
+//! One value holds all that must survive: who the node is, its cluster, its secrets, its deeds and gifts, the tokens it
+//! made, which container has which address, and the newest records of the other members, so that it finds them again.
+//! The byte 1, then fields (see [`crate::mesh::codec`]); the checksum is the store's. A field that this build does not
+//! know was written by a later one, and such a state is refused: to run an older build on it could give an address away
+//! twice.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use weave_model::ClusterRange;
+use zeroize::Zeroizing;
+
+use super::command::MAX_ID;
+use crate::ipam::Entry;
+use crate::keys::{ClusterSecret, NodeKeys, NodePublic};
+use crate::mesh::cluster::{Certificate, ClusterKey, ClusterPublic};
+use crate::mesh::codec::{Malformed, Reader, Writer};
+use crate::mesh::deeds::Deeds;
+use crate::mesh::join::{read_range, write_range};
+use crate::mesh::record::MAX_RECORD;
+use crate::mesh::tokens::Tokens;
+
+const FORMAT: u8 = 1;
+const KEYS: u16 = 1;
+const BOOT: u16 = 2;
+const CLUSTER: u16 = 3;
+const CLUSTER_KEY: u16 = 4;
+const DEEDS: u16 = 5;
+const TOKENS: u16 = 6;
+const JOURNAL: u16 = 7;
+const RECORDS: u16 = 8;
+const ACQUAINTANCES: u16 = 9;
+const STAMP: u16 = 10;
+
+const MAX_SECRETS: u32 = 2;
+
+/// The part of the state that a member has.
+pub(super) struct Membership {
+    pub public: ClusterPublic,
+    pub key: Option<ClusterKey>,
+    pub range: ClusterRange,
+    /// The current secret first, then the one before.
+    pub secrets: Vec<ClusterSecret>,
+    pub certificate: Certificate,
+    pub deeds: Deeds,
+    /// Members whose record is not known yet: the node that let this one in, and those that this one let in.
+    pub acquaintances: Vec<(NodePublic, SocketAddr)>,
+}
+
+/// All of the state.
+pub(super) struct Saved {
+    pub keys: Zeroizing<[u8; NodeKeys::LEN]>,
+    pub boot: u64,
+    /// The stamp of the last handshake that this node began.
+    pub stamp: u64,
+    pub membership: Option<Membership>,
+    pub tokens: Tokens,
+    pub journal: Vec<Entry>,
+    /// As they were signed; checked again when they are used.
+    pub records: Vec<Vec<u8>>,
+}
+
+/// What [`encode`] takes: the state as it stands in the core.
+pub(super) struct Snapshot<'a> {
+    pub keys: &'a NodeKeys,
+    pub boot: u64,
+    pub stamp: u64,
+    pub membership: Option<&'a Membership>,
+    pub tokens: &'a Tokens,
+    pub journal: Vec<Entry>,
+    pub records: Vec<&'a [u8]>,
+}
+
+/// The bytes to save.
+pub(super) fn encode(state: &Snapshot<'_>) -> Zeroizing<Vec<u8>> {
+    let mut out = Writer::new();
+    out.u8(FORMAT);
+    out.field(KEYS, |w| {
+        w.bytes(&*state.keys.to_bytes());
+    });
+    out.field(BOOT, |w| {
+        w.u64(state.boot);
+    });
+    out.field(STAMP, |w| {
+        w.u64(state.stamp);
+    });
+    if let Some(membership) = state.membership {
+        write_membership(membership, &mut out);
+    }
+    out.field(TOKENS, |w| state.tokens.write(w));
+    out.field(JOURNAL, |w| {
+        state.journal.iter().for_each(|entry| write_entry(entry, w))
+    });
+    out.field(RECORDS, |w| {
+        state.records.iter().for_each(|record| {
+            w.counted(record);
+        });
+    });
+    Zeroizing::new(out.0)
+}
+
+fn write_membership(membership: &Membership, out: &mut Writer) {
+    out.field(CLUSTER, |w| {
+        w.bytes(&membership.public.0);
+        write_range(&membership.range, w);
+        w.u32(membership.secrets.len() as u32);
+        for secret in &membership.secrets {
+            w.u32(secret.epoch).bytes(&secret.bytes);
+        }
+        membership.certificate.write(w);
+    });
+    if let Some(key) = &membership.key {
+        out.field(CLUSTER_KEY, |w| {
+            w.bytes(&*key.to_bytes());
+        });
+    }
+    out.field(DEEDS, |w| membership.deeds.write(w));
+    out.field(ACQUAINTANCES, |w| {
+        for (public, address) in &membership.acquaintances {
+            w.bytes(&public.dh).bytes(&public.sign).address(*address);
+        }
+    });
+}
+
+fn write_entry(entry: &Entry, out: &mut Writer) {
+    match entry {
+        Entry::Lease(offset, id) => out.u8(1).u32(*offset).counted(id.as_bytes()),
+        Entry::Resting(offset, since) => out.u8(2).u32(*offset).u64(since.as_millis() as u64),
+    };
+}
+
+/// Reads what [`encode`] wrote.
+pub(super) fn decode(bytes: &[u8]) -> Result<Saved, Malformed> {
+    let mut reader = Reader::new(bytes, "saved state");
+    if reader.u8()? != FORMAT {
+        return Err(Malformed("saved state: it was written by a later version"));
+    }
+    let mut fields = Fields::default();
+    while !reader.is_empty() {
+        let (tag, field) = reader.field()?;
+        fields.read(tag, field)?;
+    }
+    let membership = fields.cluster.map(|cluster| Membership {
+        key: fields.key,
+        deeds: fields.deeds,
+        acquaintances: fields.acquaintances,
+        ..cluster
+    });
+    Ok(Saved {
+        keys: fields.keys.ok_or(Malformed("saved state without keys"))?,
+        boot: fields.boot,
+        stamp: fields.stamp,
+        membership,
+        tokens: fields.tokens,
+        journal: fields.journal,
+        records: fields.records,
+    })
+}
+
+#[derive(Default)]
+struct Fields {
+    keys: Option<Zeroizing<[u8; NodeKeys::LEN]>>,
+    boot: u64,
+    cluster: Option<Membership>,
+    key: Option<ClusterKey>,
+    deeds: Deeds,
+    tokens: Tokens,
+    journal: Vec<Entry>,
+    records: Vec<Vec<u8>>,
+    acquaintances: Vec<(NodePublic, SocketAddr)>,
+    stamp: u64,
+}
+
+impl Fields {
+    fn read(&mut self, tag: u16, mut field: Reader<'_>) -> Result<(), Malformed> {
+        let field = &mut field;
+        match tag {
+            KEYS => self.keys = Some(Zeroizing::new(field.array()?)),
+            BOOT => self.boot = field.u64()?,
+            CLUSTER => self.cluster = Some(read_cluster(field)?),
+            CLUSTER_KEY => {
+                self.key = Some(ClusterKey::from_bytes(&Zeroizing::new(field.array()?)));
+            }
+            DEEDS => self.deeds = Deeds::read(field)?,
+            TOKENS => self.tokens = Tokens::read(field)?,
+            JOURNAL => {
+                while !field.is_empty() {
+                    self.journal.push(read_entry(field)?);
+                }
+            }
+            RECORDS => {
+                while !field.is_empty() {
+                    self.records.push(field.counted(MAX_RECORD)?.to_vec());
+                }
+            }
+            ACQUAINTANCES => {
+                while !field.is_empty() {
+                    let public = NodePublic {
+                        dh: field.array()?,
+                        sign: field.array()?,
+                    };
+                    self.acquaintances.push((public, field.address()?));
+                }
+            }
+            STAMP => self.stamp = field.u64()?,
+            _ => return Err(Malformed("saved state: it was written by a later version")),
+        }
+        field.end()
+    }
+}
+
+fn read_cluster(field: &mut Reader<'_>) -> Result<Membership, Malformed> {
+    let public = ClusterPublic(field.array()?);
+    let range = read_range(field)?;
+    let count = field.u32()?;
+    if !(1..=MAX_SECRETS).contains(&count) {
+        return Err(field.malformed());
+    }
+    let secret = |field: &mut Reader<'_>| {
+        Ok(ClusterSecret {
+            epoch: field.u32()?,
+            bytes: field.array()?,
+        })
+    };
+    let secrets = (0..count)
+        .map(|_| secret(field))
+        .collect::<Result<_, _>>()?;
+    let certificate = Certificate::read(field)?;
+    let (key, deeds, acquaintances) = (None, Deeds::default(), Vec::new());
+    Ok(Membership {
+        public,
+        key,
+        range,
+        secrets,
+        certificate,
+        deeds,
+        acquaintances,
+    })
+}
+
+fn read_entry(field: &mut Reader<'_>) -> Result<Entry, Malformed> {
+    let kind = field.u8()?;
+    let offset = field.u32()?;
+    match kind {
+        1 => Ok(Entry::Lease(offset, field.text(MAX_ID)?.to_owned())),
+        2 => Ok(Entry::Resting(offset, Duration::from_millis(field.u64()?))),
+        _ => Err(field.malformed()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+    use weave_model::Block;
+
+    use super::*;
+
+    fn saved() -> (NodeKeys, Membership, Tokens) {
+        let mut rng = StdRng::seed_from_u64(3);
+        let keys = NodeKeys::generate(&mut rng);
+        let key = ClusterKey::generate(&mut rng);
+        let range = ClusterRange::new(
+            "10.32.0.0/12".parse().unwrap(),
+            "fd00::/48".parse().unwrap(),
+        )
+        .unwrap();
+        let membership = Membership {
+            public: key.public(),
+            range,
+            secrets: vec![
+                ClusterSecret::generate(2, &mut rng),
+                ClusterSecret::generate(1, &mut rng),
+            ],
+            certificate: key.certify(keys.id(), true, 5),
+            deeds: Deeds::genesis(Block::whole(&range), keys.id(), &key, 0),
+            key: Some(key),
+            acquaintances: vec![(keys.public(), "192.0.2.1:6783".parse().unwrap())],
+        };
+        let mut tokens = Tokens::default();
+        tokens.create(Duration::from_secs(60), 2, Duration::from_secs(9), &mut rng);
+        (keys, membership, tokens)
+    }
+
+    #[test]
+    fn what_is_saved_comes_back() {
+        let (keys, membership, tokens) = saved();
+        let journal = vec![
+            Entry::Lease(7, "web,eth0".to_owned()),
+            Entry::Resting(8, Duration::from_millis(1234)),
+        ];
+        let snapshot = |membership, journal| Snapshot {
+            keys: &keys,
+            boot: 9,
+            stamp: 77,
+            membership,
+            tokens: &tokens,
+            journal,
+            records: vec![b"one", b"two"],
+        };
+        let bytes = encode(&snapshot(Some(&membership), journal.clone()));
+        let back = decode(&bytes).unwrap();
+        assert_eq!((back.boot, &back.journal), (9, &journal));
+        let again = Snapshot {
+            keys: &NodeKeys::from_bytes(&back.keys),
+            boot: back.boot,
+            stamp: back.stamp,
+            membership: back.membership.as_ref(),
+            tokens: &back.tokens,
+            journal: back.journal.clone(),
+            records: back.records.iter().map(Vec::as_slice).collect(),
+        };
+        assert_eq!(encode(&again), bytes);
+        let alone = decode(&encode(&snapshot(None, vec![]))).unwrap();
+        assert!(alone.membership.is_none());
+    }
+
+    #[test]
+    fn a_cut_or_later_state_is_refused() {
+        let (keys, membership, tokens) = saved();
+        let bytes = encode(&Snapshot {
+            keys: &keys,
+            boot: 9,
+            stamp: 77,
+            membership: Some(&membership),
+            tokens: &tokens,
+            journal: vec![],
+            records: vec![],
+        });
+        let cut = (0..bytes.len())
+            .filter(|at| decode(&bytes[..*at]).is_ok())
+            .count();
+        assert!(cut <= 9, "only between two fields: {cut}");
+        let mut later = bytes.to_vec();
+        later[0] = FORMAT + 1;
+        assert!(decode(&later).is_err());
+        let mut unknown = Writer(bytes.to_vec());
+        unknown.field(99, |_| ());
+        assert!(decode(&unknown.0).is_err());
+    }
+}

@@ -1,0 +1,131 @@
+//! What the core knows, as an immutable snapshot for the data path and for people.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use weave_model::{Block, ClusterRange, NodeId, NodeName, Suite};
+
+use crate::keys::NodePublic;
+use crate::mesh::deed::{Run, Version, paint};
+
+/// Who owns an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// This node.
+    Me,
+    /// The member at this place in [`View::members`].
+    Member(u32),
+}
+
+/// Another member of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Its identity.
+    pub id: NodeId,
+    /// Its label.
+    pub name: NodeName,
+    /// Its keys.
+    pub public: NodePublic,
+    /// It holds the cluster's key.
+    pub admin: bool,
+    /// Where it says it can be reached.
+    pub endpoints: Vec<SocketAddr>,
+    /// The addresses it owns.
+    pub blocks: Vec<Block>,
+    /// Whether there is a session.
+    pub connected: bool,
+    /// Since when that is so, since the Unix epoch; absent before the first session of this run.
+    pub since: Option<Duration>,
+    /// Where its packets go; absent without a session.
+    pub endpoint: Option<SocketAddr>,
+    /// The suite of the session.
+    pub suite: Option<Suite>,
+    /// Smoothed round-trip time in microseconds.
+    pub rtt_us: Option<u32>,
+    /// At which address it sees this node.
+    pub observed: Option<SocketAddr>,
+}
+
+/// The cluster as this node knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct View {
+    /// This node.
+    pub me: NodeId,
+    /// Its label.
+    pub name: NodeName,
+    /// Where it says it can be reached, the observed addresses last.
+    pub endpoints: Vec<SocketAddr>,
+    /// The cluster's id, the hash of its key; absent outside of a cluster.
+    pub cluster: Option<[u8; 32]>,
+    /// The cluster's addresses; absent outside of a cluster.
+    pub range: Option<ClusterRange>,
+    /// This node holds the cluster's key.
+    pub admin: bool,
+    /// The addresses that this node owns, ascending.
+    pub mine: Vec<Block>,
+    /// How many addresses those can give, and how many are given.
+    pub capacity: u32,
+    /// How many of them are given.
+    pub used: u32,
+    /// Why the node's state cannot be saved, while that is so: nothing is allocated or given away then.
+    pub storage_failure: Option<String>,
+    /// The other members, by id.
+    pub members: Vec<Member>,
+    owners: Vec<Run<Owner>>,
+}
+
+impl View {
+    /// The view of a node that knows nothing but itself.
+    pub(super) fn empty(me: NodeId, name: NodeName) -> Self {
+        Self {
+            me,
+            name,
+            endpoints: Vec::new(),
+            cluster: None,
+            range: None,
+            admin: false,
+            mine: Vec::new(),
+            capacity: 0,
+            used: 0,
+            storage_failure: None,
+            members: Vec::new(),
+            owners: Vec::new(),
+        }
+    }
+
+    /// Sets who owns what: `claims` are the members' blocks, each with its version. What is left of this node's own
+    /// after conflicts lies above all.
+    pub(super) fn set_owners(&mut self, mut claims: Vec<(Block, Version, Owner)>) {
+        let top = Version {
+            counter: u64::MAX,
+            boot: u64::MAX,
+        };
+        claims.extend(self.mine.iter().map(|block| (*block, top, Owner::Me)));
+        self.owners = paint(claims);
+    }
+
+    /// Who owns the address at an offset, by binary search.
+    pub fn owner(&self, offset: u32) -> Option<Owner> {
+        let after = self.owners.partition_point(|run| run.0 <= offset);
+        let run = self.owners.get(after.checked_sub(1)?)?;
+        (offset <= run.1).then_some(run.2)
+    }
+
+    /// All that is owned: first offset, last offset, owner; ascending, disjoint, neighbours of one owner joined.
+    pub fn owners(&self) -> &[(u32, u32, Owner)] {
+        &self.owners
+    }
+
+    /// The member with this id.
+    pub fn member(&self, id: NodeId) -> Option<&Member> {
+        let at = self
+            .members
+            .binary_search_by_key(&id, |member| member.id)
+            .ok()?;
+        self.members.get(at)
+    }
+}
+
+/// The view, shared.
+pub type SharedView = Arc<View>;
