@@ -10,7 +10,7 @@ use rand::{Rng, RngExt, SeedableRng};
 use weave_model::{NodeId, Suite};
 use zeroize::Zeroizing;
 
-use super::sessions::{SessionConfig, SessionEvent, Transmit};
+use super::events::{SessionConfig, SessionEvent, Transmit};
 use crate::keys::{ClusterSecret, NodeKeys};
 use crate::noise::ik::{About, Cluster};
 use crate::time::{Now, Start};

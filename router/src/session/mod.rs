@@ -9,6 +9,7 @@
 #![deny(clippy::disallowed_methods)]
 
 mod attempt;
+mod events;
 pub mod limits;
 mod local;
 mod peer;
@@ -27,9 +28,10 @@ use zeroize::Zeroizing;
 
 use crate::keys::derive;
 pub use crate::wire::MAX_LANES;
+pub use events::{SessionConfig, SessionEvent, SessionStatus, Transmit};
 pub use replay::ReplayWindow;
 pub use seal::{OpenKey, SealKey, packet_limit};
-pub use sessions::{SessionConfig, SessionEvent, SessionStatus, Sessions, Transmit};
+pub use sessions::Sessions;
 
 /// Both directions' keys, as the handshake split them. Used once: opening consumes them.
 pub struct Keys {

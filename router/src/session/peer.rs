@@ -5,6 +5,8 @@
 //! stays open for receiving, so a rekey loses no packet in flight. When the peer's boot nonce has changed, the peer
 //! forgot its old sessions, and so do we.
 
+mod alive;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,9 +14,9 @@ use std::time::{Duration, Instant};
 use weave_model::NodeId;
 
 use super::attempt::Attempt;
+use super::events::SessionEvent;
 use super::limits::{Bucket, Rate};
 use super::local::Local;
-use super::sessions::SessionEvent;
 use super::{Inbound, Keys, Outbound, Terms};
 use crate::keys::NodePublic;
 use crate::noise::mac::{COOKIE_LIFE, Cookie};
@@ -28,25 +30,8 @@ const REKEY_FALLBACK: Duration = Duration::from_secs(135);
 const REJECT_AFTER: Duration = Duration::from_secs(180);
 /// How long a session stays open for receiving after another took its place.
 const LINGER: Duration = Duration::from_secs(60);
-/// How long the peer may take to show that it has the keys.
-const CONFIRM_WITHIN: Duration = Duration::from_secs(15);
 /// Sessions left behind at most, so that a peer that shakes hands all the time fills no memory.
 const MAX_OLDER: usize = 2;
-/// Waits between confirmations of a new session: the first, doubled each time.
-const CONFIRM_WAIT: Duration = Duration::from_millis(100);
-const CONFIRM_TRIES: u32 = 6;
-/// Sent, but heard nothing for so long: ask.
-const PROBE_AFTER: u64 = 500;
-/// Sent, but heard nothing for so long: shake hands anew.
-const SILENT_AFTER: u64 = 3000;
-/// Heard for so long without having sent anything: say something.
-const PASSIVE_KEEPALIVE: u64 = 10_000;
-/// Sent nothing for so long to a peer whose session is wanted: keep the NAT's mapping.
-const PERSISTENT_KEEPALIVE: u64 = 20_000;
-/// Neither sent nor heard for so long: a session nobody asked for may end.
-const UNUSED_AFTER: u64 = 60_000;
-/// All peers are looked at on common multiples of this, so that a thousand of them wake the thread no more than one.
-const TICK: u64 = 200;
 /// Initiations of one identity that are answered.
 const HELLOS: Rate = Rate {
     per_second: 5,
@@ -70,8 +55,9 @@ pub(super) struct Peer {
     pub(super) endpoint: Option<SocketAddr>,
     /// A session is to be kept up forever.
     pub(super) wanted: bool,
-    /// The highest stamp accepted from the peer.
-    pub(super) stamp: u64,
+    /// The highest stamp and the highest boot nonce accepted from the peer, which need not have come together.
+    stamp: u64,
+    boot: u64,
     /// The version of its record that the peer told of last.
     pub(super) record: u64,
     pub(super) hellos: Bucket,
@@ -100,6 +86,7 @@ impl Peer {
             endpoint: None,
             wanted: false,
             stamp: 0,
+            boot: 0,
             record: 0,
             hellos: Bucket::new(HELLOS, now),
             attempt: None,
@@ -113,6 +100,18 @@ impl Peer {
             kept_at: 0,
             due: None,
         }
+    }
+
+    /// Whether an initiation is newer than all before. A repeated one has neither a higher stamp nor a higher boot nonce
+    /// than were seen; a peer whose clock stepped back across a restart still has the latter.
+    pub(super) const fn is_new(&self, stamp: u64, boot: u64) -> bool {
+        stamp > self.stamp || boot > self.boot
+    }
+
+    /// Takes note of an initiation that is answered.
+    pub(super) fn remember(&mut self, stamp: u64, boot: u64) {
+        self.stamp = self.stamp.max(stamp);
+        self.boot = self.boot.max(boot);
     }
 
     /// The session in use.
@@ -340,118 +339,6 @@ impl Peer {
             .seal(counter, &header, content, &[Kind::Control as u8], tag);
         local.transmit(to, datagram);
         true
-    }
-
-    /// A control message without a body: nothing but "I am here, and here are the keys".
-    fn keepalive(&mut self, local: &mut Local, now: Now) {
-        if self.send_control(&[], local) {
-            self.kept_at = local.start.millis(now.mono);
-        }
-    }
-
-    /// Tells the peer once more that this node has the keys, until something is heard.
-    fn say_again(&mut self, local: &mut Local, now: Now) {
-        let Some((at, tries)) = self.confirm else {
-            return;
-        };
-        if at <= now.mono {
-            self.keepalive(local, now);
-            let wait = CONFIRM_WAIT * (1 << tries);
-            self.confirm = (tries + 1 < CONFIRM_TRIES).then_some((now.mono + wait, tries + 1));
-        }
-    }
-
-    /// Does what is due.
-    pub(super) fn handle_timeout(&mut self, local: &mut Local, now: Now) {
-        let now_ms = local.start.millis(now.mono);
-        self.expire(local, now);
-        self.notice_silence(now_ms, local, now);
-        if self
-            .current
-            .as_ref()
-            .is_some_and(|current| current.inbound.last_heard_ms() > 0)
-        {
-            self.confirm = None;
-        }
-        self.say_again(local, now);
-        if self.rekey_due(now_ms, now.mono) || (self.wanted && self.current.is_none()) {
-            self.begin(local, now);
-        }
-        self.step(local, now);
-        let last = self.sent_ms().max(self.kept_at);
-        let passive = self.heard_ms() >= last + PASSIVE_KEEPALIVE;
-        if passive || (self.wanted && now_ms >= last + PERSISTENT_KEEPALIVE) {
-            self.keepalive(local, now);
-        }
-    }
-
-    /// Ends what is too old.
-    fn expire(&mut self, local: &mut Local, now: Now) {
-        for (old, _) in self.older.extract_if(.., |(_, until)| *until <= now.mono) {
-            old.end(local);
-        }
-        if let Some((next, _)) = self
-            .next
-            .take_if(|(next, _)| next.made + CONFIRM_WITHIN <= now.mono)
-        {
-            next.end(local);
-        }
-        if let Some(current) = self
-            .current
-            .take_if(|current| current.made + REJECT_AFTER <= now.mono)
-        {
-            current.end(local);
-            self.confirm = None;
-            self.silent_since = None;
-            if !self.wanted {
-                self.settle(local);
-            }
-            local.emit(SessionEvent::Down { peer: self.id });
-        }
-    }
-
-    fn rekey_due(&self, now_ms: u64, now: Instant) -> bool {
-        let Some(current) = &self.current else {
-            return false;
-        };
-        let used = self.wanted || now_ms < self.heard_ms().max(self.sent_ms()) + UNUSED_AFTER;
-        let worn = current.outbound.most_used() >= current.outbound.limit() / 2;
-        worn || (used && now >= current.rekey_at)
-    }
-
-    /// Asks a peer that does not answer, and shakes hands anew beside the session when that brings nothing.
-    fn notice_silence(&mut self, now_ms: u64, local: &mut Local, now: Now) {
-        let (sent, heard) = (self.sent_ms(), self.heard_ms());
-        if self.current.is_none() || sent <= heard {
-            self.silent_since = None;
-            return;
-        }
-        let since = match self.silent_since {
-            Some(since) if heard < since => since,
-            _ => sent,
-        };
-        self.silent_since = Some(since);
-        let silent = now_ms.saturating_sub(since);
-        if silent >= PROBE_AFTER && now_ms.saturating_sub(self.probed_at) >= PROBE_AFTER {
-            self.probed_at = now_ms;
-            local.emit(SessionEvent::Probe { peer: self.id });
-        }
-        if silent >= SILENT_AFTER {
-            self.begin(local, now);
-        }
-    }
-
-    /// When to call [`Peer::handle_timeout`] next.
-    pub(super) fn next_timeout(&self, local: &Local, now: Instant) -> Option<Instant> {
-        let tick = || {
-            local
-                .start
-                .instant((local.start.millis(now) / TICK + 1) * TICK)
-        };
-        let attempt = self.attempt.as_ref().map(|attempt| attempt.at);
-        let confirm = self.confirm.map(|(at, _)| at);
-        let session = self.sessions().next().map(|_| tick());
-        [attempt, confirm, session].into_iter().flatten().min()
     }
 }
 

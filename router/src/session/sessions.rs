@@ -14,91 +14,12 @@ use weave_model::{Drop, NodeId, Suite};
 use super::limits::{Entry, Gate};
 use super::local::Local;
 use super::peer::Peer;
-use super::{Inbound, Outbound, Terms};
+use super::{SessionConfig, SessionEvent, SessionStatus, Terms, Transmit};
 use crate::keys::{ClusterSecret, NodeKeys, NodePublic};
 use crate::noise::ik::{About, Opening, Responder};
 use crate::noise::mac::{self, Checked};
 use crate::time::{Now, Start};
 use crate::wire::{Header, Type};
-
-/// What a node decides about all its sessions.
-#[derive(Clone, Debug)]
-pub struct SessionConfig {
-    /// The suites it accepts from others; not empty.
-    pub suites: Vec<Suite>,
-    /// The suite it offers first, one of `suites`.
-    pub preferred: Suite,
-    /// How many lanes it can serve, 1 to [`super::MAX_LANES`].
-    pub lanes: usize,
-    /// Drawn at random at every start, so that peers notice a restart.
-    pub boot: u64,
-    /// The version of its own signed record; see [`Sessions::set_record`].
-    pub record: u64,
-    /// The stamp of the last initiation before this start ([`Sessions::last_stamp`]), or 0: with it, peers answer at
-    /// once even though the wall clock stepped back.
-    pub stamp_floor: u64,
-}
-
-/// A datagram to send from the socket of lane 0.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Transmit {
-    /// Where to.
-    pub to: SocketAddr,
-    /// The whole payload.
-    pub bytes: Vec<u8>,
-}
-
-/// What the data path and the mesh have to know.
-#[derive(Clone, Debug)]
-pub enum SessionEvent {
-    /// Packets for the index in there may arrive from now on.
-    Inbound(Arc<Inbound>),
-    /// Use this for sending to the peer from now on, the first time and after every rekey.
-    Up {
-        /// The peer.
-        peer: NodeId,
-        /// Seals for it.
-        outbound: Arc<Outbound>,
-        /// Where it is.
-        endpoint: SocketAddr,
-    },
-    /// The peer was heard from another address: send there.
-    Moved {
-        /// The peer.
-        peer: NodeId,
-        /// Where it is now.
-        endpoint: SocketAddr,
-    },
-    /// Something was sent, but nothing heard for 500 ms: ask the peer for a sign of life. Comes again every 500 ms.
-    Probe {
-        /// The peer.
-        peer: NodeId,
-    },
-    /// Nothing for this index is accepted any more.
-    Retire(u32),
-    /// There is no session with the peer any more.
-    Down {
-        /// The peer.
-        peer: NodeId,
-    },
-}
-
-/// How it stands with one peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SessionStatus {
-    /// Where packets go; `None` if that is not known.
-    pub endpoint: Option<SocketAddr>,
-    /// The suite of the session in use; `None` without one.
-    pub suite: Option<Suite>,
-    /// When the session in use was made.
-    pub since: Option<Instant>,
-    /// When an authentic packet arrived last.
-    pub heard: Option<Instant>,
-    /// The peer's boot nonce; `None` without a session.
-    pub boot: Option<u64>,
-    /// The version of its signed record that the peer told of in the last handshake.
-    pub record: u64,
-}
 
 /// All sessions of this node, keyed by the peers' ids.
 pub struct Sessions {
@@ -265,7 +186,7 @@ impl Sessions {
             .ok_or(Drop::BadHandshake)?;
         let mut answered = Err(Drop::BadHandshake);
         self.with(peer, now, |peer, local| {
-            if responder.stamp > peer.stamp && peer.hellos.take(now.mono) {
+            if peer.is_new(responder.stamp, responder.about.boot) && peer.hellos.take(now.mono) {
                 answered = answer(peer, responder, opening, from, local, now);
             }
         });
@@ -393,14 +314,14 @@ impl Sessions {
 
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Now) {
-        let due: Vec<NodeId> = self
-            .timers
-            .iter()
-            .take_while(|(due, _)| *due <= now.mono)
-            .map(|(_, id)| *id)
-            .collect();
-        for id in due {
-            self.with(id, now, |peer, local| peer.handle_timeout(local, now));
+        while let Some(&(due, id)) = self.timers.first()
+            && due <= now.mono
+        {
+            self.timers.pop_first();
+            self.with(id, now, |peer, local| {
+                peer.due = None;
+                peer.handle_timeout(local, now);
+            });
         }
     }
 
@@ -414,13 +335,15 @@ impl Sessions {
         self.local.events.pop_front()
     }
 
-    /// Does something with a peer, if it is known, and puts it back into the queue of timers.
+    /// Does something with a peer, if it is known, and puts it into the queue of timers. What is overdue stays so until
+    /// [`Sessions::handle_timeout`], however often something else happens before.
     fn with(&mut self, id: NodeId, now: Now, act: impl FnOnce(&mut Peer, &mut Local)) {
         let Some(peer) = self.peers.get_mut(&id) else {
             return;
         };
         act(peer, &mut self.local);
-        let due = peer.next_timeout(&self.local, now.mono);
+        let overdue = peer.due.filter(|due| *due <= now.mono);
+        let due = overdue.or_else(|| peer.next_timeout(&self.local, now.mono));
         if due != peer.due {
             if let Some(due) = std::mem::replace(&mut peer.due, due) {
                 self.timers.remove(&(due, id));
@@ -439,8 +362,8 @@ fn answer(
     local: &mut Local,
     now: Now,
 ) -> Result<(), Drop> {
-    peer.stamp = responder.stamp;
     let about = responder.about;
+    peer.remember(responder.stamp, about.boot);
     let index = local.claim_index(peer.id);
     let epoch = local.epoch(opening.epoch).ok_or(Drop::BadHandshake)?;
     let (mut datagram, keys) =
