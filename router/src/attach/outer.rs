@@ -13,6 +13,9 @@ use super::{Attachment, Error, GSO_MAX_SIZE, ROUTE_PROTOCOL, TAG};
 /// The gateway of IPv6, the same on every outer end.
 pub(super) const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
+/// How many bytes of an attachment's tag are shown.
+const TAG_LIMIT: usize = 200;
+
 /// Tags the device, so that whoever sees it knows whose it is.
 pub(super) async fn tag(
     netlink: &Netlink,
@@ -23,10 +26,19 @@ pub(super) async fn tag(
     let wanted = LinkChange {
         mtu: Some(attachment.mtu),
         gso_max_size: Some(GSO_MAX_SIZE),
-        alias: Some(format!("{TAG}: {}", attachment.tag)),
+        alias: Some(alias(&attachment.tag)),
         ..LinkChange::default()
     };
     changes.link(netlink, link, wanted).await
+}
+
+/// What stands in the device's alias, which the kernel limits to 255 bytes (`IFALIASZ`).
+fn alias(tag: &str) -> String {
+    let ends = tag
+        .char_indices()
+        .map(|(at, letter)| at + letter.len_utf8());
+    let end = ends.take_while(|&end| end <= TAG_LIMIT).last().unwrap_or(0);
+    format!("{TAG}: {}", &tag[..end])
 }
 
 /// Makes the device forward for a container, and believe nothing that the container says about routes.

@@ -183,8 +183,8 @@ impl Host {
         wanted: &[Route],
         changes: &mut Changes,
     ) -> Result<(), Error> {
-        for route in self.netlink.routes(None).await? {
-            let ours = route.link == Some(tun.index) && route.protocol == ROUTE_PROTOCOL;
+        for route in self.netlink.routes_over(tun.index, None).await? {
+            let ours = route.protocol == ROUTE_PROTOCOL;
             if ours && !wanted.iter().any(|wanted| wanted.agrees(&route)) {
                 changes.no_route(&self.netlink, route).await?;
             }

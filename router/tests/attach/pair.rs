@@ -338,3 +338,15 @@ async fn a_smaller_uplink_shows_on_the_default_route_only() {
     let v6 = ip_in(&spec.netns, "-6 route show default");
     assert!(v6.contains("mtu 1500 advmss 1440"), "{v6}");
 }
+
+#[tokio::test]
+async fn a_long_tag_is_cut() {
+    let lab = Lab::prepared().await;
+    let mut spec = lab.container(0x102);
+    spec.attachment.tag = "ä".repeat(300);
+    lab.host.attach(&spec).await.unwrap();
+    let alias = lab.host.attached().await.unwrap().remove(0).alias;
+    assert_eq!(alias, format!("weave: {}", "ä".repeat(100)));
+    let again = lab.host.repair(&spec.attachment).await.unwrap();
+    assert_eq!(again, Repaired::Right);
+}
