@@ -46,7 +46,7 @@ use admit::JoinCommand;
 use command::{Command, CommandError, Reply};
 use saved::{Membership, Snapshot};
 use saving::{Pending, Saving};
-use view::{Member, Owner, View};
+use view::View;
 
 /// How a node is set up.
 #[derive(Clone, Debug)]
@@ -500,59 +500,5 @@ impl Core {
             journal: self.ipam.journal(self.now),
             records: self.records.values().map(Record::bytes).collect(),
         })
-    }
-
-    fn look(&self) -> View {
-        let mut view = View::empty(self.me, self.config.name.clone());
-        view.endpoints = self.all_endpoints();
-        view.storage_failure = self.saving.failure().map(str::to_owned);
-        let Some(membership) = self.membership.as_ref().filter(|_| self.active) else {
-            return view;
-        };
-        view.cluster = Some(membership.public.id());
-        view.range = Some(membership.range);
-        view.admin = membership.key.is_some();
-        view.mine = self.ipam.blocks().to_vec();
-        (view.capacity, view.used) = (self.ipam.capacity(), self.ipam.used());
-        view.members = self
-            .records
-            .values()
-            .map(|record| self.look_at(record))
-            .collect();
-        let mut claims = Vec::new();
-        for (at, record) in self.records.values().enumerate() {
-            let owner = Owner::Member(at as u32);
-            let claim = |block| {
-                record
-                    .version_of(block)
-                    .map(|version| (block, version, owner))
-            };
-            claims.extend(record.blocks.iter().filter_map(|block| claim(*block)));
-        }
-        view.set_owners(claims);
-        view
-    }
-
-    fn look_at(&self, record: &Record) -> Member {
-        let id = record.node();
-        let link = self.links.get(&id);
-        let up = link.filter(|link| link.up);
-        Member {
-            id,
-            name: record.name.clone(),
-            public: record.public,
-            admin: record.certificate.admin,
-            endpoints: record.endpoints.clone(),
-            blocks: record.blocks.clone(),
-            connected: up.is_some(),
-            since: link.map(|link| link.since),
-            endpoint: up.map(|link| link.endpoint),
-            suite: up.map(|link| link.suite),
-            rtt_us: self
-                .pings
-                .rtt(id)
-                .map(|rtt| rtt.as_micros().min(u32::MAX.into()) as u32),
-            observed: self.pings.observed_by(id),
-        }
     }
 }

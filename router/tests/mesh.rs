@@ -1,5 +1,7 @@
 //! The control core on a bad network in virtual time: joining, knowing one another, owning addresses, surviving.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 #[path = "mesh/net.rs"]
 mod net;
 
@@ -99,6 +101,7 @@ fn no_address_is_owned_twice_whenever_nodes_crash() {
                 n,
                 Command::Join {
                     token: token.clone(),
+                    taken: vec![],
                 },
             );
         }
@@ -219,6 +222,30 @@ fn the_wrong_cluster_is_refused_before_the_joiner_names_itself() {
 }
 
 #[test]
+fn a_range_in_use_on_the_joining_host_keeps_it_outside() {
+    let mut net = Net::new(7, 2);
+    net.init(0, "10.32.0.0/16");
+    let token = net.token(0, 1);
+    let route = Taken {
+        net: "10.32.8.0/24".parse().unwrap(),
+        by: "the route 10.32.8.0/24 over eth0".to_owned(),
+    };
+    let join = |taken| Command::Join {
+        token: token.clone(),
+        taken,
+    };
+    let error = net.ask(1, join(vec![route])).unwrap_err();
+    let text = "the cluster's range 10.32.0.0/16 overlaps the route 10.32.8.0/24 over eth0 on this host";
+    assert_eq!(error.to_string(), text);
+    let elsewhere = Taken {
+        net: "10.33.0.0/16".parse().unwrap(),
+        by: "the address 10.33.0.1 of eth0".to_owned(),
+    };
+    let joined = net.ask(1, join(vec![elsewhere]));
+    assert!(matches!(joined, Ok(Reply::Member { .. })), "{joined:?}");
+}
+
+#[test]
 fn a_join_that_was_cut_off_can_be_repeated_with_the_same_token() {
     for seed in 0..20 {
         let mut net = Net::new(seed, 2);
@@ -228,6 +255,7 @@ fn a_join_that_was_cut_off_can_be_repeated_with_the_same_token() {
             1,
             Command::Join {
                 token: token.clone(),
+                taken: vec![],
             },
         );
         let early = Duration::from_micros(net.rng.random_range(1_000..40_000));
@@ -386,6 +414,11 @@ fn wrong_wishes_get_their_cause() {
         Err(CommandError::Elsewhere { node, .. }) => assert_eq!(node, "host2"),
         other => panic!("{other:?}"),
     }
+}
+
+#[test]
+fn commands_out_of_place_get_their_cause() {
+    let mut net = cluster(17, 2, "10.32.0.0/16");
     let again = net.ask(
         0,
         Command::Init {

@@ -190,7 +190,7 @@ impl Core {
         let others = willing.iter().filter(|id| Some(**id) != asking.asked);
         others
             .max_by_key(|id| size(id))
-            .or(willing.first())
+            .or_else(|| willing.first())
             .copied()
     }
 

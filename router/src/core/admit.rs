@@ -3,11 +3,12 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
 use tracing::{debug, info};
-use weave_model::{Drop, Token};
+use weave_model::{ClusterRange, Drop, Token};
 
 use super::Core;
-use super::command::CommandError;
+use super::command::{CommandError, Taken};
 use super::saved::Membership;
 use super::saving::Pending;
 use crate::ipam::Ipam;
@@ -24,6 +25,7 @@ const FIRST_DEED: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub(super) struct JoinCommand {
     id: u64,
+    taken: Vec<Taken>,
     stage: Stage,
 }
 
@@ -50,11 +52,12 @@ impl JoinCommand {
 
 impl Core {
     /// Begins to join.
-    pub(super) fn start_join(&mut self, id: u64, token: Token) {
+    pub(super) fn start_join(&mut self, id: u64, token: Token, taken: Vec<Taken>) {
         let name = &self.config.name;
         let joining = Joining::new(token, &self.keys, name, &mut self.rng, self.now.mono);
         self.joining = Some(JoinCommand {
             id,
+            taken,
             stage: Stage::Asking(Box::new(joining)),
         });
         self.handle_join_timeout();
@@ -128,6 +131,9 @@ impl Core {
         if certificate.node != self.me || !certificate.verify(&cluster) {
             return self.end_join(Err(CommandError::WrongCluster(from)));
         }
+        if let Err(error) = self.check_taken(&range) {
+            return self.end_join(Err(error));
+        }
         self.membership = Some(Membership {
             public: cluster,
             key: None,
@@ -142,6 +148,20 @@ impl Core {
             join.stage = Stage::Saving;
         }
         self.saving.after(Pending::Joined { from });
+    }
+
+    /// Refuses a range of which this host uses a part. The inviter lets the same node in again.
+    fn check_taken(&self, range: &ClusterRange) -> Result<(), CommandError> {
+        let taken = self.joining.as_ref().map_or(&[][..], |join| &join.taken);
+        for range in [IpNet::V4(range.v4()), IpNet::V6(range.v6())] {
+            let overlaps =
+                |taken: &&Taken| range.contains(&taken.net) || taken.net.contains(&range);
+            if let Some(Taken { by, .. }) = taken.iter().find(overlaps) {
+                let by = by.clone();
+                return Err(CommandError::RangeTaken { range, by });
+            }
+        }
+        Ok(())
     }
 
     /// The membership is durable.

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use weave_model::api::{Code, Refusal};
 use weave_model::{BadRange, ClusterRange, NodeId, Token};
 
@@ -31,10 +31,12 @@ pub enum Command {
         /// Where joiners find this node; when empty its own endpoints.
         addresses: Vec<SocketAddr>,
     },
-    /// Joins the cluster that a token invites to.
+    /// Joins the cluster that a token invites to, unless its range is in use on this host.
     Join {
         /// The token.
         token: Token,
+        /// What this host has addresses in or routes to.
+        taken: Vec<Taken>,
     },
     /// Gives an address to a container's interface. The same id gets the same address again.
     Allocate {
@@ -53,6 +55,15 @@ pub enum Command {
         /// UDP addresses of this host.
         endpoints: Vec<SocketAddr>,
     },
+}
+
+/// A range that this host uses for something else.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// The addresses.
+    pub net: IpNet,
+    /// What uses them, for people: "the route 10.40.0.0/16 over eth0".
+    pub by: String,
 }
 
 /// The answer to a command that was done.
@@ -110,6 +121,14 @@ pub enum CommandError {
         "{0} belongs to another cluster than the one that the token names; nothing was told to it"
     )]
     WrongCluster(SocketAddr),
+    /// The cluster's range is in use on this host. This node stays outside.
+    #[error("the cluster's range {range} overlaps {by} on this host")]
+    RangeTaken {
+        /// The range.
+        range: IpNet,
+        /// What it overlaps.
+        by: String,
+    },
     /// Nobody answered.
     #[error("no node answered at {}, or the token is unknown there", list(.0))]
     NoAnswer(Vec<SocketAddr>),
@@ -185,6 +204,9 @@ impl CommandError {
             Self::Refused(tokens::Refusal::Unable) => "look at `weavectl status` on the inviter, then join again",
             Self::Refused(_) => "make a new token on a member with `weavectl token create`",
             Self::WrongCluster(_) => "check the address, or make a new token in the right cluster",
+            Self::RangeTaken { .. } => {
+                "remove that route or address from this host, then join again with the same token"
+            }
             Self::NoAnswer(_) => {
                 "check that weaved runs there, that UDP passes, and that the token was made there within its time"
             }
@@ -208,7 +230,7 @@ impl CommandError {
             | Self::Underway
             | Self::AddressTaken { .. }
             | Self::HasOther { .. } => Code::Conflict,
-            Self::Elsewhere { .. } => Code::Conflict,
+            Self::Elsewhere { .. } | Self::RangeTaken { .. } => Code::Conflict,
             Self::BadRange(_)
             | Self::TokenTerms
             | Self::BadId

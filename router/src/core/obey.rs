@@ -34,9 +34,9 @@ impl Core {
                 uses,
                 addresses,
             } => self.create_token(id, ttl, uses, addresses)?,
-            Command::Join { token } => {
+            Command::Join { token, taken } => {
                 self.check_free()?;
-                self.start_join(id, token);
+                self.start_join(id, token, taken);
             }
             Command::Allocate {
                 id: interface,
@@ -227,7 +227,7 @@ impl Core {
         want: Option<u32>,
     ) -> CommandError {
         let address = match want.map(|want| shown(range, want)).transpose() {
-            Ok(address) => address.unwrap_or(range.v4().network()),
+            Ok(address) => address.unwrap_or_else(|| range.v4().network()),
             Err(outside) => return outside,
         };
         match error {

@@ -216,7 +216,7 @@ pub fn write_block(block: Block, out: &mut Writer) {
 /// Reads a block.
 pub fn read_block(bytes: &mut Reader<'_>) -> Result<Block, Malformed> {
     let (first, bits) = (bytes.u32()?, bytes.u8()?);
-    Block::new(first, bits).ok_or(bytes.malformed())
+    Block::new(first, bits).ok_or_else(|| bytes.malformed())
 }
 
 /// Whether every offset of `inner` lies in `outer`.
