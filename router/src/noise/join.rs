@@ -24,7 +24,7 @@ use weave_model::{Drop, Suite};
 use zeroize::Zeroizing;
 
 use super::mac::{self, Checked, MACS};
-use super::{INVARIANT, MAX_DATAGRAM, builder, read, write};
+use super::{INVARIANT, MAX_DATAGRAM, builder, raw_split, read, write};
 use crate::keys::{NodeKeys, NodePublic, derive};
 use crate::session::{OpenKey, ReplayWindow, SealKey, packet_limit};
 use crate::wire::{HEADER, Header, TAG, Type};
@@ -232,8 +232,8 @@ impl Joiner {
         let mut datagram = header(Type::JoinRequest, self.receiver).to_vec();
         write(&mut self.state, &[&self.sign, body].concat(), &mut datagram);
         mac::append(&self.ticket.mac_key(), None, &mut datagram);
-        let (_, to_joiner) = self.state.dangerously_get_raw_split();
-        let key = OpenKey::new(SUITE, &Zeroizing::new(to_joiner));
+        let (_, to_joiner) = raw_split(&mut self.state);
+        let key = OpenKey::new(SUITE, &to_joiner);
         self.grants = Some((key, ReplayWindow::new(packet_limit(SUITE))));
         datagram
     }
@@ -347,8 +347,8 @@ impl Inviter {
                 dh: remote(&self.state)?,
                 sign: *sign,
             };
-            let (_, to_joiner) = self.state.dangerously_get_raw_split();
-            self.grants = Some((SealKey::new(SUITE, &Zeroizing::new(to_joiner)), 0));
+            let (_, to_joiner) = raw_split(&mut self.state);
+            self.grants = Some((SealKey::new(SUITE, &to_joiner), 0));
             self.request = Some((
                 datagram.to_vec(),
                 Request {

@@ -6,7 +6,9 @@
 //! are the same AWS-LC that seals packets. In front of the handshake stands [`mac`]: one keyed hash tells a member from
 //! the rest of the world before any curve is touched.
 //!
-//! The keys leave snow as a raw split and go into [`crate::session::Keys`], which wipes them.
+//! The keys leave snow as a raw split and go into [`crate::session::Keys`], which wipes them. What snow holds itself (the
+//! chaining key, the pre-shared key) it does not wipe when a handshake ends; static and ephemeral secrets lie in our
+//! primitives and are wiped.
 
 #![deny(clippy::disallowed_methods)]
 
@@ -61,9 +63,18 @@ fn read(state: &mut HandshakeState, message: &[u8]) -> Result<Zeroizing<Vec<u8>>
     Ok(payload)
 }
 
-/// The keys of a finished handshake, seen from this side.
-fn split(mut state: HandshakeState) -> Keys {
+/// A key that is wiped when dropped.
+type Secret = Zeroizing<[u8; 32]>;
+
+/// The two keys of a finished handshake: to the responder, to the initiator.
+fn raw_split(state: &mut HandshakeState) -> (Secret, Secret) {
     let (to_responder, to_initiator) = state.dangerously_get_raw_split();
+    (Zeroizing::new(to_responder), Zeroizing::new(to_initiator))
+}
+
+/// The same, seen from this side.
+fn split(mut state: HandshakeState) -> Keys {
+    let (to_responder, to_initiator) = raw_split(&mut state);
     if state.is_initiator() {
         Keys::from_split(to_responder, to_initiator)
     } else {

@@ -58,10 +58,13 @@ pub struct Terms {
 
 impl Keys {
     /// The two keys of a handshake's split, seen from this side.
-    pub fn from_split(send: [u8; 32], receive: [u8; 32]) -> Self {
+    pub fn from_split(
+        send: impl Into<Zeroizing<[u8; 32]>>,
+        receive: impl Into<Zeroizing<[u8; 32]>>,
+    ) -> Self {
         Self {
-            send: Zeroizing::new(send),
-            receive: Zeroizing::new(receive),
+            send: send.into(),
+            receive: receive.into(),
         }
     }
 

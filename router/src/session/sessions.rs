@@ -5,7 +5,7 @@
 //! able to read the answer to a transmit.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -429,7 +429,10 @@ fn terms(
     }
 }
 
-/// An IPv4 address stays one, whichever kind of socket it came from.
+/// An IPv4 address stays one, whichever kind of socket it came from; an IPv6 address keeps its scope.
 fn canonical(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip().to_canonical(), address.port())
+    match address.ip().to_canonical() {
+        ip @ IpAddr::V4(_) => SocketAddr::new(ip, address.port()),
+        IpAddr::V6(_) => address,
+    }
 }

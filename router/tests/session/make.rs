@@ -28,6 +28,15 @@ fn a_session_comes_up_in_one_round_trip() {
     assert_eq!(net.outbound(0).unwrap().lanes(), 2);
 }
 
+/// What a data thread tells may be lost in a full queue; what it noted is not.
+#[test]
+fn a_session_comes_up_though_nobody_tells() {
+    let mut net = Net::pair(1, Link::default());
+    net.hosts[1].tells = false;
+    net.connect(0, 1);
+    assert!(net.run_until(SECOND, Net::paired).is_some());
+}
+
 #[test]
 fn a_session_comes_up_at_30_percent_loss() {
     let mut worst = Duration::ZERO;
@@ -106,6 +115,39 @@ fn endpoints_are_tried_in_turn() {
     let took = net.run_until(10 * SECOND, Net::paired).unwrap();
     assert!(took < SECOND, "{took:?}");
     assert_eq!(net.hosts[0].outbound[&public.id()].1, right);
+}
+
+#[test]
+fn addresses_are_told_apart() {
+    let mut net = Net::pair(1, Link::default());
+    let (a, b) = (net.hosts[0].id, net.hosts[1].public);
+    let scoped = "[fe80::1%7]:6783".parse().unwrap();
+    let mapped = address("[::ffff:192.0.2.2]:6783");
+    net.hosts[0]
+        .sessions
+        .add_peer(b, vec![mapped, scoped], net.now);
+    net.hosts[0].sessions.connect(b.id(), net.now);
+    let sent = net.hosts[0].sessions.poll_transmit().unwrap();
+    assert_eq!(
+        sent.to, net.hosts[1].address,
+        "an IPv4 address in IPv6 clothes is one"
+    );
+    net.deliver(1, &sent.bytes, address("[::ffff:192.0.2.1]:6783"))
+        .unwrap();
+    net.run(SECOND);
+    assert_eq!(
+        net.hosts[1].sessions.status(a).unwrap().endpoint,
+        Some(net.hosts[0].address)
+    );
+
+    let mut net = Net::pair(2, Link::default());
+    net.hosts[0].sessions.add_peer(b, vec![scoped], net.now);
+    net.hosts[0].sessions.connect(b.id(), net.now);
+    assert_eq!(
+        net.hosts[0].sessions.poll_transmit().unwrap().to,
+        scoped,
+        "the scope is kept"
+    );
 }
 
 #[test]

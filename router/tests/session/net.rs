@@ -93,6 +93,8 @@ pub(crate) struct Host {
     /// Numbers of the data packets that arrived.
     pub(crate) received: Vec<u64>,
     pub(crate) answers_probes: bool,
+    /// Its data threads tell what they heard.
+    pub(crate) tells: bool,
     /// What it sends wants an answer.
     pub(crate) expects_answers: bool,
 }
@@ -120,6 +122,7 @@ impl Host {
             log: Vec::new(),
             received: Vec::new(),
             answers_probes: true,
+            tells: true,
             expects_answers: true,
         }
     }
@@ -180,7 +183,7 @@ impl Host {
         let mut sealed = sealed.to_vec();
         let (plain, newest) = lane.open(header.counter, clear, &mut sealed)?;
         inbound.note_heard(self.sessions.start().millis(now.mono));
-        if newest && lane.note_from(from) {
+        if newest && lane.note_from(from) && self.tells {
             self.sessions
                 .handle_heard(inbound.peer(), inbound.index(), header.lane, from, now);
         }
