@@ -2,8 +2,10 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 
+use socket2::{InterfaceIndexOrAddress, SockRef};
+
 use crate::lab::ns::Ns;
-use crate::lab::traffic::{is_silent, payload, udp};
+use crate::lab::traffic::{overheard, payload, udp};
 use crate::lab::{Container, Lab};
 
 const PORT: u16 = 5007;
@@ -35,11 +37,11 @@ fn everybody_in_the_network_and_nobody_outside() {
             .iter()
             .map(|container| listen(&container.ns))
             .collect();
-        let bystanders = hosts
-            .iter()
-            .map(|host| &host.ns)
-            .chain([&foreign, &neighbour]);
-        let outside: Vec<[UdpSocket; 2]> = bystanders.map(listen).collect();
+        let bystanders = hosts.iter().map(|host| &host.ns);
+        let outside: Vec<(&str, [UdpSocket; 2])> = bystanders
+            .chain([&foreign, &neighbour])
+            .map(|ns| (ns.name(), listen(ns)))
+            .collect();
         let control = lab.capture(&containers[3].ns, "eth0");
 
         let targets = [
@@ -64,14 +66,23 @@ fn everybody_in_the_network_and_nobody_outside() {
                 }
             }
         }
-        assert!(
-            inside.iter().flatten().all(is_silent),
-            "something was heard twice"
-        );
-        assert!(
-            outside.iter().flatten().all(is_silent),
-            "somebody outside heard it"
-        );
+        for (sockets, container) in inside.iter().zip(&containers) {
+            let twice = sockets.each_ref().map(overheard);
+            assert_eq!(
+                twice,
+                [0, 0],
+                "datagrams that {} heard twice",
+                container.name
+            );
+        }
+        for (name, sockets) in &outside {
+            let overheard = sockets.each_ref().map(overheard);
+            assert_eq!(
+                overheard,
+                [0, 0],
+                "datagrams that {name} heard outside, in IPv4 and IPv6"
+            );
+        }
         assert_eq!(control.stop().readable(), 3 * targets.len());
     });
 }
@@ -80,12 +91,12 @@ fn everybody_in_the_network_and_nobody_outside() {
 fn listen(ns: &Ns) -> [UdpSocket; 2] {
     let v4 = udp(ns, (Ipv4Addr::UNSPECIFIED, PORT));
     let v6 = udp(ns, SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, PORT + 1, 0, 0));
-    for (index, address) in interfaces(ns) {
-        if let Some(address) = address {
-            for group in [GROUP, MDNS] {
-                v4.join_multicast_v4(&group, &address)
-                    .expect("a group can be joined");
-            }
+    for index in interfaces(ns) {
+        for group in [GROUP, MDNS] {
+            let interface = InterfaceIndexOrAddress::Index(index);
+            SockRef::from(&v4)
+                .join_multicast_v4_n(&group, &interface)
+                .expect("a group can be joined");
         }
         for group in [GROUP6, MDNS6] {
             v6.join_multicast_v6(&group, index)
@@ -95,19 +106,13 @@ fn listen(ns: &Ns) -> [UdpSocket; 2] {
     [v4, v6]
 }
 
-/// Every interface but loopback: its index and first IPv4 address.
-fn interfaces(ns: &Ns) -> Vec<(u32, Option<Ipv4Addr>)> {
+/// The index of every interface but loopback.
+fn interfaces(ns: &Ns) -> Vec<u32> {
     let links: Vec<serde_json::Value> =
-        serde_json::from_str(&ns.sh("ip -j addr show up")).expect("ip writes JSON");
+        serde_json::from_str(&ns.sh("ip -j link show up")).expect("ip writes JSON");
     let links = links.iter().filter(|link| link["ifname"] != "lo");
     links
-        .map(|link| {
-            let index = link["ifindex"].as_u64().expect("a link has an index") as u32;
-            let addresses = link["addr_info"].as_array().expect("a link has addresses");
-            let v4 = addresses.iter().find(|address| address["family"] == "inet");
-            let v4 = v4.and_then(|address| address["local"].as_str()?.parse().ok());
-            (index, v4)
-        })
+        .map(|link| link["ifindex"].as_u64().expect("a link has an index") as u32)
         .collect()
 }
 
@@ -128,7 +133,7 @@ fn say(from: &Container, to: SocketAddr, size: usize) -> Vec<u8> {
     socket.set_broadcast(true).expect("a socket may broadcast");
     let to = match to {
         SocketAddr::V6(to) => {
-            SocketAddrV6::new(*to.ip(), PORT + 1, 0, interfaces(&from.ns)[0].0).into()
+            SocketAddrV6::new(*to.ip(), PORT + 1, 0, interfaces(&from.ns)[0]).into()
         }
         to @ SocketAddr::V4(_) => to,
     };

@@ -111,9 +111,9 @@ fn bridges_that_call_iptables_or_not() {
             let number = number as u8 + 1;
             lab.plug(&host.ns, "u0", number);
             host.ns.sh(&format!(
-                "ip link add uplink type bridge; ip link set uplink up
+                "ip link add uplink type bridge mcast_snooping 0; ip link set uplink up
                  ip addr flush dev u0; ip link set u0 master uplink
-                 ip addr add 192.168.77.{number}/24 dev uplink
+                 ip addr add 192.168.77.{number}/24 dev uplink; ip route add default via 192.168.77.254
                  iptables -A FORWARD -m conntrack --ctstate INVALID -j DROP"
             ));
             lab.watch(&host.ns, "u0");

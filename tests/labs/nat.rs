@@ -14,11 +14,11 @@ fn two_nodes_behind_the_same_address() {
         let router = Ns::add("router");
         lab.plug(&router, "u0", 100);
         router.sh(
-            "ip link add lan type bridge; ip link set lan up; ip addr add 10.0.0.1/24 dev lan
+            "ip link add lan type bridge mcast_snooping 0; ip link set lan up; ip addr add 10.0.0.1/24 dev lan
              sysctl -qw net.ipv4.ip_forward=1
              nft add table ip home
              nft add chain ip home out '{ type nat hook postrouting priority srcnat; }'
-             nft add rule ip home out oifname u0 masquerade",
+             nft add rule ip home out oifname u0 meta l4proto udp masquerade to :6784-6799",
         );
         let private = [("left", 2), ("right", 3)].map(|(name, number)| {
             let host = lab.bare_host(name);

@@ -71,12 +71,12 @@ fn tokens() {
             &h3,
             &format!("join {}", damaged(token.trim())),
             "token",
-            again,
+            "copy it again",
         );
         let brief = h1.ok(&["token", "create", "--ttl", "1s"]);
         std::thread::sleep(Duration::from_millis(1500));
         refuses(&h3, &format!("join {brief}"), "expired", again);
-        refuses(&h2, &format!("join {token}"), "already", "--state-dir");
+        refuses(&h2, &format!("join {token}"), "already", "state directory");
         h3.ok(&["join", token.trim()]);
         let h4 = lab.host("h4", 4);
         h4.start();
@@ -133,19 +133,19 @@ fn ranges() {
         refuses(
             &h1,
             "init --range 192.168.0.0/16",
-            "192.168.77.0/24",
+            "192.168.77.1/24",
             "--range",
         );
         refuses(
             &h1,
             "init --range 10.48.0.0/12 --range6 fd77::/48",
-            "fd77::/64",
+            "fd77::1/64",
             "--range6",
         );
         assert_eq!(h1.ctl(&["init", "--range", "10.48/12"]).code, 2);
 
         h1.ok(&["init", "--range", "10.48.0.0/12"]);
-        refuses(&h1, "init", "already", "--state-dir");
+        refuses(&h1, "init", "already", "state directory");
         let token = h1.ok(&["token", "create"]);
         refuses(&h2, &format!("join {token}"), "10.55.8.0/24", "route");
         h2.ns.sh("ip route del 10.55.8.0/24");

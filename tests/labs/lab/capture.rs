@@ -7,13 +7,18 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Stdio};
+use std::time::Duration;
 
 use super::ns::Ns;
 
 /// 16 bytes that every packet of a lab's traffic carries and that nothing else does.
 pub(crate) const MARKER: &[u8; 16] = b"weave-lab-marker";
+
+/// How long a packet may stay in the kernel's ring before `tcpdump` sees it: it waits a second for a block to fill.
+const SETTLE: Duration = Duration::from_millis(1100);
 
 /// A running capture of one interface.
 pub(crate) struct Capture {
@@ -52,9 +57,18 @@ impl Capture {
     }
 
     /// Ends the capture and returns every frame it saw; fails if the kernel lost any.
-    pub(crate) fn stop(mut self) -> Frames {
-        // What was sent just now is in the ring but perhaps not yet in the file.
-        std::thread::sleep(std::time::Duration::from_millis(100));
+    pub(crate) fn stop(self) -> Frames {
+        std::thread::sleep(SETTLE);
+        self.stop_now()
+    }
+
+    /// Ends several captures at once.
+    pub(crate) fn stop_all(captures: impl Iterator<Item = Self>) -> Vec<Frames> {
+        std::thread::sleep(SETTLE);
+        captures.map(Self::stop_now).collect()
+    }
+
+    fn stop_now(mut self) -> Frames {
         super::ns::host(&format!("kill -INT {}", self.tcpdump.id()));
         let mut rest = String::new();
         self.said
@@ -121,14 +135,15 @@ impl Frames {
 enum Kind {
     /// A UDP datagram of Weave's port, with its first byte: version and type.
     Weave(u8),
-    /// ARP, ICMPv6 neighbour and router discovery, MLD, or the ICMP answer to a datagram of Weave that found nobody.
+    /// ARP, ICMPv6 neighbour and router discovery, IGMP, MLD, or the ICMP answer to a datagram of Weave that found
+    /// nobody.
     Neighbour,
     /// Anything else, with both addresses where it has some.
     Other { ends: Option<[IpAddr; 2]> },
 }
 
-/// The UDP port of Weave.
-const PORT: u16 = 6783;
+/// The UDP port of Weave, and those to which the labs' routers translate it.
+const PORTS: RangeInclusive<u16> = 6783..=6799;
 
 /// Tells what an Ethernet frame is.
 fn classify(frame: &[u8]) -> Kind {
@@ -149,8 +164,10 @@ fn classify_v4(packet: &[u8]) -> Kind {
     let fragment = be16(packet, 6).unwrap_or(0) & 0x3fff != 0;
     match packet[9] {
         17 if !fragment => weave(body).unwrap_or(Kind::Other { ends: Some(ends) }),
-        // Destination unreachable: the port is closed while the node restarts. It quotes what it could not deliver.
-        1 if body.first() == Some(&3)
+        // Membership of groups (RFC 3376).
+        2 => Kind::Neighbour,
+        // Unreachable, while the node restarts, or redirected, while a host moves: it quotes what was not delivered.
+        1 if matches!(body.first(), Some(3 | 5))
             && body.get(8..).is_some_and(|quoted| {
                 matches!(classify_v4_quoted(quoted), Some(Kind::Weave(_)))
             }) =>
@@ -188,7 +205,7 @@ fn classify_v6(packet: &[u8]) -> Kind {
 
 /// A UDP header and what follows: Weave's first byte if it is a datagram of Weave's port.
 fn weave(udp: &[u8]) -> Option<Kind> {
-    let ours = be16(udp, 0)? == PORT || be16(udp, 2)? == PORT;
+    let ours = PORTS.contains(&be16(udp, 0)?) || PORTS.contains(&be16(udp, 2)?);
     (ours).then(|| Kind::Weave(udp.get(8).copied().unwrap_or(0)))
 }
 

@@ -57,7 +57,7 @@ impl Lab {
         clear(&dir);
         std::fs::create_dir_all(&dir).expect("a temporary directory can be made");
         let switch = Ns::add(SWITCH);
-        switch.sh("ip link add br0 type bridge && ip link set br0 up");
+        switch.sh("ip link add br0 type bridge mcast_snooping 0 && ip link set br0 up");
         let lab = Self {
             dir: dir.clone(),
             switch,
@@ -145,12 +145,7 @@ impl Lab {
     /// Fails unless every watched wire carried sealed packets, and nothing else.
     fn judge_wires(&self) {
         let allowed = self.allowed.borrow();
-        let frames: Vec<_> = self
-            .captures
-            .borrow_mut()
-            .drain(..)
-            .map(Capture::stop)
-            .collect();
+        let frames = Capture::stop_all(self.captures.borrow_mut().drain(..));
         for wire in &frames {
             wire.assert_sealed(&allowed);
         }
