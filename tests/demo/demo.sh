@@ -216,8 +216,8 @@ readable() { tcpdump -n -A -r "$1" 2>/dev/null | grep -c "$marker" || true; }
 wire() {
   say "red pings blue with the text \"$marker\" inside; who can read it?"
   local pids=() seen_wire seen_inside
-  spawn host1 tcpdump -i u0 -U -Z root -w "$dir/wire.pcap" udp port 6783 2>/dev/null; pids+=($!)
-  spawn red tcpdump -i eth0 -U -Z root -w "$dir/inside.pcap" icmp 2>/dev/null; pids+=($!)
+  spawn host1 tcpdump --immediate-mode -i u0 -U -Z root -w "$dir/wire.pcap" udp port 6783 2>/dev/null; pids+=($!)
+  spawn red tcpdump --immediate-mode -i eth0 -U -Z root -w "$dir/inside.pcap" icmp 2>/dev/null; pids+=($!)
   sleep 1
   in_net red ping -n -q -c 20 -i 0.02 -W 2 -p "$(printf %s "$marker" | od -An -tx1 | tr -d ' \n')" "${v4[blue]}" >/dev/null || fail "blue does not answer"
   sleep 0.5
