@@ -11,7 +11,7 @@ use std::time::Duration;
 use net::Net;
 use rand::RngExt;
 use weave_model::{Token, TokenId};
-use weave_router::core::command::{Command, CommandError, Reply};
+use weave_router::core::command::{Command, CommandError, Reply, Taken};
 use weave_router::core::view::Owner;
 use weave_router::mesh::tokens::Refusal;
 use weave_router::wire::{Header, Type};
@@ -235,7 +235,8 @@ fn a_range_in_use_on_the_joining_host_keeps_it_outside() {
         taken,
     };
     let error = net.ask(1, join(vec![route])).unwrap_err();
-    let text = "the cluster's range 10.32.0.0/16 overlaps the route 10.32.8.0/24 over eth0 on this host";
+    let text =
+        "the cluster's range 10.32.0.0/16 overlaps the route 10.32.8.0/24 over eth0 on this host";
     assert_eq!(error.to_string(), text);
     let elsewhere = Taken {
         net: "10.33.0.0/16".parse().unwrap(),

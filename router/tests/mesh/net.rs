@@ -185,6 +185,7 @@ impl Net {
             n,
             Command::Join {
                 token: token.clone(),
+                taken: vec![],
             },
         )
     }
