@@ -53,6 +53,7 @@ fn report(obstacle: &Obstacle, code: u8) -> ExitCode {
 
 fn run(config: Config) -> Result<(), Obstacle> {
     preflight::check_host()?;
+    preflight::check_state_dir(&config.state_dir)?;
     let socket = Socket::bind(&config.socket).map_err(|error| no_socket(&error))?;
     preflight::check_port(config.overlay.listen)?;
     let runtime = Builder::new_current_thread()

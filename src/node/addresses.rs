@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use weave_linux::netlink::route::{Kind, MAIN_TABLE};
 use weave_linux::netlink::{Address, Error, Link, Netlink, Route};
 use weave_model::ClusterRange;
+use weave_router::core::command::Taken;
 
 /// Finds the addresses that other hosts may reach `listen` at, the likeliest first.
 pub(super) async fn reachable(
@@ -29,6 +30,43 @@ pub(super) async fn reachable(
     Ok(usable
         .map(|ip| SocketAddr::new(ip, listen.port()))
         .collect())
+}
+
+/// The ranges this host has addresses in or routes to, as far as they mean something of their own: neither ours, nor
+/// the default route or a piece of it.
+pub(super) async fn taken() -> Result<Vec<Taken>, Error> {
+    let netlink = Netlink::open()?;
+    let links = netlink.links().await?;
+    let addresses = netlink.addresses(None).await?;
+    let routes = netlink.routes(Some(MAIN_TABLE)).await?;
+    Ok(claims(&links, &addresses, &routes))
+}
+
+fn claims(links: &[Link], addresses: &[Address], routes: &[Route]) -> Vec<Taken> {
+    let foreign = |index: u32| {
+        let link = links.iter().find(|link| link.index == index)?;
+        (!ours(link)).then_some(link.name.as_str())
+    };
+    let addresses = addresses.iter().filter_map(|address| {
+        let device = foreign(address.link)?;
+        let by = format!("the address {} of {device}", address.net);
+        Some(Taken {
+            net: address.net,
+            by,
+        })
+    });
+    let routes = routes
+        .iter()
+        .filter(|route| route.kind == Kind::Unicast)
+        .filter_map(|route| {
+            let device = foreign(route.link?)?;
+            let by = format!("the route {} over {device}", route.to);
+            Some(Taken { net: route.to, by })
+        });
+    // A route shorter than /8, or than /7 for IPv6, is a piece of the default route.
+    let own_meaning =
+        |taken: &Taken| taken.net.prefix_len() >= if taken.net.addr().is_ipv4() { 8 } else { 7 };
+    routes.chain(addresses).filter(own_meaning).collect()
 }
 
 /// The MTU of the device that the IPv4 default route leads to, in bytes, if there is one: what fits on the way out.
@@ -151,6 +189,28 @@ mod tests {
         assert_eq!(
             found,
             ["192.0.2.3", "2001:db8::3", "203.0.113.7", "10.0.0.2"]
+        );
+    }
+
+    #[test]
+    fn what_means_something_here_is_taken() {
+        let links = [link(2, "eth0", ""), link(5, "weave0", "tun")];
+        let addresses = [address(2, "192.0.2.3/24"), address(5, "10.32.0.1/32")];
+        let routes = [
+            Route::new("0.0.0.0/0".parse().unwrap(), 2),
+            Route::new("128.0.0.0/1".parse().unwrap(), 2),
+            Route::new("10.40.0.0/16".parse().unwrap(), 2),
+            Route::new("10.32.0.0/12".parse().unwrap(), 5),
+            Route::new("2000::/3".parse().unwrap(), 2),
+        ];
+        let taken = claims(&links, &addresses, &routes);
+        let by: Vec<&str> = taken.iter().map(|taken| taken.by.as_str()).collect();
+        assert_eq!(
+            by,
+            [
+                "the route 10.40.0.0/16 over eth0",
+                "the address 192.0.2.3/24 of eth0"
+            ]
         );
     }
 

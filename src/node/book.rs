@@ -144,10 +144,10 @@ fn key(attachment: &Attachment) -> (ContainerName, IfName) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn entry(name: &str, ifname: &str, inode: u64) -> Entry {
+    pub(in crate::node) fn entry(name: &str, ifname: &str, inode: u64) -> Entry {
         let attachment = Attachment {
             name: name.parse().unwrap(),
             netns: format!("/run/netns/{name}"),

@@ -272,3 +272,103 @@ fn model_name(name: &weave_linux::netlink::IfName) -> IfName {
 fn mac_text(mac: [u8; 6]) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::book::tests::entry as booked;
+
+    fn range() -> ClusterRange {
+        ClusterRange::new(
+            "10.32.0.0/12".parse().unwrap(),
+            "fd00::/48".parse().unwrap(),
+        )
+        .unwrap()
+    }
+
+    fn request(name: &str, ip: Option<&str>) -> AttachRequest {
+        AttachRequest {
+            netns: "/run/netns/a".to_owned(),
+            name: name.parse().unwrap(),
+            ip: ip.map(|ip| ip.parse().unwrap()),
+            ifname: IfName::eth0(),
+            network: weave_model::NetworkName::default_network(),
+            labels: std::collections::BTreeMap::new(),
+        }
+    }
+
+    /// An entry whose namespace is that of this very test.
+    fn alive(name: &str) -> Entry {
+        let mut entry = booked(name, "eth0", 0);
+        entry.attachment.netns = "/proc/thread-self/ns/net".to_owned();
+        entry.netns_id = netns_id(&Netns::current().unwrap());
+        entry
+    }
+
+    #[test]
+    fn the_same_request_again_is_done() {
+        let mut book = Book::default();
+        let there = alive("a");
+        book.insert(there.clone());
+        let done = |ip| plan(&book, &request("a", ip), &range(), there.netns_id);
+        for same in [None, Some("10.32.0.2"), Some("fd00::2")] {
+            assert!(
+                matches!(done(same), Ok(Plan::Done(answer)) if *answer == there.attachment),
+                "{same:?}"
+            );
+        }
+        assert_eq!(
+            done(Some("10.32.0.3")).err().map(|refusal| refusal.code),
+            Some(Code::Conflict)
+        );
+    }
+
+    #[test]
+    fn a_name_in_use_is_refused_and_that_of_a_container_that_is_gone_is_not() {
+        let mut book = Book::default();
+        book.insert(alive("a"));
+        book.insert(booked("b", "eth0", 1));
+        let plan = |name| plan(&book, &request(name, None), &range(), (9, 9));
+        let refusal = plan("a").err().unwrap();
+        assert!(refusal.message.contains("the name a is taken"), "{refusal}");
+        assert!(
+            matches!(plan("b"), Ok(Plan::Replace(entry)) if entry.attachment.name.as_str() == "b")
+        );
+        assert!(matches!(plan("c"), Ok(Plan::Make)));
+    }
+
+    #[test]
+    fn strange_addresses_and_networks_are_refused() {
+        let plan = |request: &AttachRequest| plan(&Book::default(), request, &range(), (9, 9));
+        let refusal = plan(&request("a", Some("192.0.2.1"))).err().unwrap();
+        assert!(
+            refusal.message.contains("10.32.0.0/12") && refusal.fix.contains("--ip"),
+            "{refusal:?}"
+        );
+        let blue = AttachRequest {
+            network: "blue".parse().unwrap(),
+            ..request("a", None)
+        };
+        assert_eq!(
+            plan(&blue).err().map(|refusal| refusal.code),
+            Some(Code::NotFound)
+        );
+    }
+
+    #[test]
+    fn device_names_differ_and_stay() {
+        let mut book = Book::default();
+        let [a, b] = ["a", "b"].map(|name| name.parse::<ContainerName>().unwrap());
+        let first = host_ifname(&book, &a, &IfName::eth0());
+        assert_eq!(host_ifname(&book, &a, &IfName::eth0()), first);
+        assert_ne!(host_ifname(&book, &b, &IfName::eth0()), first);
+        assert!(
+            first.as_str().len() == 12 && first.as_str().starts_with("wv"),
+            "{first}"
+        );
+        let mut taken = booked("x", "eth0", 1);
+        taken.attachment.host_ifname = first.clone();
+        book.insert(taken);
+        assert_ne!(host_ifname(&book, &a, &IfName::eth0()), first);
+    }
+}

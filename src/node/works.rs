@@ -40,9 +40,7 @@ pub(super) struct Works {
 impl Works {
     /// Makes a cluster, if its range is free on this host.
     pub(super) async fn init(&mut self, request: InitRequest) -> Result<Membership, Refusal> {
-        if let Some(range) = self.router.view().range {
-            return Err(CommandError::AlreadyMember(range.v4()).into());
-        }
+        self.outside_of_clusters()?;
         let default: Ipv4Net = DEFAULT_RANGE.parse().expect("the default is a range");
         let v4 = request.range.unwrap_or(default);
         // Without a wish the range comes from a key that is yet to be made; until then a range that no host has
@@ -64,14 +62,31 @@ impl Works {
 
     /// Joins a cluster.
     pub(super) async fn join(&mut self, request: JoinRequest) -> Result<Membership, Refusal> {
-        if let Some(range) = self.router.view().range {
-            return Err(CommandError::AlreadyMember(range.v4()).into());
-        }
-        let token = request.token.parse().map_err(|error: BadToken| {
-            let (cause, fix) = cause_and_fix(&error.to_string());
-            Refusal::new(Code::Invalid, cause, fix)
+        self.outside_of_clusters()?;
+        let token = request.token.parse().map_err(|error| bad_token(&error))?;
+        let taken = addresses::taken().await.map_err(|error| {
+            let cause = format!("cannot see which addresses this host uses: {error}");
+            Refusal::new(
+                Code::Failed,
+                cause,
+                "look at the log of weaved and of the kernel",
+            )
         })?;
-        self.became_member(Command::Join { token }).await
+        self.became_member(Command::Join { token, taken }).await
+    }
+
+    fn outside_of_clusters(&self) -> Result<(), Refusal> {
+        let Some(range) = self.router.view().range else {
+            return Ok(());
+        };
+        let state_dir = self.config.state_dir.display();
+        let fix = format!(
+            "to leave it for good, stop weaved, remove its --state-dir {state_dir} and start it again"
+        );
+        Err(Refusal {
+            fix,
+            ..CommandError::AlreadyMember(range.v4()).into()
+        })
     }
 
     async fn became_member(&mut self, command: Command) -> Result<Membership, Refusal> {
@@ -293,6 +308,14 @@ fn strange_reply() -> Refusal {
         "the router gave an answer that does not fit",
         "look at the log of weaved",
     )
+}
+
+fn bad_token(error: &BadToken) -> Refusal {
+    let (cause, mut fix) = cause_and_fix(&error.to_string());
+    if !fix.contains("weavectl token create") {
+        fix.push_str(", or make a new one on a member with: weavectl token create");
+    }
+    Refusal::new(Code::Invalid, cause, fix)
 }
 
 fn bad_range(error: &BadRange) -> Refusal {
