@@ -7,6 +7,10 @@
 
 #![deny(clippy::disallowed_methods)]
 
+mod seal;
+#[cfg(debug_assertions)]
+mod spent;
+
 use aws_lc_rs::hkdf;
 use blake2::{Blake2s256, Digest};
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
@@ -14,6 +18,8 @@ use rand_core::CryptoRng;
 use weave_model::NodeId;
 use x25519_dalek::{PublicKey, StaticSecret};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+
+pub use seal::{OpenKey, SealKey, packet_limit};
 
 /// A node's private keys.
 #[derive(ZeroizeOnDrop)]

@@ -22,10 +22,9 @@ use snow::HandshakeState;
 use weave_model::{Drop, NodeId, Suite};
 
 use super::mac::MACS;
-use super::{INVARIANT, MAX_DATAGRAM, builder, cipher_name, read, split, write};
+use super::{INVARIANT, MAX_DATAGRAM, Split, builder, cipher_name, read, write};
 use crate::keys::{ClusterSecret, NodeKeys, NodePublic};
-use crate::session::{Keys, MAX_LANES};
-use crate::wire::{HEADER, Header, Type};
+use crate::wire::{HEADER, Header, MAX_LANES, Type};
 
 /// What an initiation says in clear.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -188,7 +187,7 @@ impl Initiator {
     }
 
     /// Reads a response whose `mac1` was checked (`content` is all before the MACs). On success the handshake is over
-    /// and [`Initiator::keys`] may be called; on error nothing changed, and the true response can still come.
+    /// and [`Initiator::split`] may be called; on error nothing changed, and the true response can still come.
     ///
     /// Returns the responder's index and what it tells of itself.
     ///
@@ -213,9 +212,9 @@ impl Initiator {
     ///
     /// # Panics
     /// Before [`Initiator::finish`] succeeded.
-    pub fn keys(self) -> Keys {
+    pub fn split(mut self) -> Split {
         assert!(self.state.is_handshake_finished(), "the response was read");
-        split(self.state)
+        Split::of(&mut self.state)
     }
 }
 
@@ -274,7 +273,7 @@ impl Responder {
         secret: &ClusterSecret,
         index: u32,
         about: About,
-    ) -> (Vec<u8>, Keys) {
+    ) -> (Vec<u8>, Split) {
         self.state
             .set_psk(2, &*secret.psk(initiator, &keys.id()))
             .expect(INVARIANT);
@@ -290,7 +289,7 @@ impl Responder {
             &about.to_bytes(u64::from(index) << 32),
             &mut datagram,
         );
-        (datagram, split(self.state))
+        (datagram, Split::of(&mut self.state))
     }
 }
 

@@ -24,9 +24,9 @@ use weave_model::{Drop, Suite};
 use zeroize::Zeroizing;
 
 use super::mac::{self, Checked, MACS};
-use super::{INVARIANT, MAX_DATAGRAM, builder, raw_split, read, write};
-use crate::keys::{NodeKeys, NodePublic, derive};
-use crate::session::{OpenKey, ReplayWindow, SealKey, packet_limit};
+use super::{INVARIANT, MAX_DATAGRAM, Split, builder, read, write};
+use crate::keys::{NodeKeys, NodePublic, OpenKey, SealKey, derive};
+
 use crate::wire::{HEADER, Header, TAG, Type};
 
 /// Length of a hello.
@@ -139,7 +139,8 @@ pub struct Joiner {
     hello: Vec<u8>,
     index: u32,
     receiver: u32,
-    grants: Option<(OpenKey, ReplayWindow)>,
+    /// Opens grants; only with this counter or a higher one.
+    grants: Option<(OpenKey, u64)>,
 }
 
 impl Joiner {
@@ -232,27 +233,28 @@ impl Joiner {
         let mut datagram = header(Type::JoinRequest, self.receiver).to_vec();
         write(&mut self.state, &[&self.sign, body].concat(), &mut datagram);
         mac::append(&self.ticket.mac_key(), None, &mut datagram);
-        let (_, to_joiner) = raw_split(&mut self.state);
-        let key = OpenKey::new(SUITE, &to_joiner);
-        self.grants = Some((key, ReplayWindow::new(packet_limit(SUITE))));
+        let key = OpenKey::new(SUITE, &Split::of(&mut self.state).receive);
+        self.grants = Some((key, 0));
         datagram
     }
 
-    /// Reads one grant; returns the body that the member gave it. Each arrives once.
+    /// Reads a grant; returns the body that the member gave it. One that is older than another was read is refused.
     ///
     /// # Errors
-    /// [`Drop::BadHandshake`] before a request was made, else as [`OpenKey::open`] and [`ReplayWindow::check`].
+    /// [`Drop::BadHandshake`] before a request was made, [`Drop::Replay`], else as [`OpenKey::open`].
     pub fn handle_grant(&mut self, datagram: &[u8]) -> Result<Vec<u8>, Drop> {
         let header = Header::parse(datagram)?;
-        let (key, window) = self.grants.as_mut().ok_or(Drop::BadHandshake)?;
+        let (key, next) = self.grants.as_mut().ok_or(Drop::BadHandshake)?;
         if header.kind != Type::JoinGrant || header.receiver != self.index {
             return Err(Drop::BadHandshake);
         }
-        window.check(header.counter)?;
+        if header.counter < *next {
+            return Err(Drop::Replay);
+        }
         let (clear, sealed) = datagram.split_at(HEADER);
         let mut sealed = sealed.to_vec();
         let body = key.open(header.counter, clear, &mut sealed)?.to_vec();
-        window.commit(header.counter);
+        *next = header.counter.saturating_add(1);
         Ok(body)
     }
 }
@@ -274,6 +276,7 @@ pub struct Inviter {
     receiver: u32,
     index: u32,
     request: Option<(Vec<u8>, Request)>,
+    /// Seals grants, the next with this counter.
     grants: Option<(SealKey, u64)>,
 }
 
@@ -347,8 +350,8 @@ impl Inviter {
                 dh: remote(&self.state)?,
                 sign: *sign,
             };
-            let (_, to_joiner) = raw_split(&mut self.state);
-            self.grants = Some((SealKey::new(SUITE, &to_joiner), 0));
+            let key = SealKey::new(SUITE, &Split::of(&mut self.state).send);
+            self.grants = Some((key, 0));
             self.request = Some((
                 datagram.to_vec(),
                 Request {

@@ -28,7 +28,7 @@ use subtle::ConstantTimeEq;
 use weave_model::{Drop, Suite};
 use zeroize::Zeroizing;
 
-use crate::session::{OpenKey, SealKey};
+use crate::keys::{OpenKey, SealKey};
 use crate::wire::{HEADER, Header, TAG};
 
 /// Length of a MAC and of a cookie.

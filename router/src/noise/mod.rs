@@ -6,7 +6,7 @@
 //! are the same AWS-LC that seals packets. In front of the handshake stands [`mac`]: one keyed hash tells a member from
 //! the rest of the world before any curve is touched.
 //!
-//! The keys leave snow as a raw split and go into [`crate::session::Keys`], which wipes them. What snow holds itself (the
+//! The keys leave snow as a raw split and are wiped when dropped ([`Split`]). What snow holds itself (the
 //! chaining key, the pre-shared key) it does not wipe when a handshake ends; static and ephemeral secrets lie in our
 //! primitives and are wiped.
 
@@ -23,7 +23,6 @@ use snow::{Builder, HandshakeState};
 use weave_model::{Drop, Suite};
 use zeroize::Zeroizing;
 
-use crate::session::Keys;
 use primitives::Primitives;
 
 /// The longest handshake datagram that is looked at, in bytes: below every path MTU.
@@ -63,22 +62,31 @@ fn read(state: &mut HandshakeState, message: &[u8]) -> Result<Zeroizing<Vec<u8>>
     Ok(payload)
 }
 
-/// A key that is wiped when dropped.
-type Secret = Zeroizing<[u8; 32]>;
-
-/// The two keys of a finished handshake: to the responder, to the initiator.
-fn raw_split(state: &mut HandshakeState) -> (Secret, Secret) {
-    let (to_responder, to_initiator) = state.dangerously_get_raw_split();
-    (Zeroizing::new(to_responder), Zeroizing::new(to_initiator))
+/// The two keys that a handshake ends with, seen from one side; wiped when dropped.
+pub struct Split {
+    /// For what this side sends.
+    pub send: Zeroizing<[u8; 32]>,
+    /// For what this side receives.
+    pub receive: Zeroizing<[u8; 32]>,
 }
 
-/// The same, seen from this side.
-fn split(mut state: HandshakeState) -> Keys {
-    let (to_responder, to_initiator) = raw_split(&mut state);
-    if state.is_initiator() {
-        Keys::from_split(to_responder, to_initiator)
-    } else {
-        Keys::from_split(to_initiator, to_responder)
+impl Split {
+    /// Of a finished handshake.
+    fn of(state: &mut HandshakeState) -> Self {
+        let (to_responder, to_initiator) = state.dangerously_get_raw_split();
+        let (to_responder, to_initiator) =
+            (Zeroizing::new(to_responder), Zeroizing::new(to_initiator));
+        if state.is_initiator() {
+            Self {
+                send: to_responder,
+                receive: to_initiator,
+            }
+        } else {
+            Self {
+                send: to_initiator,
+                receive: to_responder,
+            }
+        }
     }
 }
 

@@ -14,10 +14,7 @@ pub mod limits;
 mod local;
 mod peer;
 mod replay;
-mod seal;
 mod sessions;
-#[cfg(debug_assertions)]
-mod spent;
 
 use std::net::SocketAddr;
 use std::sync::Mutex;
@@ -27,10 +24,10 @@ use weave_model::{Drop, NodeId, Suite};
 use zeroize::Zeroizing;
 
 use crate::keys::derive;
+pub use crate::keys::{OpenKey, SealKey, packet_limit};
 pub use crate::wire::MAX_LANES;
 pub use events::{SessionConfig, SessionEvent, SessionStatus, Transmit};
 pub use replay::ReplayWindow;
-pub use seal::{OpenKey, SealKey, packet_limit};
 pub use sessions::Sessions;
 
 /// Both directions' keys, as the handshake split them. Used once: opening consumes them.

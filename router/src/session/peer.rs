@@ -19,6 +19,7 @@ use super::limits::{Bucket, Rate};
 use super::local::Local;
 use super::{Inbound, Keys, Outbound, Terms};
 use crate::keys::NodePublic;
+use crate::noise::Split;
 use crate::noise::mac::{COOKIE_LIFE, Cookie};
 use crate::time::Now;
 use crate::wire::{HEADER, Header, Kind, TAG, Type};
@@ -195,14 +196,14 @@ impl Peer {
     /// The peer answered this node's initiation: the new session is in use at once.
     pub(super) fn established(
         &mut self,
-        keys: Keys,
+        split: Split,
         terms: Terms,
         from: SocketAddr,
         local: &mut Local,
         now: Now,
     ) {
         self.settle(local);
-        let session = Session::new(keys, terms, true, local, now.mono);
+        let session = Session::new(split, terms, true, local, now.mono);
         self.endpoint = Some(from);
         if let Some((other, _)) = self.next.take() {
             self.leave(other, now.mono);
@@ -215,13 +216,13 @@ impl Peer {
     /// This node answered the peer's initiation: the session waits for the peer's first packet.
     pub(super) fn answered(
         &mut self,
-        keys: Keys,
+        split: Split,
         terms: Terms,
         from: SocketAddr,
         local: &mut Local,
         now: Now,
     ) {
-        let session = Session::new(keys, terms, false, local, now.mono);
+        let session = Session::new(split, terms, false, local, now.mono);
         if let Some((unconfirmed, _)) = self.next.replace((session, from)) {
             unconfirmed.end(local);
         }
@@ -343,7 +344,8 @@ impl Peer {
 }
 
 impl Session {
-    fn new(keys: Keys, terms: Terms, initiator: bool, local: &mut Local, now: Instant) -> Self {
+    fn new(split: Split, terms: Terms, initiator: bool, local: &mut Local, now: Instant) -> Self {
+        let keys = Keys::from_split(split.send, split.receive);
         let (outbound, inbound) = keys.open(terms);
         let inbound = Arc::new(inbound);
         local.emit(SessionEvent::Inbound(Arc::clone(&inbound)));

@@ -366,12 +366,12 @@ fn answer(
     peer.remember(responder.stamp, about.boot);
     let index = local.claim_index(peer.id);
     let epoch = local.epoch(opening.epoch).ok_or(Drop::BadHandshake)?;
-    let (mut datagram, keys) =
+    let (mut datagram, split) =
         responder.answer(&local.keys, &peer.id, &epoch.secret, index, local.about());
     mac::append(&epoch.secret.mac_key(&peer.id), None, &mut datagram);
     peer.record = about.record;
     peer.answered(
-        keys,
+        split,
         terms(peer.id, opening.suite, about, index, opening.index, local),
         from,
         local,
@@ -407,7 +407,7 @@ fn finish(
     let suite = pending.initiator.opening().suite;
     let terms = terms(peer.id, suite, about, index, receiver, local);
     peer.record = about.record;
-    peer.established(pending.initiator.keys(), terms, from, local, now);
+    peer.established(pending.initiator.split(), terms, from, local, now);
     Ok(())
 }
 

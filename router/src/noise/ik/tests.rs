@@ -4,7 +4,7 @@ use rand::rngs::StdRng;
 
 use super::*;
 use crate::noise::mac;
-use crate::session::Terms;
+use crate::session::{Inbound, Keys, Outbound, Terms};
 
 const CLUSTER: [u8; 32] = [6; 32];
 const OPENING: Opening = Opening {
@@ -47,6 +47,10 @@ fn started(secret: &ClusterSecret, opening: Opening) -> (Initiator, Vec<u8>) {
     )
 }
 
+fn open(split: Split, terms: Terms) -> (Outbound, Inbound) {
+    Keys::from_split(split.send, split.receive).open(terms)
+}
+
 fn responder(content: &[u8], opening: Opening) -> Result<Responder, Drop> {
     Responder::read(
         &keys(2),
@@ -57,7 +61,7 @@ fn responder(content: &[u8], opening: Opening) -> Result<Responder, Drop> {
     )
 }
 
-fn answered(content: &[u8], opening: Opening, secret: &ClusterSecret) -> (Vec<u8>, Keys) {
+fn answered(content: &[u8], opening: Opening, secret: &ClusterSecret) -> (Vec<u8>, Split) {
     let initiator = keys(1).id();
     responder(content, opening)
         .unwrap()
@@ -90,8 +94,8 @@ fn both_sides_come_to_the_same_keys() {
             receiver: 2,
             boot: 0,
         };
-        let (out, _) = ours.open(terms);
-        let (_, inn) = initiator.keys().open(terms);
+        let (out, _) = open(ours, terms);
+        let (_, inn) = open(initiator.split(), terms);
         for lane in 0..4 {
             let mut packet = *b"packet..................";
             let (body, tag) = packet.split_at_mut(8);
@@ -203,7 +207,7 @@ fn the_bytes_on_the_wire_are_these() {
         receiver: 2,
         boot: 0,
     };
-    let (outbound, _) = initiator.keys().open(terms);
+    let (outbound, _) = open(initiator.split(), terms);
     let header = Header {
         kind: Type::Data,
         lane: 1,

@@ -1,7 +1,7 @@
 //! The packet ciphers: one key, one lane, one direction, through AWS-LC.
 //!
 //! A nonce is 4 zero bytes and the packet's counter, so a key is safe exactly as long as no counter is sealed twice with
-//! it. Whoever seals takes counters from [`Outbound::reserve`](super::Outbound::reserve); debug builds remember every
+//! it. Whoever seals takes counters from `Outbound::reserve` of the session; debug builds remember every
 //! counter a key has sealed and stop at the first that comes again. AWS-LC wipes its key schedules when a key is dropped.
 
 #![deny(clippy::disallowed_methods)]
