@@ -203,9 +203,9 @@ impl Works {
             Ok(Repaired::Right) => tracing::debug!(%name, "adopted"),
             Ok(Repaired::Fixed(changes)) => tracing::info!(%name, ?changes, "adopted and mended"),
             Ok(Repaired::Gone) => {
-                return tracing::info!(%name, "its device is gone; it keeps its address until detached");
+                tracing::info!(%name, "its device is gone; it keeps its address until detached");
             }
-            Err(error) => return tracing::warn!(%name, %error, "cannot be mended"),
+            Err(error) => tracing::warn!(%name, %error, "cannot be mended"),
         }
     }
 }

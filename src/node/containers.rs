@@ -65,7 +65,7 @@ pub(super) enum Plan {
     /// It was done before.
     Done(Box<Attachment>),
     /// A container that is gone had the name: its pair is to be removed first. It keeps its address.
-    Replace(Entry),
+    Replace(Box<Entry>),
     /// There is nothing in the way.
     Make,
 }
@@ -122,7 +122,7 @@ pub(super) fn plan(
             );
             Err(Refusal::new(Code::Conflict, cause, fix))
         }
-        Place::NameTaken(entry) => Ok(Plan::Replace(entry.clone())),
+        Place::NameTaken(entry) => Ok(Plan::Replace(Box::new(entry.clone()))),
     }
 }
 

@@ -81,7 +81,7 @@ impl Works {
         };
         let state_dir = self.config.state_dir.display();
         let fix = format!(
-            "to leave it for good, stop weaved, remove its --state-dir {state_dir} and start it again"
+            "to leave it for good, stop weaved, move its state directory {state_dir} away and start it again"
         );
         Err(Refusal {
             fix,
