@@ -10,9 +10,14 @@ use std::time::Duration;
 
 use net::Net;
 use rand::RngExt;
-use weave_model::{Token, TokenId};
+use weave_model::{Block, NodeId, Token, TokenId};
 use weave_router::core::command::{Command, CommandError, Reply, Taken};
-use weave_router::core::view::Owner;
+use weave_router::core::view::{Member, Owner};
+use weave_router::keys::NodeKeys;
+use weave_router::mesh::cluster::ClusterKey;
+use weave_router::mesh::deed::Deed;
+use weave_router::mesh::message::Message;
+use weave_router::mesh::parts;
 use weave_router::mesh::tokens::Refusal;
 use weave_router::wire::{Header, Type};
 
@@ -49,7 +54,8 @@ fn nodes_join_and_learn_of_each_other_with_thirty_percent_loss() {
         assert!(net.run_until(MINUTE, Net::agrees), "seed {seed}: all agree");
         assert_eq!(net.check_ownership(), 1 << 20, "nothing is lost");
         let owned = net.mine(3);
-        assert!(owned.iter().map(weave_model::Block::size).sum::<u32>() >= 1024);
+        let size: u32 = owned.iter().map(Block::size).sum();
+        assert!(size >= 256, "seed {seed}: a /24 at least, not {size}");
         let view = net.view(4);
         let Some(Owner::Member(at)) = view.owner(owned[0].first()) else {
             panic!("host4 owns it")
@@ -590,4 +596,140 @@ fn an_idle_cluster_is_quiet() {
     let bytes: usize = net.seen.iter().map(|(_, _, bytes)| bytes.len()).sum();
     let per_second = bytes / 600 / 3;
     assert!(per_second < 150, "{per_second} bytes a second and node");
+}
+
+/// What a member says to another inside their session, whatever it may be.
+fn say(net: &mut Net, from: usize, to: usize, message: &Message) {
+    let (peer, address) = (
+        net.nodes[from].core.as_ref().unwrap().id(),
+        net.nodes[from].address,
+    );
+    let now = net.now;
+    for body in parts::split(&message.encode()).unwrap() {
+        net.nodes[to]
+            .core
+            .as_mut()
+            .unwrap()
+            .handle_control(peer, &body, address, now);
+    }
+    net.run(Duration::from_millis(50));
+}
+
+#[test]
+fn a_member_can_change_no_record_but_its_own() {
+    let mut net = cluster(18, 3, "10.32.0.0/16");
+    let before = net.view(0).members.clone();
+    net.run(Duration::from_secs(5));
+    let old = net.nodes[1].disk.clone().unwrap();
+    let endpoints = vec!["192.0.2.77:7000".parse().unwrap()];
+    net.command(2, Command::SetEndpoints { endpoints });
+    net.run(Duration::from_secs(5));
+    let new = net.nodes[1].disk.clone().unwrap();
+    let third = before
+        .iter()
+        .find(|member| member.name.as_str() == "host3")
+        .unwrap()
+        .id;
+    let record = |disk: &[u8]| {
+        let marker = [&[0, 1, 0, 0, 0, 64][..], &net_public(&before, third)].concat();
+        let at = disk
+            .windows(marker.len())
+            .position(|bytes| bytes == marker)
+            .unwrap()
+            - 1;
+        let length = u32::from_be_bytes(disk[at - 4..at].try_into().unwrap()) as usize;
+        disk[at..at + length].to_vec()
+    };
+    assert_ne!(record(&old), record(&new), "the newer record was saved");
+    let told = |members: &[Member]| -> Vec<_> {
+        let told = |member: &Member| (member.id, member.endpoints.clone(), member.blocks.clone());
+        members.iter().map(told).collect()
+    };
+    let newest = told(&net.view(0).members);
+    say(&mut net, 1, 0, &Message::Record(record(&old)));
+    assert_eq!(
+        told(&net.view(0).members),
+        newest,
+        "an older record changes nothing"
+    );
+    let genuine = record(&new);
+    for at in (0..genuine.len()).step_by(7) {
+        let mut forged = genuine.clone();
+        forged[at] ^= 1;
+        say(&mut net, 1, 0, &Message::Record(forged));
+    }
+    assert_eq!(
+        told(&net.view(0).members),
+        newest,
+        "a forged record changes nothing"
+    );
+}
+
+/// A member's public keys as they stand in its record.
+fn net_public(members: &[Member], id: NodeId) -> Vec<u8> {
+    let public = members
+        .iter()
+        .find(|member| member.id == id)
+        .unwrap()
+        .public;
+    [public.dh, public.sign].concat()
+}
+
+#[test]
+fn a_member_can_give_nothing_that_it_does_not_own() {
+    let mut net = cluster(19, 3, "10.32.0.0/16");
+    let before = net.ownership();
+    let thief = NodeKeys::from_bytes(&[9; 64]);
+    let key = ClusterKey::from_bytes(&[8; 32]);
+    let victim = net.nodes[0].core.as_ref().unwrap().id();
+    let genesis = Deed::genesis(Block::new(0, 16).unwrap(), thief.id(), &key);
+    let gift = genesis.give(
+        Block::new(256, 8).unwrap(),
+        victim,
+        1,
+        &thief,
+        &key.public(),
+    );
+    say(&mut net, 1, 0, &Message::DeedGrant(vec![gift, genesis]));
+    say(&mut net, 1, 0, &Message::DeedGrant(vec![]));
+    say(
+        &mut net,
+        1,
+        0,
+        &Message::DeedAck {
+            block: Block::new(0, 8).unwrap(),
+            counter: 2,
+        },
+    );
+    say(&mut net, 1, 0, &Message::DeedRefusal { id: 5 });
+    assert_eq!(net.ownership(), before);
+    assert!(net.agrees());
+}
+
+#[test]
+fn junk_in_a_session_does_no_harm() {
+    let mut net = cluster(20, 2, "10.32.0.0/16");
+    let before = net.ownership();
+    for _ in 0..2000 {
+        let mut body = vec![0; net.rng.random_range(1..200)];
+        net.rng.fill(&mut body[..]);
+        body[0] %= 14;
+        let (peer, from) = (
+            net.nodes[1].core.as_ref().unwrap().id(),
+            net.nodes[1].address,
+        );
+        let now = net.now;
+        net.nodes[0]
+            .core
+            .as_mut()
+            .unwrap()
+            .handle_control(peer, &body, from, now);
+    }
+    net.command(0, Command::SetEndpoints { endpoints: vec![] });
+    net.run(Duration::from_secs(10));
+    let given: u32 = net.mine(1).iter().map(Block::size).sum();
+    let had: u32 = before[1].iter().map(Block::size).sum();
+    assert!(given >= had);
+    net.check_ownership();
+    assert!(net.run_until(MINUTE, Net::agrees));
 }

@@ -16,9 +16,9 @@ use crate::mesh::message::Message;
 use crate::mesh::record::Record;
 
 const FIRST_RETRY: Duration = Duration::from_millis(300);
-const LAST_RETRY: Duration = Duration::from_secs(3);
+const LAST_RETRY: Duration = Duration::from_secs(1);
 /// How often one member is asked before the next one is.
-const TRIES: u32 = 4;
+const TRIES: u32 = 6;
 /// How long a member that has nothing to give is left alone.
 const REFUSED_FOR: Duration = Duration::from_secs(30);
 

@@ -124,16 +124,17 @@ impl Core {
     }
 
     fn handle_pong(&mut self, peer: NodeId, id: u64, observed: SocketAddr) {
-        let before = self.pings.observed();
-        let first = self.pings.rtt(peer).is_none();
-        if self.pings.pong(peer, id, observed, self.now.mono) {
-            self.stale = true;
-            if self.pings.observed() != before {
-                self.publish();
-            }
-            if first {
-                self.changed();
-            }
+        let (seen, before) = (self.pings.observed(), self.pings.rtt(peer));
+        if !self.pings.pong(peer, id, observed, self.now.mono) {
+            return;
+        }
+        let after = self.pings.rtt(peer).unwrap_or_default();
+        if before.is_none_or(|before| before.abs_diff(after) > before / 8) {
+            self.changed();
+        }
+        if self.pings.observed() != seen {
+            self.changed();
+            self.publish();
         }
     }
 

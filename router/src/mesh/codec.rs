@@ -112,14 +112,20 @@ impl<'a> Reader<'a> {
 
     /// `N` bytes.
     pub fn array<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
-        let (head, tail) = self.rest.split_first_chunk::<N>().ok_or_else(|| self.malformed())?;
+        let (head, tail) = self
+            .rest
+            .split_first_chunk::<N>()
+            .ok_or_else(|| self.malformed())?;
         self.rest = tail;
         Ok(*head)
     }
 
     /// `count` bytes.
     pub fn bytes(&mut self, count: usize) -> Result<&'a [u8], Malformed> {
-        let (head, tail) = self.rest.split_at_checked(count).ok_or_else(|| self.malformed())?;
+        let (head, tail) = self
+            .rest
+            .split_at_checked(count)
+            .ok_or_else(|| self.malformed())?;
         self.rest = tail;
         Ok(head)
     }

@@ -84,7 +84,10 @@ impl Flood {
     /// One peer lacks a record.
     pub fn lacks(&mut self, peer: NodeId, record: NodeId, now: Instant) {
         if let Some(state) = self.0.get_mut(&peer) {
-            state.records.entry(record).or_insert_with(|| Retry::now(now));
+            state
+                .records
+                .entry(record)
+                .or_insert_with(|| Retry::now(now));
         }
     }
 
