@@ -67,8 +67,8 @@ impl PacketSocket {
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: `fd` was just made and nobody else owns it.
         let socket = Self {
+            // SAFETY: `fd` was just made and nobody else owns it.
             fd: unsafe { OwnedFd::from_raw_fd(fd) },
             family,
         };

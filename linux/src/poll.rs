@@ -70,8 +70,8 @@ impl Bell {
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: `fd` was just made and nobody else owns it.
         Ok(Self {
+            // SAFETY: `fd` was just made and nobody else owns it.
             fd: unsafe { OwnedFd::from_raw_fd(fd) },
         })
     }

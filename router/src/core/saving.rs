@@ -215,7 +215,7 @@ mod tests {
         saving.persisted(1);
         assert_eq!(ready(&mut saving), [1]);
         assert_eq!(saving.start(), Some(2));
-        assert_eq!(ready(&mut saving), []);
+        assert_eq!(ready(&mut saving), [0; 0]);
         saving.behind(answer(4));
         saving.persisted(2);
         assert_eq!(ready(&mut saving), [2, 3, 4]);
