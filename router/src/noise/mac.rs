@@ -206,4 +206,8 @@ fn cookie(secret: &[u8; 32], from: SocketAddr) -> Cookie {
 }
 
 #[cfg(test)]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "tests need some instant to begin with"
+)]
 mod tests;

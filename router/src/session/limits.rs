@@ -158,6 +158,10 @@ impl Gate {
 }
 
 #[cfg(test)]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "tests need some instant to begin with"
+)]
 mod tests {
     use std::time::Duration;
 
