@@ -6,7 +6,7 @@ use socket2::{InterfaceIndexOrAddress, SockRef};
 
 use crate::lab::ns::Ns;
 use crate::lab::traffic::{overheard, payload, udp};
-use crate::lab::{Container, Lab};
+use crate::lab::{Container, Lab, two_each};
 
 const PORT: u16 = 5007;
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 1, 2, 3);
@@ -20,12 +20,7 @@ const MDNS6: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0xfb);
 fn everybody_in_the_network_and_nobody_outside() {
     Lab::run(|lab| {
         let hosts = lab.cluster::<3>();
-        let containers: Vec<Container> = hosts
-            .iter()
-            .flat_map(|host| {
-                ["a", "b"].map(|suffix| host.attach(&format!("{}{suffix}", host.name)))
-            })
-            .collect();
+        let containers = two_each(&hosts);
         let foreign = Ns::add("foreign");
         foreign.join("eth0", &hosts[0].ns, "f0");
         foreign.sh("ip addr add 172.20.0.2/24 dev eth0");

@@ -1,17 +1,22 @@
 //! Containers on several hosts reach one another, whatever they send: both families, any size, local and remote.
 
 use std::net::IpAddr;
+use std::process::Command;
 use std::time::Duration;
 
+use crate::lab::node::{WEAVECTL, said};
 use crate::lab::traffic::{bulk, datagrams, ping, try_ping};
-use crate::lab::{Container, Host, Lab, Wire};
+use crate::lab::{Container, Host, Lab, Wire, await_mesh, two_each};
 
 /// Five hosts with two containers each: every container reaches every other and its own host, in both families, and
 /// what a container's own interface shows in clear is sealed on every wire.
 #[test]
 fn every_pair_on_five_hosts() {
     Lab::run(|lab| {
-        let hosts = lab.cluster::<5>();
+        let hosts: [Host; 5] =
+            std::array::from_fn(|at| lab.host(&format!("h{}", at + 1), at as u8 + 1));
+        hosts.iter().for_each(Host::start);
+        join_at_once(&hosts);
         let containers = two_each(&hosts);
         let control = lab.capture(&containers[0].ns, "eth0");
         for from in &containers {
@@ -31,6 +36,28 @@ fn every_pair_on_five_hosts() {
         // in IPv6, where 1472 bytes make two fragments.
         assert_eq!(control.stop().readable(), 9 * 2 * 2 * 2 + 4 * 2);
     });
+}
+
+/// The first node makes a cluster, and all others join it at the same moment with one token.
+fn join_at_once(hosts: &[Host]) {
+    let (first, others) = hosts.split_first().expect("a cluster has a node");
+    first.ok(&["init"]);
+    let uses = others.len().to_string();
+    let token = first.ok(&["token", "create", "--uses", &uses]);
+    std::thread::scope(|scope| {
+        for host in others {
+            let (socket, token) = (host.socket(), token.trim());
+            scope.spawn(move || {
+                let said = said(
+                    Command::new(WEAVECTL)
+                        .env("WEAVE_SOCKET", socket)
+                        .args(["join", token]),
+                );
+                assert_eq!(said.code, 0, "{said:?}");
+            });
+        }
+    });
+    await_mesh(hosts);
 }
 
 /// Packets of every size between hosts, with the wires carrying single datagrams.
@@ -243,12 +270,4 @@ fn a_detached_container_is_gone() {
         h1.ok(&["detach", "goes"]);
         assert_eq!(h1.ns.snapshot(), before);
     });
-}
-
-/// Two containers on each host, named after it.
-fn two_each(hosts: &[Host]) -> Vec<Container> {
-    hosts
-        .iter()
-        .flat_map(|host| ["a", "b"].map(|suffix| host.attach(&format!("{}{suffix}", host.name))))
-        .collect()
 }

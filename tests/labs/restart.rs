@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::lab::ns;
 use crate::lab::traffic::Conversation;
 use crate::lab::{Container, Host, Lab, await_mesh};
 
@@ -9,8 +10,8 @@ use crate::lab::{Container, Host, Lab, await_mesh};
 /// has grown while the node was away, and the handshake.
 const BACK: Duration = Duration::from_secs(10);
 
-/// What a restart must not change on a host.
-fn kept(host: &Host) -> [String; 4] {
+/// What a restart must not change on a host and in a container of it.
+fn kept(host: &Host, container: &Container) -> [String; 5] {
     let status = host.status();
     let attachments = host.json(&["ps"]);
     [
@@ -18,6 +19,7 @@ fn kept(host: &Host) -> [String; 4] {
         status["cluster"]["blocks"].to_string(),
         attachments["attachments"].to_string(),
         host.ns.snapshot(),
+        container.ns.snapshot(),
     ]
 }
 
@@ -31,8 +33,15 @@ fn connections_outlive_the_node() {
         h1.ok(&["expose"]);
         let local = [talk(&a, &b, 0), talk(&b, &a, 1)];
         let across = [talk(&a, &c, 0), talk(&c, &a, 1), talk(&c, &b, 0)];
-        for (host, signal) in [(h1, "KILL"), (h2, "KILL"), (h1, "TERM"), (h2, "TERM")] {
-            let before = kept(host);
+        let heavy = Conversation::start_of(60_000, &b.ns, (&c.ns, c.v6.into()));
+        let ends = [
+            (h1, &a, "KILL"),
+            (h2, &c, "KILL"),
+            (h1, &b, "TERM"),
+            (h2, &c, "TERM"),
+        ];
+        for (host, container, signal) in ends {
+            let before = kept(host, container);
             let status = host.end(signal);
             assert!(
                 signal == "KILL" || status.success(),
@@ -44,20 +53,22 @@ fn connections_outlive_the_node() {
             }
             host.start();
             await_mesh(&hosts);
-            for flow in across.iter().chain(&local) {
+            for flow in across.iter().chain(&local).chain([&heavy]) {
                 flow.assert_goes_on(BACK);
             }
-            assert_eq!(kept(host), before, "what {signal} on {} left", host.name);
+            let after = kept(host, container);
+            assert_eq!(after, before, "what {signal} on {} changed", host.name);
             a.reaches(&c, 1472);
             c.reaches(&a, 1472);
         }
-        for flow in across.into_iter().chain(local) {
+        for flow in across.into_iter().chain(local).chain([heavy]) {
             flow.finish();
         }
     });
 }
 
-/// Both nodes killed at once: everything comes back, and new addresses do not collide with old ones.
+/// Both nodes killed at once: everything comes back, new addresses do not collide with old ones, and a token that was
+/// given before still lets a node in.
 #[test]
 fn both_nodes_at_once() {
     Lab::run(|lab| {
@@ -66,6 +77,7 @@ fn both_nodes_at_once() {
         let old = [h1.attach("a"), h2.attach("b")];
         let flow = talk(&old[0], &old[1], 0);
         flow.assert_goes_on(Duration::from_secs(5));
+        let token = h1.ok(&["token", "create"]);
         for host in &hosts {
             host.end("KILL");
         }
@@ -89,6 +101,41 @@ fn both_nodes_at_once() {
             h1.json(&["ps"])["attachments"].as_array().map(Vec::len),
             Some(1)
         );
+        let h3 = lab.host("h3", 3);
+        h3.start();
+        h3.ok(&["join", token.trim()]);
+    });
+}
+
+/// After a reboot containers, devices, routes and rules are gone; the node comes back as the same member with the same
+/// prefix, and old names can be given up or used again.
+#[test]
+fn after_a_reboot() {
+    Lab::run(|lab| {
+        let hosts = lab.cluster::<2>();
+        let [h1, h2] = &hosts;
+        let [lost, there] = [h1.attach("lost"), h2.attach("there")];
+        let before = h1.status();
+        h1.end("KILL");
+        ns::host(&format!("ip netns del {}", lost.ns.name()));
+        h1.ns
+            .sh("ip link del weave0; nft flush ruleset; sysctl -qw net.ipv4.ip_forward=0");
+        assert!(
+            !h1.ns.sh("ip route").contains("10."),
+            "the host is as after a reboot"
+        );
+        h1.start();
+        await_mesh(&hosts);
+        let after = h1.status();
+        assert_eq!(after["id"], before["id"]);
+        assert_eq!(after["cluster"]["blocks"], before["cluster"]["blocks"]);
+        assert_eq!(h1.json(&["ps"])["attachments"][0]["alive"], false);
+        let fresh = h1.attach("fresh");
+        assert_ne!(fresh.v4, lost.v4, "an address was given twice");
+        fresh.reaches(&there, 1472);
+        h1.ok(&["detach", "lost"]);
+        let again = h1.attach_with("lost-again", &["--ip", &lost.v4.to_string()]);
+        there.reaches(&again, 1472);
     });
 }
 

@@ -76,7 +76,8 @@ fn tokens() {
         let brief = h1.ok(&["token", "create", "--ttl", "1s"]);
         std::thread::sleep(Duration::from_millis(1500));
         refuses(&h3, &format!("join {brief}"), "expired", again);
-        refuses(&h2, &format!("join {token}"), "already", "state directory");
+        refuses(&h2, &format!("join {token}"), "already", ".state");
+        refuses(&h2, "token create", "cluster's key", "h1");
         h3.ok(&["join", token.trim()]);
         let h4 = lab.host("h4", 4);
         h4.start();
@@ -145,7 +146,7 @@ fn ranges() {
         assert_eq!(h1.ctl(&["init", "--range", "10.48/12"]).code, 2);
 
         h1.ok(&["init", "--range", "10.48.0.0/12"]);
-        refuses(&h1, "init", "already", "state directory");
+        refuses(&h1, "init", "already", ".state");
         let token = h1.ok(&["token", "create"]);
         refuses(&h2, &format!("join {token}"), "10.55.8.0/24", "route");
         h2.ns.sh("ip route del 10.55.8.0/24");
@@ -167,76 +168,69 @@ fn nodes_without_a_cluster() {
     });
 }
 
-/// Containers: unknown namespaces, taken names, addresses and interfaces.
+/// Containers: unknown namespaces, taken names and interfaces, networks that do not exist.
 #[test]
 fn containers() {
     Lab::run(|lab| {
-        let [h1, h2] = lab.cluster();
+        let [h1] = lab.cluster();
+        h1.attach("taken");
         let free = h1.bare_container("free");
+        free.sh("ip link add eth0 type bridge");
         let path = free.path().display().to_string();
-        let (taken, remote) = (
-            h1.attach("taken").v4.to_string(),
-            h2.attach("remote").v4.to_string(),
-        );
         let untouched = free.snapshot();
-        for (netns, cause, fix) in [
-            ("no-such", "no-such", "ip netns"),
-            ("/run/no-such", "/run/no-such", "path"),
+        for (words, cause, fix) in [
+            ("no-such --name free", "no-such", "ip netns"),
+            ("/run/no-such --name free", "/run/no-such", "path"),
             (
-                "/etc/hostname",
+                "/etc/hostname --name free",
                 "/etc/hostname is not a network namespace",
                 "path",
             ),
-            ("4194000", "4194000", "process"),
+            ("4194000 --name free", "4194000", "process"),
+            (&format!("{path} --name free"), "eth0", "--ifname"),
+            (&format!("{path} --name taken"), "taken", "detach"),
+            (
+                &format!("{path} --name free --network blue"),
+                "blue",
+                "default",
+            ),
         ] {
-            refuses(&h1, &format!("attach {netns} --name free"), cause, fix);
+            refuses(&h1, &format!("attach {words}"), cause, fix);
         }
-        refuses(
-            &h1,
-            &format!("attach {path} --name taken"),
-            "taken",
-            "detach",
+        assert_eq!(
+            free.snapshot(),
+            untouched,
+            "a refused attach left something inside"
         );
-        refuses(
-            &h1,
-            &format!("attach {path} --name free --network blue"),
-            "blue",
-            "default",
-        );
-        refuses(
-            &h1,
-            &format!("attach {path} --name free --ip {remote}"),
-            "h2",
-            "--ip",
-        );
+        refuses(&h1, "detach nobody", "nobody", "weavectl ps");
+        refuses(&h1, "hide", "not exposed", "weavectl expose");
+    });
+}
+
+/// Addresses: taken, of another node, outside the range, and those that no container can have.
+#[test]
+fn addresses() {
+    Lab::run(|lab| {
+        let [h1, h2] = lab.cluster();
+        let (taken, remote) = (h1.attach("taken").v4, h2.attach("remote").v4.to_string());
+        let free = h1.bare_container("free");
+        let attach = |address: &str| format!("attach {} --name free --ip {address}", free.name());
         for address in [
-            &taken,
+            &taken.to_string(),
             "10.99.0.1",
             "10.32.0.0",
             "10.32.0.1",
             "10.47.255.255",
         ] {
-            refuses(
-                &h1,
-                &format!("attach {path} --name free --ip {address}"),
-                address,
-                "--ip",
-            );
+            refuses(&h1, &attach(address), address, "--ip");
+            refuses(&h1, &format!("expose --ip {address}"), address, "--ip");
         }
+        refuses(&h1, &attach(&remote), "h2", "--ip");
         assert_eq!(
-            free.snapshot(),
-            untouched,
-            "a refused attach left something in the container"
+            free.sh("ip -o link | wc -l").trim(),
+            "1",
+            "something was left inside"
         );
-        free.sh("ip link add eth0 type bridge");
-        refuses(
-            &h1,
-            &format!("attach {path} --name free"),
-            "eth0",
-            "--ifname",
-        );
-        refuses(&h1, "detach nobody", "nobody", "weavectl ps");
-        refuses(&h1, "hide", "not exposed", "weavectl expose");
     });
 }
 

@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Stdio};
 use std::time::Duration;
 
+use data_encoding::HEXLOWER;
+
 use super::ns::Ns;
 
 /// 16 bytes that every packet of a lab's traffic carries and that nothing else does.
@@ -107,26 +109,29 @@ impl Frames {
             .count()
     }
 
-    /// Fails unless everything here is sealed: no marker in clear, no datagram of an unknown type, nothing but Weave
-    /// and neighbour discovery. `allowed` are addresses outside the cluster with which hosts may talk as they like.
-    pub(crate) fn assert_sealed(&self, allowed: &[IpAddr]) {
-        for frame in &self.frames {
-            let kind = classify(frame);
-            let outside = matches!(&kind, Kind::Other { ends: Some(ends), .. } if ends.iter().any(|end| allowed.contains(end)));
-            if outside {
-                continue;
+    /// The first frame that should not be here: one that can be read, a datagram of an unknown type, or anything but
+    /// Weave and neighbour discovery. `allowed` are addresses outside the cluster with which hosts may talk as they
+    /// like.
+    pub(crate) fn misfit(&self, allowed: &[IpAddr]) -> Option<String> {
+        let misfit = |frame: &&Vec<u8>| match classify(frame) {
+            Kind::Other { ends: Some(ends) } if ends.iter().any(|end| allowed.contains(end)) => {
+                false
             }
-            let place = &self.place;
-            assert!(
-                !readable(frame),
-                "{place}: a packet crossed in clear: {kind:?}"
-            );
-            assert!(
-                matches!(kind, Kind::Weave(0x11..=0x18) | Kind::Neighbour),
-                "{place}: this does not belong on the wire: {kind:?}, {:02x?}",
-                &frame[..frame.len().min(96)]
-            );
-        }
+            Kind::Weave(0x11..=0x18) | Kind::Neighbour => readable(frame),
+            Kind::Weave(_) | Kind::Other { .. } => true,
+        };
+        let frame = self.frames.iter().find(misfit)?;
+        let start = HEXLOWER.encode(&frame[..frame.len().min(96)]);
+        let how = if readable(frame) {
+            "in clear"
+        } else {
+            "unknown"
+        };
+        Some(format!(
+            "{}: {how}: {:?}: {start}",
+            self.place,
+            classify(frame)
+        ))
     }
 }
 

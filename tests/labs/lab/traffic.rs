@@ -121,7 +121,7 @@ fn exchange(mut stream: TcpStream, size: usize, sends: u64, expects: u64) {
         .expect("every byte can be sent");
 }
 
-/// A TCP connection that says a numbered line every few milliseconds and checks that the other end says the same.
+/// A TCP connection that says one thing after the other, and checks that the other end says the same.
 pub(crate) struct Conversation {
     rounds: Arc<AtomicU64>,
     ends: Arc<AtomicBool>,
@@ -130,14 +130,20 @@ pub(crate) struct Conversation {
 }
 
 impl Conversation {
-    /// Connects and keeps talking until [`Conversation::finish`].
+    /// Connects and says 64 bytes every few milliseconds until [`Conversation::finish`].
     pub(crate) fn start(from: &Ns, to: (&Ns, IpAddr)) -> Self {
+        Self::start_of(64, from, to)
+    }
+
+    /// The same with `size` bytes at a time.
+    pub(crate) fn start_of(size: usize, from: &Ns, to: (&Ns, IpAddr)) -> Self {
         let listener =
             to.0.inside(|| TcpListener::bind((to.1, 0)))
                 .expect("the container can listen");
         let target = listener.local_addr().expect("a listener has an address");
-        let server =
-            std::thread::spawn(move || repeat(listener.accept().expect("a connection comes").0));
+        let server = std::thread::spawn(move || {
+            repeat(size, listener.accept().expect("a connection comes").0)
+        });
         let stream = from
             .inside(|| TcpStream::connect_timeout(&target, PATIENCE))
             .unwrap_or_else(|error| {
@@ -148,7 +154,7 @@ impl Conversation {
             Arc::new(AtomicBool::new(false)),
         );
         let (counted, asked) = (Arc::clone(&rounds), Arc::clone(&ends));
-        let client = std::thread::spawn(move || talk(stream, &counted, &asked));
+        let client = std::thread::spawn(move || talk(size, stream, &counted, &asked));
         Self {
             rounds,
             ends,
@@ -157,12 +163,12 @@ impl Conversation {
         }
     }
 
-    /// How many lines came back so far.
+    /// How many rounds came back so far.
     pub(crate) fn rounds(&self) -> u64 {
         self.rounds.load(Ordering::Relaxed)
     }
 
-    /// Fails unless ten more lines come back in time; returns how long that took.
+    /// Fails unless ten more rounds come back in time; returns how long that took.
     #[track_caller]
     pub(crate) fn assert_goes_on(&self, within: Duration) -> Duration {
         let (before, start) = (self.rounds(), Instant::now());
@@ -177,36 +183,36 @@ impl Conversation {
         start.elapsed()
     }
 
-    /// Ends the conversation; fails if a line was lost, changed or said twice.
+    /// Ends the conversation; fails if anything was lost, changed or said twice.
     #[track_caller]
     pub(crate) fn finish(self) {
         self.ends.store(true, Ordering::Relaxed);
         self.client
             .join()
-            .expect("every line came back as it was said");
+            .expect("every round came back as it was said");
         self.server.join().expect("the other end lives");
     }
 }
 
-/// One end: say a line, wait for it, count it.
-fn talk(mut stream: TcpStream, rounds: &AtomicU64, ends: &AtomicBool) {
+/// One end: say something, wait until it comes back, count it.
+fn talk(size: usize, mut stream: TcpStream, rounds: &AtomicU64, ends: &AtomicBool) {
     stream
         .set_read_timeout(Some(Duration::from_secs(60)))
         .expect("a socket takes a timeout");
+    let mut heard = vec![0; size];
     while !ends.load(Ordering::Relaxed) {
-        let line = payload(64, rounds.load(Ordering::Relaxed));
-        stream.write_all(&line).expect("the line can be sent");
-        let mut heard = [0; 64];
-        stream.read_exact(&mut heard).expect("the line comes back");
-        assert!(heard[..] == line[..], "the line came back changed");
+        let said = payload(size, rounds.load(Ordering::Relaxed));
+        stream.write_all(&said).expect("it can be said");
+        stream.read_exact(&mut heard).expect("it comes back");
+        assert!(heard == said, "it came back changed");
         rounds.fetch_add(1, Ordering::Relaxed);
         std::thread::sleep(Duration::from_millis(5));
     }
 }
 
 /// The other end: repeat what is said until the connection is closed.
-fn repeat(mut stream: TcpStream) {
-    let mut heard = [0; 64];
+fn repeat(size: usize, mut stream: TcpStream) {
+    let mut heard = vec![0; size];
     while stream.read_exact(&mut heard).is_ok() {
         if stream.write_all(&heard).is_err() {
             return;
