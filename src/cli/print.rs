@@ -5,6 +5,7 @@ use std::io::{ErrorKind, IsTerminal as _, Write as _};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use ipnet::Ipv4Net;
 use serde::Serialize;
 use weave_model::api::{
     Attachment, Attachments, Cluster, Connections, HostAddress, Membership, Offloads, Peer,
@@ -163,7 +164,7 @@ pub(super) fn peers(answer: &Peers) -> String {
             id.short(),
             state(*how).to_owned(),
             list(endpoints),
-            list(blocks),
+            runs(blocks),
         ]);
     }
     table.render()
@@ -268,7 +269,7 @@ fn cluster_facts(cluster: &Cluster, fact: &mut impl FnMut(&str, String)) {
         "addresses",
         format!(
             "{addresses_used} of {addresses} used, from {}",
-            list(blocks)
+            runs(blocks)
         ),
     );
 }
@@ -300,6 +301,23 @@ const fn state(state: PeerState) -> &'static str {
         PeerState::Connected => "connected",
         PeerState::Unreachable => "unreachable",
     }
+}
+
+/// Prefixes as runs of addresses, neighbours joined: one node's prefixes are often the pieces of one run.
+fn runs(prefixes: &[Ipv4Net]) -> String {
+    let mut runs: Vec<(u32, u32)> = Vec::new();
+    for prefix in prefixes {
+        let (first, last) = (u32::from(prefix.network()), u32::from(prefix.broadcast()));
+        match runs.last_mut() {
+            Some(run) if run.1.checked_add(1) == Some(first) => run.1 = last,
+            _ => runs.push((first, last)),
+        }
+    }
+    let text = runs.iter().map(|(first, last)| {
+        let [first, last] = [first, last].map(|address| Ipv4Addr::from(*address));
+        format!("{first}-{last}")
+    });
+    text.collect::<Vec<_>>().join(" ")
 }
 
 fn list(items: &[impl ToString]) -> String {
@@ -348,6 +366,16 @@ fn now() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn neighbouring_prefixes_are_one_run() {
+        let prefixes =
+            ["10.32.0.0/13", "10.40.0.0/14", "10.47.0.0/24"].map(|net| net.parse().unwrap());
+        assert_eq!(
+            runs(&prefixes),
+            "10.32.0.0-10.43.255.255 10.47.0.0-10.47.0.255"
+        );
+    }
 
     #[test]
     fn byte_counts_read_well() {

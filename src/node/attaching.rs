@@ -4,15 +4,18 @@
 //! kill in between leaves an address that the same container gets again and a pair that is in no book, which the next
 //! start removes. Detach: remove the pair, strike it out, give the address back.
 
+use std::collections::BTreeMap;
+
 use weave_model::api::{AttachRequest, Attachment, Attachments, Code, Refusal};
 use weave_model::{ClusterRange, ContainerName, IfName};
 use weave_router::attach::{AttachSpec, DefaultRoute, Repaired};
+use weave_router::core::command::{Command, Reply};
 use weave_router::path::routes::Port;
 
 use super::addresses;
 use super::book::Entry;
 use super::containers::{self, Plan};
-use super::works::Works;
+use super::works::{HOST_LEASE, Works};
 
 /// The number of the network that every cluster has.
 const DEFAULT_NETWORK: u16 = 0;
@@ -171,6 +174,7 @@ impl Works {
         for entry in &entries {
             self.adopt_one(entry, range).await;
         }
+        self.settle_leases(range).await;
         let known = |name: &str| {
             entries
                 .iter()
@@ -190,6 +194,42 @@ impl Works {
             };
             if let Err(error) = self.side.host.detach(&name).await {
                 tracing::warn!(%error, device = link.name, "cannot remove it");
+            }
+        }
+    }
+
+    /// Makes the allocator and the book agree: a kill may have come between the two. The book is what containers live
+    /// by.
+    async fn settle_leases(&self, range: ClusterRange) {
+        let leases = match self.router.command(Command::Leases).await {
+            Ok(Reply::Leases(leases)) => leases,
+            Ok(_) => return,
+            Err(error) => return tracing::warn!(%error, "cannot list the addresses that are given"),
+        };
+        let mut booked: BTreeMap<String, Option<u32>> = self
+            .book
+            .entries()
+            .map(|Entry { attachment: a, .. }| {
+                (
+                    containers::lease_id(&a.name, &a.ifname),
+                    range.offset_v4(a.ip.addr()),
+                )
+            })
+            .collect();
+        if let Some(host) = self.book.host() {
+            booked.insert(HOST_LEASE.to_owned(), range.offset_v4(host.ip));
+        }
+        for (lease, _) in leases
+            .iter()
+            .filter(|(lease, _)| !booked.contains_key(lease))
+        {
+            tracing::info!(lease, "giving back an address that nothing has");
+            self.release(lease).await;
+        }
+        let leased = |lease: &String| leases.iter().any(|(id, _)| id == lease);
+        for (lease, offset) in booked.iter().filter(|(lease, _)| !leased(lease)) {
+            if let Err(refusal) = self.allocate(lease, *offset).await {
+                tracing::warn!(%refusal, lease, "an address in use cannot be kept for it");
             }
         }
     }

@@ -221,3 +221,149 @@ const fn state(member: &Member) -> PeerState {
 fn prefixes(range: &ClusterRange, blocks: &[Block]) -> Vec<Ipv4Net> {
     blocks.iter().map(|block| range.v4_block(*block)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use clap::Parser as _;
+    use weave_model::NodeId;
+    use weave_router::driver::PeerStats;
+
+    use super::*;
+    use crate::config::Flags;
+
+    fn alone() -> View {
+        View::empty(NodeId::from_bytes([9; 32]), "b".parse().unwrap())
+    }
+
+    /// This node is `b`; the others are `c`, connected, and `a`, not.
+    fn view() -> View {
+        let member = |name: &str, byte, connected| Member {
+            id: NodeId::from_bytes([byte; 32]),
+            name: name.parse().unwrap(),
+            public: weave_router::keys::NodePublic {
+                dh: [byte; 32],
+                sign: [byte; 32],
+            },
+            admin: false,
+            endpoints: vec!["192.0.2.7:6783".parse().unwrap()],
+            blocks: vec![Block::new(256, 8).unwrap()],
+            connected,
+            since: None,
+            endpoint: None,
+            suite: None,
+            rtt_us: None,
+            observed: None,
+        };
+        let range = ClusterRange::new(
+            "10.32.0.0/12".parse().unwrap(),
+            "fd00::/48".parse().unwrap(),
+        );
+        let mut view = alone();
+        view.range = range.ok();
+        view.capacity = 254;
+        view.members = vec![member("c", 1, true), member("a", 2, false)];
+        view
+    }
+
+    fn status_of(view: &View, healthy: bool, published: &Published) -> Status {
+        let config = Config::load(Flags::parse_from(["weaved", "--name", "b"])).unwrap();
+        status(
+            &config,
+            7,
+            view,
+            &Stats {
+                healthy,
+                ..Stats::default()
+            },
+            published,
+        )
+    }
+
+    #[test]
+    fn all_well_is_ok() {
+        let mut view = view();
+        view.members.pop();
+        let status = status_of(&view, true, &Published::default());
+        assert_eq!((status.verdict, status.problems.len()), (Verdict::Ok, 0));
+        assert_eq!(status.summary, "2 of 2 members connected");
+    }
+
+    #[test]
+    fn whatever_is_amiss_degrades_and_has_a_fix() {
+        let published = Published {
+            obstacles: Arc::new([Obstacle::new("no rules", "make some")]),
+            ..Published::default()
+        };
+        let mut view = view();
+        view.capacity = 0;
+        view.storage_failure = Some("disk full".to_owned());
+        let status = status_of(&view, false, &published);
+        assert_eq!(
+            (status.verdict, status.summary.as_str()),
+            (Verdict::Degraded, "2 of 3 members connected")
+        );
+        let causes: Vec<&str> = status
+            .problems
+            .iter()
+            .map(|problem| problem.cause.as_str())
+            .collect();
+        let words = [
+            "no addresses",
+            "disk full",
+            "no session with a (192.0.2.7:6783)",
+            "no rules",
+            "a thread",
+        ];
+        assert_eq!(causes.len(), words.len(), "{causes:?}");
+        for (cause, word) in causes.iter().zip(words) {
+            assert!(cause.contains(word), "{cause} should say {word}");
+        }
+        assert!(
+            status
+                .problems
+                .iter()
+                .all(|problem| !problem.fix.is_empty())
+        );
+    }
+
+    #[test]
+    fn outside_of_a_cluster_is_degraded() {
+        let status = status_of(&alone(), true, &Published::default());
+        assert_eq!((status.verdict, status.cluster), (Verdict::Degraded, None));
+        assert!(status.problems[0].fix.contains("weavectl init"));
+    }
+
+    #[test]
+    fn this_node_comes_first_and_the_others_by_name() {
+        let view = view();
+        let peers = peers(&view).peers;
+        let shown: Vec<(&str, PeerState)> = peers
+            .iter()
+            .map(|peer| (peer.name.as_str(), peer.state))
+            .collect();
+        let expected = [
+            ("b", PeerState::Myself),
+            ("a", PeerState::Unreachable),
+            ("c", PeerState::Connected),
+        ];
+        assert_eq!(shown, expected);
+        assert_eq!(peers[1].blocks, ["10.32.1.0/24".parse().unwrap()]);
+        let counted = PeerStats {
+            lanes: 2,
+            sent_bytes: 9,
+            ..PeerStats::default()
+        };
+        let stats = Stats {
+            peers: [(view.members[0].id, counted)].into(),
+            ..Stats::default()
+        };
+        let connections = connections(&view, &stats).connections;
+        let lanes: Vec<(u32, u64)> = connections
+            .iter()
+            .map(|one| (one.lanes, one.traffic.sent_bytes))
+            .collect();
+        assert_eq!(lanes, [(0, 0), (2, 9)]);
+    }
+}

@@ -23,7 +23,7 @@ use crate::config::Config;
 use crate::obstacle::{Obstacle, cause_and_fix};
 
 /// The lease of the host itself. No container's name is empty.
-const HOST_LEASE: &str = "/host";
+pub(super) const HOST_LEASE: &str = "/host";
 
 /// What the desk works with.
 pub(super) struct Works {

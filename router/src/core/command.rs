@@ -50,6 +50,8 @@ pub enum Command {
         /// As in [`Command::Allocate`].
         id: String,
     },
+    /// Lists the addresses that are given.
+    Leases,
     /// Says where this node can be reached, the likeliest first. Known to the others soon after.
     SetEndpoints {
         /// UDP addresses of this host.
@@ -82,6 +84,8 @@ pub enum Reply {
     Address(u32),
     /// The offset that the interface had, if it had one.
     Released(Option<u32>),
+    /// Every interface that has an address, and its offset ([`Command::Leases`]).
+    Leases(Vec<(String, u32)>),
     /// Nothing more to say.
     Done,
 }

@@ -43,6 +43,11 @@ impl Core {
                 want,
             } => return self.allocate(id, interface, want),
             Command::Release { id: interface } => return self.release(id, &interface),
+            Command::Leases => {
+                let leases = self.ipam.leases();
+                let leases = leases.map(|(id, offset)| (id.to_owned(), offset));
+                return Ok(Some(Reply::Leases(leases.collect())));
+            }
             Command::SetEndpoints { mut endpoints } => {
                 let mut seen = std::collections::BTreeSet::new();
                 endpoints.retain(|endpoint| seen.insert(*endpoint));

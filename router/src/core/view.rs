@@ -78,7 +78,7 @@ pub struct View {
 
 impl View {
     /// The view of a node that knows nothing but itself.
-    pub(super) fn empty(me: NodeId, name: NodeName) -> Self {
+    pub fn empty(me: NodeId, name: NodeName) -> Self {
         Self {
             me,
             name,
