@@ -13,7 +13,6 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use libc::{c_int, c_void};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -32,8 +31,6 @@ pub struct UdpOptions {
     pub gso: bool,
     /// Ask for batches on receive.
     pub gro: bool,
-    /// A receive gives up after this time, so that its thread can look around.
-    pub read_timeout: Option<Duration>,
 }
 
 /// A bound UDP socket. Shared by threads: every call is one system call.
@@ -71,7 +68,6 @@ impl UdpSocket {
             socket.set_only_v6(false)?;
         }
         socket.set_reuse_port(options.reuse_port)?;
-        socket.set_read_timeout(options.read_timeout)?;
         let this = Self {
             socket,
             v6,
@@ -259,10 +255,10 @@ impl UdpSocket {
         }
     }
 
-    /// Waits for datagrams and takes all that the kernel joined; `buffer` should hold 65,535 bytes.
+    /// Takes all that the kernel joined of the datagrams that wait; `buffer` should hold 65,535 bytes. Never waits.
     ///
     /// # Errors
-    /// `WouldBlock` when the read timeout of [`UdpOptions`] is over.
+    /// `WouldBlock` when there is none.
     pub fn recv(&self, buffer: &mut [u8]) -> io::Result<Received> {
         // SAFETY: `sockaddr_storage` and `msghdr` are plain data for which all zeroes are valid.
         let (mut name, mut message): (libc::sockaddr_storage, libc::msghdr) =
@@ -279,7 +275,13 @@ impl UdpSocket {
         message.msg_control = control.bytes.as_mut_ptr().cast();
         message.msg_controllen = control.bytes.len() as _;
         // SAFETY: all that `message` points to is writable and lives across the call.
-        let got = unsafe { libc::recvmsg(self.socket.as_raw_fd(), &raw mut message, 0) };
+        let got = unsafe {
+            libc::recvmsg(
+                self.socket.as_raw_fd(),
+                &raw mut message,
+                libc::MSG_DONTWAIT,
+            )
+        };
         let len = usize::try_from(got).map_err(|_| io::Error::last_os_error())?;
         let (stride, ecn) = read_control(&message);
         Ok(Received {
@@ -510,11 +512,15 @@ mod tests {
         reuse_port: false,
         gso: true,
         gro: true,
-        read_timeout: Some(Duration::from_secs(2)),
     };
 
     fn bind(address: &str, options: UdpOptions) -> UdpSocket {
         UdpSocket::bind(address.parse().unwrap(), options).unwrap()
+    }
+
+    fn recv(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<Received> {
+        crate::poll::readable(&[socket.as_fd()], Some(std::time::Duration::from_secs(2)))?;
+        socket.recv(buffer)
     }
 
     #[test]
@@ -532,7 +538,7 @@ mod tests {
             let mut got = Vec::new();
             let mut buffer = [0; 65_535];
             while got.len() < batch.len() {
-                let r = b.recv(&mut buffer).unwrap();
+                let r = recv(&b, &mut buffer).unwrap();
                 assert!(r.stride == 1000 || r.len == r.stride);
                 assert_eq!((r.ecn, r.from.ip().to_string()), (1, target.to_string()));
                 got.extend_from_slice(&buffer[..r.len]);
@@ -552,7 +558,7 @@ mod tests {
         a.send(b.local_addr().unwrap(), &[7; 2500], 1000, 0)
             .unwrap();
         let mut buffer = [0; 65_535];
-        let sizes: Vec<usize> = (0..3).map(|_| b.recv(&mut buffer).unwrap().len).collect();
+        let sizes: Vec<usize> = (0..3).map(|_| recv(&b, &mut buffer).unwrap().len).collect();
         assert_eq!(sizes, [1000, 1000, 500]);
     }
 
@@ -570,7 +576,7 @@ mod tests {
         let mut buffer = [0; 65_535];
         for lane in [0, 1, 2, 3, 1, 1, 0] {
             sender.send(address, &[9, lane, 9], 3, 0).unwrap();
-            let got = group[usize::from(lane) % 2].recv(&mut buffer).unwrap();
+            let got = recv(&group[usize::from(lane) % 2], &mut buffer).unwrap();
             assert_eq!(&buffer[..got.len], [9, lane, 9]);
         }
     }

@@ -2,8 +2,9 @@
 //!
 //! The pure parts come first: [`inner`] reads a container's packet, [`cut`] turns it into sealed datagrams,
 //! [`frames`] puts opened slices together again, [`header`] builds what the kernel wants to see, [`routes`] says whose
-//! an address is. The threads around them ([`egress`], [`ingress`], [`group`]) own one descriptor each, share nothing
-//! but an immutable snapshot of the routes, and count what they do in [`stats`].
+//! an address is. Around them stand the two directions, [`egress`] and [`ingress`], that a [`lane`]'s thread runs, and
+//! [`group`] for broadcast and multicast. Threads share nothing but an immutable snapshot of the routes, and count what
+//! they do in [`stats`].
 
 pub mod csum;
 pub mod cut;
@@ -13,6 +14,7 @@ pub mod group;
 pub mod header;
 pub mod ingress;
 pub mod inner;
+pub mod lane;
 pub mod routes;
 pub mod stats;
 

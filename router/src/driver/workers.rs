@@ -3,10 +3,8 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use weave_linux::poll::Bell;
@@ -18,13 +16,11 @@ use crate::path::Input;
 use crate::path::egress::Egress;
 use crate::path::group::{Group, GroupPorts};
 use crate::path::ingress::Ingress;
+use crate::path::lane;
 use crate::path::routes::Routes;
 use crate::path::stats::{Counters, Sum};
 use crate::time::Start;
 use crate::wire::{LANE_OFFSET, MAX_LANES};
-
-/// How soon a blocked receiver notices that it is to stop.
-const LOOK_UP: Duration = Duration::from_millis(250);
 
 /// Facilities of the kernel that can be done without, each to be refused by hand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,7 +75,6 @@ pub struct Workers {
     received: Vec<Arc<Counters>>,
     sent: Vec<Arc<Counters>>,
     bell: Arc<Bell>,
-    stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -108,56 +103,48 @@ impl Workers {
             received: vec![control],
             sent: Vec::new(),
             bell: Arc::new(Bell::new().map_err(Error::Socket)?),
-            stop: Arc::default(),
             threads: Vec::new(),
         };
-        let queues: Vec<Arc<Tun>> = tun.queues.into_iter().map(Arc::new).collect();
-        for (lane, (tun, socket)) in queues.iter().zip(receivers).enumerate() {
-            workers.add_egress(config, lane as u8, Arc::clone(tun))?;
-            workers.add_ingress(config, lane, Arc::clone(tun), socket, Arc::clone(&group))?;
+        let queues = tun.queues.into_iter().map(Arc::new);
+        for (lane, (tun, socket)) in queues.zip(receivers).enumerate() {
+            workers.add_lane(config, lane as u8, (tun, socket), Arc::clone(&group))?;
         }
         workers.add_group(config, group)?;
         Ok(workers)
     }
 
-    fn add_egress(&mut self, config: &WorkersConfig, lane: u8, tun: Arc<Tun>) -> Result<(), Error> {
-        let counters = Arc::<Counters>::default();
-        self.sent.push(Arc::clone(&counters));
-        let egress = Egress {
-            lane,
-            tun,
-            main: Arc::clone(&self.lanes[0]),
-            own: Arc::clone(&self.lanes[usize::from(lane)]),
-            routes: Arc::clone(&self.routes),
-            counters,
-            inputs: config.inputs.clone(),
-            stop: Arc::clone(&self.bell),
-            start: config.start,
-        };
-        self.spawn(format!("weave-out-{lane}"), move || egress.run())
-    }
-
-    fn add_ingress(
+    fn add_lane(
         &mut self,
         config: &WorkersConfig,
-        lane: usize,
-        tun: Arc<Tun>,
-        socket: Arc<UdpSocket>,
+        lane: u8,
+        (tun, socket): (Arc<Tun>, Arc<UdpSocket>),
         group: Arc<GroupPorts>,
     ) -> Result<(), Error> {
-        let counters = Arc::<Counters>::default();
-        self.received.push(Arc::clone(&counters));
+        let (sent, received) = (Arc::<Counters>::default(), Arc::<Counters>::default());
+        self.sent.push(Arc::clone(&sent));
+        self.received.push(Arc::clone(&received));
+        let egress = Egress {
+            lane,
+            tun: Arc::clone(&tun),
+            main: Arc::clone(&self.lanes[0]),
+            own: Arc::clone(&self.lanes[usize::from(lane)]),
+            counters: sent,
+            inputs: config.inputs.clone(),
+            start: config.start,
+        };
+        let inputs = config.inputs.clone();
         let ingress = Ingress {
             socket,
             tun,
             group,
-            routes: Arc::clone(&self.routes),
-            counters,
-            inputs: config.inputs.clone(),
-            stop: Arc::clone(&self.stop),
+            counters: received,
+            inputs,
             start: config.start,
         };
-        self.spawn(format!("weave-in-{lane}"), move || ingress.run())
+        let (routes, bell) = (Arc::clone(&self.routes), Arc::clone(&self.bell));
+        self.spawn(format!("weave-lane-{lane}"), move || {
+            lane::run(egress, ingress, &routes, &bell)
+        })
     }
 
     fn add_group(&mut self, config: &WorkersConfig, ports: Arc<GroupPorts>) -> Result<(), Error> {
@@ -230,7 +217,6 @@ impl Workers {
 impl Drop for Workers {
     /// Stops the threads and waits for them. The TUN device stays.
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
         self.bell.ring();
         for thread in self.threads.drain(..) {
             // A thread that panicked has said so; the others still have to be waited for.
@@ -265,7 +251,6 @@ fn listen(config: &WorkersConfig, count: usize) -> Result<Vec<Arc<UdpSocket>>, E
         reuse_port: false,
         gso,
         gro,
-        read_timeout: Some(LOOK_UP),
     };
     let probe = UdpSocket::bind(config.listen, alone).map_err(failed)?;
     let address = probe.local_addr().map_err(failed)?;
@@ -300,7 +285,6 @@ fn open_lanes(
         reuse_port: false,
         gso: config.offloads.gso,
         gro: false,
-        read_timeout: None,
     };
     let mut lanes = vec![Arc::clone(main)];
     for _ in 1..count {

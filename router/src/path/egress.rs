@@ -1,16 +1,13 @@
-//! Out: a thread for each TUN queue reads packets, finds their owner, seals and sends them.
+//! Out: reads packets from a TUN queue, finds their owner, seals and sends them.
 //!
 //! A super-frame goes at once, cut into slices, in one call. Small packets are gathered while more wait in the queue
 //! and go together; a lone one leaves as soon as the queue is found empty. No timer is involved.
 
 use std::io;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::Instant;
 
-use arc_swap::{ArcSwap, Cache};
-use weave_linux::poll::{Bell, readable};
 use weave_linux::tun::{Tun, VirtioHeader, gso};
 use weave_linux::udp::{UdpSocket, is_too_big};
 use weave_model::Drop;
@@ -23,30 +20,28 @@ use super::{Input, csum};
 use crate::time::Start;
 use crate::wire::{HEADER, MAX_RECORD, RECORD, Shape, Slice, TAG, push_packet};
 
-/// How many packets are taken before what was gathered is sent.
+/// How many packets are taken before what was gathered is sent and the other direction has its turn.
 const BURST: usize = 64;
+/// How many bytes, likewise.
+const BURST_BYTES: usize = 256 << 10;
 /// The network that every container is in until there are several.
 const DEFAULT_NETWORK: u16 = 0;
 
-/// What an outgoing thread works with.
+/// What the outgoing half of a lane works with.
 #[derive(Debug)]
 pub struct Egress {
-    /// The lane of this thread, which is also the number of its TUN queue.
+    /// The lane, which is also the number of its TUN queue.
     pub lane: u8,
     /// The queue it reads.
     pub tun: Arc<Tun>,
     /// Sends on lane 0: bound to the node's port.
     pub main: Arc<UdpSocket>,
-    /// Sends on this thread's own lane, from a port of its own; for lane 0 the same as `main`.
+    /// Sends on this lane, from a port of its own; for lane 0 the same as `main`.
     pub own: Arc<UdpSocket>,
-    /// The current routes.
-    pub routes: Arc<ArcSwap<Routes>>,
-    /// This thread's counters.
+    /// Its counters.
     pub counters: Arc<Counters>,
     /// Tells the control core what it must know.
     pub inputs: SyncSender<Input>,
-    /// Ends the thread.
-    pub stop: Arc<Bell>,
     /// The clock's start.
     pub start: Start,
 }
@@ -59,56 +54,60 @@ struct Gathered {
     body: Vec<u8>,
 }
 
-impl Egress {
-    /// Runs until the bell rings.
-    ///
-    /// # Errors
-    /// When the TUN queue fails for good.
-    pub fn run(self) -> io::Result<()> {
-        let mut worker = Worker {
-            gathered: Vec::new(),
-            batch: Batch::new(),
-            shell: self,
-        };
-        let mut cache = Cache::new(Arc::clone(&worker.shell.routes));
-        let mut packet = vec![0; 1 << 16];
-        loop {
-            let ready = readable(&[worker.shell.tun.as_fd(), worker.shell.stop.as_fd()], None)?;
-            if ready & 2 != 0 {
-                return Ok(());
-            }
-            let routes = Arc::clone(cache.load());
-            worker.burst(&routes, &mut packet)?;
-        }
-    }
-}
-
+/// The outgoing half of a lane's thread.
 #[derive(Debug)]
-struct Worker {
+pub struct Outgoing {
     shell: Egress,
+    packet: Vec<u8>,
     gathered: Vec<Gathered>,
     batch: Batch,
 }
 
-impl Worker {
-    fn burst(&mut self, routes: &Routes, packet: &mut [u8]) -> io::Result<()> {
-        for _ in 0..BURST {
+impl Outgoing {
+    /// Nothing gathered yet.
+    pub fn new(shell: Egress) -> Self {
+        Self {
+            shell,
+            packet: vec![0; 1 << 16],
+            gathered: Vec::new(),
+            batch: Batch::new(),
+        }
+    }
+
+    /// Takes what waits in the TUN queue, at most a burst, and sends it. Returns whether there was anything.
+    ///
+    /// # Errors
+    /// When the TUN queue fails for good.
+    pub fn burst(&mut self, routes: &Routes) -> io::Result<bool> {
+        let mut packet = std::mem::take(&mut self.packet);
+        let result = self.take_burst(routes, &mut packet);
+        self.packet = packet;
+        for place in 0..self.gathered.len() {
+            self.flush(routes, place);
+        }
+        result
+    }
+
+    fn take_burst(&mut self, routes: &Routes, packet: &mut [u8]) -> io::Result<bool> {
+        let mut bytes = 0;
+        for taken in 0..BURST {
             match self.shell.tun.read(packet) {
                 Ok((header, len)) => {
                     self.shell.counters.packet(len);
                     if let Err(reason) = self.packet(routes, header, &mut packet[..len]) {
                         self.shell.counters.dropped(reason);
                     }
+                    bytes += len;
+                    if bytes > BURST_BYTES {
+                        return Ok(true);
+                    }
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(taken > 0),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
-        for place in 0..self.gathered.len() {
-            self.flush(routes, place);
-        }
-        Ok(())
+        Ok(true)
     }
 
     fn packet(
@@ -119,7 +118,8 @@ impl Worker {
     ) -> Result<(), Drop> {
         let inner = Inner::parse(packet)?;
         if inner.destination.is_multicast() {
-            return Err(Drop::LinkScope);
+            // The kernel's own chatter on the device, such as MLD: containers' groups take another way.
+            return Ok(());
         }
         let place = routes.towards(inner.source, inner.destination)?;
         let peer = &routes.peers[place];

@@ -1,18 +1,14 @@
-//! In: a thread for each UDP socket receives datagrams, opens them where they lie and writes packets to its TUN queue.
+//! In: receives datagrams from a UDP socket, opens them where they lie and writes packets to a TUN queue.
 //!
 //! The kernel steers each lane to one socket, so a lane's window and incomplete packets belong to one thread.
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::ops::Range;
-use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use arc_swap::{ArcSwap, Cache};
-use weave_linux::poll::readable;
 use weave_linux::tun::Tun;
 use weave_linux::udp::{Received, UdpSocket};
 use weave_model::Drop;
@@ -31,62 +27,24 @@ use crate::wire::{HEADER, Header, Kind, Shape, Slice, Type, next_packet};
 /// "Congestion experienced" in the outer header (RFC 3168).
 const CE: u8 = 3;
 
-/// What an incoming thread works with.
+/// What the incoming half of a lane works with.
 #[derive(Debug)]
 pub struct Ingress {
-    /// The socket it receives on; its read timeout is how soon the thread notices `stop`.
+    /// The socket it receives on.
     pub socket: Arc<UdpSocket>,
     /// The queue it writes to.
     pub tun: Arc<Tun>,
     /// Where packets for a group go.
     pub group: Arc<GroupPorts>,
-    /// The current routes.
-    pub routes: Arc<ArcSwap<Routes>>,
-    /// This thread's counters.
+    /// Its counters.
     pub counters: Arc<Counters>,
     /// Tells the control core what it must know.
     pub inputs: SyncSender<Input>,
-    /// Ends the thread.
-    pub stop: Arc<AtomicBool>,
     /// The clock's start.
     pub start: Start,
 }
 
 impl Ingress {
-    /// Runs until told to stop.
-    ///
-    /// # Errors
-    /// When the socket fails for good.
-    pub fn run(self) -> io::Result<()> {
-        let mut cache = Cache::new(Arc::clone(&self.routes));
-        let mut buffer = vec![0; 1 << 16];
-        let mut worker = Worker {
-            shell: &self,
-            run: Run::default(),
-            frames: Frames::default(),
-        };
-        while !self.stop.load(Ordering::Relaxed) {
-            if let Some(due) = worker.frames.due() {
-                let patience = due.saturating_duration_since(Instant::now());
-                if readable(&[self.socket.as_fd()], Some(patience))? == 0 {
-                    worker.frames.expire(Instant::now());
-                    let routes = Arc::clone(cache.load());
-                    worker.deliver_ready(&routes, false);
-                    continue;
-                }
-            }
-            match self.socket.recv(&mut buffer) {
-                Ok(got) => {
-                    let routes = Arc::clone(cache.load());
-                    worker.batch(&routes, &mut buffer[..got.len], &got);
-                }
-                Err(error) if is_passing(&error) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    }
-
     fn tell(&self, input: Input) {
         if self.inputs.try_send(input).is_err() {
             self.counters.dropped(Drop::QueueFull);
@@ -94,29 +52,65 @@ impl Ingress {
     }
 }
 
-/// A timeout, a signal, or an ICMP error that some earlier datagram brought back.
+/// A signal, or an ICMP error that some earlier datagram brought back.
 fn is_passing(error: &io::Error) -> bool {
-    use io::ErrorKind::{
-        ConnectionRefused, HostUnreachable, Interrupted, NetworkUnreachable, TimedOut, WouldBlock,
-    };
+    use io::ErrorKind::{ConnectionRefused, HostUnreachable, Interrupted, NetworkUnreachable};
     matches!(
         error.kind(),
-        WouldBlock
-            | TimedOut
-            | Interrupted
-            | ConnectionRefused
-            | HostUnreachable
-            | NetworkUnreachable
+        Interrupted | ConnectionRefused | HostUnreachable | NetworkUnreachable
     )
 }
 
-struct Worker<'s> {
-    shell: &'s Ingress,
+/// The incoming half of a lane's thread.
+#[derive(Debug)]
+pub struct Incoming {
+    shell: Ingress,
+    buffer: Vec<u8>,
     run: Run,
     frames: Frames,
 }
 
-impl Worker<'_> {
+impl Incoming {
+    /// Nothing received yet.
+    pub fn new(shell: Ingress) -> Self {
+        Self {
+            shell,
+            buffer: vec![0; 1 << 16],
+            run: Run::default(),
+            frames: Frames::default(),
+        }
+    }
+
+    /// Takes the datagrams of one call and writes the packets in them. Returns whether there were any.
+    ///
+    /// # Errors
+    /// When the socket fails for good.
+    pub fn receive(&mut self, routes: &Routes) -> io::Result<bool> {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let result = self.shell.socket.recv(&mut buffer);
+        if let Ok(got) = &result {
+            self.batch(routes, &mut buffer[..got.len], got);
+        }
+        self.buffer = buffer;
+        match result {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(error) if is_passing(&error) => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// When an incomplete packet will have waited enough.
+    pub fn due(&self) -> Option<Instant> {
+        self.frames.due()
+    }
+
+    /// Delivers of the incomplete packets whose time is over what there is.
+    pub fn expire(&mut self, routes: &Routes, now: Instant) {
+        self.frames.expire(now);
+        self.deliver_ready(routes, false);
+    }
+
     fn batch(&mut self, routes: &Routes, buffer: &mut [u8], got: &Received) {
         let now = Instant::now();
         self.shell.counters.call(got.len.div_ceil(got.stride));
