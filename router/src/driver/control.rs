@@ -192,15 +192,16 @@ impl Control {
         while let Some(event) = self.core.poll_event() {
             self.take_event(event);
         }
+        // Published first: what is sent now may be answered at once.
+        if self.stale {
+            self.stale = false;
+            self.publish();
+        }
         while let Some(transmit) = self.core.poll_transmit() {
             let bytes = &transmit.bytes;
             if let Err(error) = self.workers.lanes[0].send(transmit.to, bytes, bytes.len(), 0) {
                 tracing::debug!(to = %transmit.to, %error, "a control datagram was not sent");
             }
-        }
-        if self.stale {
-            self.stale = false;
-            self.publish();
         }
     }
 
