@@ -3,7 +3,7 @@
 //! | chain | hook, priority | what |
 //! |---|---|---|
 //! | `antispoof` | prerouting −310 | from a container come only packets with its own addresses: the route back to the source must leave by the interface the packet came in by. It runs before connection tracking, so a forged packet leaves no trace there. Duplicate address detection (from `::`) and link-local addresses pass; ARP is not IP and never comes here |
-//! | `input` | input −10 | containers, of this node and of others, do not reach the node's control ports |
+//! | `input` | input −10 | containers, of this node and of others, do not reach the node's control ports; the host does not hear their broadcasts and multicasts, except what manages the link (neighbour discovery, MLD, IGMP) |
 //! | `mss` | forward −150 | TCP between containers and the outside announces no larger segments than both routes carry |
 //! | `outbound` | postrouting, srcnat +5 | what containers send to the outside leaves with the node's address |
 //!
@@ -79,6 +79,23 @@ impl AttachRules {
         for device in [&self.any_veth(), &self.tun] {
             batch.add_rule(table, "input", &Rule::new().iifname(device).jump("control"));
         }
+        self.group(batch, table);
+    }
+
+    /// What containers send to a group is for the containers of their network, not for the host.
+    fn group(&self, batch: &mut Batch, table: &Table) {
+        batch.add_chain(table, &Chain::regular("group"));
+        for protocol in [ICMPV6, IGMP] {
+            let link = Rule::new().is(Field::L4Proto, Value::Byte(protocol));
+            batch.add_rule(table, "group", &link.ret());
+        }
+        batch.add_rule(table, "group", &Rule::new().counter().drop().comment(GROUP));
+        for kind in [Field::MULTICAST, Field::BROADCAST] {
+            let heard = Rule::new()
+                .iifname(&self.any_veth())
+                .is(Field::DaddrType, Value::Number(kind));
+            batch.add_rule(table, "input", &heard.jump("group"));
+        }
     }
 
     fn mss(&self, batch: &mut Batch, table: &Table) {
@@ -138,8 +155,14 @@ impl AttachRules {
 pub const SPOOFED: &str = "spoofed";
 /// Comment of the rules that count packets from containers to the node's control ports.
 pub const CONTROL: &str = "control";
+/// Comment of the rule that counts broadcasts and multicasts that the host was not given.
+pub const GROUP: &str = "group";
 /// Comment of the rules that count connections translated on their way out.
 pub const OUTBOUND: &str = "outbound";
 
+/// Protocol number of ICMP for IPv6 (IANA).
+const ICMPV6: u8 = 58;
+/// Protocol number of the Internet Group Management Protocol (IANA).
+const IGMP: u8 = 2;
 /// The TCP flag with which either side announces its segment size.
 const SYN: u32 = 2;
