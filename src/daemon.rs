@@ -38,12 +38,17 @@ pub fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
+        .with_ansi(coloured())
         .init();
     match run(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(obstacle) => report(&obstacle, 1),
     }
+}
+
+/// Colour is for people who did not say no to it (<https://no-color.org>).
+fn coloured() -> bool {
+    std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty())
 }
 
 fn report(obstacle: &Obstacle, code: u8) -> ExitCode {

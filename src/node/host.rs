@@ -5,11 +5,14 @@
 //! goes on.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use weave_linux::nft::{self, Found};
 use weave_model::ClusterRange;
 use weave_router::attach::{Host, HostSpec};
-use weave_router::hostfw::HostFirewall;
+use weave_router::hostfw::{self, HostFirewall};
 use weave_router::rules::AttachRules;
 
 use super::containers;
@@ -21,6 +24,9 @@ pub(super) const TUN: &str = "weave0";
 /// What the names of the host's ends of containers' pairs begin with.
 const VETHS: &str = "wv";
 
+/// How long the desk waits for the host's firewall programs.
+const FIREWALL_WAIT: Duration = Duration::from_secs(1);
+
 /// TCP ports of the node that are not for containers: metrics and the page.
 const CLOSED_TCP: [u16; 2] = [6782, 4040];
 
@@ -29,12 +35,20 @@ pub(super) struct HostSide {
     /// Devices, addresses and routes.
     pub(super) host: Host,
     nft: nft::Socket,
-    /// The way through other people's firewalls; away while it works on a thread of its own.
-    firewall: Option<HostFirewall>,
+    firewall: Firewall,
     mtu: u16,
     port: u16,
     /// Whether the host has IPv6, as it was seen last.
     ipv6: bool,
+}
+
+/// The way through other people's firewalls.
+enum Firewall {
+    Idle(HostFirewall),
+    /// At work on a thread of its own.
+    Working(JoinHandle<(HostFirewall, Result<Vec<String>, hostfw::Error>)>),
+    /// Its thread panicked, which was reported when it happened.
+    Lost,
 }
 
 impl HostSide {
@@ -47,7 +61,7 @@ impl HostSide {
             let cause = format!("missing kernel feature: nftables: {error}");
             Obstacle::new(cause, "load the kernel module: modprobe nf_tables")
         })?;
-        let firewall = Some(HostFirewall::new(TUN, VETHS));
+        let firewall = Firewall::Idle(HostFirewall::new(TUN, VETHS));
         Ok(Self {
             host,
             nft,
@@ -97,15 +111,23 @@ impl HostSide {
         obstacles
     }
 
-    /// Runs the host's own firewall programs, which may wait for each other, on a thread of its own.
+    /// Runs the host's own firewall programs on a thread of their own. They may wait for each other's lock for seconds:
+    /// what is not done by [`FIREWALL_WAIT`] is seen at the next look.
     async fn ensure_way_through(&mut self) -> Option<Obstacle> {
-        let mut firewall = self.firewall.take()?;
-        let work = tokio::task::spawn_blocking(move || {
-            let done = firewall.ensure();
-            (firewall, done)
-        });
-        let (firewall, done) = work.await.ok()?;
-        self.firewall = Some(firewall);
+        let mut work = match std::mem::replace(&mut self.firewall, Firewall::Lost) {
+            Firewall::Idle(mut firewall) => tokio::task::spawn_blocking(move || {
+                let done = firewall.ensure();
+                (firewall, done)
+            }),
+            Firewall::Working(work) => work,
+            Firewall::Lost => return None,
+        };
+        let Ok(ended) = timeout(FIREWALL_WAIT, &mut work).await else {
+            self.firewall = Firewall::Working(work);
+            return None;
+        };
+        let (firewall, done) = ended.ok()?;
+        self.firewall = Firewall::Idle(firewall);
         match done {
             Ok(commands) => {
                 for command in commands {

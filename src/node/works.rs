@@ -94,6 +94,7 @@ impl Works {
             return Err(strange_reply());
         };
         self.look_after().await;
+        self.adopt().await;
         let members = self.router.view().members.len() as u32 + 1;
         Ok(Membership {
             node,
