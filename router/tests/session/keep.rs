@@ -187,6 +187,25 @@ fn an_endpoint_moves_with_the_newest_packet_of_lane_0() {
     assert!(net.paired(), "rekeys follow");
 }
 
+/// Both move at the same moment and have nothing to say: each keeps sending to where the other was.
+#[test]
+fn two_that_lost_each_other_in_silence_meet_again() {
+    let mut net = Net::up(1, Link::default());
+    net.connect(1, 0);
+    net.run(SECOND);
+    net.hosts[0].address = address("198.51.100.7:1111");
+    net.hosts[1].address = address("198.51.100.8:2222");
+    net.run(5 * SECOND);
+    net.introduce(0, 1);
+    net.run(60 * SECOND);
+    assert!(net.data(0, 0, 1) && net.data(1, 0, 2));
+    net.run(SECOND);
+    assert_eq!(
+        (&net.hosts[1].received[..], &net.hosts[0].received[..]),
+        (&[1][..], &[2][..])
+    );
+}
+
 #[test]
 fn a_forged_or_old_packet_moves_nothing() {
     let mut net = Net::up(1, Link::default());

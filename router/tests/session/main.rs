@@ -10,3 +10,4 @@ mod attack;
 mod keep;
 mod make;
 mod net;
+mod storm;

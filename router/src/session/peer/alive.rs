@@ -23,6 +23,8 @@ const SILENT_AFTER: u64 = 3000;
 const PASSIVE_KEEPALIVE: u64 = 10_000;
 /// Sent nothing for so long to a peer whose session is wanted: keep the NAT's mapping.
 const PERSISTENT_KEEPALIVE: u64 = 20_000;
+/// Heard nothing for so long, keepalives included, from a peer whose session is wanted: shake hands anew.
+const DEAF_AFTER: u64 = 45_000;
 /// Neither sent nor heard for so long: a session nobody asked for may end.
 const UNUSED_AFTER: u64 = 60_000;
 /// All peers are looked at on common multiples of this, so that a thousand of them wake the thread no more than one.
@@ -43,7 +45,7 @@ impl Peer {
             self.confirm = None;
         }
         self.say_again(local, now);
-        if self.rekey_due(now_ms, now.mono) || (self.wanted && self.current.is_none()) {
+        if self.rekey_due(now_ms, now.mono) || (self.wanted && self.is_deaf(now_ms, local)) {
             self.begin(local, now);
         }
         self.step(local, now);
@@ -97,6 +99,14 @@ impl Peer {
         worn || (used && now >= current.rekey_at)
     }
 
+    /// Whether there is no session, or one in which even the answers to keepalives are missing.
+    fn is_deaf(&self, now_ms: u64, local: &Local) -> bool {
+        self.current.as_ref().is_none_or(|current| {
+            let made = local.start.millis(current.made);
+            now_ms >= self.heard_ms().max(made) + DEAF_AFTER
+        })
+    }
+
     /// Asks a peer that does not answer, and shakes hands anew beside the session when that brings nothing.
     fn notice_silence(&mut self, now_ms: u64, local: &mut Local, now: Now) {
         let (sent, heard) = (self.sent_ms(), self.heard_ms());
@@ -139,15 +149,18 @@ impl Peer {
         }
     }
 
-    /// Tells the peer once more that this node has the keys, until something is heard.
+    /// Tells the peer once more that this node has the keys, until something is heard in the new session. If nothing ever
+    /// is, the peer does not use it (it moved away, or gave it up before our word came), and another one is made.
     pub(super) fn say_again(&mut self, local: &mut Local, now: Now) {
-        let Some((at, tries)) = self.confirm else {
+        let Some((_, tries)) = self.confirm.filter(|(at, _)| *at <= now.mono) else {
             return;
         };
-        if at <= now.mono {
+        if tries < CONFIRM_TRIES {
             self.keepalive(local, now);
-            let wait = CONFIRM_WAIT * (1 << tries);
-            self.confirm = (tries + 1 < CONFIRM_TRIES).then_some((now.mono + wait, tries + 1));
+            self.confirm = Some((now.mono + CONFIRM_WAIT * (1 << tries), tries + 1));
+        } else {
+            self.confirm = None;
+            self.begin(local, now);
         }
     }
 }
