@@ -280,6 +280,12 @@ impl LaneIn {
         self.from = Some(from);
         news
     }
+
+    /// Takes back what [`LaneIn::note_from`] noted, when the word could not be passed on: the next packet is news again.
+    #[inline]
+    pub const fn forget_from(&mut self) {
+        self.from = None;
+    }
 }
 
 impl Inbound {
@@ -340,5 +346,116 @@ impl std::fmt::Debug for Inbound {
 fn note(clock: &AtomicU64, ms: u64) {
     if clock.load(Ordering::Relaxed) != ms {
         clock.store(ms, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pair(suite: Suite, lanes: usize) -> (Outbound, Inbound) {
+        let terms = Terms {
+            peer: NodeId::from_bytes([1; 32]),
+            suite,
+            lanes,
+            index: 1,
+            receiver: 2,
+            boot: 3,
+        };
+        let (outbound, _) = Keys::from_split([1; 32], [2; 32]).open(terms);
+        let (_, inbound) = Keys::from_split([2; 32], [1; 32]).open(terms);
+        (outbound, inbound)
+    }
+
+    fn sealed(outbound: &Outbound, lane: u8, counter: u64) -> [u8; 20] {
+        let mut packet = [7; 20];
+        let (body, tag) = packet.split_at_mut(4);
+        outbound.key(lane).seal(counter, &[], body, &[], tag);
+        packet
+    }
+
+    #[test]
+    fn lanes_share_nothing() {
+        let (outbound, inbound) = pair(Suite::ChaCha20Poly1305, MAX_LANES);
+        for lane in 0..MAX_LANES as u8 {
+            assert_eq!(outbound.reserve(lane, 1), Some(0));
+            for other in 0..MAX_LANES as u8 {
+                let mut packet = sealed(&pair(Suite::ChaCha20Poly1305, MAX_LANES).0, lane, 0);
+                let lane_in = inbound.lane(other).unwrap().lock().unwrap();
+                let opened = lane_in.key.open(0, &[], &mut packet).is_ok();
+                assert_eq!(opened, lane == other);
+            }
+        }
+        assert!(inbound.lane(MAX_LANES as u8).is_none());
+        assert_eq!(align_of::<SendLane>(), 128);
+        assert_eq!(align_of::<ReceiveLane>(), 128);
+    }
+
+    #[test]
+    fn counters_are_given_once_to_many_threads() {
+        let (outbound, _) = pair(Suite::Aes256Gcm, 1);
+        let taken: Vec<u64> = std::thread::scope(|scope| {
+            let take = || {
+                (1..2000)
+                    .filter_map(|n| outbound.reserve(0, n % 7 + 1))
+                    .collect::<Vec<_>>()
+            };
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(take)).collect();
+            threads
+                .into_iter()
+                .flat_map(|thread| thread.join().unwrap())
+                .collect()
+        });
+        let distinct: std::collections::BTreeSet<_> = taken.iter().collect();
+        assert_eq!((taken.len(), distinct.len()), (4 * 1999, 4 * 1999));
+        assert_eq!(
+            outbound.most_used(),
+            4 * (1..2000).map(|n| n % 7 + 1).sum::<u64>()
+        );
+    }
+
+    #[test]
+    fn a_lane_opens_what_is_new_and_true() {
+        let (outbound, inbound) = pair(Suite::Aes256Gcm, 1);
+        let mut lane = inbound.lane(0).unwrap().lock().unwrap();
+        let packets = [0, 1, 2].map(|counter| sealed(&outbound, 0, counter));
+        assert_eq!(
+            lane.open(1, &[], &mut packets[1].clone())
+                .map(|(_, newest)| newest),
+            Ok(true)
+        );
+        assert_eq!(
+            lane.open(0, &[], &mut packets[0].clone())
+                .map(|(_, newest)| newest),
+            Ok(false)
+        );
+        assert_eq!(
+            lane.open(1, &[], &mut packets[1].clone()),
+            Err(Drop::Replay)
+        );
+        assert_eq!(
+            lane.open(3, &[], &mut packets[2].clone()),
+            Err(Drop::Forged)
+        );
+        assert_eq!(
+            lane.open(2, &[], &mut packets[2].clone())
+                .map(|(_, newest)| newest),
+            Ok(true)
+        );
+        let limit = packet_limit(Suite::Aes256Gcm);
+        assert_eq!(
+            lane.open(limit, &[], &mut packets[2].clone()),
+            Err(Drop::Expired)
+        );
+    }
+
+    #[test]
+    fn an_address_is_news_until_it_was_passed_on() {
+        let (_, inbound) = pair(Suite::Aes256Gcm, 1);
+        let mut lane = inbound.lane(0).unwrap().lock().unwrap();
+        let [here, there] = ["192.0.2.1:1", "192.0.2.1:2"].map(|text| text.parse().unwrap());
+        assert!(lane.note_from(here) && !lane.note_from(here) && lane.note_from(there));
+        lane.forget_from();
+        assert!(lane.note_from(there) && !lane.note_from(there));
     }
 }
