@@ -35,7 +35,10 @@ impl ClusterRange {
         if v6.prefix_len() > 96 {
             return Err(BadRange::Size6(v6.prefix_len()));
         }
-        Ok(Self { v4: v4.trunc(), v6: v6.trunc() })
+        Ok(Self {
+            v4: v4.trunc(),
+            v6: v6.trunc(),
+        })
     }
 
     /// The IPv4 range.
@@ -117,7 +120,10 @@ impl Block {
 
     /// The whole of a range.
     pub fn whole(range: &ClusterRange) -> Self {
-        Self { first: 0, bits: 32 - range.v4().prefix_len() }
+        Self {
+            first: 0,
+            bits: 32 - range.v4().prefix_len(),
+        }
     }
 
     /// The lowest offset.
@@ -151,7 +157,16 @@ impl Block {
             return None;
         }
         let bits = self.bits - 1;
-        Some((Self { first: self.first, bits }, Self { first: self.first + (1 << bits), bits }))
+        Some((
+            Self {
+                first: self.first,
+                bits,
+            },
+            Self {
+                first: self.first + (1 << bits),
+                bits,
+            },
+        ))
     }
 }
 
@@ -160,7 +175,11 @@ mod tests {
     use super::*;
 
     fn range() -> ClusterRange {
-        ClusterRange::new("10.32.0.0/12".parse().unwrap(), "fd00:1:2::/48".parse().unwrap()).unwrap()
+        ClusterRange::new(
+            "10.32.0.0/12".parse().unwrap(),
+            "fd00:1:2::/48".parse().unwrap(),
+        )
+        .unwrap()
     }
 
     #[test]
@@ -188,6 +207,9 @@ mod tests {
     #[test]
     fn odd_sizes_are_refused() {
         let v6 = "fd00::/48".parse().unwrap();
-        assert_eq!(ClusterRange::new("10.0.0.0/30".parse().unwrap(), v6), Err(BadRange::Size(30)));
+        assert_eq!(
+            ClusterRange::new("10.0.0.0/30".parse().unwrap(), v6),
+            Err(BadRange::Size(30))
+        );
     }
 }
