@@ -29,7 +29,7 @@ pub struct Flags {
     #[arg(long, value_name = "PATH", env = "WEAVE_SOCKET")]
     pub socket: Option<PathBuf>,
 
-    /// UDP address of the overlay [default: [::]:6783]
+    /// UDP address of the overlay [default: every address of the host, port 6783]
     #[arg(long, value_name = "ADDRESS[:PORT]")]
     pub listen: Option<Address>,
 
