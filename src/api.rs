@@ -21,7 +21,7 @@ use crate::node::Node;
 pub use socket::{Socket, SocketError};
 
 /// How long requests in flight may take once the node is asked to stop.
-const DRAIN: Duration = Duration::from_secs(2);
+const DRAIN: Duration = Duration::from_secs(1);
 
 #[derive(OpenApi)]
 #[openapi(
@@ -51,7 +51,7 @@ pub fn document() -> String {
     json.expect("a document made of strings and numbers is JSON") + "\n"
 }
 
-/// Answers requests until `stop` resolves and those in flight are done, or two seconds have passed.
+/// Answers requests until `stop` resolves and those in flight are done, or a second has passed.
 pub async fn serve(
     listener: UnixListener,
     node: Node,

@@ -20,7 +20,7 @@ use super::works::Works;
 const WATCH: Duration = Duration::from_secs(5);
 
 /// How long a request in progress may take once the node is asked to stop.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Where the answer to a request goes.
 pub(super) type Reply<A> = oneshot::Sender<Result<A, Refusal>>;
