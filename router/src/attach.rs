@@ -27,11 +27,12 @@ mod error;
 mod outer;
 mod overlap;
 mod pair;
+mod spec;
 mod tun;
 
-pub use container::DefaultRoute;
 pub use error::Error;
-pub use pair::{AttachSpec, Attached, Attachment, Detached, NoIpv6, Repaired, Step};
+pub use pair::{Detached, Repaired, Step};
+pub use spec::{AttachSpec, Attached, Attachment, DefaultRoute, NoIpv6};
 pub use tun::{HostSpec, Prepared};
 
 /// What our routes say about who made them; a number that `rt_protos` gives to nobody.

@@ -11,19 +11,11 @@ use weave_linux::sysctl;
 
 use super::changes::{Changes, Setting};
 use super::outer::GATEWAY_V6;
-use super::{AttachSpec, Error, GSO_MAX_SIZE};
+use super::spec::{AttachSpec, DefaultRoute};
+use super::{Error, GSO_MAX_SIZE};
 
 /// The index of the loopback device in every namespace (`LOOPBACK_IFINDEX` of the kernel).
 const LOOPBACK: u32 = 1;
-
-/// Whether the container's way to the rest of the world leads through us.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DefaultRoute {
-    /// Where the container has no default route yet. One that it has stays.
-    IfNone,
-    /// Never: only the cluster's range does.
-    Never,
-}
 
 /// Whether the container's device can have IPv6 addresses.
 pub(super) fn has_ipv6(spec: &AttachSpec) -> Result<bool, Error> {

@@ -8,7 +8,8 @@ use weave_linux::netlink::{Address, Link, Netlink, Route};
 use weave_linux::netns::Netns;
 
 use super::changes::{Changes, Setting};
-use super::{Attachment, Error, GSO_MAX_SIZE, ROUTE_PROTOCOL, TAG};
+use super::spec::Attachment;
+use super::{Error, GSO_MAX_SIZE, ROUTE_PROTOCOL, TAG};
 
 /// The gateway of IPv6, the same on every outer end.
 pub(super) const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
