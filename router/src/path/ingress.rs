@@ -45,10 +45,13 @@ pub struct Ingress {
 }
 
 impl Ingress {
-    fn tell(&self, input: Input) {
-        if self.inputs.try_send(input).is_err() {
+    /// Returns whether the control core will hear of it.
+    fn tell(&self, input: Input) -> bool {
+        let sent = self.inputs.try_send(input).is_ok();
+        if !sent {
             self.counters.dropped(Drop::QueueFull);
         }
+        sent
     }
 }
 
@@ -211,13 +214,15 @@ impl Incoming {
         let (content, newest) = lane.open(header.counter, head, sealed)?;
         let content = content.len();
         if newest && lane.note_from(from) {
-            let (peer, index, lane) = (receive.inbound.peer(), header.receiver, header.lane);
-            self.shell.tell(Input::Heard {
-                peer,
-                index,
-                lane,
+            let told = self.shell.tell(Input::Heard {
+                peer: receive.inbound.peer(),
+                index: header.receiver,
+                lane: header.lane,
                 from,
             });
+            if !told {
+                lane.forget_from();
+            }
         }
         Ok(content)
     }
