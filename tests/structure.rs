@@ -31,6 +31,7 @@ const SHELLS: &[&str] = &[
     "router/src/path/egress", // a data thread
     "router/src/path/group", // a data thread
     "router/src/path/ingress", // a data thread
+    "router/src/path/lane", // the loop of a data thread
     "router/src/store",     // the state file
 ];
 
