@@ -5,7 +5,10 @@
 //! the next start adopts them.
 
 use std::io::IsTerminal as _;
+use std::path::Path;
 use std::process::ExitCode;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use clap::Parser as _;
 use tokio::runtime::Builder;
@@ -17,6 +20,9 @@ use crate::config::{Config, Flags};
 use crate::node::Node;
 use crate::obstacle::Obstacle;
 use crate::preflight;
+
+/// How long a process that was killed may still hold its socket.
+const LAST_BREATH: Duration = Duration::from_secs(1);
 
 /// Runs `weaved` with the process's arguments: 0 after a signal, 1 if it cannot run, 2 if it is told nonsense.
 pub fn main() -> ExitCode {
@@ -59,7 +65,7 @@ fn report(obstacle: &Obstacle, code: u8) -> ExitCode {
 fn run(config: Config) -> Result<(), Obstacle> {
     preflight::check_host()?;
     preflight::check_state_dir(&config.state_dir)?;
-    let socket = Socket::bind(&config.socket).map_err(|error| no_socket(&error))?;
+    let socket = bind(&config.socket).map_err(|error| no_socket(&error))?;
     preflight::check_port(config.overlay.listen)?;
     let runtime = Builder::new_current_thread()
         .enable_all()
@@ -84,6 +90,17 @@ fn run(config: Config) -> Result<(), Obstacle> {
         desk.stop().await;
         Ok(())
     })
+}
+
+/// Takes the socket; from a weaved that was just killed, when that is gone.
+fn bind(path: &Path) -> Result<Socket, SocketError> {
+    let until = Instant::now() + LAST_BREATH;
+    loop {
+        match Socket::bind(path) {
+            Err(SocketError::Taken(_)) if Instant::now() < until => thread::sleep(LAST_BREATH / 10),
+            bound => return bound,
+        }
+    }
 }
 
 fn no_socket(error: &SocketError) -> Obstacle {

@@ -14,6 +14,7 @@ mod journal;
 mod view;
 mod works;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -60,6 +61,7 @@ struct Shared {
 #[derive(Clone, Default)]
 struct Published {
     book: Arc<Book>,
+    pairs: Arc<BTreeSet<String>>,
     obstacles: Arc<[Obstacle]>,
 }
 
@@ -87,6 +89,8 @@ impl Node {
             book,
             journal,
             published: publisher,
+            pairs: Arc::default(),
+            obstacles: Arc::default(),
             told: Vec::new(),
         };
         works.look_after().await;
@@ -149,8 +153,16 @@ impl Node {
 
     /// What is attached to this node.
     pub fn attachments(&self) -> Attachments {
-        let book = Arc::clone(&self.shared.published.borrow().book);
-        let attachments = book.entries().map(containers::as_it_is_now);
+        let Published { book, pairs, .. } = self.shared.published.borrow().clone();
+        let attachments = book.entries().map(|entry| {
+            let attachment = entry.attachment.clone();
+            let alive =
+                containers::is_alive(entry) && pairs.contains(attachment.host_ifname.as_str());
+            Attachment {
+                alive,
+                ..attachment
+            }
+        });
         Attachments {
             attachments: attachments.collect(),
             host: book.host(),

@@ -5,6 +5,7 @@
 //! start removes. Detach: remove the pair, strike it out, give the address back.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use weave_model::api::{AttachRequest, Attachment, Attachments, Code, Refusal};
 use weave_model::{ClusterRange, ContainerName, IfName};
@@ -26,8 +27,13 @@ impl Works {
         let range = self.range()?;
         let netns = containers::open_netns(&request.netns)?;
         match containers::plan(&self.book, &request, &range, containers::netns_id(&netns))? {
-            Plan::Done(attachment) => return Ok(*attachment),
-            Plan::Replace(gone) => self.strike_out(&gone).await?,
+            Plan::Done(entry) if self.is_whole(&entry, range).await? => return Ok(entry.attachment),
+            Plan::Done(entry) => self.clear_away(&entry, &request).await?,
+            Plan::Replace(former) => {
+                for entry in &former {
+                    self.clear_away(entry, &request).await?;
+                }
+            }
             Plan::Make => {}
         }
         let want = request
@@ -54,6 +60,33 @@ impl Works {
             self.release(&lease).await;
         }
         made
+    }
+
+    /// Whether an attachment in the book has its pair; what else is amiss with it is mended.
+    async fn is_whole(&self, entry: &Entry, range: ClusterRange) -> Result<bool, Refusal> {
+        let Some(wanted) = containers::to_repair(entry, range) else {
+            return Ok(false);
+        };
+        let found = self
+            .side
+            .host
+            .repair(&wanted)
+            .await
+            .map_err(|error| containers::refused(&error))?;
+        Ok(found != Repaired::Gone)
+    }
+
+    /// Removes what is left of a former attachment. The new one gets its address, unless it asks for another.
+    async fn clear_away(&mut self, former: &Entry, request: &AttachRequest) -> Result<(), Refusal> {
+        self.strike_out(former).await?;
+        let same = request
+            .ip
+            .is_none_or(|ip| containers::has_address(former, ip));
+        if !same || former.attachment.ifname != request.ifname {
+            let Attachment { name, ifname, .. } = &former.attachment;
+            self.release(&containers::lease_id(name, ifname)).await;
+        }
+        Ok(())
     }
 
     async fn make(
@@ -109,7 +142,7 @@ impl Works {
             self.release(&containers::lease_id(name, &entry.attachment.ifname))
                 .await;
             tracing::info!(%name, ip = %entry.attachment.ip.addr(), "detached");
-            gone.push(containers::as_it_is_now(&entry));
+            gone.push(entry.attachment);
         }
         Ok(Attachments {
             attachments: gone,
@@ -137,7 +170,7 @@ impl Works {
         Ok(())
     }
 
-    /// Tells the router which interfaces belong to which addresses, for broadcast and multicast.
+    /// Looks which pairs there are, and tells the router whose they are, for broadcast and multicast.
     pub(super) async fn tell_ports(&mut self) {
         let Some(range) = self.router.view().range else {
             return;
@@ -153,16 +186,19 @@ impl Works {
             let link = links
                 .iter()
                 .find(|link| link.name == host_ifname.as_str())?;
+            let offset = range.offset_v4(ip.addr())?;
             Some((
                 link.index,
                 Port {
-                    offset: range.offset_v4(ip.addr())?,
+                    offset,
                     network: DEFAULT_NETWORK,
                 },
             ))
         };
         self.router
             .set_ports(self.book.entries().filter_map(port).collect());
+        self.pairs = Arc::new(links.into_iter().map(|link| link.name).collect());
+        self.publish();
     }
 
     /// Takes over what a former run left: mends what is in the book, and removes pairs that are not.

@@ -52,20 +52,18 @@ pub(super) fn is_alive(entry: &Entry) -> bool {
         .is_ok_and(|found| (found.dev(), found.ino()) == entry.netns_id)
 }
 
-/// An entry as people may see it, with what changes by itself looked up.
-pub(super) fn as_it_is_now(entry: &Entry) -> Attachment {
-    Attachment {
-        alive: is_alive(entry),
-        ..entry.attachment.clone()
-    }
+/// Whether an entry has this address.
+pub(super) fn has_address(entry: &Entry, ip: IpAddr) -> bool {
+    let Attachment { ip: v4, ip6, .. } = &entry.attachment;
+    ip == IpAddr::from(v4.addr()) || ip6.is_some_and(|v6| ip == IpAddr::from(v6.addr()))
 }
 
 /// What a request to attach comes down to.
 pub(super) enum Plan {
     /// It was done before.
-    Done(Box<Attachment>),
-    /// A container that is gone had the name: its pair is to be removed first. It keeps its address.
-    Replace(Box<Entry>),
+    Done(Box<Entry>),
+    /// A container that is gone had the name: its pairs are to be removed first.
+    Replace(Vec<Entry>),
     /// There is nothing in the way.
     Make,
 }
@@ -90,27 +88,18 @@ pub(super) fn plan(
     }
     match book.place(&request.name, &request.ifname, netns_id) {
         Place::Free => Ok(Plan::Make),
-        Place::Served(entry) => {
-            let has = [IpAddr::from(entry.attachment.ip.addr())];
-            let has6 = entry.attachment.ip6.map(|ip6| IpAddr::from(ip6.addr()));
-            match request
-                .ip
-                .filter(|ip| !has.iter().chain(&has6).any(|has| has == ip))
-            {
-                None => Ok(Plan::Done(Box::new(as_it_is_now(entry)))),
-                Some(ip) => {
-                    let cause = format!(
-                        "{} is attached already, with {}, not {ip}",
-                        request.name, has[0]
-                    );
-                    let fix = format!(
-                        "leave --ip out, or detach it first: weavectl detach {}",
-                        request.name
-                    );
-                    Err(Refusal::new(Code::Conflict, cause, fix))
-                }
+        Place::Served(entry) => match request.ip.filter(|ip| !has_address(entry, *ip)) {
+            None => Ok(Plan::Done(Box::new(entry.clone()))),
+            Some(ip) => {
+                let has = entry.attachment.ip.addr();
+                let cause = format!("{} is attached already, with {has}, not {ip}", request.name);
+                let fix = format!(
+                    "leave --ip out, or detach it first: weavectl detach {}",
+                    request.name
+                );
+                Err(Refusal::new(Code::Conflict, cause, fix))
             }
-        }
+        },
         Place::NameTaken(entry) if is_alive(entry) => {
             let cause = format!(
                 "the name {} is taken by the container in {}",
@@ -122,7 +111,9 @@ pub(super) fn plan(
             );
             Err(Refusal::new(Code::Conflict, cause, fix))
         }
-        Place::NameTaken(entry) => Ok(Plan::Replace(Box::new(entry.clone()))),
+        Place::NameTaken(_) => Ok(Plan::Replace(
+            book.interfaces(&request.name).cloned().collect(),
+        )),
     }
 }
 
@@ -313,7 +304,7 @@ mod tests {
         let done = |ip| plan(&book, &request("a", ip), &range(), there.netns_id);
         for same in [None, Some("10.32.0.2"), Some("fd00::2")] {
             assert!(
-                matches!(done(same), Ok(Plan::Done(answer)) if *answer == there.attachment),
+                matches!(done(same), Ok(Plan::Done(answer)) if *answer == there),
                 "{same:?}"
             );
         }
@@ -328,12 +319,11 @@ mod tests {
         let mut book = Book::default();
         book.insert(alive("a"));
         book.insert(booked("b", "eth0", 1));
+        book.insert(booked("b", "net1", 1));
         let plan = |name| plan(&book, &request(name, None), &range(), (9, 9));
         let refusal = plan("a").err().unwrap();
         assert!(refusal.message.contains("the name a is taken"), "{refusal}");
-        assert!(
-            matches!(plan("b"), Ok(Plan::Replace(entry)) if entry.attachment.name.as_str() == "b")
-        );
+        assert!(matches!(plan("b"), Ok(Plan::Replace(former)) if former.len() == 2));
         assert!(matches!(plan("c"), Ok(Plan::Make)));
     }
 

@@ -1,5 +1,6 @@
 //! What the desk does for each request, and how it looks after the host in between.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,6 +34,10 @@ pub(super) struct Works {
     pub(super) book: Book,
     pub(super) journal: Journal,
     pub(super) published: watch::Sender<Published>,
+    /// The host's ends of containers' pairs that there are.
+    pub(super) pairs: Arc<BTreeSet<String>>,
+    /// What is amiss on this host.
+    pub(super) obstacles: Arc<[Obstacle]>,
     /// The addresses that the others were told last.
     pub(super) told: Vec<SocketAddr>,
 }
@@ -202,8 +207,9 @@ impl Works {
             }
             None => Vec::new(),
         };
+        self.obstacles = obstacles.into();
         self.tell_ports().await;
-        self.publish(obstacles);
+        self.publish();
     }
 
     /// Tells the others where this host can be reached, when that has changed.
@@ -285,15 +291,16 @@ impl Works {
                 "free space on the disk of the state directory",
             )
         })?;
-        let obstacles = self.published.borrow().obstacles.to_vec();
-        self.publish(obstacles);
+        self.publish();
         Ok(())
     }
 
-    fn publish(&self, obstacles: Vec<Obstacle>) {
+    /// Shows readers what the desk knows.
+    pub(super) fn publish(&self) {
         self.published.send_replace(Published {
             book: Arc::new(self.book.clone()),
-            obstacles: obstacles.into(),
+            pairs: Arc::clone(&self.pairs),
+            obstacles: Arc::clone(&self.obstacles),
         });
     }
 

@@ -73,7 +73,8 @@ pub struct Attachment {
     pub labels: BTreeMap<LabelKey, LabelValue>,
     /// When it was attached.
     pub attached_at: u64,
-    /// Whether its namespace still exists; a container that is gone keeps its addresses until it is detached.
+    /// Whether its namespace and its interface are still there; a container that is gone keeps its addresses until it
+    /// is detached.
     pub alive: bool,
 }
 
