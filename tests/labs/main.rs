@@ -4,6 +4,7 @@
 
 mod lab;
 
+mod attaching;
 mod broadcast;
 mod firewall;
 mod idle;

@@ -171,21 +171,12 @@ fn classify_v4(packet: &[u8]) -> Kind {
         17 if !fragment => weave(body).unwrap_or(Kind::Other { ends: Some(ends) }),
         // Membership of groups (RFC 3376).
         2 => Kind::Neighbour,
-        // Unreachable, while the node restarts, or redirected, while a host moves: it quotes what was not delivered.
-        1 if matches!(body.first(), Some(3 | 5))
-            && body.get(8..).is_some_and(|quoted| {
-                matches!(classify_v4_quoted(quoted), Some(Kind::Weave(_)))
-            }) =>
-        {
+        // Unreachable, while the node restarts, or redirected, while a host moves.
+        1 if matches!(body.first(), Some(3 | 5)) && quotes(body, 20, classify_v4) => {
             Kind::Neighbour
         }
         _ => Kind::Other { ends: Some(ends) },
     }
-}
-
-/// The same for a packet quoted in an ICMP error, which may be cut short.
-fn classify_v4_quoted(packet: &[u8]) -> Option<Kind> {
-    (packet.len() >= 29 && packet[9] == 17).then(|| weave(&packet[20..]))?
 }
 
 /// Tells what an IPv6 packet is (RFC 8200).
@@ -201,17 +192,21 @@ fn classify_v6(packet: &[u8]) -> Kind {
         (17, _) => weave(body).unwrap_or(Kind::Other { ends: Some(ends) }),
         // Router and neighbour discovery, MLD version 1 and 2.
         (58, Some(130..=136 | 143)) => Kind::Neighbour,
-        (58, Some(1)) if body.get(14) == Some(&17) && body.get(48..).and_then(weave).is_some() => {
-            Kind::Neighbour
-        }
+        (58, Some(1)) if quotes(body, 40, classify_v6) => Kind::Neighbour,
         _ => Kind::Other { ends: Some(ends) },
     }
+}
+
+/// Whether an ICMP error is about a packet that may be on the wire, of which it quotes the start (RFC 792, RFC 4443).
+fn quotes(error: &[u8], header: usize, classify: fn(&[u8]) -> Kind) -> bool {
+    let quoted = error.get(8..).filter(|quoted| quoted.len() >= header);
+    quoted.is_some_and(|packet| !matches!(classify(packet), Kind::Other { .. }))
 }
 
 /// A UDP header and what follows: Weave's first byte if it is a datagram of Weave's port.
 fn weave(udp: &[u8]) -> Option<Kind> {
     let ours = PORTS.contains(&be16(udp, 0)?) || PORTS.contains(&be16(udp, 2)?);
-    (ours).then(|| Kind::Weave(udp.get(8).copied().unwrap_or(0)))
+    ours.then(|| Kind::Weave(udp.get(8).copied().unwrap_or(0)))
 }
 
 /// Whether a frame contains the marker.
