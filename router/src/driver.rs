@@ -1,7 +1,7 @@
 //! The shell around the pure parts: threads, sockets, clocks and the disk.
 //!
 //! [`Router::start`] opens everything, starts the data threads ([`Workers`]) and one thread for control that owns the
-//! [`Core`](crate::core::Core). Commands are sent to that thread; what only looks reads a snapshot.
+//! [`Core`]. Commands are sent to that thread; what only looks reads a snapshot.
 
 mod control;
 mod lanes;
@@ -217,7 +217,7 @@ impl Router {
         source
             .workers
             .as_deref()
-            .map_or_else(Stats::default, |workers| read_stats(workers))
+            .map_or_else(Stats::default, read_stats)
     }
 
     /// Ends the threads; containers of this host keep talking to each other. Does nothing the second time.

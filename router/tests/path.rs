@@ -2,6 +2,8 @@
 //!
 //! Needs root and `ip` (iproute2), `ping` (iputils) and Python 3.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;

@@ -3,6 +3,8 @@
 //! It never opens a data packet itself; data threads do, with the [`Inbound`]s that it hands out, and tell it only what
 //! is news ([`Sessions::handle_heard`]). The shell takes events before transmits: an event may be what makes this node
 //! able to read the answer to a transmit.
+//!
+//! [`Inbound`]: super::Inbound
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -58,7 +60,7 @@ impl Sessions {
         }
     }
 
-    /// From when the milliseconds in [`Outbound`] and [`Inbound`] count.
+    /// From when the milliseconds in [`Outbound`](super::Outbound) and [`Inbound`](super::Inbound) count.
     pub const fn start(&self) -> Start {
         self.local.start
     }
