@@ -1,7 +1,13 @@
 //! The node: the only crate that knows every part.
 //!
 //! `weaved` is [`config`] (what it is told), [`node`] (the parts, wired) and [`api`] (what it can be asked), started in
-//! that order by [`daemon`] and stopped in reverse. `weavectl` is [`cli`]: it only talks to the API.
+//! that order by [`daemon`] and stopped in reverse, after [`preflight`] looked whether the host will do. `weavectl` is
+//! [`cli`]: it only talks to the API. What keeps either from its work is an [`obstacle`]: a cause and a fix.
+//!
+//! The other crates, from the bottom: `weave_model` has the words that all share, the API's types included;
+//! `weave_linux` is the only door to the kernel; `weave_router` is the overlay, from a container's packet to the wire
+//! and back. [`node`] gives it commands and reads its snapshots.
+//!
 //! Nothing here touches a packet; the router's threads do, and none of them waits for anything in this crate.
 
 pub mod duration;
