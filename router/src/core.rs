@@ -98,6 +98,8 @@ pub enum CoreEvent {
 #[derive(Clone, Copy, Debug)]
 struct Link {
     up: bool,
+    /// There is a session, but the peer owes an answer for 3 s.
+    silent: bool,
     /// Since the Unix epoch.
     since: Duration,
     endpoint: SocketAddr,

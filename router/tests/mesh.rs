@@ -733,3 +733,20 @@ fn junk_in_a_session_does_no_harm() {
     net.check_ownership();
     assert!(net.run_until(MINUTE, Net::agrees));
 }
+
+#[test]
+fn a_member_that_stops_is_seen_to_be_gone_and_then_to_be_back() {
+    let mut net = Net::new(77, 2);
+    net.init(0, "10.32.0.0/12");
+    let token = net.token(0, 1);
+    net.join(1, &token).unwrap();
+    let connected = |net: &mut Net| net.view(0).members[0].connected;
+    assert!(net.run_until(Duration::from_secs(5), connected));
+    net.crash(1);
+    assert!(
+        net.run_until(Duration::from_secs(15), |net| !connected(net)),
+        "a ping every ten seconds and three of silence"
+    );
+    net.start(1);
+    assert!(net.run_until(Duration::from_secs(10), connected));
+}

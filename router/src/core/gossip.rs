@@ -28,6 +28,7 @@ impl Core {
             } => {
                 let link = Link {
                     up: true,
+                    silent: false,
                     since: self.now.wall,
                     endpoint: *endpoint,
                     suite: outbound.suite(),
@@ -43,6 +44,8 @@ impl Core {
             }
             SessionEvent::Down { peer } => self.handle_down(*peer),
             SessionEvent::Probe { peer } => self.pings.probe(*peer, self.now.mono),
+            SessionEvent::Silent { peer } => self.handle_silence(*peer, true),
+            SessionEvent::Heard { peer } => self.handle_silence(*peer, false),
             SessionEvent::Inbound(_) | SessionEvent::Retire(_) => {}
         }
         self.events.push_back(CoreEvent::Session(event));
@@ -50,7 +53,7 @@ impl Core {
 
     fn handle_up(&mut self, peer: NodeId, mut link: Link) {
         let before = self.links.get(&peer).filter(|link| link.up).copied();
-        if let Some(before) = before {
+        if let Some(before) = before.filter(|before| !before.silent) {
             link.since = before.since;
         }
         self.links.insert(peer, link);
@@ -63,6 +66,15 @@ impl Core {
             self.changed();
         }
         self.stale = true;
+    }
+
+    fn handle_silence(&mut self, peer: NodeId, silent: bool) {
+        let since = self.now.wall;
+        if let Some(link) = self.links.get_mut(&peer) {
+            info!(peer = %peer.short(), silent, "a peer fell silent, or speaks again");
+            (link.silent, link.since) = (silent, since);
+            self.changed();
+        }
     }
 
     fn handle_down(&mut self, peer: NodeId) {

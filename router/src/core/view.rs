@@ -172,7 +172,7 @@ impl Core {
             admin: record.certificate.admin,
             endpoints: record.endpoints.clone(),
             blocks: record.blocks.clone(),
-            connected: up.is_some(),
+            connected: up.is_some_and(|link| !link.silent),
             since: link.map(|link| link.since),
             endpoint: up.map(|link| link.endpoint),
             suite: up.map(|link| link.suite),

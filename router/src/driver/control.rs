@@ -231,7 +231,6 @@ impl Control {
     }
 
     fn take_session(&mut self, event: SessionEvent) {
-        self.stale = true;
         match event {
             SessionEvent::Inbound(inbound) => {
                 self.inbound.insert(inbound.index(), inbound);
@@ -253,8 +252,11 @@ impl Control {
                 self.links.remove(&peer);
                 self.lanes.down(peer);
             }
-            SessionEvent::Probe { .. } => self.stale = false,
+            SessionEvent::Probe { .. }
+            | SessionEvent::Silent { .. }
+            | SessionEvent::Heard { .. } => return,
         }
+        self.stale = true;
     }
 
     fn link_up(&mut self, peer: NodeId, outbound: Arc<Outbound>, endpoint: SocketAddr) {

@@ -63,6 +63,16 @@ pub enum SessionEvent {
         /// The peer.
         peer: NodeId,
     },
+    /// The peer owes an answer for 3 s: for people it is gone, though its session stays for what may still come.
+    Silent {
+        /// The peer.
+        peer: NodeId,
+    },
+    /// A peer that was silent was heard again.
+    Heard {
+        /// The peer.
+        peer: NodeId,
+    },
     /// Nothing for this index is accepted any more.
     Retire(u32),
     /// There is no session with the peer any more.

@@ -72,6 +72,8 @@ pub(super) struct Peer {
     confirm: Option<(Instant, u32)>,
     /// Since when something is unanswered, and when it was last asked about; in milliseconds.
     silent_since: Option<u64>,
+    /// It was told to be silent.
+    silent: bool,
     probed_at: u64,
     kept_at: u64,
     /// When this peer stands in the queue of timers.
@@ -97,6 +99,7 @@ impl Peer {
             older: Vec::new(),
             confirm: None,
             silent_since: None,
+            silent: false,
             probed_at: 0,
             kept_at: 0,
             due: None,
@@ -287,6 +290,7 @@ impl Peer {
         }
         self.confirm = None;
         self.silent_since = None;
+        self.silent = false;
         let outbound = Arc::clone(&session.outbound);
         self.current = Some(session);
         if let Some(endpoint) = self.endpoint {

@@ -286,6 +286,7 @@ fn silence_is_probed_and_then_broken() {
     assert_eq!(handshakes(&net), 0);
     net.run(SECOND);
     assert!(handshakes(&net) > 0, "three seconds are enough");
+    assert_eq!(net.hosts[0].count("Silent"), 1, "and it is told once");
     assert_eq!(
         net.hosts[0].count("Down"),
         0,

@@ -222,6 +222,7 @@ impl Host {
                 SessionEvent::Probe { peer } => {
                     self.sessions.send_control(peer, b"?", now);
                 }
+                SessionEvent::Silent { .. } | SessionEvent::Heard { .. } => {}
                 SessionEvent::Retire(index) => {
                     self.inbound.remove(&index).unwrap();
                 }

@@ -83,6 +83,7 @@ impl Peer {
             current.end(local);
             self.confirm = None;
             self.silent_since = None;
+            self.silent = false;
             if !self.wanted {
                 self.settle(local);
             }
@@ -112,6 +113,9 @@ impl Peer {
         let (sent, heard) = (self.sent_ms(), self.heard_ms());
         if self.current.is_none() || sent <= heard {
             self.silent_since = None;
+            if std::mem::take(&mut self.silent) {
+                local.emit(SessionEvent::Heard { peer: self.id });
+            }
             return;
         }
         let since = match self.silent_since {
@@ -125,6 +129,9 @@ impl Peer {
             local.emit(SessionEvent::Probe { peer: self.id });
         }
         if silent >= SILENT_AFTER {
+            if !std::mem::replace(&mut self.silent, true) {
+                local.emit(SessionEvent::Silent { peer: self.id });
+            }
             self.begin(local, now);
         }
     }
