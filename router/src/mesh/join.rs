@@ -192,6 +192,8 @@ impl Joining {
                 Ok(None)
             }
             Type::JoinProof if self.proven.is_none() => self.handle_proof(datagram, from, now),
+            // The cluster was asked at all addresses of the token, and proved itself at another one before.
+            Type::JoinProof => Ok(None),
             Type::JoinGrant => {
                 let body = Zeroizing::new(self.noise.handle_grant(datagram)?);
                 self.outcome(&body, from)
