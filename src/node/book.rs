@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use weave_model::api::{Attachment, HostAddress};
-use weave_model::{ContainerName, IfName};
+use weave_model::{ContainerName, IfName, NetworkName};
 
 /// What is attached to this node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -102,6 +102,18 @@ impl Book {
                 .get(&(name.clone(), ifname.clone()))
                 .map_or(Place::Free, Place::Served),
         }
+    }
+
+    /// The attachments to a network that name a namespace.
+    pub(super) fn attached_to<'a>(
+        &'a self,
+        network: &'a NetworkName,
+        netns_id: (u64, u64),
+    ) -> impl Iterator<Item = &'a Entry> {
+        let same = self
+            .entries()
+            .filter(move |entry| entry.netns_id == netns_id);
+        same.filter(move |entry| entry.attachment.network == *network)
     }
 
     /// All interfaces of a container.

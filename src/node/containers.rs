@@ -87,7 +87,26 @@ pub(super) fn plan(
         offset_in(range, ip)?;
     }
     match book.place(&request.name, &request.ifname, netns_id) {
-        Place::Free => Ok(Plan::Make),
+        // The kernel gives the number of a namespace that is gone to a new one.
+        Place::Free => match book
+            .attached_to(&request.network, netns_id)
+            .find(|entry| is_alive(entry))
+        {
+            None => Ok(Plan::Make),
+            Some(Entry {
+                attachment: other, ..
+            }) => {
+                let cause = format!(
+                    "that container is attached to the network {} already: as {}, with the interface {}",
+                    request.network, other.name, other.ifname
+                );
+                let fix = format!(
+                    "use that interface, or detach it first: weavectl detach {}",
+                    other.name
+                );
+                Err(Refusal::new(Code::Conflict, cause, fix))
+            }
+        },
         Place::Served(entry) => match request.ip.filter(|ip| !has_address(entry, *ip)) {
             None => Ok(Plan::Done(Box::new(entry.clone()))),
             Some(ip) => {
@@ -325,6 +344,26 @@ mod tests {
         assert!(refusal.message.contains("the name a is taken"), "{refusal}");
         assert!(matches!(plan("b"), Ok(Plan::Replace(former)) if former.len() == 2));
         assert!(matches!(plan("c"), Ok(Plan::Make)));
+    }
+
+    #[test]
+    fn a_container_has_one_interface_in_a_network() {
+        let mut book = Book::default();
+        let there = alive("a");
+        book.insert(there.clone());
+        let again = AttachRequest {
+            ifname: "net1".parse().unwrap(),
+            ..request("a", None)
+        };
+        for second in [again, request("b", None)] {
+            let refusal = plan(&book, &second, &range(), there.netns_id)
+                .err()
+                .unwrap();
+            assert!(
+                refusal.message.contains("as a, with the interface eth0"),
+                "{refusal}"
+            );
+        }
     }
 
     #[test]
