@@ -277,6 +277,23 @@ mod tests {
     }
 
     #[test]
+    fn the_example_file_states_the_defaults() {
+        let example = include_str!("../deploy/weaved.toml");
+        let merged =
+            |text| Config::merge(flags(&["--name", "a"]), file::parse(text).unwrap()).unwrap();
+        let mut stated = merged(example);
+        assert_eq!(stated.overlay.suites.len(), 2);
+        // Which suite comes first depends on the CPU.
+        stated.overlay.suites = merged("").overlay.suites;
+        assert_eq!(stated, merged(""));
+        let optional = example
+            .replace("# name", "name")
+            .replace("# listen", "listen");
+        let all = merged(&optional.replace("# advertise", "advertise"));
+        assert_eq!(all.overlay.advertise, ["203.0.113.7:6783".parse().unwrap()]);
+    }
+
+    #[test]
     fn mistakes_are_said() {
         assert!(file::parse("nmae = 'a'").is_err());
         assert!(file::parse("[overlay]\nsuites = ['rot13']").is_err());
