@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::lab::ns;
-use crate::lab::traffic::Conversation;
+use crate::lab::traffic::{Conversation, try_ping, wait_for};
 use crate::lab::{Container, Host, Lab, await_mesh};
 
 /// How long a TCP connection across hosts may stand still once the node is back: its own retransmission timer, which
@@ -104,6 +104,31 @@ fn both_nodes_at_once() {
         let h3 = lab.host("h3", 3);
         h3.start();
         h3.ok(&["join", token.trim()]);
+    });
+}
+
+/// A member that is gone is shown as gone, with the exit code of a degraded node, until it is back.
+#[test]
+fn a_member_that_is_gone_is_seen() {
+    Lab::run(|lab| {
+        let hosts = lab.cluster::<2>();
+        let [h1, h2] = &hosts;
+        let [a, b] = [h1.attach("a"), h2.attach("b")];
+        a.reaches(&b, 56);
+        h2.end("KILL");
+        wait_for("h1 misses h2", Duration::from_secs(15), || {
+            try_ping(&a.ns, b.v4.into(), 56);
+            h1.ctl(&["status"]).code == 3
+        });
+        let status = h1.status();
+        assert_eq!(status["verdict"], "degraded");
+        assert!(status["problems"][0].to_string().contains("h2"), "{status}");
+        let connections = h1.json(&["connections"]);
+        assert_eq!(connections["connections"][0]["state"], "unreachable");
+        h2.start();
+        await_mesh(&hosts);
+        a.reaches(&b, 56);
+        assert_eq!(h1.ctl(&["status"]).code, 0);
     });
 }
 
