@@ -181,10 +181,13 @@ pub fn plain(packet: &[u8], inner: &Inner, csum_pending: bool) -> Result<VirtioH
 
 /// Notes in a packet that congestion was met on the way (RFC 6040 §4.2, figure 4).
 ///
+/// The beginning of a packet will do, as long as its IP headers are whole.
+///
 /// # Errors
 /// [`Drop::Congested`] if the packet's ends do not speak ECN: then dropping it is how they are told.
+/// [`Drop::Malformed`] if the headers are not whole and sound.
 pub fn mark_congestion(packet: &mut [u8]) -> Result<(), Drop> {
-    let v6 = packet[0] >> 4 == 6;
+    let v6 = Inner::parse_prefix(packet)?.source.is_ipv6();
     let (at, shift) = if v6 { (1, 4) } else { (1, 0) };
     if packet[at] >> shift & 3 == 0 {
         return Err(Drop::Congested);
@@ -361,6 +364,23 @@ mod tests {
         packet[1] |= 1 << 4;
         mark_congestion(&mut packet).unwrap();
         assert_eq!(Inner::parse(&packet).unwrap().ecn, 3);
+    }
+
+    #[test]
+    fn congestion_in_headers_that_are_cut_short_is_refused() {
+        for whole in [tcp4(10), udp6(10)] {
+            for len in 0..whole.len().min(40) {
+                let mut packet = whole[..len].to_vec();
+                let marked = mark_congestion(&mut packet);
+                let sound = Inner::parse_prefix(&whole[..len]).is_ok();
+                let reason = if sound {
+                    Drop::Congested
+                } else {
+                    Drop::Malformed
+                };
+                assert_eq!(marked, Err(reason), "{len}");
+            }
+        }
     }
 
     #[test]
