@@ -2,12 +2,16 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Waits until one of `fds` can be read, or the time is up; `None` waits for ever.
 ///
-/// Returns a bit for each descriptor that is ready (bit 0 is the first), so at most 32 are taken. An error or hang-up
-/// on a descriptor counts as ready: the next read tells.
+/// Returns a bit for each descriptor that is ready (bit 0 is the first). An error or hang-up on a descriptor counts as
+/// ready: the next read tells.
+///
+/// # Panics
+/// With more than 4 descriptors.
 ///
 /// # Errors
 /// Those of `ppoll` but `EINTR`, which counts as "nothing ready".
@@ -53,10 +57,12 @@ pub fn readable(fds: &[BorrowedFd<'_>], timeout: Option<Duration>) -> io::Result
         .fold(0, |mask, (place, _)| mask | 1 << place))
 }
 
-/// An event counter (`eventfd`): one side rings, any number of waiting threads see it readable until it is drained.
+/// Rung once, for good: any number of waiting threads see it readable (`eventfd`), and a thread that has no reason to wait
+/// asks [`Bell::rung`], which costs no system call.
 #[derive(Debug)]
 pub struct Bell {
     fd: OwnedFd,
+    rung: AtomicBool,
 }
 
 impl Bell {
@@ -73,11 +79,18 @@ impl Bell {
         Ok(Self {
             // SAFETY: `fd` was just made and nobody else owns it.
             fd: unsafe { OwnedFd::from_raw_fd(fd) },
+            rung: AtomicBool::new(false),
         })
+    }
+
+    /// Whether it was rung.
+    pub fn rung(&self) -> bool {
+        self.rung.load(Ordering::Relaxed)
     }
 
     /// Makes the bell readable.
     pub fn ring(&self) {
+        self.rung.store(true, Ordering::Relaxed);
         let one = 1_u64.to_ne_bytes();
         // SAFETY: writes 8 bytes that live across the call. It fails only at 2^64-1 rings, when it is readable anyway.
         unsafe { libc::write(self.fd.as_raw_fd(), one.as_ptr().cast(), one.len()) };
@@ -103,5 +116,20 @@ mod tests {
         );
         bell.ring();
         assert_eq!(readable(&[bell.as_fd()], None).unwrap(), 1);
+    }
+
+    #[test]
+    fn a_thread_that_never_waits_hears_the_bell() {
+        let bell = Bell::new().unwrap();
+        assert!(!bell.rung());
+        std::thread::scope(|scope| {
+            let busy = scope.spawn(|| {
+                while !bell.rung() {
+                    std::hint::spin_loop();
+                }
+            });
+            bell.ring();
+            busy.join().unwrap();
+        });
     }
 }
