@@ -4,6 +4,11 @@
 
 use std::net::IpAddr;
 
+use weave_linux::tun::VirtioHeader;
+use weave_model::Drop;
+
+use super::inner::Inner;
+
 /// Adds bytes, taken as big-endian words, to a running sum that [`fold`] finishes.
 pub fn add(sum: u64, bytes: &[u8]) -> u64 {
     let mut words = bytes.chunks_exact(4);
@@ -51,8 +56,23 @@ pub fn finish(packet: &mut [u8], start: usize, offset: usize) -> bool {
     true
 }
 
+/// Finishes what a virtio header says is pending. It must lie behind the IP headers: a container can say where, and a
+/// source address that was checked must not change afterwards.
+///
+/// # Errors
+/// [`Drop::Malformed`] if it lies elsewhere.
+pub fn settle(packet: &mut [u8], header: &VirtioHeader, inner: &Inner) -> Result<(), Drop> {
+    let (start, offset) = (header.csum_start.into(), header.csum_offset.into());
+    if start >= inner.transport && finish(packet, start, offset) {
+        Ok(())
+    } else {
+        Err(Drop::Malformed)
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::inner::tests::tcp4;
     use super::*;
 
     #[test]
@@ -63,6 +83,22 @@ mod tests {
             fold(add(add(0, &bytes[..4]), &bytes[4..7])),
             fold(add(0, &[&bytes[..7], &[0]].concat()))
         );
+    }
+
+    #[test]
+    fn a_pending_sum_cannot_overwrite_the_source() {
+        let mut packet = tcp4(10);
+        let inner = Inner::parse(&packet).unwrap();
+        for (csum_start, csum_offset) in [(0, 12), (12, 0), (19, 16), (60, 1)] {
+            let header = VirtioHeader {
+                csum_start,
+                csum_offset,
+                ..VirtioHeader::default()
+            };
+            let settled = settle(&mut packet, &header, &inner);
+            assert_eq!(settled, Err(Drop::Malformed), "{csum_start}");
+            assert_eq!(packet, tcp4(10));
+        }
     }
 
     #[test]

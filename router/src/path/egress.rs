@@ -295,13 +295,10 @@ fn settle_csum(packet: &mut [u8], header: &VirtioHeader, inner: &Inner) -> Resul
     if !header.needs_csum() {
         return Ok(false);
     }
-    let (start, offset) = (usize::from(header.csum_start), header.csum_offset);
-    if start == inner.transport && inner.csum_offset() == Some(offset) && !inner.fragment {
+    let here = usize::from(header.csum_start) == inner.transport;
+    if here && inner.csum_offset() == Some(header.csum_offset) && !inner.fragment {
         return Ok(true);
     }
-    if csum::finish(packet, start, offset.into()) {
-        Ok(false)
-    } else {
-        Err(Drop::Malformed)
-    }
+    csum::settle(packet, header, inner)?;
+    Ok(false)
 }
