@@ -55,7 +55,7 @@ impl GroupPorts {
     /// Puts a packet on the interface of every container of a network but the one it came from.
     ///
     /// # Errors
-    /// [`Drop::NotOurs`] if the destination is no group.
+    /// [`Drop::NotOurs`] if the destination is no group, [`Drop::LinkScope`] if the packet manages the link.
     pub fn deliver(
         &self,
         routes: &Routes,
@@ -65,7 +65,7 @@ impl GroupPorts {
         from: Option<u32>,
     ) -> Result<(), Drop> {
         let range = routes.range.as_ref().ok_or(Drop::NotOurs)?;
-        let mac = group_mac(range, inner.destination).ok_or(Drop::NotOurs)?;
+        let mac = carried(range, packet, inner)?;
         let socket = if inner.destination.is_ipv4() {
             &self.v4
         } else {
@@ -160,21 +160,15 @@ impl Group {
     ) -> Result<(), Drop> {
         let inner = Inner::parse(packet)?;
         let range = routes.range.as_ref().ok_or(Drop::NoRoute)?;
-        if is_link_control(packet, &inner) {
-            return Err(Drop::LinkScope);
-        }
+        carried(range, packet, &inner)?;
         if range.offset(inner.source) != Some(port.offset) {
             return Err(Drop::ForeignSource);
         }
         if heard.header.gso_type != gso::NONE {
             return Err(Drop::TooBig);
         }
-        group_mac(range, inner.destination).ok_or(Drop::NotOurs)?;
         if heard.header.needs_csum() {
-            let (start, offset) = (heard.header.csum_start, heard.header.csum_offset);
-            csum::finish(packet, start.into(), offset.into())
-                .then_some(())
-                .ok_or(Drop::Malformed)?;
+            csum::settle(packet, &heard.header, &inner)?;
         }
         self.ports
             .deliver(routes, port.network, &inner, packet, Some(heard.interface))?;
@@ -245,6 +239,15 @@ impl Budget {
     }
 }
 
+/// The link-level address for a packet that may be carried: asked of what containers send and of what members send, who
+/// could otherwise answer for the gateway of every container (RFC 4861 §7.2.5).
+fn carried(range: &ClusterRange, packet: &[u8], inner: &Inner) -> Result<[u8; 6], Drop> {
+    if is_link_control(packet, inner) {
+        return Err(Drop::LinkScope);
+    }
+    group_mac(range, inner.destination).ok_or(Drop::NotOurs)
+}
+
 /// The link-level address for a group (RFC 1112 §6.4, RFC 2464 §7); `None` for anything else.
 fn group_mac(range: &ClusterRange, destination: IpAddr) -> Option<[u8; 6]> {
     match destination {
@@ -276,15 +279,41 @@ fn is_link_control(packet: &[u8], inner: &Inner) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv6Addr;
+
+    use etherparse::PacketBuilder;
+
     use super::*;
 
-    #[test]
-    fn groups_have_link_addresses() {
-        let range = ClusterRange::new(
+    fn range() -> ClusterRange {
+        ClusterRange::new(
             "10.32.0.0/12".parse().unwrap(),
             "fd00::/48".parse().unwrap(),
         )
-        .unwrap();
+        .unwrap()
+    }
+
+    #[test]
+    fn a_member_s_neighbour_advertisement_is_not_carried() {
+        let all_nodes = "ff02::1".parse::<Ipv6Addr>().unwrap().octets();
+        let source = "fd00::2".parse::<Ipv6Addr>().unwrap().octets();
+        let kind = |kind| {
+            let mut packet = Vec::new();
+            PacketBuilder::ipv6(source, all_nodes, 255)
+                .icmpv6_raw(kind, 0, [0; 4])
+                .write(&mut packet, &[0; 16])
+                .unwrap();
+            carried(&range(), &packet, &Inner::parse(&packet).unwrap())
+        };
+        for link_control in [130, 131, 132, 133, 134, 135, 136, 137, 143] {
+            assert_eq!(kind(link_control), Err(Drop::LinkScope));
+        }
+        assert_eq!(kind(128), Ok([0x33, 0x33, 0, 0, 0, 1]));
+    }
+
+    #[test]
+    fn groups_have_link_addresses() {
+        let range = range();
         let mac = |text: &str| group_mac(&range, text.parse().unwrap());
         assert_eq!(mac("10.47.255.255"), Some([0xff; 6]));
         assert_eq!(mac("255.255.255.255"), Some([0xff; 6]));
