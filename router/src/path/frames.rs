@@ -141,6 +141,7 @@ pub struct Frame {
     payload: Vec<u8>,
     /// What has arrived: sorted, not touching.
     have: Vec<Range<usize>>,
+    congested: bool,
     since: Instant,
     due: Instant,
 }
@@ -164,6 +165,11 @@ impl Frame {
     /// Its payload; only the bytes in [`Frame::have`] mean anything.
     pub fn payload(&self) -> &[u8] {
         &self.payload
+    }
+
+    /// Whether any slice of it met congestion, which then holds for all of it, as with fragments (RFC 3168 §5.3).
+    pub const fn congested(&self) -> bool {
+        self.congested
     }
 
     /// The runs of payload that arrived, in order.
@@ -238,11 +244,18 @@ impl Frames {
         self.open.iter().map(|frame| frame.due).min()
     }
 
-    /// Copies a run of slices aside. If that makes the packet whole, it and the older ones of its lane become ready.
+    /// Copies a run of slices aside; `congested` says whether it met congestion. If that makes the packet whole, it and
+    /// the older ones of its lane become ready.
     ///
     /// # Errors
     /// [`Drop::Malformed`] when the slices contradict those that came before.
-    pub fn add(&mut self, run: &Run, buffer: &[u8], now: Instant) -> Result<(), Drop> {
+    pub fn add(
+        &mut self,
+        run: &Run,
+        buffer: &[u8],
+        congested: bool,
+        now: Instant,
+    ) -> Result<(), Drop> {
         let Some((id, slice)) = run.packet() else {
             return Ok(());
         };
@@ -260,6 +273,7 @@ impl Frames {
         for part in run.parts() {
             frame.insert(part.offset, &buffer[part.place.clone()]);
         }
+        frame.congested |= congested;
         frame.extend(now);
         if frame.is_whole() {
             self.release_lane_through(id);
@@ -279,6 +293,7 @@ impl Frames {
             headers: copy,
             payload,
             have: Vec::with_capacity(4),
+            congested: false,
             since: now,
             due: now,
         }
@@ -414,7 +429,7 @@ mod tests {
             for piece in order {
                 let (run, buffer) = run(1, piece * 3, 3, 30);
                 if !frames.has_ready() {
-                    frames.add(&run, &buffer, now).unwrap();
+                    frames.add(&run, &buffer, false, now).unwrap();
                     seen[usize::from(piece) * 3..][..3].fill(true);
                 }
             }
@@ -436,12 +451,12 @@ mod tests {
         let now = Instant::now();
         let mut frames = Frames::default();
         let (old, buffer) = run(1, 0, 3, 9);
-        frames.add(&old, &buffer, now).unwrap();
+        frames.add(&old, &buffer, false, now).unwrap();
         let (new, buffer) = run(4, 0, 3, 6);
-        frames.add(&new, &buffer, now).unwrap();
+        frames.add(&new, &buffer, false, now).unwrap();
         assert!(!frames.has_ready());
         let (rest, buffer) = run(4, 3, 3, 6);
-        frames.add(&rest, &buffer, now).unwrap();
+        frames.add(&rest, &buffer, false, now).unwrap();
         let ready: Vec<u64> = frames
             .take_ready()
             .iter()
@@ -452,12 +467,29 @@ mod tests {
     }
 
     #[test]
+    fn congestion_stays_with_the_packet_that_met_it() {
+        let now = Instant::now();
+        let mut frames = Frames::default();
+        for (first, offset, congested) in [(1, 0, true), (10, 0, false), (1, 3, false)] {
+            let (run, buffer) = run(first, offset, 3, 9);
+            frames.add(&run, &buffer, congested, now).unwrap();
+        }
+        frames.expire(now + PATIENCE);
+        let ready = frames.take_ready();
+        let met: Vec<(u64, bool)> = ready
+            .iter()
+            .map(|frame| (frame.id().first, frame.congested()))
+            .collect();
+        assert_eq!(met, [(1, true), (10, false)]);
+    }
+
+    #[test]
     fn a_lane_has_at_most_two_open() {
         let now = Instant::now();
         let mut frames = Frames::default();
         for first in [1, 10, 20] {
             let (run, buffer) = run(first, 0, 3, 9);
-            frames.add(&run, &buffer, now).unwrap();
+            frames.add(&run, &buffer, false, now).unwrap();
         }
         assert_eq!(frames.take_ready().len(), 1);
         assert_eq!(frames.due(), Some(now + PATIENCE));
@@ -468,8 +500,11 @@ mod tests {
         let now = Instant::now();
         let mut frames = Frames::default();
         let (first, buffer) = run(1, 0, 3, 9);
-        frames.add(&first, &buffer, now).unwrap();
+        frames.add(&first, &buffer, false, now).unwrap();
         let (other, buffer) = run(1, 3, 3, 12);
-        assert_eq!(frames.add(&other, &buffer, now), Err(Drop::Malformed));
+        assert_eq!(
+            frames.add(&other, &buffer, false, now),
+            Err(Drop::Malformed)
+        );
     }
 }

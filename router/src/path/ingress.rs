@@ -111,7 +111,7 @@ impl Incoming {
     /// Delivers of the incomplete packets whose time is over what there is.
     pub fn expire(&mut self, routes: &Routes, now: Instant) {
         self.frames.expire(now);
-        self.deliver_ready(routes, false);
+        self.deliver_ready(routes);
     }
 
     fn batch(&mut self, routes: &Routes, buffer: &mut [u8], got: &Received) {
@@ -139,7 +139,7 @@ impl Incoming {
         }
         self.finish_run(routes, buffer, got.ecn == CE, now);
         self.frames.expire(now);
-        self.deliver_ready(routes, got.ecn == CE);
+        self.deliver_ready(routes);
         if let Some(receive) = heard {
             receive.inbound.note_heard(self.shell.start.millis(now));
         }
@@ -278,16 +278,16 @@ impl Incoming {
         let slice = *slice;
         let result = if self.run.is_whole() && !self.frames.waits(id) {
             self.frames.completed(id);
-            self.deliver_ready(routes, ce);
+            self.deliver_ready(routes);
             self.deliver_run(routes, id, &slice, buffer, ce)
         } else {
-            self.frames.add(&self.run, buffer, now)
+            self.frames.add(&self.run, buffer, ce, now)
         };
         self.run.clear();
         if let Err(reason) = result {
             self.shell.counters.dropped(reason);
         }
-        self.deliver_ready(routes, ce);
+        self.deliver_ready(routes);
     }
 
     /// Writes a whole packet straight from the receive buffer.
@@ -362,19 +362,20 @@ impl Incoming {
     }
 
     /// Delivers the packets that are whole, or whose time is over: each run of bytes that arrived.
-    fn deliver_ready(&mut self, routes: &Routes, ce: bool) {
+    fn deliver_ready(&mut self, routes: &Routes) {
         if !self.frames.has_ready() {
             return;
         }
         for frame in self.frames.take_ready() {
-            if let Err(reason) = self.frame(routes, &frame, ce) {
+            if let Err(reason) = self.frame(routes, &frame) {
                 self.shell.counters.dropped(reason);
             }
             self.frames.recycle(frame);
         }
     }
 
-    fn frame(&self, routes: &Routes, frame: &Frame, ce: bool) -> Result<(), Drop> {
+    fn frame(&self, routes: &Routes, frame: &Frame) -> Result<(), Drop> {
+        let ce = frame.congested();
         let receive = routes
             .inbound
             .get(&frame.id().session)
