@@ -202,13 +202,17 @@ impl UdpSocket {
         }
         if self.gso() {
             match self.send_one(&address, batch, Some(segment as u16), ecn) {
-                Err(error) if refuses_gso(&error) => self.gso.store(false, Ordering::Relaxed),
+                Err(error) if refuses_gso(&error) => {}
                 result => return result,
             }
         }
         batch
             .chunks(segment)
-            .try_for_each(|datagram| self.send_one(&address, datagram, None, ecn))
+            .try_for_each(|datagram| self.send_one(&address, datagram, None, ecn))?;
+        // Only now it is known that the batch was refused, and not the address or the size of its datagrams: EINVAL may
+        // mean all of these.
+        self.gso.store(false, Ordering::Relaxed);
+        Ok(())
     }
 
     fn send_one(
@@ -545,6 +549,15 @@ mod tests {
             }
             assert_eq!(got, batch);
         }
+    }
+
+    #[test]
+    fn an_address_that_is_refused_does_not_end_batches() {
+        let a = bind("127.0.0.1:0", OPTIONS);
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        let error = a.send(nowhere, &[7; 2500], 1000, 0).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EINVAL));
+        assert!(a.gso());
     }
 
     #[test]
