@@ -15,6 +15,10 @@ use crate::wire::{Shape, Slice};
 
 /// The longest copy of headers that a slice can carry.
 pub const MAX_HEADERS: usize = 255;
+/// The most segments that the kernel is asked to cut a UDP packet into: `UDP_MAX_SEGMENTS` since Linux 6.9.
+const MOST_UDP_SEGMENTS: u16 = 128;
+/// The same for TCP: 64 KB in segments of 32 bytes. Kernels send no smaller ones, and each costs a buffer.
+const MOST_TCP_SEGMENTS: u16 = 2048;
 const FIN: u8 = 0x01;
 const PSH: u8 = 0x08;
 const CWR: u8 = 0x80;
@@ -60,9 +64,14 @@ impl<'a> Template<'a> {
             _ => return Err(Drop::Malformed),
         };
         let whole = headers.len() + usize::from(slice.total);
+        let most = match shape {
+            Shape::Udp4 | Shape::Udp6 => MOST_UDP_SEGMENTS,
+            Shape::Tcp4 | Shape::Tcp6 | Shape::Plain => MOST_TCP_SEGMENTS,
+        };
         let sound = shape == slice.shape
             && !inner.fragment
             && slice.segment > 0
+            && slice.total.div_ceil(slice.segment) <= most
             && inner.headers(headers) == Some(headers.len())
             && whole <= usize::from(u16::MAX);
         if sound {
@@ -347,6 +356,22 @@ mod tests {
         }
         assert!(Template::new(&good, &packet[..60]).is_err());
         assert!(Template::new(&good, &packet[..40]).is_err());
+    }
+
+    #[test]
+    fn a_kernel_is_not_asked_for_countless_segments() {
+        let packet = tcp4(60_000);
+        let refused = |segment| {
+            let slice = slice(Shape::Tcp4, 60_000, segment, 52);
+            Template::new(&slice, &packet[..52]).is_err()
+        };
+        assert!(refused(1) && refused(29) && !refused(30) && !refused(48));
+        let packet = udp6(6_000);
+        let refused = |segment| {
+            let slice = slice(Shape::Udp6, 6_000, segment, 48);
+            Template::new(&slice, &packet[..48]).is_err()
+        };
+        assert!(refused(46) && !refused(47));
     }
 
     #[test]
