@@ -19,19 +19,62 @@ pub mod routes;
 pub mod stats;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use weave_model::NodeId;
+use weave_model::{Drop as Reason, NodeId};
+
+use crate::noise::MAX_DATAGRAM;
+
+/// How many handshakes may wait for the control core: the rest of the channel's room is for members.
+const MOST_WAITING: usize = 256;
+
+/// Who has not proved anything yet waits behind this door. Clones are the same door.
+#[derive(Clone, Debug, Default)]
+pub struct Door(Arc<AtomicUsize>);
+
+/// A datagram that is not sealed with a session's key, and its place behind the [`Door`] until it is dropped.
+#[derive(Debug)]
+pub struct Stranger {
+    /// The whole of it.
+    pub bytes: Vec<u8>,
+    /// Who sent it.
+    pub from: SocketAddr,
+    door: Door,
+}
+
+impl Door {
+    /// Lets a datagram wait.
+    ///
+    /// # Errors
+    /// [`Reason::Malformed`] if it is longer than any handshake, [`Reason::QueueFull`] if too many wait.
+    pub fn admit(&self, datagram: &[u8], from: SocketAddr) -> Result<Stranger, Reason> {
+        if datagram.len() > MAX_DATAGRAM {
+            return Err(Reason::Malformed);
+        }
+        if self.0.fetch_add(1, Ordering::Relaxed) >= MOST_WAITING {
+            self.0.fetch_sub(1, Ordering::Relaxed);
+            return Err(Reason::QueueFull);
+        }
+        Ok(Stranger {
+            bytes: datagram.to_vec(),
+            from,
+            door: self.clone(),
+        })
+    }
+}
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        self.door.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 /// What data threads tell the control core. The channel is bounded: under a flood inputs are dropped and counted.
 #[derive(Debug)]
 pub enum Input {
     /// A datagram that is not sealed with a session's key.
-    Handshake {
-        /// The whole of it.
-        bytes: Vec<u8>,
-        /// Who sent it.
-        from: SocketAddr,
-    },
+    Handshake(Stranger),
     /// A message of the control plane, authenticated.
     Control {
         /// Who sealed it.
@@ -61,4 +104,25 @@ pub enum Input {
     },
     /// Nothing but a reason to wake up.
     Look,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strangers_leave_room_for_members() {
+        let from = SocketAddr::from(([192, 0, 2, 1], 6783));
+        let door = Door::default();
+        let knock = |len| door.clone().admit(&vec![0x11; len], from);
+        assert_eq!(knock(MAX_DATAGRAM + 1).unwrap_err(), Reason::Malformed);
+        let mut waiting: Vec<_> = (0..MOST_WAITING)
+            .map(|_| knock(MAX_DATAGRAM).unwrap())
+            .collect();
+        assert_eq!(knock(100).unwrap_err(), Reason::QueueFull);
+        waiting.pop();
+        assert_eq!(knock(100).unwrap().bytes.len(), 100);
+        drop(waiting);
+        assert!((0..MOST_WAITING).all(|_| knock(100).is_ok()));
+    }
 }

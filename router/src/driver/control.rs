@@ -132,8 +132,9 @@ impl Control {
 
     fn take_input(&mut self, input: Input) {
         match input {
-            Input::Handshake { bytes, from } => {
-                if let Err(reason) = self.core.handle_datagram(&bytes, from, now()) {
+            Input::Handshake(stranger) => {
+                let from = stranger.from;
+                if let Err(reason) = self.core.handle_datagram(&stranger.bytes, from, now()) {
                     tracing::debug!(%from, reason = reason.name(), "a handshake message was dropped");
                     self.workers.control.dropped(reason);
                 }

@@ -12,13 +12,13 @@ use weave_linux::tun::{Tun, TunOptions, TunQueues};
 use weave_linux::udp::{UdpOptions, UdpSocket};
 
 use super::Error;
-use crate::path::Input;
 use crate::path::egress::Egress;
 use crate::path::group::{Group, GroupPorts};
 use crate::path::ingress::Ingress;
 use crate::path::lane;
 use crate::path::routes::Routes;
 use crate::path::stats::{Counters, Sum};
+use crate::path::{Door, Input};
 use crate::time::Start;
 use crate::wire::{LANE_OFFSET, MAX_LANES};
 
@@ -74,6 +74,7 @@ pub struct Workers {
     pub control: Arc<Counters>,
     received: Vec<Arc<Counters>>,
     sent: Vec<Arc<Counters>>,
+    door: Door,
     bell: Arc<Bell>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -102,6 +103,7 @@ impl Workers {
             control: Arc::clone(&control),
             received: vec![control],
             sent: Vec::new(),
+            door: Door::default(),
             bell: Arc::new(Bell::new().map_err(Error::Socket)?),
             threads: Vec::new(),
         };
@@ -139,6 +141,7 @@ impl Workers {
             group,
             counters: received,
             inputs,
+            door: self.door.clone(),
             start: config.start,
         };
         let (routes, bell) = (Arc::clone(&self.routes), Arc::clone(&self.bell));

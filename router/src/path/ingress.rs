@@ -13,13 +13,13 @@ use weave_linux::tun::Tun;
 use weave_linux::udp::{Received, UdpSocket};
 use weave_model::Drop;
 
-use super::Input;
 use super::frames::{Frame, FrameId, Frames, Run};
 use super::group::GroupPorts;
 use super::header::{self, Template};
 use super::inner::Inner;
 use super::routes::{Receive, Routes};
 use super::stats::Counters;
+use super::{Door, Input};
 use crate::session::LaneIn;
 use crate::time::Start;
 use crate::wire::{HEADER, Header, Kind, Shape, Slice, Type, next_packet};
@@ -40,6 +40,8 @@ pub struct Ingress {
     pub counters: Arc<Counters>,
     /// Tells the control core what it must know.
     pub inputs: SyncSender<Input>,
+    /// Where handshakes wait, of all lanes together.
+    pub door: Door,
     /// The clock's start.
     pub start: Start,
 }
@@ -127,13 +129,12 @@ impl Incoming {
                         Err(reason) => self.shell.counters.dropped(reason),
                     }
                 }
-                Ok(_) => {
-                    let bytes = buffer[datagram].to_vec();
-                    self.shell.tell(Input::Handshake {
-                        bytes,
-                        from: got.from,
-                    });
-                }
+                Ok(_) => match self.shell.door.admit(&buffer[datagram], got.from) {
+                    Ok(stranger) => {
+                        self.shell.tell(Input::Handshake(stranger));
+                    }
+                    Err(reason) => self.shell.counters.dropped(reason),
+                },
                 Err(reason) => self.shell.counters.dropped(reason),
             }
         }
