@@ -167,6 +167,25 @@ impl UdpSocket {
             step(MODULO, sockets.max(1)),
             step(RETURN_A, 0),
         ];
+        self.attach(libc::SO_ATTACH_REUSEPORT_CBPF, &mut program)
+    }
+
+    /// Has the kernel drop all that arrives, for a socket that only sends: nobody would read it.
+    ///
+    /// # Errors
+    /// Those of `SO_ATTACH_FILTER`.
+    pub fn deafen(&self) -> io::Result<()> {
+        const RETURN: u16 = 0x06;
+        let nothing = libc::sock_filter {
+            code: RETURN,
+            jt: 0,
+            jf: 0,
+            k: 0,
+        };
+        self.attach(libc::SO_ATTACH_FILTER, &mut [nothing])
+    }
+
+    fn attach(&self, option: c_int, program: &mut [libc::sock_filter]) -> io::Result<()> {
         let filter = libc::sock_fprog {
             len: program.len() as u16,
             filter: program.as_mut_ptr(),
@@ -177,7 +196,7 @@ impl UdpSocket {
             libc::setsockopt(
                 self.socket.as_raw_fd(),
                 libc::SOL_SOCKET,
-                libc::SO_ATTACH_REUSEPORT_CBPF,
+                option,
                 ptr::from_ref(&filter).cast(),
                 size,
             )
@@ -592,6 +611,21 @@ mod tests {
             let got = recv(&group[usize::from(lane) % 2], &mut buffer).unwrap();
             assert_eq!(&buffer[..got.len], [9, lane, 9]);
         }
+    }
+
+    #[test]
+    fn a_socket_that_only_sends_keeps_nothing() {
+        let (deaf, other) = (bind("127.0.0.1:0", OPTIONS), bind("127.0.0.1:0", OPTIONS));
+        deaf.deafen().unwrap();
+        let mut buffer = [0; 65_535];
+        deaf.send(other.local_addr().unwrap(), b"out", 3, 0)
+            .unwrap();
+        assert_eq!(recv(&other, &mut buffer).unwrap().len, 3);
+        other
+            .send(deaf.local_addr().unwrap(), b"back", 4, 0)
+            .unwrap();
+        let nothing = deaf.recv(&mut buffer).unwrap_err();
+        assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock);
     }
 
     #[test]

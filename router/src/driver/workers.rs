@@ -291,9 +291,10 @@ fn open_lanes(
     };
     let mut lanes = vec![Arc::clone(main)];
     for _ in 1..count {
-        lanes.push(Arc::new(
-            UdpSocket::bind(any, options).map_err(Error::Socket)?,
-        ));
+        let socket = UdpSocket::bind(any, options).map_err(Error::Socket)?;
+        // Members answer to the node's port; what else comes would fill a queue that nobody reads.
+        socket.deafen().map_err(Error::Socket)?;
+        lanes.push(Arc::new(socket));
     }
     Ok(lanes)
 }
