@@ -8,7 +8,7 @@
 #![deny(clippy::disallowed_methods)]
 
 mod seal;
-#[cfg(debug_assertions)]
+#[cfg(any(test, debug_assertions))]
 mod spent;
 
 use aws_lc_rs::hkdf;

@@ -14,7 +14,7 @@ use crate::wire::TAG;
 /// A key that seals packets.
 pub struct SealKey {
     key: LessSafeKey,
-    #[cfg(debug_assertions)]
+    #[cfg(any(test, debug_assertions))]
     spent: std::sync::Mutex<super::spent::Spent>,
 }
 
@@ -23,7 +23,7 @@ impl SealKey {
     pub fn new(suite: Suite, bytes: &[u8; 32]) -> Self {
         Self {
             key: expand(suite, bytes),
-            #[cfg(debug_assertions)]
+            #[cfg(any(test, debug_assertions))]
             spent: std::sync::Mutex::default(),
         }
     }
@@ -83,7 +83,7 @@ impl SealKey {
             .expect("the buffers are as long as documented");
     }
 
-    #[cfg(debug_assertions)]
+    #[cfg(any(test, debug_assertions))]
     fn spend(&self, counter: u64) {
         let mut spent = self
             .spent
@@ -95,7 +95,7 @@ impl SealKey {
         );
     }
 
-    #[cfg(not(debug_assertions))]
+    #[cfg(not(any(test, debug_assertions)))]
     #[inline]
     const fn spend(&self, _counter: u64) {}
 }
