@@ -6,11 +6,11 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use weave_linux::tun::{Tun, VirtioHeader, gso};
 use weave_linux::udp::{UdpSocket, is_too_big};
-use weave_model::Drop;
+use weave_model::{Drop, NodeId};
 
 use super::cut::Batch;
 use super::inner::Inner;
@@ -24,6 +24,8 @@ use crate::wire::{HEADER, MAX_RECORD, RECORD, Shape, Slice, TAG, push_packet};
 const BURST: usize = 64;
 /// How many bytes, likewise.
 const BURST_BYTES: usize = 256 << 10;
+/// How often the control core is told, at most, that datagrams are too big: until it has looked, all of them may be.
+const TELL_AGAIN: Duration = Duration::from_millis(100);
 /// The network that every container is in until there are several.
 const DEFAULT_NETWORK: u16 = 0;
 
@@ -61,6 +63,7 @@ pub struct Outgoing {
     packet: Vec<u8>,
     gathered: Vec<Gathered>,
     batch: Batch,
+    told: Option<Instant>,
 }
 
 impl Outgoing {
@@ -71,6 +74,7 @@ impl Outgoing {
             packet: vec![0; 1 << 16],
             gathered: Vec::new(),
             batch: Batch::new(),
+            told: None,
         }
     }
 
@@ -221,10 +225,10 @@ impl Outgoing {
                 .batch
                 .seal_packets(&send.outbound, lane, &gathered.body);
             let (peer, ecn) = (routes.peers[gathered.place].id, gathered.ecn);
-            if let Err(reason) =
-                sealed.and_then(|()| self.shell.transmit(&self.batch, peer, send, lane, ecn))
-            {
+            let sent = sealed.and_then(|()| self.shell.transmit(&self.batch, send, lane, ecn));
+            if let Err(reason) = sent {
                 self.shell.counters.dropped(reason);
+                self.tell(peer, reason);
             }
         }
         self.gathered[at].body.clear();
@@ -240,29 +244,41 @@ impl Outgoing {
         let lane = send.lanes.choose(self.shell.lane);
         self.batch
             .seal_slices(&send.outbound, lane, send.datagram, what)?;
-        self.shell.transmit(&self.batch, peer.id, send, lane, ecn)?;
+        self.shell
+            .transmit(&self.batch, send, lane, ecn)
+            .inspect_err(|reason| self.tell(peer.id, *reason))?;
         peer.counters.sent(what.1.len() + what.2.len());
         Ok(())
     }
+
+    /// Has the control core look at the path's MTU again, when that is why something was not sent.
+    fn tell(&mut self, peer: NodeId, reason: Drop) {
+        if reason == Drop::TooBig && is_due(&mut self.told, Instant::now()) {
+            // A full channel: there will be more of these.
+            let _ = self.shell.inputs.try_send(Input::TooBig { peer });
+        }
+    }
+}
+
+/// Whether it is time again, and then notes that.
+fn is_due(last: &mut Option<Instant>, now: Instant) -> bool {
+    let due = last.is_none_or(|last| now.saturating_duration_since(last) >= TELL_AGAIN);
+    if due {
+        *last = Some(now);
+    }
+    due
 }
 
 impl Egress {
-    fn transmit(
-        &self,
-        batch: &Batch,
-        peer: weave_model::NodeId,
-        send: &Send,
-        lane: u8,
-        ecn: u8,
-    ) -> Result<(), Drop> {
+    fn transmit(&self, batch: &Batch, send: &Send, lane: u8, ecn: u8) -> Result<(), Drop> {
         let socket = if lane == 0 { &self.main } else { &self.own };
         for call in batch.calls() {
             if let Err(error) = socket.send(send.to, call, batch.segment(), ecn) {
-                if is_too_big(&error) {
-                    let _ = self.inputs.try_send(Input::TooBig { peer });
-                    return Err(Drop::TooBig);
-                }
-                return Err(Drop::Refused);
+                return Err(if is_too_big(&error) {
+                    Drop::TooBig
+                } else {
+                    Drop::Refused
+                });
             }
             self.counters.call(call.len().div_ceil(batch.segment()));
         }
@@ -301,4 +317,18 @@ fn settle_csum(packet: &mut [u8], header: &VirtioHeader, inner: &Inner) -> Resul
     }
     csum::settle(packet, header, inner)?;
     Ok(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_that_became_small_does_not_drown_the_control_core() {
+        let (start, mut last) = (Instant::now(), None);
+        let told = (0..10_000_u64)
+            .filter(|i| is_due(&mut last, start + Duration::from_micros(i * 100)))
+            .count();
+        assert_eq!(told, 10);
+    }
 }
