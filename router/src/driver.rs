@@ -121,7 +121,7 @@ pub struct Stats {
     pub received: Sum,
     /// By member.
     pub peers: BTreeMap<NodeId, PeerStats>,
-    /// Every data thread runs.
+    /// Every data thread runs, and the control thread.
     pub healthy: bool,
     /// Whether super-packets of TCP and of UDP are taken from the kernel whole.
     pub super_packets: (bool, bool),
@@ -213,17 +213,19 @@ impl Router {
 
     /// What was sent, received and dropped.
     pub fn stats(&self) -> Stats {
+        let control = runs(&self.thread);
         let source = lock(&self.shared.stats);
-        source
-            .workers
-            .as_deref()
-            .map_or_else(Stats::default, read_stats)
+        let workers = source.workers.as_deref();
+        let mut stats = workers.map_or_else(Stats::default, read_stats);
+        stats.healthy &= control;
+        stats
     }
 
     /// Ends the threads; containers of this host keep talking to each other. Does nothing the second time.
     pub fn stop(&self) {
         self.order(Order::Stop);
-        if let Some(thread) = lock(&self.thread).take() {
+        let thread = lock(&self.thread).take();
+        if let Some(thread) = thread {
             // A panic of the thread was reported when it happened.
             let _ = thread.join();
         }
@@ -288,6 +290,13 @@ fn read_stats(workers: &Workers) -> Stats {
     }
 }
 
+/// Whether a thread was started and neither ended nor panicked.
+fn runs(thread: &Mutex<Option<JoinHandle<()>>>) -> bool {
+    lock(thread)
+        .as_ref()
+        .is_some_and(|thread| !thread.is_finished())
+}
+
 /// Both clocks, read once.
 fn now() -> Now {
     let wall = SystemTime::now()
@@ -301,4 +310,24 @@ fn now() -> Now {
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_control_thread_that_panicked_is_seen() {
+        let (end, ended) = sync_channel::<()>(0);
+        let body = move || ended.recv().expect("nobody sends: this is the panic");
+        let control = Mutex::new(Some(thread::spawn(body)));
+        assert!(runs(&control));
+        drop(end);
+        while !lock(&control).as_ref().unwrap().is_finished() {
+            thread::yield_now();
+        }
+        assert!(!runs(&control));
+        assert!(!runs(&Mutex::new(None)));
+    }
 }
