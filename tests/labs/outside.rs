@@ -1,11 +1,12 @@
-//! Containers reach the world outside the cluster through their host, under the host's address.
+//! Containers reach the world outside the cluster through their host, under the host's address, and only under their own
+//! address inside.
 
-use std::net::{IpAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream};
 use std::time::Duration;
 
-use crate::lab::Lab;
 use crate::lab::ns::Ns;
-use crate::lab::traffic::{bulk, payload, ping, udp};
+use crate::lab::traffic::{bulk, overheard, payload, ping, udp, wait_for};
+use crate::lab::{Container, Lab};
 
 const SERVER: &str = "203.0.113.10";
 const SERVER6: &str = "2001:db8::10";
@@ -70,6 +71,73 @@ fn the_outside_sees_the_host() {
             listener.recv_from(&mut [0; 64]).expect("it arrives").1.ip(),
             containers[0].v4
         );
+    });
+}
+
+/// A container that gives itself the address of another, or any other, is not heard by anybody; and under its own it
+/// does not reach its node's port.
+#[test]
+fn a_container_that_lies() {
+    Lab::run(|lab| {
+        let [h1, h2] = lab.cluster();
+        let [liar, near, far] = [h1.attach("liar"), h1.attach("near"), h2.attach("far")];
+        let others = [h1.attach("other"), h2.attach("another")];
+        // Its neighbours are known from honest packets, so that no lie waits for them.
+        liar.reaches(&near, 56);
+        liar.reaches(&far, 56);
+        let strangers =
+            ["10.32.0.77", "172.31.0.1", "fd55::1"].map(|text| text.parse().expect("an address"));
+        let stolen = others
+            .iter()
+            .flat_map(Container::addresses)
+            .chain(strangers);
+        let witnesses = [&near, &far].map(|at| at.addresses().map(|ip| udp(&at.ns, (ip, 5007))));
+        let say = |from: IpAddr| {
+            let socket = udp(&liar.ns, (from, 0));
+            for witness in witnesses
+                .iter()
+                .map(|each| &each[usize::from(from.is_ipv6())])
+            {
+                let to = witness.local_addr().expect("a bound socket has an address");
+                socket
+                    .send_to(&payload(64, 0), to)
+                    .expect("the datagram leaves");
+            }
+        };
+        for lie in stolen {
+            let add = if lie.is_ipv4() {
+                "ip addr add"
+            } else {
+                "ip -6 addr add nodad"
+            };
+            liar.ns.sh(&format!("{add} {lie} dev eth0"));
+            say(lie);
+        }
+        for witness in witnesses.iter().flatten() {
+            assert_eq!(overheard(witness), 0, "a lie was heard");
+        }
+        liar.addresses().into_iter().for_each(say);
+        for witness in witnesses.iter().flatten() {
+            assert_eq!(overheard(witness), 1, "the truth was not heard");
+        }
+        let dropped = || h1.status()["drops"]["too_short"].clone();
+        let before = dropped();
+        let socket = udp(&liar.ns, (liar.v4, 0));
+        for node in [h1.v4, Ipv4Addr::new(10, 32, 0, 1)] {
+            socket
+                .send_to(b"x", (node, 6783))
+                .expect("the datagram leaves");
+        }
+        std::thread::sleep(Duration::from_millis(200));
+        assert_eq!(dropped(), before, "the overlay's port heard a container");
+        // The same from the host itself, which may: it is heard, and dropped.
+        let socket = udp(&h1.ns, (h1.v4, 0));
+        socket
+            .send_to(b"x", (h1.v4, 6783))
+            .expect("the datagram leaves");
+        wait_for("the port hears its host", Duration::from_secs(2), || {
+            dropped() != before
+        });
     });
 }
 

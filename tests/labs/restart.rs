@@ -132,6 +132,24 @@ fn a_member_that_is_gone_is_seen() {
     });
 }
 
+/// The node that made the cluster is gone: the others go on, and even one that restarts finds the rest again.
+#[test]
+fn without_the_first_node() {
+    Lab::run(|lab| {
+        let [h1, h2, h3] = lab.cluster();
+        let [a, b] = [h2.attach("a"), h3.attach("b")];
+        let flow = talk(&a, &b, 0);
+        h1.end("KILL");
+        flow.assert_goes_on(Duration::from_secs(1));
+        h3.end("KILL");
+        h3.start();
+        flow.assert_goes_on(BACK);
+        flow.finish();
+        let late = h3.attach("late");
+        late.reaches(&a, 1472);
+    });
+}
+
 /// After a reboot containers, devices, routes and rules are gone; the node comes back as the same member with the same
 /// prefix, and old names can be given up or used again.
 #[test]
