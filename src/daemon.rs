@@ -18,6 +18,7 @@ use tracing_subscriber::EnvFilter;
 use crate::api::{self, Socket, SocketError};
 use crate::config::{Config, Flags};
 use crate::node::Node;
+use crate::notify;
 use crate::obstacle::Obstacle;
 use crate::preflight;
 
@@ -86,7 +87,12 @@ fn run(config: Config) -> Result<(), Obstacle> {
         let mut ends = Ends::watch()?;
         let (node, desk) = Node::start(config).await?;
         tracing::info!("ready");
-        api::serve(listener, node, async move { ends.wait().await }).await;
+        notify::tell(notify::State::Ready);
+        let stop = async move {
+            ends.wait().await;
+            notify::tell(notify::State::Stopping);
+        };
+        api::serve(listener, node, stop).await;
         desk.stop().await;
         Ok(())
     })

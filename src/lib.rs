@@ -1,8 +1,9 @@
 //! The node: the only crate that knows every part.
 //!
 //! `weaved` is [`config`] (what it is told), [`node`] (the parts, wired) and [`api`] (what it can be asked), started in
-//! that order by [`daemon`] and stopped in reverse, after [`preflight`] looked whether the host will do. `weavectl` is
-//! [`cli`]: it only talks to the API. What keeps either from its work is an [`obstacle`]: a cause and a fix.
+//! that order by [`daemon`] and stopped in reverse, after [`preflight`] looked whether the host will do; [`notify`] tells
+//! systemd. `weavectl` is [`cli`]: it only talks to the API. What keeps either from its work is an [`obstacle`]: a cause
+//! and a fix.
 //!
 //! The other crates, from the bottom: `weave_model` has the words that all share, the API's types included;
 //! `weave_linux` is the only door to the kernel; `weave_router` is the overlay, from a container's packet to the wire
@@ -19,6 +20,8 @@ pub mod preflight;
 pub mod node;
 
 pub mod api;
+
+pub mod notify;
 
 pub mod cli;
 pub mod daemon;
