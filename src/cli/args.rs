@@ -11,6 +11,9 @@ use weave_model::{ContainerName, IfName, Label, NetworkName};
 
 use crate::duration;
 
+/// Where the help of a verb lists what all verbs take.
+const GLOBAL: &str = "Global options";
+
 /// Controls the Weave node of this host.
 ///
 /// Exit codes: 0 ok, 1 failed, 2 wrong usage, 3 degraded, 4 cannot reach the node, 5 timeout.
@@ -18,7 +21,7 @@ use crate::duration;
 #[command(name = "weavectl", version, disable_help_subcommand = true)]
 pub struct Args {
     /// Unix socket of the node
-    #[arg(long, global = true, value_name = "PATH", env = "WEAVE_SOCKET", default_value = DEFAULT_SOCKET)]
+    #[arg(long, global = true, help_heading = GLOBAL, value_name = "PATH", env = "WEAVE_SOCKET", default_value = DEFAULT_SOCKET)]
     pub socket: PathBuf,
 
     /// How to print the answer
@@ -26,6 +29,7 @@ pub struct Args {
         short,
         long,
         global = true,
+        help_heading = GLOBAL,
         value_enum,
         value_name = "FORMAT",
         default_value = "table"
@@ -33,7 +37,7 @@ pub struct Args {
     pub output: Output,
 
     /// How long to wait for the answer
-    #[arg(long, global = true, value_name = "TIME", default_value = "60s", value_parser = duration::parse)]
+    #[arg(long, global = true, help_heading = GLOBAL, value_name = "TIME", default_value = "60s", value_parser = duration::parse)]
     pub timeout: Duration,
 
     /// What to do.
