@@ -115,7 +115,7 @@ fn status(verdict: &str, summary: &str, problems: &Value) -> Value {
     json!({
         "verdict": verdict, "summary": summary, "problems": problems, "version": "0.1.0", "name": "host1",
         "id": "ab".repeat(32), "started_at": 1, "listen": "[::]:6783", "suites": ["aes-256-gcm"], "mtu": 1500,
-        "containers": 1, "host": null, "traffic": traffic, "drops": {"replay": 2, "forged": 0},
+        "containers": 1, "host": null, "traffic": traffic, "drops": {"replay": 2, "forged": 0, "link_scope": 5},
         "offloads": {
             "tcp_super_packets": true, "udp_super_packets": false, "batched_send": true, "batched_receive": true
         },
@@ -266,7 +266,7 @@ fn detach_may_name_one_interface() {
     let ended = scratch.run(&["detach", "web1", "--ifname", "net&1"]);
     assert_eq!(
         (ended.code, ended.out.as_str()),
-        (0, "web1: 10.32.0.2 and fd00::2 can be given again\n")
+        (0, "web1: detached, 10.32.0.2 and fd00::2 are free again\n")
     );
     assert_eq!(
         request.recv().unwrap().0,
@@ -326,6 +326,62 @@ fn status_says_the_verdict_first() {
             ended.out
         );
         std::fs::remove_file(scratch.socket()).unwrap();
+    }
+}
+
+#[test]
+fn a_problem_that_is_the_summary_is_not_said_twice() {
+    let scratch = Scratch::new("twice");
+    let cause = "this node is in no cluster";
+    let problem = json!([{"cause": cause, "fix": "make one with: weavectl init"}]);
+    let _request = scratch.node(200, &status("degraded", cause, &problem));
+    let ended = scratch.run(&["status"]);
+    assert!(
+        ended
+            .out
+            .starts_with(&format!("degraded: {cause}\n  fix: make one with")),
+        "{}",
+        ended.out
+    );
+}
+
+#[test]
+fn the_host_is_exposed_on_a_device_and_hidden_again() {
+    let scratch = Scratch::new("expose");
+    let both = json!({"ip": "10.32.0.3", "ip6": "fd00::3"});
+    let only_v4 = json!({"ip": "10.32.0.3", "ip6": null});
+    for (verb, host, said) in [
+        ("expose", &both, "host: 10.32.0.3 and fd00::3 on weave0\n"),
+        (
+            "hide",
+            &both,
+            "host: hidden, 10.32.0.3 and fd00::3 are free again\n",
+        ),
+        ("hide", &only_v4, "host: hidden, 10.32.0.3 is free again\n"),
+    ] {
+        let _request = scratch.node(200, host);
+        let ended = scratch.run(&[verb]);
+        assert_eq!((ended.code, ended.out.as_str()), (0, said));
+        std::fs::remove_file(scratch.socket()).unwrap();
+    }
+}
+
+#[test]
+fn the_help_of_a_verb_tells_its_own_options_first() {
+    let scratch = Scratch::new("help");
+    for form in ["-h", "--help"] {
+        let help = scratch.run(&["attach", form]).out;
+        let at = |word: &str| {
+            help.find(word)
+                .unwrap_or_else(|| panic!("{word} is not in: {help}"))
+        };
+        let global = at("Global options:");
+        for own in ["--name", "--ip", "--ifname", "--label"] {
+            assert!(at(own) < global, "{help}");
+        }
+        for other in ["--socket", "--output", "--timeout"] {
+            assert!(at(other) > global, "{help}");
+        }
     }
 }
 

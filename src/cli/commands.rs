@@ -50,11 +50,11 @@ pub(super) fn run(args: &Args) -> Answer {
         }),
         Command::Expose { ip } => {
             let host: HostAddress = client.post("/expose", &ExposeRequest { ip: *ip })?;
-            shown.answer(&host, |host| print::host(host, "for the host itself"))
+            shown.answer(&host, print::exposed)
         }
         Command::Hide => {
             let host: HostAddress = client.delete("/expose")?;
-            shown.answer(&host, |host| print::host(host, "can be given again"))
+            shown.answer(&host, print::hidden)
         }
         Command::Status => status(&client, &shown),
         Command::Peers => shown.answer(&client.get("/peers")?, |answer: &Peers| {

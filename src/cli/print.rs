@@ -1,5 +1,6 @@
 //! Answers in words: what a person wants to know first comes first.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{ErrorKind, IsTerminal as _, Write as _};
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -7,6 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use ipnet::Ipv4Net;
 use serde::Serialize;
+use weave_model::Drop;
 use weave_model::api::{
     Attachment, Attachments, Cluster, Connections, HostAddress, Membership, Offloads, Peer,
     PeerState, Peers, Status, Traffic, Verdict,
@@ -124,19 +126,25 @@ pub(super) fn detached(answer: &Attachments) -> String {
         .attachments
         .iter()
         .fold(String::new(), |mut text, one| {
-            let addresses = both(one.ip.addr(), one.ip6.map(|ip6| ip6.addr()));
-            let _ = writeln!(text, "{}: {addresses} can be given again", one.name);
+            let free = free(one.ip.addr(), one.ip6.map(|ip6| ip6.addr()));
+            let _ = writeln!(text, "{}: detached, {free}", one.name);
             text
         })
 }
 
-/// The host's own addresses, just given or taken.
-pub(super) fn host(address: &HostAddress, what: &str) -> String {
-    format!(
-        "host: {} {what}
-",
-        both(address.ip, address.ip6)
-    )
+/// The host's own addresses, just given.
+pub(super) fn exposed(address: &HostAddress) -> String {
+    format!("host: {} on weave0\n", both(address.ip, address.ip6))
+}
+
+/// The host's own addresses, just taken.
+pub(super) fn hidden(address: &HostAddress) -> String {
+    format!("host: hidden, {}\n", free(address.ip, address.ip6))
+}
+
+fn free(ip: Ipv4Addr, ip6: Option<Ipv6Addr>) -> String {
+    let verb = if ip6.is_some() { "are" } else { "is" };
+    format!("{} {verb} free again", both(ip, ip6))
 }
 
 fn both(ip: Ipv4Addr, ip6: Option<Ipv6Addr>) -> String {
@@ -201,7 +209,10 @@ pub(super) fn connections(answer: &Connections) -> String {
 pub(super) fn status(answer: &Status) -> String {
     let mut text = format!("{}: {}\n", verdict(answer.verdict), answer.summary);
     for problem in &answer.problems {
-        let _ = writeln!(text, "  {}\n  fix: {}", problem.cause, problem.fix);
+        if problem.cause != answer.summary {
+            let _ = writeln!(text, "  {}", problem.cause);
+        }
+        let _ = writeln!(text, "  fix: {}", problem.fix);
     }
     text.push('\n');
     let mut fact = |name: &str, value: String| {
@@ -239,19 +250,22 @@ pub(super) fn status(answer: &Status) -> String {
         fact("slower", format!("without {}", slow.join(", ")));
     }
     fact("traffic", traffic(&answer.traffic));
-    let dropped = answer.drops.iter().filter(|&(_, &count)| count > 0);
-    let dropped: Vec<String> = dropped
+    fact("drops", drops(&answer.drops));
+    text
+}
+
+/// What was lost. What was never meant to leave the host is not: that a container looks for its neighbours worries nobody.
+fn drops(counts: &BTreeMap<Drop, u64>) -> String {
+    let lost: Vec<String> = counts
+        .iter()
+        .filter(|&(&why, &count)| count > 0 && why != Drop::LinkScope)
         .map(|(why, count)| format!("{} {count}", why.name()))
         .collect();
-    fact(
-        "drops",
-        if dropped.is_empty() {
-            "none".to_owned()
-        } else {
-            dropped.join(", ")
-        },
-    );
-    text
+    if lost.is_empty() {
+        "none".to_owned()
+    } else {
+        lost.join(", ")
+    }
 }
 
 fn cluster_facts(cluster: &Cluster, fact: &mut impl FnMut(&str, String)) {
