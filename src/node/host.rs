@@ -92,8 +92,8 @@ impl HostSide {
         match self.host.prepare(&spec).await {
             Ok(prepared) => {
                 self.ipv6 = prepared.ipv6;
-                for change in prepared.changed {
-                    tracing::info!(change, "put right on this host");
+                if !prepared.changed.is_empty() {
+                    tracing::info!(changes = ?prepared.changed, "put right on this host");
                 }
             }
             Err(error) => {
