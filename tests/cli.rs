@@ -151,7 +151,14 @@ fn wrong_usage_is_2() {
         ),
         (&["token", "create", "--ttl", "5"], "duration"),
         (&["token", "create", "--uses", "0"], "--uses"),
-        (&["init", "--range", "10.0.0.0"], "--range"),
+        (
+            &["init", "--range", "10.0.0.0"],
+            "not an IPv4 range, such as 10.32.0.0/12",
+        ),
+        (
+            &["init", "--range6", "banana"],
+            "not an IPv6 range, such as fd00:1:2::/48",
+        ),
         (&["status", "-o", "yaml"], "yaml"),
     ];
     for (words, said) in cases {

@@ -60,10 +60,10 @@ pub enum Command {
     /// Make a new cluster with this node as its first member
     Init {
         /// IPv4 range of the containers, /8 to /24 [default: 10.32.0.0/12]
-        #[arg(long, value_name = "CIDR")]
+        #[arg(long, value_name = "CIDR", value_parser = range_v4)]
         range: Option<Ipv4Net>,
         /// IPv6 range of the containers, /96 or shorter [default: made from the cluster's key]
-        #[arg(long, value_name = "CIDR")]
+        #[arg(long, value_name = "CIDR", value_parser = range_v6)]
         range6: Option<Ipv6Net>,
     },
     /// Invite nodes to the cluster
@@ -141,4 +141,14 @@ pub enum TokenCommand {
         #[arg(long, value_name = "NODES", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
         uses: u32,
     },
+}
+
+fn range_v4(text: &str) -> Result<Ipv4Net, &'static str> {
+    text.parse()
+        .map_err(|_| "not an IPv4 range, such as 10.32.0.0/12")
+}
+
+fn range_v6(text: &str) -> Result<Ipv6Net, &'static str> {
+    text.parse()
+        .map_err(|_| "not an IPv6 range, such as fd00:1:2::/48")
 }

@@ -1,6 +1,7 @@
 //! Each verb: the request it makes and how its answer is shown.
 
 use std::fmt::Write as _;
+use std::io::IsTerminal as _;
 
 use serde::Serialize;
 use weave_model::api::{
@@ -75,6 +76,11 @@ fn create_token(client: &Client<'_>, shown: &Shown, command: &TokenCommand) -> A
         uses: *uses,
     };
     let answer: TokenAnswer = client.post("/tokens", &request)?;
+    if shown.output == Output::Table && std::io::stdout().is_terminal() {
+        print::to_stdout(&format!("{}\n", answer.token))?;
+        eprintln!("{}", print::invitation(&answer, print::now()));
+        return Ok((String::new(), Exit::Ok));
+    }
     shown.answer(&answer, |answer| format!("{}\n", answer.token))
 }
 

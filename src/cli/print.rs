@@ -11,7 +11,7 @@ use serde::Serialize;
 use weave_model::Drop;
 use weave_model::api::{
     Attachment, Attachments, Cluster, Connections, HostAddress, Membership, Offloads, Peer,
-    PeerState, Peers, Status, Traffic, Verdict,
+    PeerState, Peers, Status, TokenAnswer, Traffic, Verdict,
 };
 
 use super::failure::{Exit, Failure};
@@ -42,6 +42,22 @@ pub(super) fn json(answer: &impl Serialize) -> Result<String, Failure> {
 pub(super) fn made(answer: &Membership) -> String {
     let Membership { range, range6, .. } = answer;
     format!("cluster {range} and {range6} is made; invite nodes with: weavectl token create\n")
+}
+
+/// What to do with a token, for a person who sees it: where it is good, for how many and how long.
+pub(super) fn invitation(answer: &TokenAnswer, now: u64) -> String {
+    let TokenAnswer {
+        expires_at,
+        uses,
+        addresses,
+        ..
+    } = answer;
+    let nodes = if *uses == 1 { "node" } else { "nodes" };
+    let left = human(expires_at.saturating_sub(now));
+    format!(
+        "on another host: weavectl join TOKEN (good for {uses} {nodes} and {left}, at {})",
+        list(addresses)
+    )
 }
 
 /// A cluster that was just joined.
@@ -371,7 +387,8 @@ fn bytes(count: u64) -> String {
     format!("{}.{} {}", tenths / 10, tenths % 10, units[unit])
 }
 
-fn now() -> u64 {
+/// Seconds since the Unix epoch.
+pub(super) fn now() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())
@@ -388,6 +405,20 @@ mod tests {
         assert_eq!(
             runs(&prefixes),
             "10.32.0.0-10.43.255.255 10.47.0.0-10.47.0.255"
+        );
+    }
+
+    #[test]
+    fn an_invitation_says_where_and_how_long_it_is_good() {
+        let answer = TokenAnswer {
+            token: "weave1.abc".to_owned(),
+            expires_at: 107,
+            uses: 1,
+            addresses: vec!["192.0.2.1:6783".parse().unwrap()],
+        };
+        assert_eq!(
+            invitation(&answer, 7),
+            "on another host: weavectl join TOKEN (good for 1 node and 100 s, at 192.0.2.1:6783)"
         );
     }
 
