@@ -178,13 +178,21 @@ impl Node {
             started_at,
         } = &*self.shared;
         let published = published.borrow().clone();
-        view::status(
+        let mut status = view::status(
             config,
             *started_at,
             &router.view(),
             &router.stats(),
             &published,
-        )
+        );
+        let containers = self.attachments().attachments;
+        status.gone = containers
+            .into_iter()
+            .filter(|one| !one.alive)
+            .map(|one| one.name)
+            .collect();
+        status.gone.dedup();
+        status
     }
 
     /// The members of the cluster.

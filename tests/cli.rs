@@ -115,7 +115,7 @@ fn status(verdict: &str, summary: &str, problems: &Value) -> Value {
     json!({
         "verdict": verdict, "summary": summary, "problems": problems, "version": "0.1.0", "name": "host1",
         "id": "ab".repeat(32), "started_at": 1, "listen": "[::]:6783", "suites": ["aes-256-gcm"], "mtu": 1500,
-        "containers": 1, "host": null, "traffic": traffic, "drops": {"replay": 2, "forged": 0, "link_scope": 5},
+        "containers": 1, "gone": ["web1"], "host": null, "traffic": traffic, "drops": {"replay": 2, "forged": 0, "link_scope": 5},
         "offloads": {
             "tcp_super_packets": true, "udp_super_packets": false, "batched_send": true, "batched_receive": true
         },
@@ -319,6 +319,13 @@ fn status_says_the_verdict_first() {
                 .out
                 .contains("  no session with host3\n  fix: open UDP 6783\n"),
             code == 3
+        );
+        assert!(
+            ended
+                .out
+                .contains("gone        web1; free their addresses with: weavectl detach NAME\n"),
+            "{}",
+            ended.out
         );
         assert!(
             ended.out.contains("drops       replay 2\n"),

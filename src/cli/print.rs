@@ -255,6 +255,10 @@ pub(super) fn status(answer: &Status) -> String {
         "containers",
         format!("{} attached, MTU {}", answer.containers, answer.mtu),
     );
+    if !answer.gone.is_empty() {
+        let hint = "free their addresses with: weavectl detach NAME";
+        fact("gone", format!("{}; {hint}", list(&answer.gone)));
+    }
     fact(
         "host",
         answer

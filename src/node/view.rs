@@ -15,7 +15,7 @@ use super::Published;
 use crate::config::Config;
 use crate::obstacle::Obstacle;
 
-/// How the node is.
+/// How the node is; which containers are gone is for the caller to find out.
 pub(super) fn status(
     config: &Config,
     started_at: u64,
@@ -48,6 +48,7 @@ pub(super) fn status(
         suites: config.overlay.suites.clone(),
         mtu: config.overlay.mtu.into(),
         containers: published.book.entries().count() as u32,
+        gone: Vec::new(),
         host: published.book.host(),
         cluster: view.range.map(|range| cluster(view, &range)),
         traffic: Traffic {

@@ -7,7 +7,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 use super::HostAddress;
-use crate::{Drop, NodeId, NodeName, Suite};
+use crate::{ContainerName, Drop, NodeId, NodeName, Suite};
 
 /// `GET /v1/status`: this node and its place in the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +38,8 @@ pub struct Status {
     pub mtu: u32,
     /// How many containers are attached.
     pub containers: u32,
+    /// Those of them whose namespace or interface is gone; they keep their addresses until they are detached.
+    pub gone: Vec<ContainerName>,
     /// The host's own addresses on the network, if it is exposed.
     pub host: Option<HostAddress>,
     /// The cluster; absent before `init` or `join`.
