@@ -59,6 +59,7 @@ pub(super) fn settings(
         v4("proxy_arp", "1"),
         v4("accept_redirects", "0"),
         v4("send_redirects", "0"),
+        v4("accept_source_route", "0"),
         (format!("net/ipv4/neigh/{name}/proxy_delay"), "0"),
     ];
     if attachment.ipv6 {

@@ -259,6 +259,7 @@ fn tun_settings(tun: &Link, ipv6: bool) -> Vec<Setting> {
         v4("forwarding", "1"),
         v4("accept_redirects", "0"),
         v4("send_redirects", "0"),
+        v4("accept_source_route", "0"),
     ];
     if ipv6 {
         let v6 = |key: &str, value| -> Setting { (format!("net/ipv6/conf/{name}/{key}"), value) };
