@@ -102,10 +102,11 @@ impl UdpSocket {
         Ok(())
     }
 
-    /// 8 MiB to receive (a burst of 120 super-frames), 2 MiB to send; less where the system's limits say so.
+    /// To receive 2 MiB (the kernel doubles it): 30 super-frames, or 25 ms of small packets, and no more delay than that
+    /// when they come too fast. To send 4 MiB. Less where the system's limits say so.
     fn size_buffers(&self) {
         for (force, polite, size) in [
-            (libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, 8 << 20),
+            (libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, 1 << 20),
             (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, 2 << 20),
         ] {
             if self.set(libc::SOL_SOCKET, force, size).is_err() {
