@@ -58,20 +58,21 @@ def _tcp_with_cpu(hosts, target, seconds):
 
 def _tcp(hosts, target, seconds, streams):
     """What arrived: (Gbit/s, GB)."""
-    received = _iperf(hosts, target, seconds, "-P", streams)["sum_received"]
+    received = _iperf(hosts, target, seconds, "sum_received", "-P", streams)
     return round(received["bits_per_second"] / 1e9, 3), received["bytes"] / 1e9
 
 
 def _udp(hosts, target, seconds):
     """64-byte datagrams that arrived, thousands a second, sent as fast as one sender can."""
-    total = _iperf(hosts, target, seconds, "-u", "-b", 0, "-l", 64)["sum"]
+    total = _iperf(hosts, target, seconds, "sum", "-u", "-b", 0, "-l", 64)
     return round(total["packets"] * (1 - total["lost_percent"] / 100) / total["seconds"] / 1e3, 1)
 
 
-def _iperf(hosts, target, seconds, *options):
+def _iperf(hosts, target, seconds, figures, *options):
+    """The figures of that name which iperf3 prints at its end."""
     said = hosts.inside("cA", "iperf3", "-J", "-c", target, "-t", seconds, *options, timeout=seconds + 20)
     try:
-        return json.loads(said)["end"]
+        return json.loads(said)["end"][figures]
     except (ValueError, KeyError):
         raise Failed(f"iperf3 ended without figures: {said[-200:]}") from None
 
