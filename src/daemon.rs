@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use clap::Parser as _;
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
 use tracing_subscriber::EnvFilter;
 
 use crate::api::{self, Socket, SocketError};
@@ -24,6 +25,9 @@ use crate::preflight;
 
 /// How long a process that was killed may still hold its socket.
 const LAST_BREATH: Duration = Duration::from_secs(1);
+
+/// How often the overlay's threads are looked at.
+const HEALTH: Duration = Duration::from_secs(1);
 
 /// Runs `weaved` with the process's arguments: 0 after a signal, 1 if it cannot run, 2 if it is told nonsense.
 pub fn main() -> ExitCode {
@@ -88,14 +92,35 @@ fn run(config: Config) -> Result<(), Obstacle> {
         let (node, desk) = Node::start(config).await?;
         tracing::info!("ready");
         notify::tell(notify::State::Ready);
+        let watched = node.clone();
+        let (told, end) = oneshot::channel();
         let stop = async move {
-            ends.wait().await;
+            let end = tokio::select! {
+                () = ends.wait() => Ok(()),
+                () = broken(&watched) => Err(no_overlay()),
+            };
             notify::tell(notify::State::Stopping);
+            // The receiver waits for it to the end.
+            let _ = told.send(end);
         };
         api::serve(listener, node, stop).await;
         desk.stop().await;
-        Ok(())
+        end.await.unwrap_or(Ok(()))
     })
+}
+
+/// Waits until a thread of the overlay has ended by itself.
+async fn broken(node: &Node) {
+    let mut watch = tokio::time::interval(HEALTH);
+    while node.is_healthy() {
+        watch.tick().await;
+    }
+}
+
+/// Half an overlay would lose a part of the flows without a word: whoever started `weaved` must start it again.
+fn no_overlay() -> Obstacle {
+    let cause = "a thread of the overlay ended by itself";
+    Obstacle::new(cause, "start weaved again, as systemd does, and report what the log says above")
 }
 
 /// Takes the socket; from a weaved that was just killed, when that is gone.

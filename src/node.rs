@@ -169,6 +169,11 @@ impl Node {
         }
     }
 
+    /// Whether all threads of the overlay run.
+    pub fn is_healthy(&self) -> bool {
+        self.shared.router.is_healthy()
+    }
+
     /// How the node is.
     pub fn status(&self) -> Status {
         let Shared {

@@ -221,6 +221,12 @@ impl Router {
         stats
     }
 
+    /// Whether every thread of the overlay runs; not once it was stopped.
+    pub fn is_healthy(&self) -> bool {
+        let workers = lock(&self.shared.stats).workers.clone();
+        runs(&self.thread) && workers.is_some_and(|workers| workers.healthy())
+    }
+
     /// Ends the threads; containers of this host keep talking to each other. Does nothing the second time.
     pub fn stop(&self) {
         self.order(Order::Stop);
