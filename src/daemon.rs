@@ -120,7 +120,10 @@ async fn broken(node: &Node) {
 /// Half an overlay would lose a part of the flows without a word: whoever started `weaved` must start it again.
 fn no_overlay() -> Obstacle {
     let cause = "a thread of the overlay ended by itself";
-    Obstacle::new(cause, "start weaved again, as systemd does, and report what the log says above")
+    Obstacle::new(
+        cause,
+        "start weaved again, as systemd does, and report what the log says above",
+    )
 }
 
 /// Takes the socket; from a weaved that was just killed, when that is gone.
