@@ -34,8 +34,8 @@ fail() { printf 'FAILED: %s\n' "$*" >&2; failed=1; }
 stop() { printf 'demo: %s\nfix: %s\n' "$1" "$2" >&2; exit 1; }
 # Runs a program in the network of a host or a container.
 in_net() { local net=$1; shift; nsenter --net="/run/netns/$prefix$net" -- "$@"; }
-# Starts a program there that lives no longer than this script, and does not hold its lock.
-spawn() { local net=$1; shift; nsenter --net="/run/netns/$prefix$net" -- setpriv --pdeathsig KILL -- "$@" 3>&- 9>&- & }
+# Starts a program there that lives no longer than this script.
+spawn() { local net=$1; shift; nsenter --net="/run/netns/$prefix$net" -- setpriv --pdeathsig KILL -- "$@" 3>&- & }
 # Shows a weavectl command on the screen, and runs it on a host.
 ctl() { local host=$1; shift; printf '%s$ weavectl %s\n' "$host" "$*" >&3; WEAVE_SOCKET="$dir/$host.sock" "$WEAVECTL" "$@"; }
 # The host that the container of this number is on.
@@ -58,8 +58,9 @@ check_machine() {
   for tool in ip nsenter setpriv flock ping iperf3 tcpdump socat "$WEAVED" "$WEAVECTL"; do
     command -v "$tool" >/dev/null || stop "there is no $tool" "run ./run demo, which builds and installs what is missing"
   done
-  exec 9<"${BASH_SOURCE[0]}" # the lock of the running demo is on its own script
-  flock -n 9 || stop "another demo runs on this machine" "end it with Ctrl-C first"
+  # The lock is on this script, and held by a process that ends with it, however that is.
+  exec 9< <(exec setpriv --pdeathsig KILL -- flock -n -F "${BASH_SOURCE[0]}" sh -c 'echo ours; exec sleep infinity')
+  read -r -u 9 _ || stop "another demo runs on this machine" "end it with Ctrl-C first"
   trap finish EXIT
   trap 'echo; echo "removing everything"; exit "$failed"' INT TERM
   clean
