@@ -4,7 +4,7 @@
 #   tests/bench/peers.sh NAME...     NAME: wireguard-go, boringtun, gotatun, nebula
 #
 # What is already there in the pinned version is left alone. At the end one line per peer says its name and version.
-# wireguard-go and nebula come through the Go module proxy, boringtun and gotatun from crates.io.
+# wireguard-go and nebula come through the Go module proxy, boringtun and gotatun from the crate registry.
 set -euo pipefail
 
 readonly WIREGUARD_GO=v0.0.0-20260522210424-ecfc5a8d5446
@@ -65,7 +65,7 @@ build_cargo() { # build_cargo NAME VERSION CRATE
   is_built "$1" "$2" && return
   echo "peers: building $3 $2" >&2
   CARGO_TARGET_DIR=$peers/target cargo install --quiet --locked --force --root "$peers" "$3@$2" >&2 ||
-    die "$3 $2 does not build with $(rustc --version): is crates.io reachable?"
+    die "$3 $2 does not build with $(rustc --version): is the crate registry reachable?"
   rm -rf "$peers/target"
   echo "$2" >"$peers/$1.version"
 }
