@@ -15,6 +15,29 @@ use super::Error;
 /// A setting of the kernel and the value it should have.
 pub(super) type Setting = (String, &'static str);
 
+/// What every device of ours on the host is set to: it routes, and believes nothing that others say of routes.
+pub(super) fn device_settings(device: &str, ipv6: bool) -> Vec<Setting> {
+    let v4 = |key: &str, value| -> Setting { (format!("net/ipv4/conf/{device}/{key}"), value) };
+    let v6 = |key: &str, value| -> Setting { (format!("net/ipv6/conf/{device}/{key}"), value) };
+    let mut settings = vec![
+        v4("forwarding", "1"),
+        v4("accept_redirects", "0"),
+        v4("send_redirects", "0"),
+        v4("accept_source_route", "0"),
+    ];
+    if ipv6 {
+        settings.extend([
+            v6("disable_ipv6", "0"),
+            // No addresses but those that we give.
+            v6("addr_gen_mode", "1"),
+            v6("forwarding", "1"),
+            v6("accept_ra", "0"),
+            v6("accept_redirects", "0"),
+        ]);
+    }
+    settings
+}
+
 /// How long an address may take to come into use before we go on without it.
 const SETTLE_TIME: Duration = Duration::from_secs(1);
 

@@ -7,7 +7,7 @@ use weave_linux::netlink::link::LinkChange;
 use weave_linux::netlink::{Address, Link, Netlink, Route};
 use weave_linux::netns::Netns;
 
-use super::changes::{Changes, Setting};
+use super::changes::{Changes, device_settings};
 use super::spec::Attachment;
 use super::{Error, GSO_MAX_SIZE, ROUTE_PROTOCOL, TAG};
 
@@ -52,26 +52,11 @@ pub(super) fn settings(
     changes: &mut Changes,
 ) -> Result<(), Error> {
     let name = &link.name;
-    let v4 = |key: &str, value| -> Setting { (format!("net/ipv4/conf/{name}/{key}"), value) };
-    let v6 = |key: &str, value| -> Setting { (format!("net/ipv6/conf/{name}/{key}"), value) };
-    let mut settings = vec![
-        v4("forwarding", "1"),
-        v4("proxy_arp", "1"),
-        v4("accept_redirects", "0"),
-        v4("send_redirects", "0"),
-        v4("accept_source_route", "0"),
+    let mut settings = device_settings(name, attachment.ipv6);
+    settings.extend([
+        (format!("net/ipv4/conf/{name}/proxy_arp"), "1"),
         (format!("net/ipv4/neigh/{name}/proxy_delay"), "0"),
-    ];
-    if attachment.ipv6 {
-        settings.extend([
-            v6("disable_ipv6", "0"),
-            // No address but the gateway's.
-            v6("addr_gen_mode", "1"),
-            v6("forwarding", "1"),
-            v6("accept_ra", "0"),
-            v6("accept_redirects", "0"),
-        ]);
-    }
+    ]);
     changes.settings(netns, &settings)
 }
 

@@ -10,7 +10,7 @@ use weave_linux::netns::run_in;
 use weave_linux::sysctl;
 use weave_model::ClusterRange;
 
-use super::changes::{Changes, Setting};
+use super::changes::{Changes, Setting, device_settings};
 use super::{Error, GSO_MAX_SIZE, Host, ROUTE_PROTOCOL, TAG, pair};
 
 /// What the host should be like.
@@ -123,7 +123,7 @@ impl Host {
         host: &mut Changes,
         device: &mut Changes,
     ) -> Result<(), Error> {
-        device.settings(&self.netns, &tun_settings(tun, ipv6))?;
+        device.settings(&self.netns, &device_settings(&tun.name, ipv6))?;
         host.settings(&self.netns, &self.forwarding(ipv6)?)?;
         let wanted = LinkChange {
             mtu: Some(spec.mtu),
@@ -250,29 +250,6 @@ fn listening_for_routers(tun: &str) -> Result<Vec<String>, Error> {
         }
     }
     Ok(listening)
-}
-
-fn tun_settings(tun: &Link, ipv6: bool) -> Vec<Setting> {
-    let name = &tun.name;
-    let v4 = |key: &str, value| -> Setting { (format!("net/ipv4/conf/{name}/{key}"), value) };
-    let mut settings = vec![
-        v4("forwarding", "1"),
-        v4("accept_redirects", "0"),
-        v4("send_redirects", "0"),
-        v4("accept_source_route", "0"),
-    ];
-    if ipv6 {
-        let v6 = |key: &str, value| -> Setting { (format!("net/ipv6/conf/{name}/{key}"), value) };
-        settings.extend([
-            v6("disable_ipv6", "0"),
-            // No link-local address: there is no link, and nobody to solicit.
-            v6("addr_gen_mode", "1"),
-            v6("forwarding", "1"),
-            v6("accept_ra", "0"),
-            v6("accept_redirects", "0"),
-        ]);
-    }
-    settings
 }
 
 /// The addresses of the TUN device: the gateway's, and the node's own.
