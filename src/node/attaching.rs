@@ -11,15 +11,12 @@ use weave_model::api::{AttachRequest, Attachment, Attachments, Code, Refusal};
 use weave_model::{ClusterRange, ContainerName, IfName};
 use weave_router::attach::{AttachSpec, DefaultRoute, Repaired};
 use weave_router::core::command::{Command, Reply};
-use weave_router::path::routes::Port;
+use weave_router::path::routes::{DEFAULT_NETWORK, Port};
 
 use super::addresses;
 use super::book::Entry;
 use super::containers::{self, Plan};
 use super::works::{HOST_LEASE, Works};
-
-/// The number of the network that every cluster has.
-const DEFAULT_NETWORK: u16 = 0;
 
 impl Works {
     /// Attaches a container.

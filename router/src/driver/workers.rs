@@ -31,7 +31,7 @@ pub struct Offloads {
     pub gro: bool,
     /// Super-packets of UDP.
     pub uso: bool,
-    /// One queue, one lane and one thread a direction for each core.
+    /// One queue, one lane and one thread for each core, at most eight.
     pub multiqueue: bool,
 }
 

@@ -14,7 +14,7 @@ use weave_model::{Drop, NodeId};
 
 use super::cut::Batch;
 use super::inner::Inner;
-use super::routes::{Peer, Routes, Send};
+use super::routes::{DEFAULT_NETWORK, Peer, Routes, Send};
 use super::stats::Counters;
 use super::{Input, csum};
 use crate::time::Start;
@@ -26,8 +26,6 @@ const BURST: usize = 64;
 const BURST_BYTES: usize = 256 << 10;
 /// How often the control core is told, at most, that datagrams are too big: until it has looked, all of them may be.
 const TELL_AGAIN: Duration = Duration::from_millis(100);
-/// The network that every container is in until there are several.
-const DEFAULT_NETWORK: u16 = 0;
 
 /// What the outgoing half of a lane works with.
 #[derive(Debug)]
@@ -272,19 +270,34 @@ fn is_due(last: &mut Option<Instant>, now: Instant) -> bool {
 impl Egress {
     fn transmit(&self, batch: &Batch, send: &Send, lane: u8, ecn: u8) -> Result<(), Drop> {
         let socket = if lane == 0 { &self.main } else { &self.own };
-        for call in batch.calls() {
-            if let Err(error) = socket.send(send.to, call, batch.segment(), ecn) {
-                return Err(if is_too_big(&error) {
-                    Drop::TooBig
-                } else {
-                    Drop::Refused
-                });
-            }
-            self.counters.call(call.len().div_ceil(batch.segment()));
-        }
+        transmit(socket, batch, send, ecn, &self.counters)?;
         send.outbound.note_sent(self.start.millis(Instant::now()));
         Ok(())
     }
+}
+
+/// Sends the datagrams of a batch, in as few calls as the kernel takes them.
+///
+/// # Errors
+/// [`Drop::TooBig`] when they exceed the interface's MTU, [`Drop::Refused`] for any other refusal.
+pub(super) fn transmit(
+    socket: &UdpSocket,
+    batch: &Batch,
+    send: &Send,
+    ecn: u8,
+    counters: &Counters,
+) -> Result<(), Drop> {
+    for call in batch.calls() {
+        if let Err(error) = socket.send(send.to, call, batch.segment(), ecn) {
+            return Err(if is_too_big(&error) {
+                Drop::TooBig
+            } else {
+                Drop::Refused
+            });
+        }
+        counters.call(call.len().div_ceil(batch.segment()));
+    }
+    Ok(())
 }
 
 fn describe(shape: Shape, header: &VirtioHeader) -> Slice {

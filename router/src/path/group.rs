@@ -20,6 +20,7 @@ use weave_linux::udp::UdpSocket;
 use weave_model::{ClusterRange, Drop};
 
 use super::cut::Batch;
+use super::egress::transmit;
 use super::inner::{Inner, protocol};
 use super::routes::{Port, Routes};
 use super::stats::Counters;
@@ -193,14 +194,7 @@ impl Group {
         for peer in &routes.peers {
             let Some(send) = &peer.send else { continue };
             let sealed = batch.seal_slices(&send.outbound, 0, send.datagram, (slice, &[], packet));
-            let sent = sealed.and_then(|()| {
-                batch.calls().try_for_each(|call| {
-                    self.counters.call(call.len().div_ceil(batch.segment()));
-                    self.main
-                        .send(send.to, call, batch.segment(), 0)
-                        .map_err(|_| Drop::Refused)
-                })
-            });
+            let sent = sealed.and_then(|()| transmit(&self.main, batch, send, 0, &self.counters));
             match sent {
                 Ok(()) => {
                     peer.counters.sent(packet.len());

@@ -119,6 +119,9 @@ pub struct Receive {
     pub counters: Arc<PeerCounters>,
 }
 
+/// The number of the network that every container is in until there are several.
+pub const DEFAULT_NETWORK: u16 = 0;
+
 /// A container's interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Port {
