@@ -25,6 +25,10 @@ const OFFLOAD_TSO_ECN: c_uint = 0x08;
 const OFFLOAD_USO4: c_uint = 0x20;
 const OFFLOAD_USO6: c_uint = 0x40;
 
+/// The first kernel that reads the length of a TCP packet over IPv4 from the packet and not from its header
+/// (`iph_totlen`). No message or flag tells; one that has it without the version is only slower.
+const BIG_TCP_SINCE: (u32, u32) = (6, 3);
+
 /// What [`Tun::open`] should ask the kernel for.
 #[derive(Clone, Debug)]
 pub struct TunOptions {
@@ -47,6 +51,8 @@ pub struct TunQueues {
     pub tso: bool,
     /// Super-packets of UDP will arrive.
     pub uso: bool,
+    /// Packets of TCP over IPv4 longer than 65,535 bytes, which state a length of 0, may be written.
+    pub big_tcp: bool,
 }
 
 /// One queue of a TUN device. Reads and writes whole IP packets behind a [`VirtioHeader`]; never blocks.
@@ -70,7 +76,12 @@ impl Tun {
         let first = &queues[0];
         // SAFETY: TUNSETPERSIST takes its argument by value and touches no memory of ours.
         check(unsafe { libc::ioctl(first.fd.as_raw_fd(), TUNSETPERSIST, 1 as c_int) })?;
-        Ok(TunQueues { queues, tso, uso })
+        Ok(TunQueues {
+            queues,
+            tso,
+            uso,
+            big_tcp: tso && release() >= BIG_TCP_SINCE,
+        })
     }
 
     fn open_queue(name: &str) -> io::Result<Self> {
@@ -158,6 +169,15 @@ pub fn remove(queues: TunQueues) -> io::Result<()> {
         check(unsafe { libc::ioctl(queue.fd.as_raw_fd(), TUNSETPERSIST, 0 as c_int) })?;
     }
     Ok(())
+}
+
+/// The kernel's version, major and minor; (0, 0) if it does not tell.
+fn release() -> (u32, u32) {
+    let text = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut numbers = text
+        .split(|letter: char| !letter.is_ascii_digit())
+        .map_while(|number| number.parse().ok());
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
 fn check(result: c_int) -> io::Result<()> {

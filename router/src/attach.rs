@@ -42,6 +42,9 @@ pub const ROUTE_PROTOCOL: u8 = 87;
 /// 65,507 bytes and 64 segments.
 pub const GSO_MAX_SIZE: u32 = 60_000;
 
+/// The largest packet that a container is handed whole: several super-packets that were joined on arrival.
+pub const JOINED_MAX_SIZE: u32 = 1 << 18;
+
 /// What the alias of a device of ours begins with.
 pub const TAG: &str = "weave";
 

@@ -1,19 +1,22 @@
 //! The path every packet takes: out of the kernel, cut and sealed, over the wire, opened, and back into a kernel.
 //!
 //! The pure parts come first: [`inner`] reads a container's packet, [`cut`] turns it into sealed datagrams,
-//! [`frames`] puts opened slices together again, [`header`] builds what the kernel wants to see, [`routes`] says whose
-//! an address is. Around them stand the two directions, [`egress`] and [`ingress`], that a [`lane`]'s thread runs, and
+//! [`assembly`] and [`frames`] put opened slices together again, [`header`] builds what the kernel wants to see and
+//! [`join`] makes one packet of several, [`routes`] says whose an address is. Around them stand the two directions, [`egress`] and [`ingress`], that a [`lane`]'s thread runs, and
 //! [`group`] for broadcast and multicast. Threads share nothing but an immutable snapshot of the routes, and count what
 //! they do in [`stats`].
 
+pub mod assembly;
 pub mod csum;
 pub mod cut;
+mod deliver;
 pub mod egress;
 pub mod frames;
 pub mod group;
 pub mod header;
 pub mod ingress;
 pub mod inner;
+pub mod join;
 pub mod lane;
 pub mod routes;
 pub mod stats;

@@ -9,7 +9,7 @@ use weave_linux::netns::Netns;
 
 use super::changes::{Changes, device_settings};
 use super::spec::Attachment;
-use super::{Error, GSO_MAX_SIZE, ROUTE_PROTOCOL, TAG};
+use super::{Error, JOINED_MAX_SIZE, ROUTE_PROTOCOL, TAG};
 
 /// The gateway of IPv6, the same on every outer end.
 pub(super) const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
@@ -26,7 +26,7 @@ pub(super) async fn tag(
 ) -> Result<(), Error> {
     let wanted = LinkChange {
         mtu: Some(attachment.mtu),
-        gso_max_size: Some(GSO_MAX_SIZE),
+        gso_max_size: Some(JOINED_MAX_SIZE),
         alias: Some(alias(&attachment.tag)),
         ..LinkChange::default()
     };

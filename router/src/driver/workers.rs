@@ -107,9 +107,10 @@ impl Workers {
             bell: Arc::new(Bell::new().map_err(Error::Socket)?),
             threads: Vec::new(),
         };
+        let big_tcp = tun.big_tcp;
         let queues = tun.queues.into_iter().map(Arc::new);
         for (lane, (tun, socket)) in queues.zip(receivers).enumerate() {
-            workers.add_lane(config, lane as u8, (tun, socket), Arc::clone(&group))?;
+            workers.add_lane(config, lane as u8, (tun, socket, big_tcp), &group)?;
         }
         workers.add_group(config, group)?;
         Ok(workers)
@@ -119,8 +120,8 @@ impl Workers {
         &mut self,
         config: &WorkersConfig,
         lane: u8,
-        (tun, socket): (Arc<Tun>, Arc<UdpSocket>),
-        group: Arc<GroupPorts>,
+        (tun, socket, big_tcp): (Arc<Tun>, Arc<UdpSocket>, bool),
+        group: &Arc<GroupPorts>,
     ) -> Result<(), Error> {
         let (sent, received) = (Arc::<Counters>::default(), Arc::<Counters>::default());
         self.sent.push(Arc::clone(&sent));
@@ -138,11 +139,12 @@ impl Workers {
         let ingress = Ingress {
             socket,
             tun,
-            group,
+            group: Arc::clone(group),
             counters: received,
             inputs,
             door: self.door.clone(),
             start: config.start,
+            big_tcp,
         };
         let (routes, bell) = (Arc::clone(&self.routes), Arc::clone(&self.bell));
         self.spawn(format!("weave-lane-{lane}"), move || {

@@ -1,10 +1,9 @@
 //! Putting slices together again, and making the most of what arrived when some did not.
 //!
 //! Slices of one packet have consecutive counters, so `counter - index` names the packet within its lane. Nearly always
-//! all of them come in one receive: then the packet is written straight from the receive buffer ([`Run`]). What is
-//! incomplete at the end of a receive is copied aside ([`Frames`]) and waits for the rest: until a later packet of the
-//! same lane is whole, or nothing more came for a while. Then each run of bytes that did arrive is delivered as a packet
-//! of its own. A packet whose slices overlap or contradict one another is never delivered: no honest sender makes such.
+//! they come in order, and the packet is put together where it is opened (`assembly`). When they do not, what there is of
+//! it is copied aside here and waits for the rest: until a later packet of the same lane is whole, or nothing more came
+//! for a while. Then each run of bytes that did arrive is delivered as a packet of its own. A packet whose slices overlap or contradict one another is never delivered: no honest sender makes such.
 
 #![deny(clippy::disallowed_methods)]
 
@@ -38,89 +37,36 @@ pub struct FrameId {
     pub first: u64,
 }
 
-/// The slices of one packet within one receive buffer: where their payloads lie there, in the order of their offsets.
-#[derive(Debug, Default)]
-pub struct Run {
-    id: Option<FrameId>,
-    slice: Option<Slice>,
-    headers: Range<usize>,
-    parts: Vec<Part>,
-    end: usize,
-}
-
-/// A payload in the receive buffer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Part {
+/// A run of a packet's payload that arrived, and what its slices said of the packet.
+#[derive(Clone, Copy, Debug)]
+pub struct Piece<'a> {
+    /// Which packet it belongs to.
+    pub id: FrameId,
+    /// What its slices said; offset and index are those of any one of them.
+    pub slice: Slice,
+    /// The copy of the packet's headers.
+    pub headers: &'a [u8],
     /// Where it belongs in the packet's payload.
     pub offset: usize,
-    /// Where it lies in the buffer.
-    pub place: Range<usize>,
+    /// The run itself.
+    pub payload: &'a [u8],
+    /// Whether any of its slices met congestion.
+    pub congested: bool,
+    /// When the last of its slices arrived.
+    pub heard: Instant,
 }
 
-impl Run {
-    /// Whether a slice continues this run: the same packet, at the very next byte, and it says the same of the packet.
-    pub fn continues(&self, id: FrameId, slice: &Slice) -> bool {
-        let same = self
-            .slice
-            .as_ref()
-            .is_some_and(|first| same_packet(first, slice));
-        self.id == Some(id) && same && usize::from(slice.offset) == self.end
-    }
-
-    /// Starts a run anew with a slice whose payload starts at `at` in the buffer.
-    pub fn start(&mut self, id: FrameId, slice: Slice, at: usize, payload: usize) {
-        self.id = Some(id);
-        self.slice = Some(slice);
-        self.headers = at + payload..at + payload + usize::from(slice.headers);
-        self.parts.clear();
-        self.end = usize::from(slice.offset);
-        self.push(at, payload);
-    }
-
-    /// Appends a payload of a slice that [`Run::continues`].
-    pub fn push(&mut self, at: usize, payload: usize) {
-        self.parts.push(Part {
-            offset: self.end,
-            place: at..at + payload,
-        });
-        self.end += payload;
-    }
-
-    /// The packet and what its slices said, if there is a run.
-    pub fn packet(&self) -> Option<(FrameId, &Slice)> {
-        Some((self.id?, self.slice.as_ref()?))
-    }
-
-    /// Where the copy of the headers lies in the buffer.
-    pub fn headers(&self) -> Range<usize> {
-        self.headers.clone()
-    }
-
-    /// The payloads, in order and without a gap.
-    pub fn parts(&self) -> &[Part] {
-        &self.parts
-    }
-
-    /// Whether the run is the whole packet.
-    pub fn is_whole(&self) -> bool {
-        let starts = self.parts.first().is_some_and(|part| part.offset == 0);
-        starts
-            && self
-                .slice
-                .as_ref()
-                .is_some_and(|slice| usize::from(slice.total) == self.end)
-    }
-
-    /// Forgets the run.
-    pub fn clear(&mut self) {
-        self.id = None;
-        self.slice = None;
-        self.parts.clear();
+/// How long a packet of this shape waits for its next slice.
+pub fn patience(shape: Shape) -> Duration {
+    if shape == Shape::Plain {
+        PLAIN_PATIENCE
+    } else {
+        PATIENCE
     }
 }
 
 /// What all slices of one packet must agree on.
-fn same_packet(a: &Slice, b: &Slice) -> bool {
+pub fn same_packet(a: &Slice, b: &Slice) -> bool {
     Slice {
         offset: 0,
         index: 0,
@@ -190,20 +136,15 @@ impl Frame {
     }
 
     /// More of it came: it may wait a little longer.
-    fn extend(&mut self, now: Instant) {
-        let patience = if self.slice.shape == Shape::Plain {
-            PLAIN_PATIENCE
-        } else {
-            PATIENCE
-        };
-        self.due = (now + patience).min(self.since + LIMIT);
+    fn extend(&mut self, heard: Instant) {
+        self.due = (heard + patience(self.slice.shape)).min(self.since + LIMIT);
     }
 
-    /// Whether a slice says the same of the packet as those before, and none of the run's bytes came before.
-    fn agrees(&self, slice: &Slice, run: &Run) -> bool {
-        let new = run.parts.first().map_or(0, |part| part.offset)..run.end;
+    /// Whether a piece says the same of the packet as those before, and none of its bytes came before.
+    fn agrees(&self, piece: &Piece<'_>) -> bool {
+        let new = piece.offset..piece.offset + piece.payload.len();
         let overlaps = |have: &Range<usize>| have.start < new.end && new.start < have.end;
-        !self.spoilt && same_packet(&self.slice, slice) && !self.have.iter().any(overlaps)
+        !self.spoilt && same_packet(&self.slice, &piece.slice) && !self.have.iter().any(overlaps)
     }
 
     fn insert(&mut self, offset: usize, bytes: &[u8]) {
@@ -253,62 +194,51 @@ impl Frames {
         self.open.iter().map(|frame| frame.due).min()
     }
 
-    /// Copies a run of slices aside; `congested` says whether it met congestion. If that makes the packet whole, it and
-    /// the older ones of its lane become ready.
+    /// Copies a run of a packet aside. If that makes the packet whole, it and the older ones of its lane become ready.
     ///
     /// # Errors
-    /// [`Drop::Malformed`] when the slices contradict those that came before, or bring bytes that are there.
-    pub fn add(
-        &mut self,
-        run: &Run,
-        buffer: &[u8],
-        congested: bool,
-        now: Instant,
-    ) -> Result<(), Drop> {
-        let Some((id, slice)) = run.packet() else {
-            return Ok(());
-        };
+    /// [`Drop::Malformed`] when the run contradicts those that came before, or brings bytes that are there.
+    pub fn add(&mut self, piece: &Piece<'_>) -> Result<(), Drop> {
+        let id = piece.id;
         let place = match self.open.iter().position(|frame| frame.id == id) {
-            Some(place) if self.open[place].agrees(slice, run) => place,
+            Some(place) if self.open[place].agrees(piece) => place,
             Some(place) => {
                 self.open[place].spoilt = true;
                 return Err(Drop::Malformed);
             }
             None => {
                 self.make_room(id);
-                let frame = self.frame(id, *slice, &buffer[run.headers()], now);
+                let frame = self.frame(piece);
                 self.open.push(frame);
                 self.open.len() - 1
             }
         };
         let frame = &mut self.open[place];
-        for part in run.parts() {
-            frame.insert(part.offset, &buffer[part.place.clone()]);
-        }
-        frame.congested |= congested;
-        frame.extend(now);
+        frame.insert(piece.offset, piece.payload);
+        frame.congested |= piece.congested;
+        frame.extend(piece.heard);
         if frame.is_whole() {
             self.release_lane_through(id);
         }
         Ok(())
     }
 
-    fn frame(&mut self, id: FrameId, slice: Slice, headers: &[u8], now: Instant) -> Frame {
+    fn frame(&mut self, piece: &Piece<'_>) -> Frame {
         let mut payload = self.spare.pop().unwrap_or_default();
         payload.clear();
-        payload.resize(usize::from(slice.total), 0);
-        let mut copy = [0; MAX_HEADERS];
-        copy[..headers.len()].copy_from_slice(headers);
+        payload.resize(usize::from(piece.slice.total), 0);
+        let mut headers = [0; MAX_HEADERS];
+        headers[..piece.headers.len()].copy_from_slice(piece.headers);
         Frame {
-            id,
-            slice,
-            headers: copy,
+            id: piece.id,
+            slice: piece.slice,
+            headers,
             payload,
             have: Vec::with_capacity(4),
             congested: false,
             spoilt: false,
-            since: now,
-            due: now,
+            since: piece.heard,
+            due: piece.heard,
         }
     }
 
@@ -401,35 +331,23 @@ mod tests {
         }
     }
 
-    /// A run of one slice: payload bytes are `offset, offset + 1, ...`, the headers [88, 99].
-    fn run(first: u64, offset: u16, len: u16, total: u16) -> (Run, Vec<u8>) {
-        let mut run = Run::default();
-        let buffer: Vec<u8> = (offset..offset + len)
-            .map(|b| b as u8)
-            .chain([88, 99])
-            .collect();
-        run.start(id(first), slice(offset, total), 0, len.into());
-        (run, buffer)
-    }
-
-    #[test]
-    fn consecutive_slices_make_a_whole_run() {
-        let mut run = Run::default();
-        run.start(id(5), slice(0, 10), 16, 6);
-        assert!(!run.is_whole());
-        assert!(!run.continues(id(5), &slice(5, 10)) && !run.continues(id(6), &slice(6, 10)));
-        assert!(!run.continues(id(5), &slice(6, 11)));
-        assert!(run.continues(id(5), &slice(6, 10)));
-        run.push(60, 4);
-        assert!(run.is_whole());
-        assert_eq!(run.headers(), 22..24);
-        assert_eq!(
-            run.parts()[1],
-            Part {
-                offset: 6,
-                place: 60..64
-            }
-        );
+    /// Adds a slice: payload bytes are `offset, offset + 1, ...`, the headers [88, 99].
+    fn add(
+        frames: &mut Frames,
+        first: u64,
+        (offset, len, total): (u16, u16, u16),
+        heard: Instant,
+    ) -> Result<(), Drop> {
+        let payload: Vec<u8> = (offset..offset + len).map(|b| b as u8).collect();
+        frames.add(&Piece {
+            id: id(first),
+            slice: slice(offset, total),
+            headers: &[88, 99],
+            offset: offset.into(),
+            payload: &payload,
+            congested: false,
+            heard,
+        })
     }
 
     proptest::proptest! {
@@ -440,10 +358,9 @@ mod tests {
             let mut frames = Frames::default();
             let mut seen = [false; 30];
             for piece in order {
-                let (run, buffer) = run(1, piece * 3, 3, 30);
                 let place = usize::from(piece) * 3;
                 if !frames.has_ready() && !seen[place] {
-                    frames.add(&run, &buffer, false, now).unwrap();
+                    add(&mut frames, 1, (piece * 3, 3, 30), now).unwrap();
                     seen[place..][..3].fill(true);
                 }
             }
@@ -464,13 +381,10 @@ mod tests {
     fn an_older_packet_goes_first_when_the_next_is_whole() {
         let now = Instant::now();
         let mut frames = Frames::default();
-        let (old, buffer) = run(1, 0, 3, 9);
-        frames.add(&old, &buffer, false, now).unwrap();
-        let (new, buffer) = run(4, 0, 3, 6);
-        frames.add(&new, &buffer, false, now).unwrap();
+        add(&mut frames, 1, (0, 3, 9), now).unwrap();
+        add(&mut frames, 4, (0, 3, 6), now).unwrap();
         assert!(!frames.has_ready());
-        let (rest, buffer) = run(4, 3, 3, 6);
-        frames.add(&rest, &buffer, false, now).unwrap();
+        add(&mut frames, 4, (3, 3, 6), now).unwrap();
         let ready: Vec<u64> = frames
             .take_ready()
             .iter()
@@ -485,8 +399,16 @@ mod tests {
         let now = Instant::now();
         let mut frames = Frames::default();
         for (first, offset, congested) in [(1, 0, true), (10, 0, false), (1, 3, false)] {
-            let (run, buffer) = run(first, offset, 3, 9);
-            frames.add(&run, &buffer, congested, now).unwrap();
+            let piece = Piece {
+                id: id(first),
+                slice: slice(offset, 9),
+                headers: &[88, 99],
+                offset: offset.into(),
+                payload: &[0; 3],
+                congested,
+                heard: now,
+            };
+            frames.add(&piece).unwrap();
         }
         frames.expire(now + PATIENCE);
         let ready = frames.take_ready();
@@ -502,8 +424,7 @@ mod tests {
         let now = Instant::now();
         let mut frames = Frames::default();
         for first in [1, 10, 20] {
-            let (run, buffer) = run(first, 0, 3, 9);
-            frames.add(&run, &buffer, false, now).unwrap();
+            add(&mut frames, first, (0, 3, 9), now).unwrap();
         }
         assert_eq!(frames.take_ready().len(), 1);
         assert_eq!(frames.due(), Some(now + PATIENCE));
@@ -514,13 +435,10 @@ mod tests {
         for (offset, len, total) in [(3, 3, 12), (0, 3, 9), (2, 2, 9), (1, 1, 9), (0, 9, 9)] {
             let now = Instant::now();
             let mut frames = Frames::default();
-            let mut add = |offset, len, total| {
-                let (run, buffer) = run(1, offset, len, total);
-                frames.add(&run, &buffer, false, now)
-            };
-            assert_eq!(add(0, 3, 9), Ok(()));
-            assert_eq!(add(offset, len, total), Err(Drop::Malformed));
-            assert_eq!(add(3, 6, 9), Err(Drop::Malformed), "it stays spoilt");
+            let mut add = |run| add(&mut frames, 1, run, now);
+            assert_eq!(add((0, 3, 9)), Ok(()));
+            assert_eq!(add((offset, len, total)), Err(Drop::Malformed));
+            assert_eq!(add((3, 6, 9)), Err(Drop::Malformed), "it stays spoilt");
             frames.expire(now + LIMIT);
             assert!(!frames.has_ready() && frames.is_empty());
         }

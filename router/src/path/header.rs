@@ -38,6 +38,19 @@ impl Built {
     pub fn headers(&self) -> &[u8] {
         &self.bytes[..self.len]
     }
+
+    /// The same, to be changed.
+    pub(super) fn headers_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes[..self.len]
+    }
+}
+
+/// Gives TCP headers that were made for some payload those of `payload` bytes, which may be more than 65,535.
+pub(super) fn lengthen(built: &mut Built, inner: &Inner, payload: usize) {
+    let head = &mut built.bytes[..built.len];
+    let whole = head.len() + payload;
+    set_ip_length(head, whole, 0);
+    set_partial_sum(head, inner, 16, whole - inner.transport);
 }
 
 /// The parsed headers of a super-frame.
@@ -120,14 +133,7 @@ impl<'a> Template<'a> {
             set_u16(&mut head[transport..], 4, length as u16);
         }
         let csum_offset = if self.is_tcp() { 16 } else { 6 };
-        let Inner {
-            source,
-            destination,
-            protocol,
-            ..
-        } = self.inner;
-        let partial = csum::fold(csum::pseudo(source, destination, protocol, length as u32));
-        set_u16(&mut head[transport..], csum_offset, partial);
+        set_partial_sum(head, &self.inner, csum_offset, length);
         let (gso_type, gso_size) = if run.len() > segment {
             (self.gso_type(run.start), segment)
         } else {
@@ -217,13 +223,27 @@ fn set_ip_length(head: &mut [u8], length: usize, segments: u16) {
         set_u16(head, 4, (length - 40) as u16);
         return;
     }
-    set_u16(head, 2, length as u16);
+    // A length that has no room: 0, as in a packet that the kernel itself joined.
+    set_u16(head, 2, u16::try_from(length).unwrap_or(0));
     let id = u16::from_be_bytes([head[4], head[5]]).wrapping_add(segments);
     set_u16(head, 4, id);
     set_u16(head, 10, 0);
     let header = usize::from(head[0] & 0xf) * 4;
     let sum = !csum::fold(csum::add(0, &head[..header]));
     set_u16(head, 10, sum);
+}
+
+/// Puts the sum of the pseudo-header, for `length` bytes of transport header and payload, where the kernel goes on.
+fn set_partial_sum(head: &mut [u8], inner: &Inner, offset: usize, length: usize) {
+    let Inner {
+        source,
+        destination,
+        protocol,
+        transport,
+        ..
+    } = *inner;
+    let sum = csum::pseudo(source, destination, protocol, length as u32);
+    set_u16(&mut head[transport..], offset, csum::fold(sum));
 }
 
 /// Moves the sequence number to the run, and leaves FIN and PSH to the last byte and CWR to the first.

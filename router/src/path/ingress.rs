@@ -1,31 +1,35 @@
-//! In: receives datagrams from a UDP socket, opens them where they lie and writes packets to a TUN queue.
+//! In: receives datagrams from a UDP socket, opens each to where it belongs and writes packets to a TUN queue.
 //!
-//! The kernel steers each lane to one socket, so a lane's window and incomplete packets belong to one thread.
+//! The kernel steers each lane to one socket, so a lane's window and incomplete packets belong to one thread. Slices that
+//! come in order make their packet by being opened one behind the other (`assembly`); others wait aside (`frames`).
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
-use std::ops::Range;
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use weave_linux::tun::Tun;
-use weave_linux::udp::{Received, UdpSocket};
+use weave_linux::udp::{Inbox, Received, UdpSocket};
 use weave_model::Drop;
 
-use super::frames::{Frame, FrameId, Frames, Run};
+use super::assembly::Assembly;
+use super::frames::{FrameId, Frames, Piece};
 use super::group::GroupPorts;
-use super::header::{self, Template};
-use super::inner::Inner;
+use super::join::{self, Joined};
 use super::routes::{Receive, Routes};
 use super::stats::Counters;
 use super::{Door, Input};
 use crate::session::LaneIn;
 use crate::time::Start;
-use crate::wire::{HEADER, Header, Kind, Shape, Slice, Type, next_packet};
+use crate::wire::{HEADER, Header, Kind, Shape, Slice, TAG, Type};
 
 /// "Congestion experienced" in the outer header (RFC 3168).
 const CE: u8 = 3;
+/// How many messages are taken in one call when each is a datagram, and when the kernel joins them: as much as a burst
+/// of sends, so that the other direction has its turn.
+pub const MOST_SINGLE: usize = 32;
+const MOST_JOINED: usize = 4;
 
 /// What the incoming half of a lane works with.
 #[derive(Debug)]
@@ -44,6 +48,8 @@ pub struct Ingress {
     pub door: Door,
     /// The clock's start.
     pub start: Start,
+    /// Whether the kernel takes packets of more than 65,535 bytes.
+    pub big_tcp: bool,
 }
 
 impl Ingress {
@@ -70,9 +76,17 @@ fn is_passing(error: &io::Error) -> bool {
 #[derive(Debug)]
 pub struct Incoming {
     shell: Ingress,
-    buffer: Vec<u8>,
-    run: Run,
+    most: usize,
+    assembly: Assembly,
     frames: Frames,
+}
+
+/// What all datagrams of one message have in common.
+#[derive(Clone, Copy, Debug)]
+struct Arrival {
+    from: SocketAddr,
+    ce: bool,
+    now: Instant,
 }
 
 impl Incoming {
@@ -80,8 +94,8 @@ impl Incoming {
     pub fn new(shell: Ingress) -> Self {
         Self {
             shell,
-            buffer: vec![0; 1 << 16],
-            run: Run::default(),
+            most: MOST_SINGLE,
+            assembly: Assembly::default(),
             frames: Frames::default(),
         }
     }
@@ -90,46 +104,68 @@ impl Incoming {
     ///
     /// # Errors
     /// When the socket fails for good.
-    pub fn receive(&mut self, routes: &Routes) -> io::Result<bool> {
-        let mut buffer = std::mem::take(&mut self.buffer);
-        let result = self.shell.socket.recv(&mut buffer);
-        if let Ok(got) = &result {
-            self.batch(routes, &mut buffer[..got.len], got);
+    pub fn receive(&mut self, inbox: &mut Inbox, routes: &Routes) -> io::Result<bool> {
+        match self.shell.socket.recv_many(inbox, self.most) {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+            Err(error) if is_passing(&error) => return Ok(true),
+            Err(error) => return Err(error),
         }
-        self.buffer = buffer;
-        match result {
-            Ok(_) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
-            Err(error) if is_passing(&error) => Ok(true),
-            Err(error) => Err(error),
+        self.most = MOST_SINGLE;
+        let now = Instant::now();
+        for (bytes, got) in inbox.messages() {
+            if got.stride < got.len {
+                self.most = MOST_JOINED;
+            }
+            self.batch(routes, bytes, &got, now);
+        }
+        self.flush();
+        Ok(true)
+    }
+
+    /// Writes what is whole and could have been joined by more.
+    fn flush(&mut self) {
+        let shell = &self.shell;
+        let write = |packet: &[u8]| shell.write(&[IoSlice::new(packet)]);
+        if let Some(Err(reason)) = self.assembly.write(write) {
+            self.shell.counters.dropped(reason);
         }
     }
 
     /// When an incomplete packet will have waited enough.
     pub fn due(&self) -> Option<Instant> {
-        self.frames.due()
+        let (open, aside) = (self.assembly.due(), self.frames.due());
+        open.into_iter().chain(aside).min()
     }
 
     /// Delivers of the incomplete packets whose time is over what there is.
     pub fn expire(&mut self, routes: &Routes, now: Instant) {
+        if self.assembly.due().is_some_and(|due| due <= now) {
+            self.set_aside();
+        }
         self.frames.expire(now);
         self.deliver_ready(routes);
     }
 
-    fn batch(&mut self, routes: &Routes, buffer: &mut [u8], got: &Received) {
-        let now = Instant::now();
+    fn batch(&mut self, routes: &Routes, bytes: &[u8], got: &Received, now: Instant) {
+        let arrival = Arrival {
+            from: got.from,
+            ce: got.ecn == CE,
+            now,
+        };
         self.shell.counters.call(got.len.div_ceil(got.stride));
         let mut heard: Option<&Receive> = None;
-        for start in (0..got.len).step_by(got.stride) {
-            let datagram = start..(start + got.stride).min(got.len);
-            match Header::parse(&buffer[datagram.clone()]) {
+        for datagram in bytes.chunks(got.stride) {
+            match Header::parse(datagram) {
                 Ok(header) if header.kind == Type::Data => {
-                    match self.data(routes, buffer, datagram, header, got) {
+                    let known = heard.filter(|known| known.inbound.index() == header.receiver);
+                    let receive = known.or_else(|| routes.inbound.get(&header.receiver));
+                    match self.data(routes, datagram, header, receive, arrival) {
                         Ok(receive) => heard = Some(receive),
                         Err(reason) => self.shell.counters.dropped(reason),
                     }
                 }
-                Ok(_) => match self.shell.door.admit(&buffer[datagram], got.from) {
+                Ok(_) => match self.shell.door.admit(datagram, got.from) {
                     Ok(stranger) => {
                         self.shell.tell(Input::Handshake(stranger));
                     }
@@ -138,82 +174,60 @@ impl Incoming {
                 Err(reason) => self.shell.counters.dropped(reason),
             }
         }
-        self.finish_run(routes, buffer, got.ecn == CE, now);
-        self.frames.expire(now);
-        self.deliver_ready(routes);
         if let Some(receive) = heard {
-            receive.inbound.note_heard(self.shell.start.millis(now));
+            receive
+                .inbound
+                .note_heard(self.shell.start.millis(arrival.now));
         }
     }
 
     /// Opens one datagram and goes on with what is in it.
     fn data<'r>(
         &mut self,
-        routes: &'r Routes,
-        buffer: &mut [u8],
-        datagram: Range<usize>,
+        routes: &Routes,
+        datagram: &[u8],
         header: Header,
-        got: &Received,
+        receive: Option<&'r Receive>,
+        arrival: Arrival,
     ) -> Result<&'r Receive, Drop> {
-        let receive = routes
-            .inbound
-            .get(&header.receiver)
-            .ok_or(Drop::UnknownSession)?;
+        let receive = receive.ok_or(Drop::UnknownSession)?;
         let lane = receive.inbound.lane(header.lane).ok_or(Drop::UnknownLane)?;
-        let at = datagram.start + HEADER;
-        let (head, sealed) = buffer[datagram].split_at_mut(HEADER);
-        let content = self.open(lane, head, sealed, header, got.from, receive)?;
-        let ce = got.ecn == CE;
-        match Kind::of(&buffer[at..at + content]).ok_or(Drop::UnknownKind)? {
+        let len = self.open(lane, datagram, header, arrival.from, receive)?;
+        let content = self.assembly.content(len);
+        match Kind::of(content).ok_or(Drop::UnknownKind)? {
             Kind::Control => {
-                let body = buffer[at..at + content - 1].to_vec();
+                let body = content[..len - 1].to_vec();
                 let (peer, lane) = (receive.inbound.peer(), header.lane);
                 self.shell.tell(Input::Control {
                     peer,
                     lane,
                     body,
-                    from: got.from,
+                    from: arrival.from,
                 });
             }
             Kind::Packets => {
-                self.finish_run(routes, buffer, ce, Instant::now());
-                self.packets(routes, receive, &mut buffer[at..at + content - 1], ce);
+                self.flush();
+                let body = &mut self.assembly.content(len)[..len - 1];
+                self.shell.packets(routes, receive, body, arrival.ce);
             }
-            Kind::Slice => {
-                let (slice, payload) = Slice::parse(&buffer[at..at + content])?;
-                let first = header
-                    .counter
-                    .checked_sub(slice.index.into())
-                    .ok_or(Drop::Malformed)?;
-                let id = FrameId {
-                    session: header.receiver,
-                    lane: header.lane,
-                    first,
-                };
-                if self.run.continues(id, &slice) {
-                    self.run.push(at, payload);
-                } else {
-                    self.finish_run(routes, buffer, ce, Instant::now());
-                    self.run.start(id, slice, at, payload);
-                }
-            }
+            Kind::Slice => self.slice(routes, header, len, arrival)?,
         }
         Ok(receive)
     }
 
-    /// Opens in place and returns the length of the content.
+    /// Opens a datagram into the assembly and returns the length of its content.
     fn open(
-        &self,
+        &mut self,
         lane: &Mutex<LaneIn>,
-        head: &[u8],
-        sealed: &mut [u8],
+        datagram: &[u8],
         header: Header,
         from: SocketAddr,
         receive: &Receive,
     ) -> Result<usize, Drop> {
+        let (head, sealed) = datagram.split_at(HEADER);
+        let len = sealed.len().checked_sub(TAG).ok_or(Drop::TooShort)?;
         let mut lane = lane.lock().unwrap_or_else(PoisonError::into_inner);
-        let (content, newest) = lane.open(header.counter, head, sealed)?;
-        let content = content.len();
+        let newest = lane.open_into(header.counter, head, sealed, self.assembly.room(len))?;
         if newest && lane.note_from(from) {
             let told = self.shell.tell(Input::Heard {
                 peer: receive.inbound.peer(),
@@ -225,203 +239,116 @@ impl Incoming {
                 lane.forget_from();
             }
         }
-        Ok(content)
+        Ok(len)
     }
 
-    fn packets(&self, routes: &Routes, receive: &Receive, body: &mut [u8], ce: bool) {
-        let mut at = 0;
-        while let Some(record) = next_packet(body, at) {
-            let result = record.and_then(|record| {
-                at = record.end;
-                self.packet(
-                    routes,
-                    receive,
-                    &mut body[record.start..record.end],
-                    record.csum_pending,
-                    ce,
-                )
-            });
-            if let Err(reason) = result {
-                self.shell.counters.dropped(reason);
-                if reason == Drop::TooShort {
-                    return;
-                }
-            }
-        }
-    }
-
-    fn packet(
-        &self,
+    /// Goes on with a slice that was just opened.
+    fn slice(
+        &mut self,
         routes: &Routes,
-        receive: &Receive,
-        packet: &mut [u8],
-        csum_pending: bool,
-        ce: bool,
+        header: Header,
+        len: usize,
+        arrival: Arrival,
     ) -> Result<(), Drop> {
-        let inner = Inner::parse(packet)?;
-        routes.admit(receive.peer, inner.source, inner.destination)?;
-        if ce {
-            header::mark_congestion(packet)?;
-        }
-        let virtio = header::plain(packet, &inner, csum_pending)?.to_bytes();
-        self.write(
-            &[IoSlice::new(&virtio), IoSlice::new(packet)],
-            receive,
-            packet.len(),
-        )
-    }
-
-    /// Delivers the run if it is the whole packet, else keeps it aside.
-    fn finish_run(&mut self, routes: &Routes, buffer: &mut [u8], ce: bool, now: Instant) {
-        let Some((id, slice)) = self.run.packet() else {
-            return;
+        let content = self.assembly.content(len);
+        let (slice, payload) = Slice::parse(content)?;
+        let first = header.counter.checked_sub(slice.index.into());
+        let id = FrameId {
+            session: header.receiver,
+            lane: header.lane,
+            first: first.ok_or(Drop::Malformed)?,
         };
-        let slice = *slice;
-        let result = if self.run.is_whole() && !self.frames.waits(id) {
-            self.frames.completed(id);
-            self.deliver_ready(routes);
-            self.deliver_run(routes, id, &slice, buffer, ce)
+        if self.frames.waits(id) {
+            let headers = &content[payload..][..slice.headers.into()];
+            let piece = Piece {
+                id,
+                slice,
+                headers,
+                offset: slice.offset.into(),
+                payload: &content[..payload],
+                congested: arrival.ce,
+                heard: arrival.now,
+            };
+            self.frames.add(&piece)?;
+        } else if self.assembly.continues(id, &slice) {
+            self.assembly.extend(payload, arrival.ce, arrival.now);
+            self.complete(routes)?;
         } else {
-            self.frames.add(&self.run, buffer, ce, now)
-        };
-        self.run.clear();
-        if let Err(reason) = result {
-            self.shell.counters.dropped(reason);
+            self.set_aside();
+            self.assembly
+                .start(id, slice, payload, arrival.ce, arrival.now);
+            self.complete(routes)?;
         }
         self.deliver_ready(routes);
+        Ok(())
     }
 
-    /// Writes a whole packet straight from the receive buffer.
-    fn deliver_run(
-        &self,
-        routes: &Routes,
-        id: FrameId,
-        slice: &Slice,
-        buffer: &mut [u8],
-        ce: bool,
-    ) -> Result<(), Drop> {
+    /// Copies what there is of the open packet aside, for slices that come out of order.
+    fn set_aside(&mut self) {
+        if let Some(piece) = self.assembly.piece()
+            && let Err(reason) = self.frames.add(&piece)
+        {
+            self.shell.counters.dropped(reason);
+        }
+        self.assembly.forget();
+    }
+
+    /// If the open packet is whole, has it written with those before it, or alone; after what is older than it.
+    fn complete(&mut self, routes: &Routes) -> Result<(), Drop> {
+        let Some(id) = self.assembly.whole().map(|open| open.id) else {
+            return Ok(());
+        };
+        self.frames.completed(id);
+        self.deliver_ready(routes);
+        let result = self.accept(routes);
+        if result.is_err() {
+            self.assembly.forget();
+        }
+        result
+    }
+
+    fn accept(&mut self, routes: &Routes) -> Result<(), Drop> {
+        let mut open = self.assembly.whole().cloned().ok_or(Drop::Incomplete)?;
         let receive = routes
             .inbound
-            .get(&id.session)
+            .get(&open.id.session)
             .ok_or(Drop::UnknownSession)?;
+        let (slice, ce) = (open.slice, open.congested);
         if slice.shape == Shape::Plain {
-            let packet: Vec<u8> = self
-                .run
-                .parts()
-                .iter()
-                .flat_map(|part| &buffer[part.place.clone()])
-                .copied()
-                .collect();
-            return self.plain(routes, receive, slice, packet, ce);
+            self.flush();
+            let packet = self.assembly.payload_mut();
+            let result = self.shell.plain(routes, receive, &slice, packet, ce);
+            self.assembly.forget();
+            return result;
         }
-        if ce {
-            header::mark_congestion(&mut buffer[self.run.headers()])?;
+        let template = self
+            .shell
+            .template(routes, receive, (&slice, open.headers_mut()), ce)?;
+        let next = Joined::new(&template, &slice);
+        self.shell.count(receive, next.bytes());
+        let most = if self.shell.big_tcp {
+            join::MOST
+        } else {
+            usize::from(u16::MAX)
+        };
+        if !self.assembly.takes(&next, most) {
+            self.flush();
         }
-        let template = Template::new(slice, &buffer[self.run.headers()])?;
-        routes.admit(
-            receive.peer,
-            template.inner.source,
-            template.inner.destination,
-        )?;
-        let built = template.build(0..usize::from(slice.total));
-        let virtio = built.virtio.to_bytes();
-        let mut pieces = Vec::with_capacity(self.run.parts().len() + 2);
-        pieces.push(IoSlice::new(&virtio));
-        pieces.push(IoSlice::new(built.headers()));
-        pieces.extend(
-            self.run
-                .parts()
-                .iter()
-                .map(|part| IoSlice::new(&buffer[part.place.clone()])),
-        );
-        self.write(
-            &pieces,
-            receive,
-            built.headers().len() + usize::from(slice.total),
-        )
+        self.assembly.join(next);
+        Ok(())
     }
 
-    /// Delivers a packet that was sent as it is: to a container, or to all of a network.
-    fn plain(
-        &self,
-        routes: &Routes,
-        receive: &Receive,
-        slice: &Slice,
-        mut packet: Vec<u8>,
-        ce: bool,
-    ) -> Result<(), Drop> {
-        if !slice.group {
-            return self.packet(routes, receive, &mut packet, slice.csum_pending, ce);
-        }
-        let inner = Inner::parse(&packet)?;
-        routes.admit_source(receive.peer, inner.source)?;
-        receive.counters.received(packet.len());
-        self.shell.counters.packet(packet.len());
-        self.shell
-            .group
-            .deliver(routes, slice.network, &inner, &packet, None)
-    }
-
-    /// Delivers the packets that are whole, or whose time is over: each run of bytes that arrived.
+    /// Delivers the packets set aside that are whole, or whose time is over: each run of bytes that arrived.
     fn deliver_ready(&mut self, routes: &Routes) {
         if !self.frames.has_ready() {
             return;
         }
+        self.flush();
         for frame in self.frames.take_ready() {
-            if let Err(reason) = self.frame(routes, &frame) {
+            if let Err(reason) = self.shell.frame(routes, &frame) {
                 self.shell.counters.dropped(reason);
             }
             self.frames.recycle(frame);
         }
-    }
-
-    fn frame(&self, routes: &Routes, frame: &Frame) -> Result<(), Drop> {
-        let ce = frame.congested();
-        let receive = routes
-            .inbound
-            .get(&frame.id().session)
-            .ok_or(Drop::UnknownSession)?;
-        if !frame.is_whole() {
-            self.shell.counters.dropped(Drop::Incomplete);
-        }
-        if frame.slice().shape == Shape::Plain {
-            if frame.deliverable() {
-                return self.plain(routes, receive, frame.slice(), frame.payload().to_vec(), ce);
-            }
-            return Ok(());
-        }
-        let mut headers = frame.headers().to_vec();
-        if ce {
-            header::mark_congestion(&mut headers)?;
-        }
-        let template = Template::new(frame.slice(), &headers)?;
-        routes.admit(
-            receive.peer,
-            template.inner.source,
-            template.inner.destination,
-        )?;
-        for run in frame.have() {
-            let run = template.usable(run.clone());
-            if run.is_empty() {
-                continue;
-            }
-            let built = template.build(run.clone());
-            let virtio = built.virtio.to_bytes();
-            let payload = &frame.payload()[run];
-            let pieces = [
-                IoSlice::new(&virtio),
-                IoSlice::new(built.headers()),
-                IoSlice::new(payload),
-            ];
-            self.write(&pieces, receive, built.headers().len() + payload.len())?;
-        }
-        Ok(())
-    }
-
-    fn write(&self, pieces: &[IoSlice<'_>], receive: &Receive, bytes: usize) -> Result<(), Drop> {
-        self.shell.tun.write(pieces).map_err(|_| Drop::Refused)?;
-        self.shell.counters.packet(bytes);
-        receive.counters.received(bytes);
-        Ok(())
     }
 }

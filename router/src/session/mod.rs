@@ -272,6 +272,28 @@ impl LaneIn {
         Ok((plain, self.window.commit(counter)))
     }
 
+    /// Like [`LaneIn::open`], but takes ciphertext and tag as they lie and writes the plaintext to `out`. Returns whether
+    /// the counter is the newest of the lane.
+    ///
+    /// # Errors
+    /// As [`LaneIn::open`]; the content of `out` is then unspecified.
+    ///
+    /// # Panics
+    /// If `out` is not as long as the plaintext.
+    #[inline]
+    pub fn open_into(
+        &mut self,
+        counter: u64,
+        aad: &[u8],
+        sealed: &[u8],
+        out: &mut [u8],
+    ) -> Result<bool, Drop> {
+        self.window.check(counter)?;
+        let (ciphertext, tag) = sealed.split_at(out.len());
+        self.key.open_into(counter, aad, ciphertext, tag, out)?;
+        Ok(self.window.commit(counter))
+    }
+
     /// Notes where the newest authentic packet came from. Returns whether that is news, true for the first packet too:
     /// then [`Sessions`] has to hear of it (`handle_heard`).
     #[inline]
