@@ -4,7 +4,7 @@
 //! all of them come in one receive: then the packet is written straight from the receive buffer ([`Run`]). What is
 //! incomplete at the end of a receive is copied aside ([`Frames`]) and waits for the rest: until a later packet of the
 //! same lane is whole, or nothing more came for a while. Then each run of bytes that did arrive is delivered as a packet
-//! of its own.
+//! of its own. A packet whose slices overlap or contradict one another is never delivered: no honest sender makes such.
 
 #![deny(clippy::disallowed_methods)]
 
@@ -142,6 +142,8 @@ pub struct Frame {
     /// What has arrived: sorted, not touching.
     have: Vec<Range<usize>>,
     congested: bool,
+    /// Its slices contradicted one another.
+    spoilt: bool,
     since: Instant,
     due: Instant,
 }
@@ -197,6 +199,13 @@ impl Frame {
         self.due = (now + patience).min(self.since + LIMIT);
     }
 
+    /// Whether a slice says the same of the packet as those before, and none of the run's bytes came before.
+    fn agrees(&self, slice: &Slice, run: &Run) -> bool {
+        let new = run.parts.first().map_or(0, |part| part.offset)..run.end;
+        let overlaps = |have: &Range<usize>| have.start < new.end && new.start < have.end;
+        !self.spoilt && same_packet(&self.slice, slice) && !self.have.iter().any(overlaps)
+    }
+
     fn insert(&mut self, offset: usize, bytes: &[u8]) {
         let new = offset..offset + bytes.len();
         self.payload[new.clone()].copy_from_slice(bytes);
@@ -248,7 +257,7 @@ impl Frames {
     /// the older ones of its lane become ready.
     ///
     /// # Errors
-    /// [`Drop::Malformed`] when the slices contradict those that came before.
+    /// [`Drop::Malformed`] when the slices contradict those that came before, or bring bytes that are there.
     pub fn add(
         &mut self,
         run: &Run,
@@ -260,8 +269,11 @@ impl Frames {
             return Ok(());
         };
         let place = match self.open.iter().position(|frame| frame.id == id) {
-            Some(place) if same_packet(&self.open[place].slice, slice) => place,
-            Some(_) => return Err(Drop::Malformed),
+            Some(place) if self.open[place].agrees(slice, run) => place,
+            Some(place) => {
+                self.open[place].spoilt = true;
+                return Err(Drop::Malformed);
+            }
             None => {
                 self.make_room(id);
                 let frame = self.frame(id, *slice, &buffer[run.headers()], now);
@@ -294,6 +306,7 @@ impl Frames {
             payload,
             have: Vec::with_capacity(4),
             congested: false,
+            spoilt: false,
             since: now,
             due: now,
         }
@@ -334,7 +347,7 @@ impl Frames {
 
     fn release(&mut self, which: impl Fn(&Frame) -> bool) {
         let ready = self.open.extract_if(.., |frame| which(frame));
-        self.ready.extend(ready);
+        self.ready.extend(ready.filter(|frame| !frame.spoilt));
         self.ready.sort_by_key(|frame| frame.id.first);
     }
 
@@ -420,7 +433,7 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// Whatever the order and whatever is missing or doubled, exactly the bytes that arrived are there.
+        /// Whatever the order and whatever is missing, exactly the bytes that arrived are there.
         #[test]
         fn what_arrived_is_what_is_there(order in proptest::collection::vec(0_u16..10, 1..30)) {
             let now = Instant::now();
@@ -428,9 +441,10 @@ mod tests {
             let mut seen = [false; 30];
             for piece in order {
                 let (run, buffer) = run(1, piece * 3, 3, 30);
-                if !frames.has_ready() {
+                let place = usize::from(piece) * 3;
+                if !frames.has_ready() && !seen[place] {
                     frames.add(&run, &buffer, false, now).unwrap();
-                    seen[usize::from(piece) * 3..][..3].fill(true);
+                    seen[place..][..3].fill(true);
                 }
             }
             frames.expire(now + PATIENCE);
@@ -496,15 +510,19 @@ mod tests {
     }
 
     #[test]
-    fn slices_that_contradict_are_refused() {
-        let now = Instant::now();
-        let mut frames = Frames::default();
-        let (first, buffer) = run(1, 0, 3, 9);
-        frames.add(&first, &buffer, false, now).unwrap();
-        let (other, buffer) = run(1, 3, 3, 12);
-        assert_eq!(
-            frames.add(&other, &buffer, false, now),
-            Err(Drop::Malformed)
-        );
+    fn slices_that_contradict_spoil_their_packet() {
+        for (offset, len, total) in [(3, 3, 12), (0, 3, 9), (2, 2, 9), (1, 1, 9), (0, 9, 9)] {
+            let now = Instant::now();
+            let mut frames = Frames::default();
+            let mut add = |offset, len, total| {
+                let (run, buffer) = run(1, offset, len, total);
+                frames.add(&run, &buffer, false, now)
+            };
+            assert_eq!(add(0, 3, 9), Ok(()));
+            assert_eq!(add(offset, len, total), Err(Drop::Malformed));
+            assert_eq!(add(3, 6, 9), Err(Drop::Malformed), "it stays spoilt");
+            frames.expire(now + LIMIT);
+            assert!(!frames.has_ready() && frames.is_empty());
+        }
     }
 }
