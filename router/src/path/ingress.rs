@@ -166,6 +166,10 @@ impl Incoming {
         let ce = got.ecn == CE;
         match Kind::of(&buffer[at..at + content]).ok_or(Drop::UnknownKind)? {
             Kind::Control => {
+                let mut lane = lane.lock().unwrap_or_else(PoisonError::into_inner);
+                if !lane.may_tell(Instant::now()) {
+                    return Err(Drop::RateLimited);
+                }
                 let body = buffer[at..at + content - 1].to_vec();
                 let (peer, lane) = (receive.inbound.peer(), header.lane);
                 self.shell.tell(Input::Control {
@@ -215,12 +219,14 @@ impl Incoming {
         let (content, newest) = lane.open(header.counter, head, sealed)?;
         let content = content.len();
         if newest && lane.note_from(from) {
-            let told = self.shell.tell(Input::Heard {
-                peer: receive.inbound.peer(),
-                index: header.receiver,
-                lane: header.lane,
-                from,
-            });
+            let told = lane.may_tell(Instant::now());
+            let told = told
+                && self.shell.tell(Input::Heard {
+                    peer: receive.inbound.peer(),
+                    index: header.receiver,
+                    lane: header.lane,
+                    from,
+                });
             if !told {
                 lane.forget_from();
             }
