@@ -41,7 +41,7 @@ pub enum Drop {
     Refused,
     /// A queue was full.
     QueueFull,
-    /// A container sent broadcasts faster than it may.
+    /// More came than may: broadcasts of a container, control messages of a member, handshakes of strangers.
     RateLimited,
     /// A kind of broadcast or multicast that stays on its own host (IGMP, MLD, neighbour discovery).
     LinkScope,

@@ -38,6 +38,7 @@ use crate::mesh::parts::Parts;
 use crate::mesh::ping::Pings;
 use crate::mesh::record::{Record, RecordVersion};
 use crate::mesh::tokens::Tokens;
+use crate::noise::locks::Locks;
 use crate::session::{SessionConfig, SessionEvent, Sessions, Transmit};
 use crate::time::{Now, Start};
 use crate::wire::{Header, Type};
@@ -143,6 +144,8 @@ pub struct Core {
     saving: Saving,
     view: Arc<View>,
     stale: bool,
+    /// A token, a join or a secret may be another than when [`Core::poll_locks`] was called last.
+    relocked: bool,
     out: VecDeque<Transmit>,
     events: VecDeque<CoreEvent>,
 }
@@ -186,6 +189,7 @@ impl Core {
             record: 0,
             stamp_floor: saved.as_ref().map_or(0, |saved| saved.stamp),
         };
+        let inviting = Inviting::new(&mut rng, now.mono);
         let me = keys.id();
         let mut core = Self {
             view: Arc::new(View::empty(me, config.name.clone())),
@@ -210,11 +214,12 @@ impl Core {
             pings: Pings::default(),
             parts: Parts::default(),
             joining: None,
-            inviting: Inviting::default(),
+            inviting,
             asking: None,
             giving: Giving::default(),
             saving: Saving::default(),
             stale: true,
+            relocked: true,
             out: VecDeque::new(),
             events: VecDeque::new(),
         };
@@ -288,6 +293,7 @@ impl Core {
         now: Now,
     ) -> Result<(), Drop> {
         self.now = now;
+        self.relocked = true;
         let result = match Header::parse(bytes)?.kind {
             Type::JoinHello | Type::JoinRequest => self.handle_stranger(bytes, from),
             Type::JoinProof | Type::JoinGrant => self.handle_inviter(bytes, from),
@@ -315,6 +321,7 @@ impl Core {
     /// Does what is asked; the answer comes as [`CoreEvent::Reply`] with this `id`.
     pub fn handle_command(&mut self, id: u64, command: Command, now: Now) {
         self.now = now;
+        self.relocked = true;
         match self.obey(id, command) {
             Ok(None) => {}
             Ok(Some(reply)) => self.reply(id, Ok(reply)),
@@ -326,6 +333,7 @@ impl Core {
     /// The save with this number is on disk.
     pub fn handle_persisted(&mut self, seq: u64, now: Now) {
         self.now = now;
+        self.relocked = true;
         if self.saving.failure().is_some() {
             info!("the node's state can be saved again");
             self.changed();
@@ -354,6 +362,7 @@ impl Core {
         self.now = now;
         self.sessions.handle_timeout(now);
         self.saving.handle_timeout(now.mono);
+        self.relocked |= self.joining.is_some();
         self.handle_join_timeout();
         self.settle();
     }
@@ -377,6 +386,33 @@ impl Core {
         self.out
             .pop_front()
             .or_else(|| self.sessions.poll_transmit())
+    }
+
+    /// What data threads tell junk from handshakes by, if that may have changed since the last call. To be handed on
+    /// before the transmits: what is sent may be answered at once.
+    pub fn poll_locks(&mut self) -> Option<Locks> {
+        if !std::mem::take(&mut self.relocked) && !self.sessions.is_relocked() {
+            return None;
+        }
+        let mut locks = Locks::default();
+        self.sessions.lock(&mut locks);
+        if let Some((index, key)) = self.joining.as_ref().and_then(JoinCommand::lock) {
+            locks.indices.insert(index);
+            locks.joins.insert(index, key);
+        }
+        let invites = self
+            .membership
+            .as_ref()
+            .is_some_and(|own| own.key.is_some());
+        if invites && self.active {
+            let joins = self.inviting.locks();
+            locks
+                .joins
+                .extend(joins.map(|(index, key)| (index, key.clone())));
+            let tokens = self.tokens.mac_keys();
+            locks.tokens = tokens.map(|(id, key)| (id.0, key.clone())).collect();
+        }
+        Some(locks)
     }
 
     /// The next event.

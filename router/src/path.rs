@@ -25,16 +25,28 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use arc_swap::ArcSwap;
 use weave_model::{Drop as Reason, NodeId};
 
 use crate::noise::MAX_DATAGRAM;
+use crate::noise::locks::{Knock, Locks};
 
-/// How many handshakes may wait for the control core: the rest of the channel's room is for members.
-const MOST_WAITING: usize = 256;
+/// How many handshakes with a right MAC may wait for the control core: the rest of the channel's room is for members.
+const MOST_KEYED: usize = 256;
+/// How many that only name an index of ours. Who listens on the wire can send such, so they take no place of the others.
+const MOST_NAMED: usize = 32;
 
-/// Who has not proved anything yet waits behind this door. Clones are the same door.
+/// Whoever has no session knocks at this door. What fits none of its [`Locks`] is junk and goes no further; the rest
+/// waits here for the control core. Clones are the same door.
 #[derive(Clone, Debug, Default)]
-pub struct Door(Arc<AtomicUsize>);
+pub struct Door(Arc<Behind>);
+
+#[derive(Debug, Default)]
+struct Behind {
+    locks: ArcSwap<Locks>,
+    keyed: AtomicUsize,
+    named: AtomicUsize,
+}
 
 /// A datagram that is not sealed with a session's key, and its place behind the [`Door`] until it is dropped.
 #[derive(Debug)]
@@ -44,32 +56,52 @@ pub struct Stranger {
     /// Who sent it.
     pub from: SocketAddr,
     door: Door,
+    knock: Knock,
 }
 
 impl Door {
-    /// Lets a datagram wait.
+    /// Changes the locks.
+    pub fn change(&self, locks: Locks) {
+        self.0.locks.store(Arc::new(locks));
+    }
+
+    /// Lets a datagram wait if it fits a lock: one hash, before anything is kept of it.
     ///
     /// # Errors
-    /// [`Reason::Malformed`] if it is longer than any handshake, [`Reason::QueueFull`] if too many wait.
+    /// [`Reason::Malformed`] if it is longer than any handshake, [`Reason::QueueFull`] if too many wait, else as
+    /// [`Locks::knock`].
     pub fn admit(&self, datagram: &[u8], from: SocketAddr) -> Result<Stranger, Reason> {
         if datagram.len() > MAX_DATAGRAM {
             return Err(Reason::Malformed);
         }
-        if self.0.fetch_add(1, Ordering::Relaxed) >= MOST_WAITING {
-            self.0.fetch_sub(1, Ordering::Relaxed);
+        let knock = self.0.locks.load().knock(datagram)?;
+        let (waiting, most) = self.places(knock);
+        if waiting.fetch_add(1, Ordering::Relaxed) >= most {
+            waiting.fetch_sub(1, Ordering::Relaxed);
             return Err(Reason::QueueFull);
         }
         Ok(Stranger {
             bytes: datagram.to_vec(),
             from,
             door: self.clone(),
+            knock,
         })
+    }
+
+    fn places(&self, knock: Knock) -> (&AtomicUsize, usize) {
+        match knock {
+            Knock::Keyed => (&self.0.keyed, MOST_KEYED),
+            Knock::Named => (&self.0.named, MOST_NAMED),
+        }
     }
 }
 
 impl Drop for Stranger {
     fn drop(&mut self) {
-        self.door.0.fetch_sub(1, Ordering::Relaxed);
+        self.door
+            .places(self.knock)
+            .0
+            .fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -112,20 +144,69 @@ pub enum Input {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::noise::mac;
+    use crate::wire::{Header, Type};
+
+    const KEY: [u8; 32] = [1; 32];
+
+    /// A request for a join that is open, and a cookie for an index of ours.
+    fn knocks() -> [Vec<u8>; 2] {
+        let header = |kind| Header {
+            kind,
+            lane: 0,
+            receiver: 7,
+            counter: 0,
+        };
+        let mut request = header(Type::JoinRequest).to_bytes().to_vec();
+        mac::append(&KEY, None, &mut request);
+        let mut cookie = header(Type::Cookie).to_bytes().to_vec();
+        cookie.resize(mac::REPLY, 9);
+        [request, cookie]
+    }
+
+    fn door() -> Door {
+        let door = Door::default();
+        door.change(Locks {
+            joins: [(7, KEY.into())].into(),
+            indices: [7].into(),
+            ..Locks::default()
+        });
+        door
+    }
 
     #[test]
-    fn strangers_leave_room_for_members() {
+    fn strangers_leave_room_for_members_and_for_one_another() {
         let from = SocketAddr::from(([192, 0, 2, 1], 6783));
-        let door = Door::default();
-        let knock = |len| door.clone().admit(&vec![0x11; len], from);
-        assert_eq!(knock(MAX_DATAGRAM + 1).unwrap_err(), Reason::Malformed);
-        let mut waiting: Vec<_> = (0..MOST_WAITING)
-            .map(|_| knock(MAX_DATAGRAM).unwrap())
-            .collect();
-        assert_eq!(knock(100).unwrap_err(), Reason::QueueFull);
-        waiting.pop();
-        assert_eq!(knock(100).unwrap().bytes.len(), 100);
+        let (door, [request, cookie]) = (door(), knocks());
+        let knock = |datagram: &[u8]| door.admit(datagram, from);
+        let mut waiting = Vec::new();
+        for (datagram, most) in [(&cookie, MOST_NAMED), (&request, MOST_KEYED)] {
+            waiting.extend((0..most).map(|_| knock(datagram).unwrap()));
+            assert_eq!(knock(datagram).unwrap_err(), Reason::QueueFull);
+            waiting.pop();
+            assert_eq!(&knock(datagram).unwrap().bytes, datagram);
+        }
         drop(waiting);
-        assert!((0..MOST_WAITING).all(|_| knock(100).is_ok()));
+        let again: Vec<_> = (0..MOST_KEYED).map(|_| knock(&request)).collect();
+        assert!(again.iter().all(Result::is_ok));
+    }
+
+    #[test]
+    fn junk_takes_no_place() {
+        let from = SocketAddr::from(([192, 0, 2, 1], 6783));
+        let (door, [request, cookie]) = (door(), knocks());
+        let long = vec![0x11; MAX_DATAGRAM + 1];
+        assert_eq!(door.admit(&long, from).unwrap_err(), Reason::Malformed);
+        for _ in 0..2 * MOST_KEYED {
+            let mut junk = request.clone();
+            junk[20] ^= 1;
+            assert_eq!(door.admit(&junk, from).unwrap_err(), Reason::BadHandshake);
+            let mut junk = cookie.clone();
+            junk[4] ^= 1;
+            assert_eq!(door.admit(&junk, from).unwrap_err(), Reason::UnknownSession);
+        }
+        assert!(door.admit(&request, from).is_ok());
+        door.change(Locks::default());
+        assert!(door.admit(&request, from).is_err());
     }
 }

@@ -29,7 +29,7 @@ fn memory_and_time_of_an_idle_node() {
 }
 
 /// The time that all threads of a process have run, from the scheduler's own count.
-fn cpu_time(pid: u32) -> Duration {
+pub(crate) fn cpu_time(pid: u32) -> Duration {
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).expect("the node runs");
     let nanoseconds = threads.map(|thread| {
         let path = thread.expect("a thread is listed").path().join("schedstat");
@@ -41,7 +41,7 @@ fn cpu_time(pid: u32) -> Duration {
 }
 
 /// The memory of a process that is in RAM, in KiB (`VmRSS`).
-fn resident_kib(pid: u32) -> u64 {
+pub(crate) fn resident_kib(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the node runs");
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     line.and_then(|rest| rest.trim().strip_suffix(" kB")?.parse().ok())

@@ -7,6 +7,7 @@ mod lab;
 mod attaching;
 mod broadcast;
 mod firewall;
+mod hostile;
 mod idle;
 mod nat;
 mod outside;

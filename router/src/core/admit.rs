@@ -13,8 +13,9 @@ use super::saved::Membership;
 use super::saving::Pending;
 use crate::ipam::Ipam;
 use crate::mesh::deeds::Deeds;
-use crate::mesh::join::{Admission, Asked, Joining, Outcome, Verdict};
+use crate::mesh::join::{Admission, Answer, Asked, Host, Joining, Outcome, Verdict};
 use crate::mesh::tokens::Refusal;
+use crate::noise::mac::MacKey;
 use crate::session::Transmit;
 use crate::wire::{Header, Type};
 
@@ -40,6 +41,14 @@ enum Stage {
 }
 
 impl JoinCommand {
+    /// What the inviter's answers are told from junk by.
+    pub(super) fn lock(&self) -> Option<(u32, MacKey)> {
+        match &self.stage {
+            Stage::Asking(joining) => Some(joining.lock()),
+            Stage::Awaiting(_) | Stage::Saving => None,
+        }
+    }
+
     /// When the core's timeout has something to do for it.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         match &self.stage {
@@ -210,8 +219,20 @@ impl Core {
             rng,
             ..
         } = self;
+        let mut unproven = false;
         let answer = if Header::parse(bytes)?.kind == Type::JoinHello {
-            inviting.handle_hello(bytes, tokens, keys, key, rng, self.now.mono)?
+            let host = Host {
+                tokens,
+                keys,
+                cluster: key,
+            };
+            match inviting.handle_hello(bytes, from, host, rng, self.now.mono)? {
+                Answer::Proof(proof) => proof,
+                Answer::Cookie(cookie) => {
+                    unproven = true;
+                    cookie
+                }
+            }
         } else {
             match inviting.handle_request(bytes)? {
                 Verdict::Again(answer) => answer,
@@ -225,6 +246,9 @@ impl Core {
             to: from,
             bytes: answer,
         });
+        if unproven {
+            return Err(Drop::RateLimited);
+        }
         Ok(())
     }
 

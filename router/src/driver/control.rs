@@ -194,6 +194,9 @@ impl Control {
             self.take_event(event);
         }
         // Published first: what is sent now may be answered at once.
+        if let Some(locks) = self.core.poll_locks() {
+            self.workers.door.change(locks);
+        }
         if self.stale {
             self.stale = false;
             self.publish();

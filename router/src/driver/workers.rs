@@ -74,7 +74,8 @@ pub struct Workers {
     pub control: Arc<Counters>,
     received: Vec<Arc<Counters>>,
     sent: Vec<Arc<Counters>>,
-    door: Door,
+    /// Where handshakes knock, of all lanes together; the control thread changes its locks.
+    pub door: Door,
     bell: Arc<Bell>,
     threads: Vec<JoinHandle<()>>,
 }

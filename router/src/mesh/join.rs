@@ -5,11 +5,12 @@
 //! cluster that the token names, and only then sends its keys and name to that address until it is admitted or refused.
 //! When an answer stops coming it starts over with a fresh hello: the inviter may have been restarted. The inviter
 //! keeps a few open joins; a hello that it has seen gets the same proof again, so a replayed one costs nothing and
-//! evicts nobody. What an open join needs from the rest of the node (is the token still good, has the use been saved)
+//! evicts nobody. Under load it asks for cookies first, and when there are too many open joins, the token that has the
+//! most loses its oldest. What an open join needs from the rest of the node (is the token still good, has the use been saved)
 //! is asked and answered by the core in between.
 //!
 //! ```text
-//! request   format 1 | name, counted
+//! request   format 1 | name, counted | zeros up to 192: the answer is not longer, so it is no use to send it elsewhere
 //! admitted  0 | cluster key 32 | v4 network 4, prefix 1 | v6 network 16, prefix 1 | epoch 4 | secret 32
 //!             | certificate 105 | inviter's X25519 key 32, Ed25519 key 32
 //! refused   code 1 to 255
@@ -29,7 +30,8 @@ use super::codec::{Malformed, Reader, Writer};
 use super::tokens::{Refusal, Tokens};
 use crate::keys::{ClusterSecret, NodeKeys, NodePublic};
 use crate::noise::join::{ClusterProof, Hello, Inviter, Joiner, Request, Ticket};
-use crate::noise::mac;
+use crate::noise::mac::{self, MacKey};
+use crate::session::limits::{Entry, Gate};
 use crate::wire::{Header, Type};
 
 /// How long nothing may be heard before a join is given up.
@@ -43,6 +45,9 @@ const LAST_RETRY: Duration = Duration::from_secs(1);
 /// How many joins an inviter has open at a time, and for how long.
 const MAX_OPEN: usize = 128;
 const OPEN_FOR: Duration = Duration::from_secs(30);
+
+/// Bytes of a request's body.
+const REQUEST: usize = 192;
 
 /// What a new member is given.
 #[derive(Clone, Debug)]
@@ -156,6 +161,7 @@ impl Joining {
     ) -> Self {
         let mut request = Writer::new();
         request.u8(1).counted(name.as_str().as_bytes());
+        request.0.resize(REQUEST, 0);
         let noise = Joiner::new(keys, ticket(token.id, &token.secret), rng.next_u32(), rng);
         Self {
             token,
@@ -173,6 +179,11 @@ impl Joining {
     /// The token that is being used.
     pub const fn token(&self) -> &Token {
         &self.token
+    }
+
+    /// What this side is called by now, and the key of what it is sent.
+    pub fn lock(&self) -> (u32, MacKey) {
+        self.noise.lock()
     }
 
     /// Takes a proof, a cookie or a grant; the outcome, if it decides the join.
@@ -284,6 +295,16 @@ impl Joining {
     }
 }
 
+/// The header of a cookie for whoever sent a hello.
+fn cookie_header(hello: Hello) -> Header {
+    Header {
+        kind: Type::Cookie,
+        lane: 0,
+        receiver: hello.index,
+        counter: 0,
+    }
+}
+
 fn ticket(id: TokenId, secret: &[u8; 32]) -> Ticket {
     Ticket {
         id: id.0,
@@ -297,6 +318,7 @@ struct Open {
     proof: Vec<u8>,
     noise: Inviter,
     token: TokenId,
+    mac_key: MacKey,
     since: Instant,
     /// What the joiner was told, once it was.
     answer: Option<Zeroizing<Vec<u8>>>,
@@ -322,65 +344,123 @@ impl Asked {
     }
 }
 
+/// Who invites: by which tokens, under which name, for which cluster.
+#[derive(Clone, Copy, Debug)]
+pub struct Host<'a> {
+    /// The tokens.
+    pub tokens: &'a Tokens,
+    /// The node's keys.
+    pub keys: &'a NodeKeys,
+    /// The cluster's key.
+    pub cluster: &'a ClusterKey,
+}
+
+/// What a hello is answered with; neither is longer than it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The cluster's proof.
+    Proof(Vec<u8>),
+    /// "Prove your address first": nothing was kept of the hello.
+    Cookie(Vec<u8>),
+}
+
 /// The inviter's side: all open joins.
-#[derive(Default)]
-pub struct Inviting(VecDeque<Open>);
+pub struct Inviting {
+    open: VecDeque<Open>,
+    gate: Gate,
+}
 
 impl std::fmt::Debug for Inviting {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Inviting").field(&self.0.len()).finish()
+        f.debug_tuple("Inviting").field(&self.open.len()).finish()
     }
 }
 
 impl Inviting {
-    /// Answers a hello with the proof to send back.
+    /// No join is open.
+    pub fn new(rng: &mut impl CryptoRng, now: Instant) -> Self {
+        Self {
+            open: VecDeque::new(),
+            gate: Gate::new(rng, now),
+        }
+    }
+
+    /// This node's index in each open join, and the key of what the joiner sends.
+    pub fn locks(&self) -> impl Iterator<Item = (u32, &MacKey)> {
+        let open = self.open.iter();
+        open.map(|open| (open.noise.index(), &open.mac_key))
+    }
+
+    /// Answers a hello.
     ///
     /// # Errors
-    /// [`Drop::BadHandshake`] for an unknown token or a wrong MAC: a stranger hears nothing.
+    /// [`Drop::BadHandshake`] for an unknown token or a wrong MAC: a stranger hears nothing. [`Drop::RateLimited`] if
+    /// too many come from there.
     pub fn handle_hello(
         &mut self,
         datagram: &[u8],
-        tokens: &Tokens,
-        keys: &NodeKeys,
-        key: &ClusterKey,
+        from: SocketAddr,
+        host: Host<'_>,
         rng: &mut impl CryptoRng,
         now: Instant,
-    ) -> Result<Vec<u8>, Drop> {
-        let id = TokenId(Hello::parse(datagram)?.token);
-        let ticket = ticket(id, tokens.secret(id).ok_or(Drop::BadHandshake)?);
-        let checked = mac::check(&ticket.mac_key(), datagram)?;
-        if let Some(open) = self.0.iter().find(|open| open.hello == checked.content) {
-            return Ok(open.proof.clone());
+    ) -> Result<Answer, Drop> {
+        let hello = Hello::parse(datagram)?;
+        let id = TokenId(hello.token);
+        let ticket = ticket(id, host.tokens.secret(id).ok_or(Drop::BadHandshake)?);
+        let mac_key = ticket.mac_key();
+        let checked = mac::check(&mac_key, datagram)?;
+        if let Some(open) = self.open.iter().find(|open| open.hello == checked.content) {
+            return Ok(Answer::Proof(open.proof.clone()));
         }
-        self.0.retain(|open| now < open.since + OPEN_FOR);
-        if self.0.len() == MAX_OPEN {
-            self.0.pop_front();
+        let (cookie_key, reply) = (ticket.cookie_key(), cookie_header(hello));
+        match self
+            .gate
+            .admit(&checked, &cookie_key, reply, from, rng, now)
+        {
+            Entry::Pass => {}
+            Entry::Prove(cookie) => return Ok(Answer::Cookie(cookie)),
+            Entry::Refuse => return Err(Drop::RateLimited),
         }
-        let public = key.public();
-        let signature = key.sign(&ClusterProof::message(&id.0, &keys.public().dh));
+        self.make_room(now);
+        let key = host.cluster;
         let proof = ClusterProof {
-            cluster: public.0,
-            signature,
+            cluster: key.public().0,
+            signature: key.sign(&ClusterProof::message(&id.0, &host.keys.public().dh)),
         };
         let index = self.free_index(rng);
-        let (noise, proof) = Inviter::accept(keys, ticket, &checked, index, &proof, rng)?;
-        let hello = checked.content.to_vec();
-        let open = Open {
-            hello,
+        let (noise, proof) = Inviter::accept(host.keys, ticket, &checked, index, &proof, rng)?;
+        self.open.push_back(Open {
+            hello: checked.content.to_vec(),
             proof: proof.clone(),
             noise,
             token: id,
+            mac_key,
             since: now,
             answer: None,
-        };
-        self.0.push_back(open);
-        Ok(proof)
+        });
+        Ok(Answer::Proof(proof))
+    }
+
+    /// Forgets what is too old and, if that is not enough, the oldest join by the token that has the most.
+    fn make_room(&mut self, now: Instant) {
+        self.open.retain(|open| now < open.since + OPEN_FOR);
+        if self.open.len() < MAX_OPEN {
+            return;
+        }
+        let of = |token: TokenId| self.open.iter().filter(|open| open.token == token).count();
+        let greedy = self
+            .open
+            .iter()
+            .map(|open| open.token)
+            .max_by_key(|token| of(*token));
+        let oldest = self.open.iter().position(|open| Some(open.token) == greedy);
+        oldest.map(|oldest| self.open.remove(oldest));
     }
 
     fn free_index(&self, rng: &mut impl CryptoRng) -> u32 {
         loop {
             let index = rng.next_u32();
-            if !self.0.iter().any(|open| open.noise.index() == index) {
+            if !self.open.iter().any(|open| open.noise.index() == index) {
                 return index;
             }
         }
@@ -392,7 +472,8 @@ impl Inviting {
     /// Why the datagram was dropped.
     pub fn handle_request(&mut self, datagram: &[u8]) -> Result<Verdict, Drop> {
         let index = Header::parse(datagram)?.receiver;
-        let open = self.0.iter_mut().find(|open| open.noise.index() == index);
+        let mut all = self.open.iter_mut();
+        let open = all.find(|open| open.noise.index() == index);
         let open = open.ok_or(Drop::UnknownSession)?;
         let request = open.noise.handle_request(datagram)?;
         let (public, name) = (request.public, read_request(request)?);
@@ -413,7 +494,8 @@ impl Inviting {
 
     /// Decides a join; the datagram that tells the joiner. `None` if it is no longer open.
     pub fn answer(&mut self, index: u32, answer: &Result<Admission, Refusal>) -> Option<Vec<u8>> {
-        let open = self.0.iter_mut().find(|open| open.noise.index() == index)?;
+        let mut all = self.open.iter_mut();
+        let open = all.find(|open| open.noise.index() == index)?;
         let body = match answer {
             Ok(admission) => admission.encode(),
             Err(refusal) => Zeroizing::new(vec![refusal.to_wire()]),
@@ -468,7 +550,7 @@ mod tests {
     }
 
     fn stage() -> Stage {
-        let mut rng = StdRng::seed_from_u64(7);
+        let (mut rng, now) = (StdRng::seed_from_u64(7), Instant::now());
         let key = ClusterKey::generate(&mut rng);
         let mut tokens = Tokens::default();
         let hour = Duration::from_secs(3600);
@@ -483,11 +565,11 @@ mod tests {
         Stage {
             inviter: NodeKeys::generate(&mut rng),
             joiner: NodeKeys::generate(&mut rng),
-            now: Instant::now(),
+            inviting: Inviting::new(&mut rng, now),
+            now,
             rng,
             key,
             tokens,
-            inviting: Inviting::default(),
             token,
         }
     }
@@ -511,17 +593,21 @@ mod tests {
             std::iter::from_fn(|| joining.poll_transmit()).collect()
         }
 
+        fn knock(&mut self, hello: &[u8], from: SocketAddr) -> Result<Answer, Drop> {
+            let host = Host {
+                tokens: &self.tokens,
+                keys: &self.inviter,
+                cluster: &self.key,
+            };
+            let (inviting, rng) = (&mut self.inviting, &mut self.rng);
+            inviting.handle_hello(hello, from, host, rng, self.now)
+        }
+
         fn hello(&mut self, hello: &[u8]) -> Result<Vec<u8>, Drop> {
-            let Self {
-                inviting,
-                tokens,
-                inviter,
-                key,
-                rng,
-                now,
-                ..
-            } = self;
-            inviting.handle_hello(hello, tokens, inviter, key, rng, *now)
+            match self.knock(hello, address(9))? {
+                Answer::Proof(proof) => Ok(proof),
+                Answer::Cookie(_) => panic!("not under load"),
+            }
         }
 
         fn admission(&self) -> Admission {
@@ -578,6 +664,7 @@ mod tests {
             panic!("asked twice")
         };
         assert_ne!(grant, lost, "sealed anew");
+        assert!(grant.len() <= request.len(), "{} bytes", grant.len());
         match joining
             .handle_datagram(&grant, address(2), stage.now)
             .unwrap()
@@ -639,7 +726,7 @@ mod tests {
             let hello = stage.sent(&mut joining).remove(0).1;
             assert_eq!(stage.hello(&hello), Err(Drop::BadHandshake));
         }
-        assert!(stage.inviting.0.is_empty());
+        assert!(stage.inviting.open.is_empty());
     }
 
     #[test]
@@ -649,7 +736,62 @@ mod tests {
         let hello = stage.sent(&mut joining).remove(0).1;
         let proof = stage.hello(&hello).unwrap();
         assert_eq!(stage.hello(&hello), Ok(proof));
-        assert_eq!(stage.inviting.0.len(), 1);
+        assert_eq!(stage.inviting.open.len(), 1);
+    }
+
+    #[test]
+    fn under_load_a_joiner_is_asked_for_proof_of_its_address() {
+        let mut stage = stage();
+        let flood = |stage: &mut Stage| {
+            let mut joining = stage.joining(stage.token.clone());
+            let hello = stage.sent(&mut joining).remove(0).1;
+            let answer = stage.knock(&hello, address(66)).unwrap();
+            let len = match &answer {
+                Answer::Proof(bytes) | Answer::Cookie(bytes) => bytes.len(),
+            };
+            assert!(len <= hello.len());
+            answer
+        };
+        let answers: Vec<_> = (0..1000).map(|_| flood(&mut stage)).collect();
+        let cookies = answers
+            .iter()
+            .filter(|answer| matches!(answer, Answer::Cookie(_)));
+        assert!((800..900).contains(&cookies.count()));
+        let mut joining = stage.joining(stage.token.clone());
+        let hello = stage.sent(&mut joining).remove(0).1;
+        let Ok(Answer::Cookie(cookie)) = stage.knock(&hello, address(1)) else {
+            panic!("not under load")
+        };
+        let now = stage.now;
+        assert!(joining.handle_datagram(&cookie, address(1), now).is_ok());
+        let proven = stage.sent(&mut joining).remove(0).1;
+        assert!(matches!(
+            stage.knock(&proven, address(1)),
+            Ok(Answer::Proof(_))
+        ));
+    }
+
+    #[test]
+    fn one_token_does_not_push_out_the_joins_of_another() {
+        let mut stage = stage();
+        let hour = Duration::from_secs(3600);
+        let (id, secret) = (stage.tokens).create(hour, 1, 2500 * hour, &mut stage.rng);
+        let other = Token {
+            id,
+            secret: *secret,
+            ..stage.token.clone()
+        };
+        let mut modest = stage.joining(other);
+        let hello = stage.sent(&mut modest).remove(0).1;
+        let proof = stage.hello(&hello).unwrap();
+        for _ in 0..3 * MAX_OPEN {
+            stage.now += Duration::from_millis(20);
+            let mut greedy = stage.joining(stage.token.clone());
+            let hello = stage.sent(&mut greedy).remove(0).1;
+            stage.hello(&hello).unwrap();
+        }
+        assert_eq!(stage.inviting.open.len(), MAX_OPEN);
+        assert_eq!(stage.hello(&hello), Ok(proof), "it is still open");
     }
 
     #[test]
@@ -657,7 +799,7 @@ mod tests {
         let mut stage = stage();
         let mut joining = stage.joining(stage.token.clone());
         stage.asked(&mut joining);
-        stage.inviting = Inviting::default();
+        stage.inviting = Inviting::new(&mut stage.rng, stage.now);
         stage.now += START_OVER;
         let hellos = stage.sent(&mut joining);
         assert_eq!(hellos.len(), 2, "a fresh hello to every address");

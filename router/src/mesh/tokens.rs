@@ -12,6 +12,8 @@ use weave_model::{NodeId, TokenId};
 use zeroize::Zeroizing;
 
 use super::codec::{Malformed, Reader, Writer};
+use crate::noise::join::mac_key;
+use crate::noise::mac::MacKey;
 
 /// How long a dead token is remembered.
 const REMEMBERED: Duration = Duration::from_secs(24 * 3600);
@@ -53,6 +55,8 @@ impl Refusal {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Invitation {
     secret: Zeroizing<[u8; 32]>,
+    /// Made from the secret.
+    mac_key: MacKey,
     /// Since the Unix epoch.
     expires: Duration,
     uses: u32,
@@ -88,6 +92,7 @@ impl Tokens {
         rng.fill_bytes(&mut id.0);
         rng.fill_bytes(&mut *secret);
         let invitation = Invitation {
+            mac_key: mac_key(&secret),
             secret: secret.clone(),
             expires: wall + ttl,
             uses,
@@ -105,6 +110,13 @@ impl Tokens {
     /// The secret of a token that is remembered, dead or not.
     pub fn secret(&self, id: TokenId) -> Option<&[u8; 32]> {
         self.0.get(&id).map(|invitation| &*invitation.secret)
+    }
+
+    /// The keys of what strangers who hold a token send, dead tokens included.
+    pub fn mac_keys(&self) -> impl Iterator<Item = (TokenId, &MacKey)> {
+        self.0
+            .iter()
+            .map(|(id, invitation)| (*id, &invitation.mac_key))
     }
 
     /// Lets `node` in: `Ok(true)` if that used the token and must be saved, `Ok(false)` if it was let in before.
@@ -145,6 +157,7 @@ impl Tokens {
         for _ in 0..bytes.u32()? {
             let id = TokenId(bytes.array()?);
             let secret = Zeroizing::new(bytes.array()?);
+            let mac_key = mac_key(&secret);
             let expires = Duration::from_secs(bytes.u64()?);
             let uses = bytes.u32()?;
             let count = bytes.u32()? as usize;
@@ -157,6 +170,7 @@ impl Tokens {
                 id,
                 Invitation {
                     secret,
+                    mac_key,
                     expires,
                     uses,
                     joined,

@@ -23,7 +23,7 @@ use snow::HandshakeState;
 use weave_model::{Drop, Suite};
 use zeroize::Zeroizing;
 
-use super::mac::{self, Checked, MACS};
+use super::mac::{self, Checked, MACS, MacKey};
 use super::{INVARIANT, MAX_DATAGRAM, Split, builder, read, write};
 use crate::keys::{NodeKeys, NodePublic, OpenKey, SealKey, derive};
 
@@ -55,8 +55,8 @@ pub struct Ticket {
 
 impl Ticket {
     /// The key of the MACs on every datagram of this join.
-    pub fn mac_key(&self) -> Zeroizing<[u8; 32]> {
-        derive(&*self.secret, &[b"weave join mac1"])
+    pub fn mac_key(&self) -> MacKey {
+        mac_key(&self.secret)
     }
 
     /// The key that seals cookies for this join.
@@ -67,6 +67,11 @@ impl Ticket {
     fn psk(&self) -> Zeroizing<[u8; 32]> {
         derive(&*self.secret, &[b"weave join psk"])
     }
+}
+
+/// The key of the MACs of whoever joins by the token with this secret.
+pub fn mac_key(secret: &[u8; 32]) -> MacKey {
+    derive(secret, &[b"weave join mac1"])
 }
 
 /// What a hello says in clear.
@@ -170,6 +175,11 @@ impl Joiner {
             receiver: 0,
             grants: None,
         }
+    }
+
+    /// What this side is called by, and the key of what it is sent: see [`super::locks::Locks::joins`].
+    pub fn lock(&self) -> (u32, MacKey) {
+        (self.index, self.ticket.mac_key())
     }
 
     /// The first datagram.

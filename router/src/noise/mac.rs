@@ -41,6 +41,9 @@ pub const COOKIE_LIFE: Duration = Duration::from_secs(120);
 pub const REPLY: usize = HEADER + NONCE + MAC + TAG;
 const NONCE: usize = 16;
 
+/// The key of a mac1.
+pub type MacKey = Zeroizing<[u8; 32]>;
+
 /// A cookie, as the sender of an initiation keeps it.
 pub type Cookie = [u8; MAC];
 

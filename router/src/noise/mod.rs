@@ -4,7 +4,7 @@
 //! other's static keys, and [`join`] between a member and a stranger who holds a token. The pattern machine is snow's;
 //! every primitive below it is given by [`primitives`](self), so that the random bytes are an argument and the ciphers
 //! are the same AWS-LC that seals packets. In front of the handshake stands [`mac`]: one keyed hash tells a member from
-//! the rest of the world before any curve is touched.
+//! the rest of the world before any curve is touched, and with [`locks`] data threads ask for it before anything waits.
 //!
 //! The keys leave snow as a raw split and are wiped when dropped ([`Split`]). What snow holds itself (the
 //! chaining key, the pre-shared key) it does not wipe when a handshake ends; static and ephemeral secrets lie in our
@@ -14,6 +14,7 @@
 
 pub mod ik;
 pub mod join;
+pub mod locks;
 pub mod mac;
 mod primitives;
 

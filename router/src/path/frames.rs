@@ -3,7 +3,8 @@
 //! Slices of one packet have consecutive counters, so `counter - index` names the packet within its lane. Nearly always
 //! they come in order, and the packet is put together where it is opened (`assembly`). When they do not, what there is of
 //! it is copied aside here and waits for the rest: until a later packet of the same lane is whole, or nothing more came
-//! for a while. Then each run of bytes that did arrive is delivered as a packet of its own. A packet whose slices overlap or contradict one another is never delivered: no honest sender makes such.
+//! for a while. Then each run of bytes that did arrive is delivered as a packet of its own. A packet whose slices overlap
+//! or contradict one another is never delivered: no honest sender makes such.
 
 #![deny(clippy::disallowed_methods)]
 

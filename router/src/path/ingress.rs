@@ -192,10 +192,14 @@ impl Incoming {
     ) -> Result<&'r Receive, Drop> {
         let receive = receive.ok_or(Drop::UnknownSession)?;
         let lane = receive.inbound.lane(header.lane).ok_or(Drop::UnknownLane)?;
-        let len = self.open(lane, datagram, header, arrival.from, receive)?;
+        let len = self.open(lane, datagram, header, receive, arrival)?;
         let content = self.assembly.content(len);
         match Kind::of(content).ok_or(Drop::UnknownKind)? {
             Kind::Control => {
+                let mut lane = lane.lock().unwrap_or_else(PoisonError::into_inner);
+                if !lane.may_tell(arrival.now) {
+                    return Err(Drop::RateLimited);
+                }
                 let body = content[..len - 1].to_vec();
                 let (peer, lane) = (receive.inbound.peer(), header.lane);
                 self.shell.tell(Input::Control {
@@ -221,20 +225,21 @@ impl Incoming {
         lane: &Mutex<LaneIn>,
         datagram: &[u8],
         header: Header,
-        from: SocketAddr,
         receive: &Receive,
+        Arrival { from, now, .. }: Arrival,
     ) -> Result<usize, Drop> {
         let (head, sealed) = datagram.split_at(HEADER);
         let len = sealed.len().checked_sub(TAG).ok_or(Drop::TooShort)?;
         let mut lane = lane.lock().unwrap_or_else(PoisonError::into_inner);
         let newest = lane.open_into(header.counter, head, sealed, self.assembly.room(len))?;
         if newest && lane.note_from(from) {
-            let told = self.shell.tell(Input::Heard {
-                peer: receive.inbound.peer(),
-                index: header.receiver,
-                lane: header.lane,
-                from,
-            });
+            let told = lane.may_tell(now)
+                && self.shell.tell(Input::Heard {
+                    peer: receive.inbound.peer(),
+                    index: header.receiver,
+                    lane: header.lane,
+                    from,
+                });
             if !told {
                 lane.forget_from();
             }

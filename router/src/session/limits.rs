@@ -7,7 +7,7 @@
 #![deny(clippy::disallowed_methods)]
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use rand_core::CryptoRng;
@@ -34,7 +34,7 @@ const PROVEN: Rate = Rate {
     per_second: 1024,
     burst: 1024,
 };
-/// Handshakes with a cookie from one address and port, under load (wireguard-go's figures).
+/// Handshakes with a cookie from one source, under load (wireguard-go's figures).
 const SOURCE: Rate = Rate {
     per_second: 20,
     burst: 5,
@@ -105,7 +105,7 @@ pub struct Gate {
     jar: CookieJar,
     calm: Bucket,
     proven: Bucket,
-    sources: BTreeMap<SocketAddr, Bucket>,
+    sources: BTreeMap<IpAddr, Bucket>,
 }
 
 impl Gate {
@@ -143,7 +143,21 @@ impl Gate {
         }
     }
 
+    /// A cookie for whoever sent a datagram, load or not. Arguments as for [`Gate::admit`].
+    pub fn ask(
+        &mut self,
+        checked: &Checked<'_>,
+        key: &[u8; 32],
+        reply: Header,
+        from: SocketAddr,
+        rng: &mut impl CryptoRng,
+        now: Instant,
+    ) -> Vec<u8> {
+        self.jar.reply(key, checked, reply, from, rng, now)
+    }
+
     fn source(&mut self, from: SocketAddr, now: Instant) -> bool {
+        let from = source(from);
         if self.sources.len() >= MAX_SOURCES && !self.sources.contains_key(&from) {
             self.sources.retain(|_, bucket| !bucket.is_full(now));
             if self.sources.len() >= MAX_SOURCES {
@@ -154,6 +168,14 @@ impl Gate {
             .entry(from)
             .or_insert_with(|| Bucket::new(SOURCE, now))
             .take(now)
+    }
+}
+
+/// Who is meant by an address: all ports of it, and all that an IPv6 host can call itself, its /64 (RFC 7421).
+fn source(from: SocketAddr) -> IpAddr {
+    match from.ip().to_canonical() {
+        IpAddr::V6(ip) => IpAddr::from((u128::from(ip) >> 64 << 64).to_be_bytes()),
+        v4 => v4,
     }
 }
 
@@ -186,8 +208,9 @@ mod tests {
         datagram
     }
 
-    fn source(port: u16) -> SocketAddr {
-        SocketAddr::from(([192, 0, 2, 1], port))
+    fn source(host: u16) -> SocketAddr {
+        let [high, low] = host.to_be_bytes();
+        SocketAddr::from(([192, 0, high, low], 6783))
     }
 
     struct Door(Gate, StdRng);
@@ -258,11 +281,24 @@ mod tests {
     }
 
     #[test]
+    fn ports_of_one_address_and_addresses_of_one_64_are_one_source() {
+        let now = Instant::now();
+        let mut door = door(now);
+        let mut passed = |text: String| door.0.source(text.parse().unwrap(), now);
+        let ports = (1..100).filter(|port| passed(format!("192.0.2.1:{port}")));
+        assert_eq!(ports.count(), 5);
+        let addresses = (1..100).filter(|host| passed(format!("[2001:db8::{host}]:6783")));
+        assert_eq!(addresses.count(), 5);
+        assert!(passed("[2001:db8:0:1::1]:6783".to_owned()));
+        assert!(!passed("[::ffff:192.0.2.1]:7".to_owned()));
+    }
+
+    #[test]
     fn sources_are_forgotten() {
         let now = Instant::now();
         let mut door = door(now);
         let full = (0..MAX_SOURCES as u16)
-            .filter(|&port| door.0.source(source(port), now))
+            .filter(|&host| door.0.source(source(host), now))
             .count();
         assert_eq!(full, MAX_SOURCES);
         assert!(!door.0.source(source(60_000), now));

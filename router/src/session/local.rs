@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 use super::events::{SessionConfig, SessionEvent, Transmit};
 use crate::keys::{ClusterSecret, NodeKeys};
 use crate::noise::ik::{About, Cluster};
+use crate::noise::locks::Locks;
 use crate::time::{Now, Start};
 
 /// One epoch of the cluster's secret, with the keys of what others send to this node.
@@ -36,6 +37,8 @@ pub(super) struct Local {
     stamp: u64,
     /// Whose handshake or session has an index.
     indices: BTreeMap<u32, NodeId>,
+    /// The keys or the indices are others than when [`Local::lock`] was called last.
+    relocked: bool,
     pub(super) transmits: VecDeque<Transmit>,
     pub(super) events: VecDeque<SessionEvent>,
 }
@@ -57,6 +60,7 @@ impl Local {
             cluster: [0; 32],
             epochs: Vec::new(),
             indices: BTreeMap::new(),
+            relocked: false,
             transmits: VecDeque::new(),
             events: VecDeque::new(),
         }
@@ -74,6 +78,7 @@ impl Local {
             secret,
         };
         self.epochs = secrets.into_iter().map(epoch).collect();
+        self.relocked = true;
     }
 
     /// The keys of an epoch, if it is one of those accepted now.
@@ -121,6 +126,7 @@ impl Local {
             let index = self.rng.next_u32();
             if index != 0 && !self.indices.contains_key(&index) {
                 self.indices.insert(index, peer);
+                self.relocked = true;
                 return index;
             }
         }
@@ -128,6 +134,22 @@ impl Local {
 
     pub(super) fn free_index(&mut self, index: u32) {
         self.indices.remove(&index);
+        self.relocked = true;
+    }
+
+    /// Whether [`Local::lock`] has something new to say.
+    pub(super) const fn is_relocked(&self) -> bool {
+        self.relocked
+    }
+
+    /// Puts in what members' handshakes are told by.
+    pub(super) fn lock(&mut self, locks: &mut Locks) {
+        self.relocked = false;
+        let keys = self.epochs.iter();
+        locks.epochs = keys
+            .map(|epoch| (epoch.secret.epoch, epoch.mac_key.clone()))
+            .collect();
+        locks.indices.extend(self.indices.keys());
     }
 
     pub(super) fn owner(&self, index: u32) -> Option<NodeId> {

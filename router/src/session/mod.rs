@@ -19,6 +19,7 @@ mod sessions;
 use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
 
 use weave_model::{Drop, NodeId, Suite};
 use zeroize::Zeroizing;
@@ -26,9 +27,18 @@ use zeroize::Zeroizing;
 use crate::keys::derive;
 pub use crate::keys::{OpenKey, SealKey, packet_limit};
 pub use crate::wire::MAX_LANES;
+use limits::{Bucket, Rate};
+
 pub use events::{SessionConfig, SessionEvent, SessionStatus, Transmit};
 pub use replay::ReplayWindow;
 pub use sessions::Sessions;
+
+/// What the control core is told of one lane: the burst is half of what may wait for it, the rate some percents of its
+/// time. What is not told comes again.
+const TOLD: Rate = Rate {
+    per_second: 1000,
+    burst: 512,
+};
 
 /// Both directions' keys, as the handshake split them. Used once: opening consumes them.
 pub struct Keys {
@@ -239,6 +249,7 @@ impl ReceiveLane {
             key: OpenKey::new(suite, key),
             window: ReplayWindow::new(limit),
             from: None,
+            told: None,
         };
         Self(Mutex::new(lane))
     }
@@ -251,6 +262,7 @@ pub struct LaneIn {
     /// The counters seen on the lane.
     pub window: ReplayWindow,
     from: Option<SocketAddr>,
+    told: Option<Bucket>,
 }
 
 impl LaneIn {
@@ -301,6 +313,14 @@ impl LaneIn {
         let news = self.from != Some(from);
         self.from = Some(from);
         news
+    }
+
+    /// Whether the control core may be told once more of something on this lane: a member can send control messages and
+    /// move about as often as it likes, and the core is there for all of them.
+    pub fn may_tell(&mut self, now: Instant) -> bool {
+        self.told
+            .get_or_insert_with(|| Bucket::new(TOLD, now))
+            .take(now)
     }
 
     /// Takes back what [`LaneIn::note_from`] noted, when the word could not be passed on: the next packet is news again.
@@ -469,6 +489,18 @@ mod tests {
             lane.open(limit, &[], &mut packets[2].clone()),
             Err(Drop::Expired)
         );
+    }
+
+    #[test]
+    fn one_lane_does_not_fill_the_core_s_queue() {
+        let (_, inbound) = pair(Suite::Aes256Gcm, 2);
+        let now = Instant::now();
+        let told = |lane: u8, at: Instant| {
+            let mut lane = inbound.lane(lane).unwrap().lock().unwrap();
+            (0..10_000).filter(|_| lane.may_tell(at)).count()
+        };
+        assert_eq!((told(0, now), told(1, now)), (512, 512));
+        assert_eq!(told(0, now + std::time::Duration::from_millis(100)), 100);
     }
 
     #[test]

@@ -112,6 +112,11 @@ impl Peer {
         stamp > self.stamp || boot > self.boot
     }
 
+    /// Whether an initiation of the peer was answered in this run, so that older ones are known by their stamps.
+    pub(super) const fn was_heard(&self) -> bool {
+        self.stamp > 0 || self.boot > 0
+    }
+
     /// Takes note of an initiation that is answered.
     pub(super) fn remember(&mut self, stamp: u64, boot: u64) {
         self.stamp = self.stamp.max(stamp);

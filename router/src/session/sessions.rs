@@ -19,6 +19,7 @@ use super::peer::Peer;
 use super::{SessionConfig, SessionEvent, SessionStatus, Terms, Transmit};
 use crate::keys::{ClusterSecret, NodeKeys, NodePublic};
 use crate::noise::ik::{About, Opening, Responder};
+use crate::noise::locks::Locks;
 use crate::noise::mac::{self, Checked};
 use crate::time::{Now, Start};
 use crate::wire::{Header, Type};
@@ -85,6 +86,16 @@ impl Sessions {
         for id in wanted {
             self.connect(id, now);
         }
+    }
+
+    /// Whether [`Sessions::lock`] has something new to say.
+    pub const fn is_relocked(&self) -> bool {
+        self.local.is_relocked()
+    }
+
+    /// Puts in what members' handshakes are told from junk by.
+    pub fn lock(&mut self, locks: &mut Locks) {
+        self.local.lock(locks);
     }
 
     /// Tells peers, in later handshakes, the version of this node's own record.
@@ -186,6 +197,7 @@ impl Sessions {
             .by_key
             .get(&responder.initiator)
             .ok_or(Drop::BadHandshake)?;
+        self.ask_for_proof(peer, &checked, opening, from, now)?;
         let mut answered = Err(Drop::BadHandshake);
         self.with(peer, now, |peer, local| {
             if peer.is_new(responder.stamp, responder.about.boot) && peer.hellos.take(now.mono) {
@@ -206,16 +218,10 @@ impl Sessions {
         let mut rng = self.local.fork();
         let epoch = self.local.epoch(opening.epoch).ok_or(Drop::BadHandshake)?;
         let checked = mac::check(&epoch.mac_key, datagram)?;
-        let counter = u64::from(opening.epoch);
-        let reply = Header {
-            kind: Type::Cookie,
-            lane: 0,
-            receiver: opening.index,
-            counter,
-        };
+        let (key, reply) = (&epoch.cookie_key, cookie_header(opening));
         match self
             .gate
-            .admit(&checked, &epoch.cookie_key, reply, from, &mut rng, now.mono)
+            .admit(&checked, key, reply, from, &mut rng, now.mono)
         {
             Entry::Pass => Ok(checked),
             Entry::Refuse => Err(Drop::RateLimited),
@@ -224,6 +230,28 @@ impl Sessions {
                 Err(Drop::RateLimited)
             }
         }
+    }
+
+    /// Asks a peer that was not heard in this run for a cookie: its initiation may be an old one that somebody kept from
+    /// before the last restart, of which no stamp is known any more. One with a cookie of this run is not.
+    fn ask_for_proof(
+        &mut self,
+        peer: NodeId,
+        checked: &Checked<'_>,
+        opening: Opening,
+        from: SocketAddr,
+        now: Now,
+    ) -> Result<(), Drop> {
+        let heard = self.peers.get(&peer).is_some_and(Peer::was_heard);
+        if heard || !checked.without_cookie() {
+            return Ok(());
+        }
+        let mut rng = self.local.fork();
+        let epoch = self.local.epoch(opening.epoch).ok_or(Drop::BadHandshake)?;
+        let (key, reply) = (&epoch.cookie_key, cookie_header(opening));
+        let reply = self.gate.ask(checked, key, reply, from, &mut rng, now.mono);
+        self.local.transmit(from, reply);
+        Err(Drop::BadHandshake)
     }
 
     fn handle_response(
@@ -352,6 +380,16 @@ impl Sessions {
             }
             self.timers.extend(due.map(|due| (due, id)));
         }
+    }
+}
+
+/// The header of a cookie for whoever sent an initiation.
+fn cookie_header(opening: Opening) -> Header {
+    Header {
+        kind: Type::Cookie,
+        lane: 0,
+        receiver: opening.index,
+        counter: u64::from(opening.epoch),
     }
 }
 

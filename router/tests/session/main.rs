@@ -9,5 +9,6 @@
 mod attack;
 mod keep;
 mod make;
+mod mutated;
 mod net;
 mod storm;

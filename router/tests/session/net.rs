@@ -139,6 +139,18 @@ impl Host {
         number: u64,
         now: Now,
     ) -> Option<(SocketAddr, Vec<u8>)> {
+        self.seal_of(8, peer, lane, number, now)
+    }
+
+    /// The same with `size` bytes in it, 8 at least.
+    pub(crate) fn seal_of(
+        &self,
+        size: usize,
+        peer: NodeId,
+        lane: u8,
+        number: u64,
+        now: Now,
+    ) -> Option<(SocketAddr, Vec<u8>)> {
         let (outbound, to) = self.outbound.get(&peer)?;
         let counter = outbound.reserve(lane, 1)?;
         let header = Header {
@@ -148,8 +160,9 @@ impl Host {
             counter,
         }
         .to_bytes();
-        let mut datagram = [&header[..], &number.to_be_bytes(), &[0; 1 + TAG]].concat();
-        let (body, tag) = datagram[HEADER..].split_at_mut(8);
+        let mut datagram = [&header[..], &number.to_be_bytes()].concat();
+        datagram.resize(HEADER + size + 1 + TAG, 0);
+        let (body, tag) = datagram[HEADER..].split_at_mut(size);
         outbound
             .key(lane)
             .seal(counter, &header, body, &[Kind::Packets as u8], tag);
@@ -188,9 +201,9 @@ impl Host {
                 .handle_heard(inbound.peer(), inbound.index(), header.lane, from, now);
         }
         match plain {
-            [number @ .., kind] if *kind == Kind::Packets as u8 => {
+            [body @ .., kind] if *kind == Kind::Packets as u8 => {
                 self.received
-                    .push(u64::from_be_bytes((*number).try_into().unwrap()));
+                    .push(u64::from_be_bytes(*body.first_chunk().unwrap()));
             }
             [b'?', _] if self.answers_probes => {
                 self.sessions.send_control(inbound.peer(), b"!", now);

@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Stdio};
@@ -109,6 +109,12 @@ impl Frames {
             .count()
     }
 
+    /// The datagrams of Weave that went to one address, over IPv4 or IPv6: from where, and what was in them.
+    pub(crate) fn datagrams_to(&self, to: IpAddr) -> Vec<(SocketAddr, Vec<u8>)> {
+        let frames = self.frames.iter();
+        frames.filter_map(|frame| datagram_to(frame, to)).collect()
+    }
+
     /// The first frame that should not be here: one that can be read, a datagram of an unknown type, or anything but
     /// Weave and neighbour discovery. `allowed` are addresses outside the cluster with which hosts may talk as they
     /// like.
@@ -207,6 +213,25 @@ fn quotes(error: &[u8], header: usize, classify: fn(&[u8]) -> Kind) -> bool {
 fn weave(udp: &[u8]) -> Option<Kind> {
     let ours = PORTS.contains(&be16(udp, 0)?) || PORTS.contains(&be16(udp, 2)?);
     ours.then(|| Kind::Weave(udp.get(8).copied().unwrap_or(0)))
+}
+
+/// The source and the payload of a datagram of Weave that goes to an address.
+fn datagram_to(frame: &[u8], to: IpAddr) -> Option<(SocketAddr, Vec<u8>)> {
+    if !matches!(classify(frame), Kind::Weave(_)) {
+        return None;
+    }
+    let packet = &frame[14..];
+    let (source, destination, header): (IpAddr, IpAddr, usize) = if packet[0] >> 4 == 4 {
+        let [source, destination] = [12, 16].map(|at| array::<4>(packet, at).into());
+        (source, destination, usize::from(packet[0] & 15) * 4)
+    } else {
+        let [source, destination] = [8, 24].map(|at| array::<16>(packet, at).into());
+        (source, destination, 40)
+    };
+    let udp = packet.get(header..)?;
+    let length = usize::from(be16(udp, 4)?);
+    let from = SocketAddr::new(source, be16(udp, 0)?);
+    (destination == to).then(|| (from, udp[8..length].to_vec()))
 }
 
 /// Whether a frame contains the marker.

@@ -79,6 +79,11 @@ impl Lab {
         }
     }
 
+    /// The switch; host N is at its port `pN`.
+    pub(crate) const fn switch(&self) -> &Ns {
+        &self.switch
+    }
+
     /// A directory that is removed with the lab.
     pub(crate) fn dir(&self) -> &Path {
         &self.dir
@@ -92,11 +97,17 @@ impl Lab {
 
     /// A host on the switch, as number `number`: 192.168.77.N and fd77::N on `u0`, whose capture runs from now on.
     pub(crate) fn host(&self, name: &str, number: u8) -> Host {
+        let host = self.host_unwatched(name, number);
+        self.watch(&host.ns, "u0");
+        host
+    }
+
+    /// The same without a capture: for wires that carry junk, and more of it than a capture could keep.
+    pub(crate) fn host_unwatched(&self, name: &str, number: u8) -> Host {
         let mut host = self.bare_host(name);
         self.plug(&host.ns, "u0", number);
         host.v4 = Ipv4Addr::new(192, 168, 77, number);
         host.v6 = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, number.into());
-        self.watch(&host.ns, "u0");
         host
     }
 
