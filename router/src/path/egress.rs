@@ -16,7 +16,7 @@ use super::cut::{Batch, MIN_DATAGRAM};
 use super::inner::Inner;
 use super::routes::{DEFAULT_NETWORK, Peer, Routes, Send};
 use super::stats::Counters;
-use super::{Input, csum};
+use super::{Input, csum, errors};
 use crate::time::Start;
 use crate::wire::{HEADER, MAX_RECORD, RECORD, Shape, Slice, TAG, push_packet};
 
@@ -123,7 +123,13 @@ impl Outgoing {
             // The kernel's own chatter on the device, such as MLD: containers' groups take another way.
             return Ok(());
         }
-        let place = routes.towards(inner.source, inner.destination)?;
+        let place = match routes.towards(inner.source, inner.destination) {
+            Err(Drop::ForeignSource) if !header.needs_csum() => {
+                let own = errors::speak_for_own(packet, &inner, routes)?;
+                routes.towards(own, inner.destination)?
+            }
+            place => place?,
+        };
         let peer = &routes.peers[place];
         let send = peer.send.as_ref().ok_or(Drop::NoSession)?;
         let shape = match header.gso_type & !gso::ECN {

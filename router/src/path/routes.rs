@@ -219,12 +219,23 @@ impl Routes {
         self.owner(self.range.as_ref()?.offset(address)?)
     }
 
+    /// Whether an address is the gateway's, which every node has: no packet between nodes comes from it.
+    pub fn is_gateway(&self, address: IpAddr) -> bool {
+        let Some(range) = &self.range else {
+            return false;
+        };
+        let gateway = range.offset_v4(range.gateway());
+        range
+            .offset(address)
+            .is_some_and(|offset| Some(offset) == gateway)
+    }
+
     /// The member that a packet of ours goes to.
     ///
     /// # Errors
     /// [`Drop::ForeignSource`] if the source is not ours to use, [`Drop::NoRoute`] if nobody else owns the destination.
     pub fn towards(&self, source: IpAddr, destination: IpAddr) -> Result<usize, Drop> {
-        if self.owner_of(source) != Some(Owner::Here) {
+        if self.owner_of(source) != Some(Owner::Here) || self.is_gateway(source) {
             return Err(Drop::ForeignSource);
         }
         match self.owner_of(destination) {
@@ -312,6 +323,11 @@ mod tests {
         assert_eq!(
             routes.towards(ip("10.32.2.1"), ip("10.32.2.9")),
             Err(Drop::ForeignSource)
+        );
+        assert_eq!(
+            routes.towards(ip("10.32.0.1"), ip("10.32.2.9")),
+            Err(Drop::ForeignSource),
+            "the gateway is everywhere"
         );
         assert_eq!(
             routes.towards(ip("10.32.0.9"), ip("10.32.1.9")),
