@@ -8,6 +8,7 @@ mod attaching;
 mod broadcast;
 mod firewall;
 mod idle;
+mod mtu;
 mod nat;
 mod outside;
 mod overlay;
