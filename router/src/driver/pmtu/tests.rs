@@ -174,6 +174,50 @@ fn answers_that_overtake_one_another_do_not_make_a_path_small() {
 }
 
 #[test]
+fn an_answer_may_come_a_little_after_the_control_s() {
+    let (mut mtus, known) = (Mtus::default(), Arc::<OpenLanes>::default());
+    let start = Instant::now();
+    mtus.up(PEER, &known, (HEADERS, 1500), start);
+    let (probes, _) = mtus.due(start);
+    let (control, sized) = probes.split_last().unwrap();
+    assert_eq!((control.datagram, sized.len()), (0, 2));
+    mtus.answered(PEER, 0, control.id, start + millis(20));
+    assert_eq!(
+        mtus.due(start + millis(29)).0,
+        [],
+        "nothing is concluded yet"
+    );
+    for probe in sized {
+        mtus.answered(PEER, 0, probe.id, start + millis(29));
+    }
+    assert_eq!(known.path(0), (1472, Interface));
+    assert_eq!(mtus.due(start + millis(60)).0, []);
+}
+
+#[test]
+fn what_passed_before_the_black_hole_does_not_count() {
+    let (mut mtus, known) = (Mtus::default(), Arc::<OpenLanes>::default());
+    let mut now = Instant::now();
+    mtus.up(PEER, &known, (HEADERS, 1500), now);
+    let mut late = Vec::new();
+    for step in 0..200 {
+        known.note_used(0);
+        for probe in mtus.due(now).0 {
+            if step < 100 || probe.datagram <= 1300 {
+                mtus.answered(PEER, 0, probe.id, now);
+            } else if probe.datagram == 1472 {
+                late.push(probe.id);
+            }
+        }
+        now += millis(10);
+    }
+    assert_eq!((known.path(0), late.len()), ((1300, BlackHole), 5));
+    late.into_iter()
+        .for_each(|id| mtus.answered(PEER, 0, id, now));
+    assert_eq!(known.path(0), (1300, BlackHole));
+}
+
+#[test]
 fn a_black_hole_is_found_under_load() {
     for (before, after) in [(1500, 1400), (1500, 1280), (9000, 1500), (1500, 1200)] {
         for rtt in [1, 30, 200] {
