@@ -12,3 +12,4 @@ pub mod poll;
 pub mod sysctl;
 pub mod tun;
 pub mod udp;
+pub mod uplink;

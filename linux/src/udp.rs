@@ -290,42 +290,6 @@ impl AsFd for UdpSocket {
     }
 }
 
-/// The MTU of the interface (or route) that leads to an address, in bytes of IP packet.
-///
-/// # Errors
-/// `NetworkUnreachable` when no route leads there.
-pub fn mtu_towards(to: SocketAddr) -> io::Result<u32> {
-    let domain = if to.is_ipv6() {
-        Domain::IPV6
-    } else {
-        Domain::IPV4
-    };
-    let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
-    socket.connect(&to.into())?;
-    let (level, name) = if to.is_ipv6() {
-        (libc::IPPROTO_IPV6, libc::IPV6_MTU)
-    } else {
-        (libc::IPPROTO_IP, libc::IP_MTU)
-    };
-    let mut mtu: c_int = 0;
-    let mut size = size_of::<c_int>() as libc::socklen_t;
-    // SAFETY: the kernel writes at most `size` bytes into `mtu`.
-    let result = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            level,
-            name,
-            (&raw mut mtu).cast(),
-            &raw mut size,
-        )
-    };
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(mtu.unsigned_abs())
-    }
-}
-
 /// Whether a send failed because a datagram is larger than the path takes.
 pub fn is_too_big(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::EMSGSIZE)
@@ -628,10 +592,5 @@ mod tests {
             .unwrap();
         let nothing = deaf.recv_many(&mut Inbox::new(1), 1).unwrap_err();
         assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock);
-    }
-
-    #[test]
-    fn the_loopback_mtu_is_known() {
-        assert!(mtu_towards("127.0.0.1:9".parse().unwrap()).unwrap() >= 1500);
     }
 }

@@ -17,8 +17,8 @@ pub use cluster::{InitRequest, JoinRequest, Membership, TokenAnswer, TokenReques
 pub use cni::{CniDns, CniInterface, CniIp, CniResult, CniRoute};
 pub use refusal::{Code, Refusal};
 pub use status::{
-    Cluster, Connection, Connections, Offloads, Peer, PeerState, Peers, Problem, Status, Traffic,
-    Verdict,
+    Cluster, Connection, Connections, LaneMtu, Offloads, Peer, PeerState, Peers, Problem, Status,
+    Traffic, Verdict,
 };
 
 /// Every path of the API begins with this.

@@ -4,6 +4,7 @@ pub mod api;
 
 mod drops;
 mod id;
+mod mtu;
 mod name;
 mod range;
 mod suite;
@@ -11,6 +12,7 @@ mod token;
 
 pub use drops::Drop;
 pub use id::{BadNodeId, NodeId};
+pub use mtu::{MtuReason, PathMtu};
 pub use name::{
     BadName, ContainerName, IfName, Label, LabelKey, LabelValue, NetworkName, NodeName,
 };

@@ -5,6 +5,7 @@
 
 mod control;
 mod lanes;
+mod pmtu;
 mod workers;
 
 use std::collections::BTreeMap;
@@ -18,13 +19,13 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use tokio::sync::oneshot;
-use weave_model::{NodeId, NodeName, Suite};
+use weave_model::{NodeId, NodeName, PathMtu, Suite};
 
 use crate::core::command::{Command, CommandError, Reply};
 use crate::core::view::View;
 use crate::core::{Config, Core};
 use crate::path::Input;
-use crate::path::routes::Port;
+use crate::path::routes::{Port, Send};
 use crate::path::stats::Sum;
 use crate::store::{Store, StoreError};
 use crate::time::{Now, Start};
@@ -130,12 +131,10 @@ pub struct Stats {
 }
 
 /// Counters of one member.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PeerStats {
-    /// Lanes in use to it.
-    pub lanes: u32,
-    /// Bytes of UDP payload that fit the path; 0 without a session.
-    pub datagram: u32,
+    /// The lanes in use to it, ascending, and what the path of each carries.
+    pub lanes: Vec<(u8, PathMtu)>,
     /// Packets of containers sent to it.
     pub sent_packets: u64,
     /// Bytes of these.
@@ -275,10 +274,8 @@ fn read_stats(workers: &Workers) -> Stats {
     let routes = workers.routes.load();
     let peers = routes.peers.iter().map(|peer| {
         let (sent_packets, sent_bytes, received_packets, received_bytes) = peer.counters.read();
-        let send = peer.send.as_ref();
         let stats = PeerStats {
-            lanes: send.map_or(0, |send| send.lanes.count()),
-            datagram: send.map_or(0, |send| send.datagram as u32),
+            lanes: peer.send.as_ref().map_or_else(Vec::new, Send::mtus),
             sent_packets,
             sent_bytes,
             received_packets,

@@ -11,7 +11,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Instant;
 
 use weave_linux::netns::{Netns, run_in};
-use weave_model::{ClusterRange, NodeId, Suite};
+use weave_model::{ClusterRange, MtuReason, NodeId, Suite};
 use weave_router::driver::{Offloads, Workers, WorkersConfig};
 use weave_router::path::Input;
 use weave_router::path::routes::{OpenLanes, Owned, Owner, Peer, Port, Receive, Routes, Send};
@@ -144,12 +144,14 @@ fn start(name: &str, offloads: Offloads) -> Host {
 fn publish(host: &Host, to: &str, keys: (Outbound, Inbound), here: u32, there: u32) {
     let counters = Arc::default();
     let lanes = OpenLanes::default();
-    (1..host.workers.lanes.len()).for_each(|lane| lanes.open(lane as u8));
+    for lane in 0..host.workers.lanes.len() as u8 {
+        lanes.open(lane);
+        lanes.set_path(lane, 1472, MtuReason::Interface);
+    }
     let lanes = Arc::new(lanes);
     let send = Send {
         to: to.parse().unwrap(),
         outbound: Arc::new(keys.0),
-        datagram: 1472,
         lanes,
     };
     let id = NodeId::from_bytes([9; 32]);

@@ -200,7 +200,7 @@ pub(super) fn connections(answer: &Connections) -> String {
         return "this node has no peers; invite one with: weavectl token create\n".to_owned();
     }
     let mut table = Table::new(&[
-        "PEER", "STATE", "ENDPOINT", "SUITE", "LANES", "RTT", "FOR", "SENT", "RECEIVED",
+        "PEER", "STATE", "ENDPOINT", "SUITE", "LANES", "MTU", "RTT", "FOR", "SENT", "RECEIVED",
     ]);
     for one in &answer.connections {
         table.row([
@@ -209,6 +209,7 @@ pub(super) fn connections(answer: &Connections) -> String {
             show(one.endpoint),
             show(one.suite),
             one.lanes.to_string(),
+            show(one.mtu.map(|mtu| format!("{} {}", mtu.bytes, mtu.reason))),
             show(
                 one.rtt_us
                     .map(|us| format!("{}.{:02} ms", us / 1000, us % 1000 / 10)),

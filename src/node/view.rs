@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use ipnet::Ipv4Net;
 use weave_model::api::{
-    Cluster, Connection, Connections, Offloads, Peer, PeerState, Peers, Problem, Status, Traffic,
-    Verdict,
+    Cluster, Connection, Connections, LaneMtu, Offloads, Peer, PeerState, Peers, Problem, Status,
+    Traffic, Verdict,
 };
 use weave_model::{Block, ClusterRange, Drop};
 use weave_router::core::view::{Member, View};
@@ -178,14 +178,20 @@ pub(super) fn peers(view: &View) -> Peers {
 pub(super) fn connections(view: &View, stats: &Stats) -> Connections {
     let connections = by_name(view).into_iter().map(|member| {
         let counted = stats.peers.get(&member.id);
+        let lanes = counted.into_iter().flat_map(|counted| &counted.lanes);
+        let lane_mtus: Vec<LaneMtu> = lanes.map(|&(lane, mtu)| LaneMtu { lane, mtu }).collect();
         Connection {
             name: member.name.clone(),
             id: member.id,
             state: state(member),
             endpoint: member.endpoint,
             suite: member.suite,
-            lanes: counted.map_or(0, |counted| counted.lanes),
-            datagram: counted.map_or(0, |counted| counted.datagram),
+            lanes: lane_mtus.len() as u32,
+            mtu: lane_mtus
+                .iter()
+                .map(|lane| lane.mtu)
+                .min_by_key(|mtu| mtu.bytes),
+            lane_mtus,
             rtt_us: member.rtt_us,
             since_at: member.since.map(|since| since.as_secs()),
             traffic: counted.map_or_else(Traffic::default, traffic),
@@ -228,7 +234,7 @@ mod tests {
     use std::sync::Arc;
 
     use clap::Parser as _;
-    use weave_model::NodeId;
+    use weave_model::{MtuReason, NodeId, PathMtu};
     use weave_router::driver::PeerStats;
 
     use super::*;
@@ -351,8 +357,12 @@ mod tests {
         ];
         assert_eq!(shown, expected);
         assert_eq!(peers[1].blocks, ["10.32.1.0/24".parse().unwrap()]);
+        let mtu = |bytes| PathMtu {
+            bytes,
+            reason: MtuReason::Probed,
+        };
         let counted = PeerStats {
-            lanes: 2,
+            lanes: vec![(0, mtu(1500)), (3, mtu(1400))],
             sent_bytes: 9,
             ..PeerStats::default()
         };
@@ -361,10 +371,10 @@ mod tests {
             ..Stats::default()
         };
         let connections = connections(&view, &stats).connections;
-        let lanes: Vec<(u32, u64)> = connections
+        let lanes: Vec<(u32, Option<PathMtu>, u64)> = connections
             .iter()
-            .map(|one| (one.lanes, one.traffic.sent_bytes))
+            .map(|one| (one.lanes, one.mtu, one.traffic.sent_bytes))
             .collect();
-        assert_eq!(lanes, [(0, 0), (2, 9)]);
+        assert_eq!(lanes, [(0, None, 0), (2, Some(mtu(1400)), 9)]);
     }
 }

@@ -9,6 +9,7 @@ mod broadcast;
 mod firewall;
 mod hostile;
 mod idle;
+mod mtu;
 mod nat;
 mod outside;
 mod overlay;

@@ -7,7 +7,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 use super::HostAddress;
-use crate::{ContainerName, Drop, NodeId, NodeName, Suite};
+use crate::{ContainerName, Drop, NodeId, NodeName, PathMtu, Suite};
 
 /// `GET /v1/status`: this node and its place in the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -192,12 +192,24 @@ pub struct Connection {
     pub suite: Option<Suite>,
     /// How many lanes packets are spread over.
     pub lanes: u32,
-    /// Bytes of UDP payload that fit the path; 0 without a session.
-    pub datagram: u32,
+    /// The largest packet that crosses the path: the least of all lanes in use. Absent without a session.
+    pub mtu: Option<PathMtu>,
+    /// The same for each lane in use. Their packets may take different ways, so it may differ.
+    pub lane_mtus: Vec<LaneMtu>,
     /// The last measured round-trip time, in microseconds.
     pub rtt_us: Option<u32>,
     /// Since when the member is in this state.
     pub since_at: Option<u64>,
     /// What crossed it since the start.
     pub traffic: Traffic,
+}
+
+/// What one lane's path carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct LaneMtu {
+    /// The lane, from 0.
+    pub lane: u8,
+    /// The largest packet that crosses its path.
+    pub mtu: PathMtu,
 }

@@ -7,31 +7,31 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
-use weave_linux::udp::mtu_towards;
+use weave_linux::udp::is_too_big;
+use weave_linux::uplink::mtu_towards;
 use weave_model::NodeId;
 
-use super::lanes::{ANSWER, Lanes, PROBE};
+use super::lanes::{self, Lanes};
+use super::pmtu::{self, Mtus};
 use super::workers::Workers;
 use super::{Order, Shared, lock, now};
 use crate::core::command::{CommandError, Reply};
 use crate::core::view::{self, View};
 use crate::core::{Core, CoreEvent};
 use crate::path::Input;
-use crate::path::cut::{Batch, MIN_DATAGRAM};
-use crate::path::routes::{OpenLanes, Owned, Owner, Peer, Port, Receive, Routes, Send};
+use crate::path::cut::Batch;
+use crate::path::routes::{
+    OpenLanes, Owned, Owner, Peer, Port, Receive, Routes, Send, header_bytes,
+};
 use crate::path::stats::PeerCounters;
 use crate::session::{Inbound, Outbound, SessionEvent};
 use crate::store::Store;
-use crate::wire::Kind;
+use crate::wire::{HEADER, Kind, TAG};
 
 /// How many inputs are taken before the core's outputs are looked at.
 const BURST: usize = 64;
-/// How long a path's MTU is believed.
+/// How long what a device carries is believed.
 const MTU_AGE: Duration = Duration::from_secs(10);
-/// Bytes of the UDP header.
-const UDP: usize = 8;
-/// The largest datagram sent, whatever the interface could take: loopback's 65,536 would leave one slice a packet.
-const MAX_DATAGRAM: usize = 9000;
 
 /// How packets reach a member.
 #[derive(Debug)]
@@ -39,7 +39,6 @@ struct Link {
     outbound: Arc<Outbound>,
     endpoint: SocketAddr,
     lanes: Arc<OpenLanes>,
-    datagram: usize,
     measured: Instant,
 }
 
@@ -56,6 +55,7 @@ pub(super) struct Control {
     counters: BTreeMap<NodeId, Arc<PeerCounters>>,
     ports: BTreeMap<u32, Port>,
     lanes: Lanes,
+    mtus: Mtus,
     waiting: HashMap<u64, oneshot::Sender<Result<Reply, CommandError>>>,
     last_command: u64,
     batch: Batch,
@@ -82,6 +82,7 @@ impl Control {
             counters: BTreeMap::new(),
             ports: BTreeMap::new(),
             lanes: Lanes::default(),
+            mtus: Mtus::default(),
             waiting: HashMap::new(),
             last_command: 0,
             batch: Batch::new(),
@@ -101,8 +102,9 @@ impl Control {
             }
             self.take_orders();
             self.core.handle_timeout(now());
+            self.measure_devices();
             self.probe_lanes();
-            self.measure_paths();
+            self.probe_mtus();
             self.settle();
         }
     }
@@ -113,7 +115,12 @@ impl Control {
             .values()
             .map(|link| link.measured + MTU_AGE)
             .min();
-        let own = [self.core.poll_timeout(), self.lanes.poll_timeout(), paths];
+        let own = [
+            self.core.poll_timeout(),
+            self.lanes.poll_timeout(),
+            self.mtus.poll_timeout(),
+            paths,
+        ];
         own.into_iter()
             .flatten()
             .min()
@@ -144,29 +151,39 @@ impl Control {
                 lane,
                 body,
                 from,
-            } => match *body.as_slice() {
-                [PROBE, ..] => {
-                    self.core.send_control(peer, &[ANSWER, lane], now());
-                }
-                [ANSWER, lane, ..] => {
-                    if self.lanes.answered(peer, lane) {
-                        tracing::debug!(peer = %peer.short(), lane, "a lane is open");
-                    }
-                }
-                _ => self.core.handle_control(peer, &body, from, now()),
-            },
+            } => self.take_control(peer, lane, &body, from),
             Input::Heard {
                 peer,
                 index,
                 lane,
                 from,
             } => self.core.handle_heard(peer, index, lane, from, now()),
-            Input::TooBig { peer } => {
-                if let Some(link) = self.links.get_mut(&peer) {
-                    self.stale |= link.measure();
+            Input::TooBig { peer } => self.measure(peer),
+            Input::Look => {}
+        }
+    }
+
+    fn take_control(&mut self, peer: NodeId, lane: u8, body: &[u8], from: SocketAddr) {
+        let at = now();
+        match *body {
+            [lanes::PROBE, ..] => {
+                self.core.send_control(peer, &[lanes::ANSWER, lane], at);
+            }
+            [lanes::ANSWER, lane, ..] => {
+                if self.lanes.answered(peer, lane) {
+                    tracing::debug!(peer = %peer.short(), lane, "a lane is open");
+                    self.mtus.open(peer, lane, at.mono);
                 }
             }
-            Input::Look => {}
+            [pmtu::PROBE, a, b, c, d, ..] => {
+                self.core
+                    .send_control(peer, &[pmtu::ANSWER, lane, a, b, c, d], at);
+            }
+            [pmtu::ANSWER, lane, a, b, c, d] => {
+                let id = u32::from_be_bytes([a, b, c, d]);
+                self.mtus.answered(peer, lane, id, at.mono);
+            }
+            _ => self.core.handle_control(peer, body, from, at),
         }
     }
 
@@ -255,6 +272,7 @@ impl Control {
             SessionEvent::Down { peer } => {
                 self.links.remove(&peer);
                 self.lanes.down(peer);
+                self.mtus.down(peer);
             }
             SessionEvent::Probe { .. }
             | SessionEvent::Silent { .. }
@@ -274,44 +292,79 @@ impl Control {
         } else {
             self.lanes.up(peer, count, at)
         };
-        let mut link = Link {
+        // Without a route nothing is known; it is asked again.
+        let device = mtu_towards(endpoint).unwrap_or(0);
+        self.mtus
+            .up(peer, &lanes, (header_bytes(endpoint), device), at);
+        let link = Link {
             outbound,
             endpoint,
             lanes,
-            datagram: 0,
             measured: at,
         };
-        link.measure();
         self.links.insert(peer, link);
     }
 
     fn probe_lanes(&mut self) {
         for (peer, lane) in self.lanes.due(Instant::now()) {
-            let Some(link) = self.links.get(&peer) else {
-                continue;
-            };
-            let Some(socket) = self.workers.lanes.get(usize::from(lane)) else {
-                continue;
-            };
-            if self
-                .batch
-                .seal_one(&link.outbound, lane, &[PROBE, lane], &[Kind::Control as u8])
-                .is_err()
-            {
-                continue;
-            }
-            for call in self.batch.calls() {
-                if let Err(error) = socket.send(link.endpoint, call, call.len(), 0) {
-                    tracing::debug!(peer = %peer.short(), lane, %error, "a lane's probe was not sent");
-                }
+            self.send_on_lane(peer, lane, &[lanes::PROBE, lane]);
+        }
+    }
+
+    fn probe_mtus(&mut self) {
+        let at = Instant::now();
+        let (probes, silent) = self.mtus.due(at);
+        for (peer, lane) in silent {
+            tracing::info!(peer = %peer.short(), lane, "a lane fell silent");
+            self.lanes.silent(peer, lane, at);
+        }
+        for probe in probes {
+            let [a, b, c, d] = probe.id.to_be_bytes();
+            let mut body = vec![pmtu::PROBE, a, b, c, d];
+            let padded = usize::from(probe.datagram).saturating_sub(HEADER + 1 + TAG);
+            body.resize(body.len().max(padded), 0);
+            self.send_on_lane(probe.peer, probe.lane, &body);
+        }
+    }
+
+    /// Sends a control message over a lane; it may be lost.
+    fn send_on_lane(&mut self, peer: NodeId, lane: u8, body: &[u8]) {
+        let Some(link) = self.links.get(&peer) else {
+            return;
+        };
+        let Some(socket) = self.workers.lanes.get(usize::from(lane)) else {
+            return;
+        };
+        let trailer = [Kind::Control as u8];
+        let sealed = self.batch.seal_one(&link.outbound, lane, body, &trailer);
+        if sealed.is_err() {
+            return;
+        }
+        let to = link.endpoint;
+        let sent = (self.batch.calls()).try_for_each(|call| socket.send(to, call, call.len(), 0));
+        if let Err(error) = sent {
+            tracing::debug!(peer = %peer.short(), lane, %error, "a probe was not sent");
+            if is_too_big(&error) {
+                self.measure(peer);
             }
         }
     }
 
-    fn measure_paths(&mut self) {
+    fn measure_devices(&mut self) {
         let due = Instant::now() - MTU_AGE;
-        for link in self.links.values_mut().filter(|link| link.measured <= due) {
-            self.stale |= link.measure();
+        let old = self.links.iter().filter(|(_, link)| link.measured <= due);
+        let old: Vec<NodeId> = old.map(|(peer, _)| *peer).collect();
+        old.into_iter().for_each(|peer| self.measure(peer));
+    }
+
+    /// Asks what the device carries that leads to a member.
+    fn measure(&mut self, peer: NodeId) {
+        let Some(link) = self.links.get_mut(&peer) else {
+            return;
+        };
+        link.measured = Instant::now();
+        if let Ok(mtu) = mtu_towards(link.endpoint) {
+            self.mtus.device(peer, mtu, link.measured);
         }
     }
 
@@ -367,26 +420,10 @@ impl Control {
 }
 
 impl Link {
-    /// Looks the path's MTU up; returns whether it changed.
-    fn measure(&mut self) -> bool {
-        self.measured = Instant::now();
-        let ip = if self.endpoint.is_ipv4() { 20 } else { 40 };
-        let datagram = match mtu_towards(self.endpoint) {
-            Ok(mtu) => (mtu as usize)
-                .saturating_sub(ip + UDP)
-                .clamp(MIN_DATAGRAM, MAX_DATAGRAM),
-            Err(_) => self.datagram.max(MIN_DATAGRAM),
-        };
-        let changed = datagram != self.datagram;
-        self.datagram = datagram;
-        changed
-    }
-
     fn send(&self) -> Send {
         Send {
             to: self.endpoint,
             outbound: Arc::clone(&self.outbound),
-            datagram: self.datagram,
             lanes: Arc::clone(&self.lanes),
         }
     }

@@ -93,6 +93,17 @@ impl Lanes {
         news
     }
 
+    /// Nothing comes back over a lane any more: it is given up now, and asked anew.
+    pub(super) fn silent(&mut self, peer: NodeId, lane: u8, now: Instant) {
+        let Some(peer) = self.peers.get_mut(&peer) else {
+            return;
+        };
+        if let Some(state) = peer.lanes.get_mut(usize::from(lane)) {
+            (state.next, state.unanswered) = (now, 0);
+            peer.open.close(lane);
+        }
+    }
+
     /// The probes to send now.
     pub(super) fn due(&mut self, now: Instant) -> Vec<(NodeId, u8)> {
         let mut due = Vec::new();
@@ -147,6 +158,19 @@ mod tests {
         }
         assert_eq!((asked, now - start), (4, FAST + 3 * SLOW));
         assert!(open.is_open(0));
+    }
+
+    #[test]
+    fn a_lane_that_is_given_up_is_asked_at_once() {
+        let now = Instant::now();
+        let mut lanes = Lanes::default();
+        let open = lanes.up(PEER, 2, now);
+        lanes.due(now);
+        lanes.answered(PEER, 1);
+        lanes.silent(PEER, 1, now);
+        assert!(!open.is_open(1));
+        assert_eq!(lanes.due(now), [(PEER, 1)]);
+        assert!(lanes.answered(PEER, 1));
     }
 
     #[test]

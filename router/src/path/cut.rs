@@ -9,8 +9,9 @@ use super::header::MAX_HEADERS;
 use crate::session::Outbound;
 use crate::wire::{HEADER, Header, Kind, Slice, TAG, Type};
 
-/// The smallest UDP payload a path may have: IPv6's least MTU (RFC 8200 §5) less its headers.
-pub const MIN_DATAGRAM: usize = 1280 - 48;
+/// The smallest UDP payload a path may have: packets of 1200 bytes (the BASE_PLPMTU of RFC 8899 §5.1.2) less the headers
+/// of IPv6 and UDP.
+pub const MIN_DATAGRAM: usize = 1200 - 48;
 
 /// A run of sealed datagrams of equal size (the last may be shorter).
 #[derive(Debug)]

@@ -12,11 +12,11 @@ use weave_linux::tun::{Tun, VirtioHeader, gso};
 use weave_linux::udp::{UdpSocket, is_too_big};
 use weave_model::{Drop, NodeId};
 
-use super::cut::Batch;
+use super::cut::{Batch, MIN_DATAGRAM};
 use super::inner::Inner;
 use super::routes::{DEFAULT_NETWORK, Peer, Routes, Send};
 use super::stats::Counters;
-use super::{Input, csum};
+use super::{Input, csum, errors};
 use crate::time::Start;
 use crate::wire::{HEADER, MAX_RECORD, RECORD, Shape, Slice, TAG, push_packet};
 
@@ -123,7 +123,13 @@ impl Outgoing {
             // The kernel's own chatter on the device, such as MLD: containers' groups take another way.
             return Ok(());
         }
-        let place = routes.towards(inner.source, inner.destination)?;
+        let place = match routes.towards(inner.source, inner.destination) {
+            Err(Drop::ForeignSource) if !header.needs_csum() => {
+                let own = errors::speak_for_own(packet, &inner, routes)?;
+                routes.towards(own, inner.destination)?
+            }
+            place => place?,
+        };
         let peer = &routes.peers[place];
         let send = peer.send.as_ref().ok_or(Drop::NoSession)?;
         let shape = match header.gso_type & !gso::ECN {
@@ -146,7 +152,8 @@ impl Outgoing {
             );
         }
         let csum_pending = settle_csum(packet, &header, &inner)?;
-        if packet.len() + RECORD + 1 + HEADER + TAG <= send.datagram && packet.len() <= MAX_RECORD {
+        let room = send.datagram(self.shell.lane);
+        if packet.len() + RECORD + 1 + HEADER + TAG <= room && packet.len() <= MAX_RECORD {
             self.gather(routes, place, inner.ecn, packet, csum_pending);
             return Ok(());
         }
@@ -188,7 +195,7 @@ impl Outgoing {
         let room = routes.peers[place]
             .send
             .as_ref()
-            .map_or(0, |send| send.datagram)
+            .map_or(MIN_DATAGRAM, |send| send.datagram(self.shell.lane))
             - (1 + HEADER + TAG);
         let waiting = &self.gathered[at];
         let fits = waiting.body.len() + RECORD + packet.len() <= room && waiting.ecn == ecn;
@@ -241,7 +248,7 @@ impl Outgoing {
     ) -> Result<(), Drop> {
         let lane = send.lanes.choose(self.shell.lane);
         self.batch
-            .seal_slices(&send.outbound, lane, send.datagram, what)?;
+            .seal_slices(&send.outbound, lane, send.lanes.datagram(lane), what)?;
         self.shell
             .transmit(&self.batch, send, lane, ecn)
             .inspect_err(|reason| self.tell(peer.id, *reason))?;
@@ -270,6 +277,7 @@ fn is_due(last: &mut Option<Instant>, now: Instant) -> bool {
 impl Egress {
     fn transmit(&self, batch: &Batch, send: &Send, lane: u8, ecn: u8) -> Result<(), Drop> {
         let socket = if lane == 0 { &self.main } else { &self.own };
+        send.lanes.note_used(lane);
         transmit(socket, batch, send, ecn, &self.counters)?;
         send.outbound.note_sent(self.start.millis(Instant::now()));
         Ok(())

@@ -193,7 +193,9 @@ impl Group {
         };
         for peer in &routes.peers {
             let Some(send) = &peer.send else { continue };
-            let sealed = batch.seal_slices(&send.outbound, 0, send.datagram, (slice, &[], packet));
+            let room = send.lanes.datagram(0);
+            let sealed = batch.seal_slices(&send.outbound, 0, room, (slice, &[], packet));
+            send.lanes.note_used(0);
             let sent = sealed.and_then(|()| transmit(&self.main, batch, send, 0, &self.counters));
             match sent {
                 Ok(()) => {

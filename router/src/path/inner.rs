@@ -10,6 +10,8 @@ use weave_model::Drop;
 pub mod protocol {
     /// Hop-by-hop options of IPv6.
     pub const HOP_BY_HOP: u8 = 0;
+    /// Errors and echoes of IPv4.
+    pub const ICMP: u8 = 1;
     /// Group management of IPv4.
     pub const IGMP: u8 = 2;
     /// TCP.

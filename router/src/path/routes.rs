@@ -5,12 +5,14 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
-use weave_model::{ClusterRange, Drop, NodeId};
+use weave_model::{ClusterRange, Drop, MtuReason, NodeId, PathMtu};
 
+use super::cut::MIN_DATAGRAM;
 use super::stats::PeerCounters;
 use crate::session::{Inbound, Outbound};
+use crate::wire::MAX_LANES;
 
 /// Everything a data thread needs to know. The control core publishes a new one when anything in it changes.
 #[derive(Debug, Default)]
@@ -65,19 +67,52 @@ pub struct Send {
     pub to: SocketAddr,
     /// The session's sending half.
     pub outbound: Arc<Outbound>,
-    /// The most bytes of UDP payload that fit the path.
-    pub datagram: usize,
-    /// Which lanes were answered; lane 0 needs no answer.
+    /// Which lanes were answered, lane 0 needs no answer; and what fits the path of each.
     pub lanes: Arc<OpenLanes>,
 }
 
-/// The lanes of a path that are known to get through: a source port of its own may be stopped by a NAT or firewall.
+impl Send {
+    /// The most bytes of UDP payload that fit the path of the lane that a thread should use.
+    pub fn datagram(&self, own: u8) -> usize {
+        self.lanes.datagram(self.lanes.choose(own))
+    }
+
+    /// The lanes in use, ascending, and the largest packet that crosses the path of each.
+    pub fn mtus(&self) -> Vec<(u8, PathMtu)> {
+        let headers = header_bytes(self.to);
+        let lanes = (0..MAX_LANES as u8).filter(|lane| self.lanes.is_open(*lane));
+        let mtu = |lane| {
+            let (datagram, reason) = self.lanes.path(lane);
+            let bytes = datagram as u16 + headers;
+            (lane, PathMtu { bytes, reason })
+        };
+        lanes.map(mtu).collect()
+    }
+}
+
+/// Bytes of the IP and UDP headers in front of what is sent to an address.
+pub const fn header_bytes(to: SocketAddr) -> u16 {
+    if to.is_ipv4() { 20 + 8 } else { 40 + 8 }
+}
+
+/// The lanes of a path that are known to get through, since a source port of its own may be stopped by a NAT or
+/// firewall; and what fits the path of each. Data threads read it for each packet, so what changes here holds at once.
 #[derive(Debug)]
-pub struct OpenLanes(AtomicU8);
+pub struct OpenLanes {
+    open: AtomicU8,
+    /// The lanes over which packets were sent since this was asked last.
+    used: AtomicU8,
+    /// Of each lane the largest datagram in the lower 16 bits, above them the number of its [`MtuReason`].
+    paths: [AtomicU32; MAX_LANES],
+}
 
 impl Default for OpenLanes {
     fn default() -> Self {
-        Self(AtomicU8::new(1))
+        Self {
+            open: AtomicU8::new(1),
+            used: AtomicU8::new(0),
+            paths: [const { AtomicU32::new(MIN_DATAGRAM as u32) }; MAX_LANES],
+        }
     }
 }
 
@@ -89,22 +124,60 @@ impl OpenLanes {
 
     /// Whether a lane, below 8, is open.
     pub fn is_open(&self, lane: u8) -> bool {
-        self.0.load(Ordering::Relaxed) >> lane & 1 == 1
+        self.open.load(Ordering::Relaxed) >> lane & 1 == 1
     }
 
     /// Notes that a lane was answered.
     pub fn open(&self, lane: u8) {
-        self.0.fetch_or(1 << lane, Ordering::Relaxed);
+        self.open.fetch_or(1 << lane, Ordering::Relaxed);
     }
 
     /// Notes that a lane other than 0 stays silent.
     pub fn close(&self, lane: u8) {
-        self.0.fetch_and(!(1 << lane) | 1, Ordering::Relaxed);
+        self.open.fetch_and(!(1 << lane) | 1, Ordering::Relaxed);
     }
 
     /// How many are open.
     pub fn count(&self) -> u32 {
-        self.0.load(Ordering::Relaxed).count_ones()
+        self.open.load(Ordering::Relaxed).count_ones()
+    }
+
+    /// The most bytes of UDP payload that fit the path of a lane, at least [`MIN_DATAGRAM`].
+    pub fn datagram(&self, lane: u8) -> usize {
+        self.path(lane).0
+    }
+
+    /// The same, and how it is known.
+    pub fn path(&self, lane: u8) -> (usize, MtuReason) {
+        let path = self.paths.get(usize::from(lane));
+        let path = path.map_or(MIN_DATAGRAM as u32, |path| path.load(Ordering::Relaxed));
+        let reason = MtuReason::from_number((path >> 16) as u8);
+        ((path & 0xffff) as usize, reason)
+    }
+
+    /// Notes what fits the path of a lane, in bytes of UDP payload.
+    pub fn set_path(&self, lane: u8, datagram: u16, reason: MtuReason) {
+        if let Some(path) = self.paths.get(usize::from(lane)) {
+            let datagram = datagram.max(MIN_DATAGRAM as u16);
+            path.store(
+                u32::from(reason as u8) << 16 | u32::from(datagram),
+                Ordering::Relaxed,
+            );
+        }
+    }
+
+    /// Notes that packets are sent over a lane.
+    pub fn note_used(&self, lane: u8) {
+        if self.used.load(Ordering::Relaxed) >> lane & 1 == 0 {
+            self.used.fetch_or(1 << lane, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether packets were sent over a lane since this was asked last.
+    pub fn take_used(&self, lane: u8) -> bool {
+        let mask = 1 << lane;
+        self.used.load(Ordering::Relaxed) & mask != 0
+            && self.used.fetch_and(!mask, Ordering::Relaxed) & mask != 0
     }
 }
 
@@ -146,12 +219,23 @@ impl Routes {
         self.owner(self.range.as_ref()?.offset(address)?)
     }
 
+    /// Whether an address is the gateway's, which every node has: no packet between nodes comes from it.
+    pub fn is_gateway(&self, address: IpAddr) -> bool {
+        let Some(range) = &self.range else {
+            return false;
+        };
+        let gateway = range.offset_v4(range.gateway());
+        range
+            .offset(address)
+            .is_some_and(|offset| Some(offset) == gateway)
+    }
+
     /// The member that a packet of ours goes to.
     ///
     /// # Errors
     /// [`Drop::ForeignSource`] if the source is not ours to use, [`Drop::NoRoute`] if nobody else owns the destination.
     pub fn towards(&self, source: IpAddr, destination: IpAddr) -> Result<usize, Drop> {
-        if self.owner_of(source) != Some(Owner::Here) {
+        if self.owner_of(source) != Some(Owner::Here) || self.is_gateway(source) {
             return Err(Drop::ForeignSource);
         }
         match self.owner_of(destination) {
@@ -241,6 +325,11 @@ mod tests {
             Err(Drop::ForeignSource)
         );
         assert_eq!(
+            routes.towards(ip("10.32.0.1"), ip("10.32.2.9")),
+            Err(Drop::ForeignSource),
+            "the gateway is everywhere"
+        );
+        assert_eq!(
             routes.towards(ip("10.32.0.9"), ip("10.32.1.9")),
             Err(Drop::NoRoute)
         );
@@ -271,5 +360,17 @@ mod tests {
         lanes.close(3);
         lanes.close(0);
         assert_eq!((lanes.choose(3), lanes.count()), (0, 1));
+    }
+    #[test]
+    fn a_lane_knows_its_path_and_whether_it_was_used() {
+        let lanes = OpenLanes::default();
+        assert_eq!(lanes.path(3), (MIN_DATAGRAM, MtuReason::Floor));
+        lanes.set_path(3, 8972, MtuReason::Interface);
+        assert_eq!(lanes.path(3), (8972, MtuReason::Interface));
+        assert_eq!(lanes.datagram(0), MIN_DATAGRAM);
+        lanes.set_path(3, 100, MtuReason::Floor);
+        assert_eq!(lanes.datagram(3), MIN_DATAGRAM, "never less");
+        lanes.note_used(3);
+        assert!(!lanes.take_used(0) && lanes.take_used(3) && !lanes.take_used(3));
     }
 }

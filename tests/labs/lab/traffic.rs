@@ -220,6 +220,119 @@ fn repeat(size: usize, mut stream: TcpStream) {
     }
 }
 
+/// A TCP connection that carries as much as it can, up to a rate, and knows how long it ever stood still.
+pub(crate) struct Load {
+    progress: Arc<Progress>,
+    ends: Arc<AtomicBool>,
+    sender: JoinHandle<()>,
+    receiver: JoinHandle<()>,
+}
+
+/// What has arrived, and the longest time in which nothing did.
+struct Progress {
+    start: Instant,
+    bytes: AtomicU64,
+    last: AtomicU64,
+    longest: AtomicU64,
+}
+
+impl Load {
+    /// Connects and sends up to `rate` bytes a second until [`Load::finish`]; every byte is compared.
+    pub(crate) fn start(rate: usize, from: &Ns, to: (&Ns, IpAddr)) -> Self {
+        let listener =
+            to.0.inside(|| TcpListener::bind((to.1, 0)))
+                .expect("the container can listen");
+        let target = listener.local_addr().expect("a listener has an address");
+        let stream = from
+            .inside(|| TcpStream::connect_timeout(&target, PATIENCE))
+            .unwrap_or_else(|error| {
+                panic!("no connection from {} to {target}: {error}", from.name())
+            });
+        let (accepted, _) = listener.accept().expect("a connection comes");
+        let progress = Arc::new(Progress {
+            start: Instant::now(),
+            bytes: AtomicU64::new(0),
+            last: AtomicU64::new(0),
+            longest: AtomicU64::new(0),
+        });
+        let ends = Arc::new(AtomicBool::new(false));
+        let (noted, asked) = (Arc::clone(&progress), Arc::clone(&ends));
+        let sender = std::thread::spawn(move || pour(rate, stream, &asked));
+        let receiver = std::thread::spawn(move || drain(accepted, &noted));
+        Self {
+            progress,
+            ends,
+            sender,
+            receiver,
+        }
+    }
+
+    /// How many bytes have arrived so far.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.progress.bytes.load(Ordering::Relaxed)
+    }
+
+    /// The longest time in which no byte arrived, the present one included.
+    pub(crate) fn longest_stall(&self) -> Duration {
+        let since = |at: &AtomicU64| Duration::from_micros(at.load(Ordering::Relaxed));
+        let now = self.progress.start.elapsed();
+        now.saturating_sub(since(&self.progress.last))
+            .max(since(&self.progress.longest))
+    }
+
+    /// Ends the load; fails if anything was lost or changed.
+    #[track_caller]
+    pub(crate) fn finish(self) {
+        self.ends.store(true, Ordering::Relaxed);
+        self.sender.join().expect("every byte can be sent");
+        self.receiver.join().expect("every byte arrives unchanged");
+    }
+}
+
+/// What a [`Load`] sends again and again.
+fn refrain() -> Vec<u8> {
+    payload(64 << 10, 3)
+}
+
+fn pour(rate: usize, mut stream: TcpStream, ends: &AtomicBool) {
+    let said = refrain();
+    let pause = Duration::from_secs_f64(said.len() as f64 / rate as f64);
+    while !ends.load(Ordering::Relaxed) {
+        stream.write_all(&said).expect("it can be sent");
+        std::thread::sleep(pause);
+    }
+}
+
+fn drain(mut stream: TcpStream, progress: &Progress) {
+    stream
+        .set_read_timeout(Some(Duration::from_secs(60)))
+        .expect("a socket takes a timeout");
+    let expected = refrain();
+    let (mut heard, mut place) = (vec![0; expected.len()], 0);
+    loop {
+        let room = heard.len() - place;
+        let len = stream.read(&mut heard[..room]).expect("it arrives");
+        if len == 0 {
+            return;
+        }
+        assert!(
+            heard[..len] == expected[place..place + len],
+            "it arrived changed"
+        );
+        place = (place + len) % expected.len();
+        progress.note(len);
+    }
+}
+
+impl Progress {
+    fn note(&self, len: usize) {
+        let now = self.start.elapsed().as_micros() as u64;
+        let gap = now - self.last.swap(now, Ordering::Relaxed);
+        self.longest.fetch_max(gap, Ordering::Relaxed);
+        self.bytes.fetch_add(len as u64, Ordering::Relaxed);
+    }
+}
+
 /// How many datagrams are there, or arrive within a moment.
 pub(crate) fn overheard(socket: &UdpSocket) -> usize {
     socket

@@ -1,0 +1,360 @@
+//! Paths in virtual time: a wire that carries so much, takes so long, and loses.
+
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+use weave_model::MtuReason::{BlackHole, Floor, Interface, Probed};
+
+use weave_model::MtuReason;
+
+use super::*;
+
+const PEER: NodeId = NodeId::from_bytes([1; 32]);
+const HEADERS: u16 = 28;
+
+/// A lane to one member, and what its wire does.
+struct Wire {
+    mtus: Mtus,
+    known: Arc<OpenLanes>,
+    now: Instant,
+    carries: u16,
+    rtt: Duration,
+    /// Each answer may take so much longer, and overtake or be overtaken.
+    jitter: Duration,
+    /// Of 100 probes, how many are lost whatever their size; likewise answers.
+    loses: u32,
+    /// Packets are sent all the time.
+    loaded: bool,
+    on_the_way: Vec<(Instant, u32)>,
+    probes: usize,
+    rng: StdRng,
+}
+
+impl Wire {
+    fn new(device: u32, carries: u16, rtt: Duration) -> Self {
+        let mut wire = Self {
+            mtus: Mtus::default(),
+            known: Arc::default(),
+            now: Instant::now(),
+            carries,
+            rtt,
+            jitter: Duration::ZERO,
+            loses: 0,
+            loaded: false,
+            on_the_way: Vec::new(),
+            probes: 0,
+            rng: StdRng::seed_from_u64(7),
+        };
+        let known = Arc::clone(&wire.known);
+        wire.mtus.up(PEER, &known, (HEADERS, device), wire.now);
+        wire
+    }
+
+    fn found(&self) -> (u16, MtuReason) {
+        let (datagram, reason) = self.known.path(0);
+        (datagram as u16 + HEADERS, reason)
+    }
+
+    fn loses(&mut self) -> bool {
+        self.rng.next_u32() % 100 < self.loses
+    }
+
+    /// Lets time pass until `end`, or until something is as wanted; returns how long it took.
+    fn run(&mut self, end: Duration, mut until: impl FnMut(&Self) -> bool) -> Duration {
+        let start = self.now;
+        while self.now < start + end && !until(self) {
+            if self.loaded {
+                self.known.note_used(0);
+            }
+            let (probes, silent) = self.mtus.due(self.now);
+            assert_eq!(silent, [], "lane 0 is never given up");
+            for probe in probes {
+                self.probes += 1;
+                assert_eq!((probe.peer, probe.lane), (PEER, 0));
+                if probe.datagram + HEADERS <= self.carries && !self.loses() && !self.loses() {
+                    let late = self.jitter * (self.rng.next_u32() % 1000) / 1000;
+                    self.on_the_way.push((self.now + self.rtt + late, probe.id));
+                }
+            }
+            self.on_the_way.sort_by_key(|(at, _)| *at);
+            let next = self.on_the_way.first().map(|(at, _)| *at);
+            let wake = [next, self.mtus.poll_timeout(), Some(start + end)];
+            self.now = wake.into_iter().flatten().min().unwrap().max(self.now);
+            while let Some((_, id)) = self.on_the_way.pop_if_due(self.now) {
+                self.mtus.answered(PEER, 0, id, self.now);
+            }
+        }
+        self.now - start
+    }
+
+    fn settle(&mut self) {
+        self.run(Duration::from_secs(8), |_| false);
+    }
+}
+
+trait PopIfDue {
+    fn pop_if_due(&mut self, now: Instant) -> Option<(Instant, u32)>;
+}
+
+impl PopIfDue for Vec<(Instant, u32)> {
+    fn pop_if_due(&mut self, now: Instant) -> Option<(Instant, u32)> {
+        (self.first()?.0 <= now).then(|| self.remove(0))
+    }
+}
+
+const fn millis(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+#[test]
+fn what_the_device_carries_is_used_after_one_round_trip() {
+    for (device, used) in [(1500, 1500), (1280, 1280), (9000, 9000), (65_536, 9000)] {
+        let mut wire = Wire::new(device, 65_535, millis(40));
+        assert_eq!(wire.found(), (1200, Floor));
+        let took = wire.run(millis(1000), |wire| wire.found() == (used, Interface));
+        assert_eq!(took, millis(40), "{device}");
+        wire.run(Duration::from_secs(3600), |_| false);
+        assert_eq!(wire.probes, 3, "and is then never asked again");
+    }
+}
+
+#[test]
+fn any_size_is_found_to_the_byte_in_a_few_round_trips() {
+    for rtt in [1, 30, 200] {
+        for device in [1500, 9000] {
+            for carries in (1200..device)
+                .step_by(7)
+                .chain([1280, 1460, 1492, device - 1])
+            {
+                let mut wire = Wire::new(device.into(), carries, millis(rtt));
+                let reason = if carries == 1200 { Floor } else { Probed };
+                let took = wire.run(millis(10_000), |wire| wire.found() == (carries, reason));
+                // At most five rounds and the first one, each a round trip and 10 ms and more of grace.
+                assert!(
+                    took <= millis(rtt * 15 + 100),
+                    "{carries} of {device}, {rtt} ms: {took:?}"
+                );
+                wire.settle();
+                assert_eq!(wire.found(), (carries, reason));
+            }
+        }
+    }
+}
+
+#[test]
+fn losses_do_not_make_a_path_small() {
+    for loses in [1, 10, 30] {
+        for (device, carries) in [(1500, 1500), (1500, 1400), (9000, 1500)] {
+            let mut wire = Wire::new(device, carries, millis(20));
+            wire.loses = loses;
+            wire.loaded = true;
+            // A lost probe costs at most the wait for the next look at whether the path has grown.
+            wire.run(Duration::from_secs(90), |_| false);
+            let mut good = 0;
+            for _ in 0..1000 {
+                wire.run(millis(100), |_| false);
+                good += usize::from(wire.found().0 == carries);
+            }
+            let least = if loses == 30 { 500 } else { 990 };
+            assert!(good >= least, "{loses} % of {carries}: {good} of 1000");
+        }
+    }
+}
+
+#[test]
+fn answers_that_overtake_one_another_do_not_make_a_path_small() {
+    for carries in [1500, 1400] {
+        let mut wire = Wire::new(1500, carries, millis(400));
+        wire.jitter = millis(400);
+        wire.loaded = true;
+        wire.run(Duration::from_secs(60), |_| false);
+        let least = wire.found().0;
+        let fell = wire.run(Duration::from_secs(3600), |wire| wire.found().0 < least);
+        assert_eq!((least, fell), (carries, Duration::from_secs(3600)));
+    }
+}
+
+#[test]
+fn an_answer_may_come_a_little_after_the_control_s() {
+    let (mut mtus, known) = (Mtus::default(), Arc::<OpenLanes>::default());
+    let start = Instant::now();
+    mtus.up(PEER, &known, (HEADERS, 1500), start);
+    let (probes, _) = mtus.due(start);
+    let (control, sized) = probes.split_last().unwrap();
+    assert_eq!((control.datagram, sized.len()), (0, 2));
+    mtus.answered(PEER, 0, control.id, start + millis(20));
+    assert_eq!(
+        mtus.due(start + millis(29)).0,
+        [],
+        "nothing is concluded yet"
+    );
+    for probe in sized {
+        mtus.answered(PEER, 0, probe.id, start + millis(29));
+    }
+    assert_eq!(known.path(0), (1472, Interface));
+    assert_eq!(mtus.due(start + millis(60)).0, []);
+}
+
+#[test]
+fn what_passed_before_the_black_hole_does_not_count() {
+    let (mut mtus, known) = (Mtus::default(), Arc::<OpenLanes>::default());
+    let mut now = Instant::now();
+    mtus.up(PEER, &known, (HEADERS, 1500), now);
+    let mut late = Vec::new();
+    for step in 0..200 {
+        known.note_used(0);
+        for probe in mtus.due(now).0 {
+            if step < 100 || probe.datagram <= 1300 {
+                mtus.answered(PEER, 0, probe.id, now);
+            } else if probe.datagram == 1472 {
+                late.push(probe.id);
+            }
+        }
+        now += millis(10);
+    }
+    assert_eq!((known.path(0), late.len()), ((1300, BlackHole), 5));
+    late.into_iter()
+        .for_each(|id| mtus.answered(PEER, 0, id, now));
+    assert_eq!(known.path(0), (1300, BlackHole));
+}
+
+#[test]
+fn a_black_hole_is_found_under_load() {
+    for (before, after) in [(1500, 1400), (1500, 1280), (9000, 1500), (1500, 1200)] {
+        for rtt in [1, 30, 200] {
+            let mut wire = Wire::new(before.into(), before, millis(rtt));
+            wire.loaded = true;
+            wire.settle();
+            assert_eq!(wire.found(), (before, Interface));
+            wire.carries = after;
+            let fell = wire.run(Duration::from_secs(9), |wire| wire.found().0 <= after);
+            assert!(
+                fell <= millis(1100 + 4 * rtt),
+                "{before} to {after} at {rtt} ms: {fell:?}"
+            );
+            wire.settle();
+            assert_eq!(wire.found(), (after, BlackHole));
+        }
+    }
+}
+
+#[test]
+fn a_black_hole_on_one_lane_has_the_others_asked() {
+    let (mut mtus, known) = (Mtus::default(), Arc::<OpenLanes>::default());
+    let mut now = Instant::now();
+    mtus.up(PEER, &known, (HEADERS, 1500), now);
+    mtus.open(PEER, 1, now);
+    for step in 0..500 {
+        let carries = if step < 100 { 1500 } else { 1300 };
+        known.note_used(1);
+        for probe in mtus.due(now).0 {
+            if probe.datagram + HEADERS <= carries {
+                mtus.answered(PEER, probe.lane, probe.id, now);
+            }
+        }
+        now += millis(10);
+    }
+    for lane in [0, 1] {
+        assert_eq!(known.path(lane), (1300 - 28, BlackHole), "lane {lane}");
+    }
+}
+
+#[test]
+fn a_path_that_stood_idle_is_confirmed_when_it_is_used() {
+    let mut wire = Wire::new(1500, 1500, millis(1));
+    wire.run(Duration::from_secs(600), |_| false);
+    wire.carries = 1280;
+    wire.run(Duration::from_secs(600), |_| false);
+    assert_eq!(wire.found(), (1500, Interface), "nothing was lost");
+    wire.loaded = true;
+    let fell = wire.run(Duration::from_secs(9), |wire| wire.found().0 <= 1280);
+    assert!(fell <= millis(1000), "{fell:?}");
+}
+
+#[test]
+fn a_path_that_grows_is_used_again() {
+    for (small, large) in [(1280, 1500), (1200, 1201), (1280, 1400), (1400, 9000)] {
+        let mut wire = Wire::new(9000, 9000, millis(5));
+        wire.loaded = true;
+        wire.settle();
+        wire.carries = small;
+        wire.settle();
+        assert_eq!(wire.found(), (small, BlackHole));
+        wire.carries = large;
+        let took = wire.run(Duration::from_secs(90), |wire| wire.found().0 == large);
+        assert!(took <= Duration::from_secs(20), "{took:?}");
+        let reason = if large == 9000 { Interface } else { Probed };
+        assert_eq!(wire.found(), (large, reason));
+    }
+}
+
+#[test]
+fn the_device_sets_the_bound() {
+    let mut wire = Wire::new(1500, 9000, millis(5));
+    wire.settle();
+    wire.mtus.device(PEER, 1400, wire.now);
+    assert_eq!(wire.found(), (1400, Interface), "at once");
+    wire.mtus.device(PEER, 8000, wire.now);
+    let took = wire.run(millis(1000), |wire| wire.found() == (8000, Interface));
+    assert_eq!(took, millis(5));
+    wire.mtus.device(PEER, 100, wire.now);
+    assert_eq!(wire.found(), (1200, Interface), "the least is the least");
+}
+
+#[test]
+fn a_dead_path_is_asked_ever_slower_and_found_when_it_is_back() {
+    let mut wire = Wire::new(1500, 1400, millis(5));
+    wire.loses = 100;
+    wire.run(Duration::from_secs(600), |_| false);
+    assert!(wire.probes < 250, "{} probes", wire.probes);
+    wire.loses = 0;
+    let known = Arc::clone(&wire.known);
+    wire.mtus.up(PEER, &known, (HEADERS, 1500), wire.now);
+    let took = wire.run(millis(1000), |wire| wire.found() == (1400, Probed));
+    assert!(took <= millis(200), "{took:?}");
+}
+
+#[test]
+fn an_idle_path_that_is_smaller_than_its_device_costs_little() {
+    let mut wire = Wire::new(9000, 1500, millis(5));
+    wire.settle();
+    let before = wire.probes;
+    wire.run(Duration::from_secs(600), |_| false);
+    assert!(wire.probes - before <= 80, "{}", wire.probes - before);
+}
+
+/// Lane 1 is used and works for a second, lane 0 is idle and works for longer; when lane 1 was given up.
+fn silence_on_lane_1(lane_0_works: Duration) -> Option<Duration> {
+    let (mut mtus, known) = (Mtus::default(), Arc::<OpenLanes>::default());
+    let start = Instant::now();
+    mtus.up(PEER, &known, (HEADERS, 1500), start);
+    mtus.open(PEER, 1, start);
+    for step in 0..900 {
+        let now = start + millis(10) * step;
+        // Who gets no answers sends less and less, as TCP does.
+        if step < 100 || [120, 160, 240].contains(&step) {
+            known.note_used(1);
+        }
+        let (probes, silent) = mtus.due(now);
+        if !silent.is_empty() {
+            assert_eq!(
+                (silent, known.path(0)),
+                (vec![(PEER, 1)], (1472, Interface))
+            );
+            return Some(now - start - Duration::from_secs(1));
+        }
+        for probe in probes {
+            let works = [lane_0_works, Duration::from_secs(1)][usize::from(probe.lane)];
+            if now < start + works {
+                mtus.answered(PEER, probe.lane, probe.id, now);
+            }
+        }
+    }
+    None
+}
+
+#[test]
+fn a_lane_over_which_nothing_comes_back_is_given_up_if_another_works() {
+    let took = silence_on_lane_1(Duration::from_secs(60)).unwrap();
+    assert!(took <= millis(1300), "{took:?}");
+    assert_eq!(silence_on_lane_1(Duration::from_secs(1)), None);
+}
