@@ -14,7 +14,10 @@ mod status;
 
 pub use attach::{AttachRequest, Attachment, Attachments, ExposeRequest, HostAddress};
 pub use cluster::{InitRequest, JoinRequest, Membership, TokenAnswer, TokenRequest};
-pub use cni::{CniDns, CniInterface, CniIp, CniResult, CniRoute};
+pub use cni::{
+    CNI_JOURNAL, CniDns, CniFindings, CniGcRequest, CniInterface, CniIp, CniOwner, CniRef,
+    CniResult, CniRoute,
+};
 pub use refusal::{Code, Refusal};
 pub use status::{
     Cluster, Connection, Connections, Offloads, Peer, PeerState, Peers, Problem, Status, Traffic,

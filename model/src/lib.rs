@@ -4,6 +4,7 @@ pub mod api;
 
 mod drops;
 mod id;
+mod mac;
 mod name;
 mod range;
 mod suite;
@@ -11,8 +12,9 @@ mod token;
 
 pub use drops::Drop;
 pub use id::{BadNodeId, NodeId};
+pub use mac::{BadMac, Mac};
 pub use name::{
-    BadName, ContainerName, IfName, Label, LabelKey, LabelValue, NetworkName, NodeName,
+    BadName, CniName, ContainerName, IfName, Label, LabelKey, LabelValue, NetworkName, NodeName,
 };
 pub use range::{BadRange, Block, ClusterRange};
 pub use suite::Suite;

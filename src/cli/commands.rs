@@ -133,6 +133,9 @@ fn attach(client: &Client<'_>, shown: &Shown, args: &Attach) -> Answer {
         netns: absolute(&args.netns)?,
         name: args.name.clone(),
         ip: args.ip,
+        more_ips: Vec::new(),
+        mac: None,
+        mtu: None,
         ifname: args.ifname.clone(),
         network: args.network.clone(),
         labels: args
@@ -140,6 +143,7 @@ fn attach(client: &Client<'_>, shown: &Shown, args: &Attach) -> Answer {
             .iter()
             .map(|label| (label.key.clone(), label.value.clone()))
             .collect(),
+        owner: None,
     };
     let attachment: Attachment = client.post("/attachments", &request)?;
     shown.answer(&CniResult::from(&attachment), |_| {
