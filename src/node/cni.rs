@@ -130,10 +130,14 @@ impl Works {
         };
         for path in entries {
             let what = match read(&path) {
-                Ok(what) => what,
-                Err(error) => {
-                    tracing::warn!(%error, path = %path.display(), "not an entry of CNI's journal");
+                Ok(Some(what)) => what,
+                Ok(None) => {
+                    tracing::warn!(path = %path.display(), "not an entry of CNI's journal");
                     set_aside(&path);
+                    continue;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, path = %path.display(), "cannot be read");
                     continue;
                 }
             };
@@ -163,11 +167,7 @@ fn pending(socket: &Path) -> io::Result<Vec<PathBuf>> {
         Err(error) => return Err(error),
     };
     let prefix = format!("{}.", name.to_string_lossy());
-    let ours = |file: &fs::DirEntry| {
-        let name = file.file_name();
-        let name = name.to_string_lossy();
-        name.starts_with(&prefix) && !name.ends_with(ASIDE)
-    };
+    let ours = |file: &fs::DirEntry| file.file_name().to_string_lossy().starts_with(&prefix);
     found
         .filter_map(|file| {
             file.map(|file| ours(&file).then(|| file.path()))
@@ -176,19 +176,40 @@ fn pending(socket: &Path) -> io::Result<Vec<PathBuf>> {
         .collect()
 }
 
-/// How the names of files end that are no entries.
-const ASIDE: &str = ".bad";
-
-fn read(path: &Path) -> Result<CniRef, String> {
-    let text = fs::read(path).map_err(|error| error.to_string())?;
-    serde_json::from_slice(&text).map_err(|error| error.to_string())
+/// Reads an entry; nothing where the file is none.
+fn read(path: &Path) -> io::Result<Option<CniRef>> {
+    Ok(serde_json::from_slice(&fs::read(path)?).ok())
 }
 
-/// Keeps a strange file for a person to look at, and out of the way.
+/// Keeps a strange file for a person to look at, under a name that is no entry's.
 fn set_aside(path: &Path) {
-    let mut aside = path.as_os_str().to_owned();
-    aside.push(ASIDE);
-    if let Err(error) = fs::rename(path, aside) {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    if let Err(error) = fs::rename(path, path.with_file_name(format!(".bad.{name}"))) {
         tracing::warn!(%error, path = %path.display(), "cannot be set aside");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_journal_of_another_node_and_strange_files_are_left_alone() {
+        let scratch = std::env::temp_dir().join(format!("weave-cni-drain-{}", std::process::id()));
+        let folder = scratch.join(CNI_JOURNAL);
+        let socket = scratch.join("a.sock");
+        assert_eq!(pending(&socket).unwrap(), [PathBuf::new(); 0]);
+        fs::create_dir_all(&folder).unwrap();
+        for name in ["a.sock.c1.eth0", "b.sock.c1.eth0", ".a.sock.17", "a.sock"] {
+            fs::write(folder.join(name), r#"{"container":"c1","ifname":"eth0"}"#).unwrap();
+        }
+        let found = pending(&socket).unwrap();
+        assert_eq!(found, [folder.join("a.sock.c1.eth0")]);
+        assert_eq!(read(&found[0]).unwrap().unwrap().container.as_str(), "c1");
+        fs::write(&found[0], "half").unwrap();
+        assert_eq!(read(&found[0]).unwrap(), None);
+        set_aside(&found[0]);
+        assert_eq!(pending(&socket).unwrap(), [PathBuf::new(); 0]);
+        fs::remove_dir_all(&scratch).unwrap();
     }
 }
