@@ -413,3 +413,104 @@ fn ps_aligns_its_columns() {
     assert_eq!(columns, [Some(8); 3], "{}", ended.out);
     assert!(!ended.out.contains('\x1b'), "no colour in a pipe");
 }
+
+/// The plugin and its configuration appear whole and in order, and go in the other order; what is not ours stays.
+#[test]
+fn cni_is_installed_and_taken_away_again() {
+    let scratch = Scratch::new("cni");
+    let at = |name: &str| scratch.0.join(name).display().to_string();
+    let (bin, other, conf, plugin) = (at("bin"), at("other"), at("net.d"), at("plugin"));
+    std::fs::write(&plugin, "a program").unwrap();
+    let places = ["--bin-dir", &bin, "--bin-dir", &other, "--conf-dir", &conf];
+    let install = [&["cni", "install", "--plugin", &plugin], &places[..]].concat();
+    for _ in 0..2 {
+        let ended = scratch.run(&install);
+        let lines: Vec<&str> = ended.out.lines().collect();
+        let expected = [
+            format!("wrote {bin}/weave-cni"),
+            format!("wrote {other}/weave-cni"),
+            format!("wrote {conf}/10-weave.conflist"),
+        ];
+        assert_eq!(
+            (ended.code, lines),
+            (0, expected.iter().map(String::as_str).collect()),
+            "{}",
+            ended.err
+        );
+    }
+    let installed = std::fs::metadata(format!("{bin}/weave-cni")).unwrap();
+    assert_eq!(
+        std::os::unix::fs::PermissionsExt::mode(&installed.permissions()) & 0o777,
+        0o755
+    );
+    let text = std::fs::read(format!("{conf}/10-weave.conflist")).unwrap();
+    let conflist: Value = serde_json::from_slice(&text).unwrap();
+    let plugin = &conflist["plugins"][0];
+    assert_eq!(
+        (&conflist["name"], &plugin["type"]),
+        (&json!("weave"), &json!("weave-cni"))
+    );
+    assert_eq!(plugin["socket"], json!(scratch.socket()));
+    let names = |folder: &str| {
+        let entries = std::fs::read_dir(folder).unwrap();
+        entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        (names(&bin), names(&conf)),
+        (
+            vec!["weave-cni".to_owned()],
+            vec!["10-weave.conflist".to_owned()]
+        )
+    );
+
+    std::fs::write(format!("{conf}/05-first.conflist"), "{}").unwrap();
+    assert!(
+        scratch
+            .run(&install)
+            .out
+            .contains("05-first.conflist first")
+    );
+    let uninstall = [&["cni", "uninstall"], &places[..]].concat();
+    let ended = scratch.run(&uninstall);
+    assert_eq!(
+        ended.out.lines().next(),
+        Some(format!("removed {conf}/10-weave.conflist").as_str())
+    );
+    assert_eq!(
+        (names(&bin).len(), names(&other).len(), names(&conf)),
+        (0, 0, vec!["05-first.conflist".to_owned()])
+    );
+    std::fs::write(
+        format!("{conf}/10-weave.conflist"),
+        r#"{"name": "somebody's"}"#,
+    )
+    .unwrap();
+    assert_eq!(scratch.run(&uninstall).out, "nothing of ours was there\n");
+    assert!(names(&conf).contains(&"10-weave.conflist".to_owned()));
+}
+
+#[test]
+fn a_missing_plugin_is_told_before_anything_is_written() {
+    let scratch = Scratch::new("cni-missing");
+    let at = |name: &str| scratch.0.join(name).display().to_string();
+    let (bin, conf, plugin) = (at("bin"), at("net.d"), at("nowhere"));
+    let ended = scratch.run(&[
+        "cni",
+        "install",
+        "--plugin",
+        &plugin,
+        "--bin-dir",
+        &bin,
+        "--conf-dir",
+        &conf,
+    ]);
+    assert_eq!(ended.code, 1);
+    assert!(
+        ended.err.contains("cannot read the plugin") && ended.err.contains("--plugin"),
+        "{}",
+        ended.err
+    );
+    assert!(!scratch.0.join("bin").exists() && !scratch.0.join("net.d").exists());
+}

@@ -9,10 +9,11 @@
 //! starts ([`journal`]), because a runtime does not ask twice. And where the configuration names another IPAM plugin,
 //! that one is called as the specification says ([`delegate`]), and the node is asked for the address it chose.
 
+pub mod version;
+
 pub mod error;
 
 pub mod environment;
-pub mod version;
 
 pub mod config;
 pub mod result;

@@ -10,10 +10,10 @@ use weave_model::api::{
 };
 use weave_model::{ContainerName, IfName};
 
-use super::args::{Args, Attach, Command, Output, TokenCommand};
+use super::args::{Args, Attach, CniCommand, Command, Output, TokenCommand};
 use super::client::Client;
 use super::failure::{Exit, Failure};
-use super::print;
+use super::{cni, print};
 use crate::api;
 
 /// What goes to stdout, and how the process ends.
@@ -65,6 +65,15 @@ pub(super) fn run(args: &Args) -> Answer {
             .answer(&client.get("/connections")?, |answer: &Connections| {
                 print::connections(answer)
             }),
+        Command::Cni { command } => {
+            let done = match command {
+                CniCommand::Install { plugin, places } => {
+                    cni::install(places, plugin.as_deref(), &args.socket)?
+                }
+                CniCommand::Uninstall { places } => cni::uninstall(places)?,
+            };
+            shown.answer(&done, cni::Done::human)
+        }
         Command::Openapi => Ok((api::document(), Exit::Ok)),
     }
 }
