@@ -12,11 +12,11 @@ mod cni;
 mod refusal;
 mod status;
 
-pub use attach::{AttachRequest, Attachment, Attachments, ExposeRequest, HostAddress};
+pub use attach::{AttachRequest, Attachment, Attachments, CniOwner, ExposeRequest, HostAddress};
 pub use cluster::{InitRequest, JoinRequest, Membership, TokenAnswer, TokenRequest};
 pub use cni::{
-    CNI_JOURNAL, CniDns, CniFindings, CniGcRequest, CniInterface, CniIp, CniOwner, CniRef,
-    CniResult, CniRoute,
+    CNI_JOURNAL, CniDns, CniFindings, CniGcRequest, CniInterface, CniIp, CniRef, CniResult,
+    CniRoute,
 };
 pub use refusal::{Code, Refusal};
 pub use status::{

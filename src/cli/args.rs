@@ -122,6 +122,9 @@ pub enum CniCommand {
         /// The program weave-cni [default: the one beside weavectl]
         #[arg(long, value_name = "FILE")]
         plugin: Option<PathBuf>,
+        /// Put the reference plugin portmap behind it, which publishes ports
+        #[arg(long)]
+        portmap: bool,
         /// Where.
         #[command(flatten)]
         places: Places,

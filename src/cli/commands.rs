@@ -12,6 +12,7 @@ use weave_model::{ContainerName, IfName};
 
 use super::args::{Args, Attach, CniCommand, Command, Output, TokenCommand};
 use super::client::Client;
+use super::cni::Ports;
 use super::failure::{Exit, Failure};
 use super::{cni, print};
 use crate::api;
@@ -67,8 +68,17 @@ pub(super) fn run(args: &Args) -> Answer {
             }),
         Command::Cni { command } => {
             let done = match command {
-                CniCommand::Install { plugin, places } => {
-                    cni::install(places, plugin.as_deref(), &args.socket)?
+                CniCommand::Install {
+                    plugin,
+                    portmap,
+                    places,
+                } => {
+                    let ports = if *portmap {
+                        Ports::Portmap
+                    } else {
+                        Ports::None
+                    };
+                    cni::install(places, plugin.as_deref(), &args.socket, ports)?
                 }
                 CniCommand::Uninstall { places } => cni::uninstall(places)?,
             };

@@ -198,7 +198,7 @@ mod tests {
         let scratch = std::env::temp_dir().join(format!("weave-cni-drain-{}", std::process::id()));
         let folder = scratch.join(CNI_JOURNAL);
         let socket = scratch.join("a.sock");
-        assert_eq!(pending(&socket).unwrap(), [PathBuf::new(); 0]);
+        assert!(pending(&socket).unwrap().is_empty());
         fs::create_dir_all(&folder).unwrap();
         for name in ["a.sock.c1.eth0", "b.sock.c1.eth0", ".a.sock.17", "a.sock"] {
             fs::write(folder.join(name), r#"{"container":"c1","ifname":"eth0"}"#).unwrap();
@@ -209,7 +209,7 @@ mod tests {
         fs::write(&found[0], "half").unwrap();
         assert_eq!(read(&found[0]).unwrap(), None);
         set_aside(&found[0]);
-        assert_eq!(pending(&socket).unwrap(), [PathBuf::new(); 0]);
+        assert!(pending(&socket).unwrap().is_empty());
         fs::remove_dir_all(&scratch).unwrap();
     }
 }

@@ -6,8 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
-use super::CniOwner;
-use crate::{ContainerName, IfName, LabelKey, LabelValue, Mac, NetworkName};
+use crate::{CniName, ContainerName, IfName, LabelKey, LabelValue, Mac, NetworkName};
 
 /// `POST /v1/attachments`: gives a container an interface and addresses.
 ///
@@ -48,6 +47,16 @@ pub struct AttachRequest {
     /// Which CNI runtime's it is; absent for one that is attached by hand.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<CniOwner>,
+}
+
+/// Whose an attachment is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct CniOwner {
+    /// The name of the network in the runtime's configuration.
+    pub network: CniName,
+    /// What the runtime calls the container.
+    pub container: CniName,
 }
 
 /// A container that is attached.

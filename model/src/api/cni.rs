@@ -16,16 +16,6 @@ use crate::{CniName, IfName};
 /// JSON; its name begins with the file name of the socket and a dot.
 pub const CNI_JOURNAL: &str = "cni-journal";
 
-/// Whose an attachment is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct CniOwner {
-    /// The name of the network in the runtime's configuration.
-    pub network: CniName,
-    /// What the runtime calls the container.
-    pub container: CniName,
-}
-
 /// One attachment as a runtime names it; the body of `POST /v1/cni/del`, which frees it and is fine with none, and of
 /// `POST /v1/cni/check`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -142,7 +142,6 @@ fn conformance() {
             assert_same(&before, &h1.ns.snapshot(), title);
         }
         println!("{} cases of conformance passed", CASES.len());
-        status_limited(&world);
     });
 }
 
@@ -494,12 +493,17 @@ fn del_node_down(world: &World<'_>) {
 fn add_after_del_node_down(world: &World<'_>) {
     let ns = world.container("c");
     world.r1().add("c", &ns);
-    world.h1.end("KILL");
-    world.r1().del("c", &ns);
-    world.h1.start();
+    // A DEL that found no node a moment before there was one.
+    let journal = world.dir.join(weave_model::api::CNI_JOURNAL);
+    let entry = journal.join("h1.sock.c.eth0");
+    let text = json!({"container": "c", "ifname": "eth0"}).to_string();
+    std::fs::create_dir_all(&journal).expect("the lab's directory is there");
+    std::fs::write(&entry, text).expect("the journal is there");
     let added = world.r1().add("c", &ns);
-    // The node looks at what was written down again and again.
-    std::thread::sleep(Duration::from_secs(6));
+    assert!(
+        !entry.exists(),
+        "what is left there would free the container that came later"
+    );
     assert!(world.r1().check("c", &added).ok);
     world.r1().del("c", &ns);
 }
@@ -936,21 +940,4 @@ fn two_hosts(world: &World<'_>) {
     r1.del("c", &c.ns);
     r2.del("b", &b.ns);
     assert_eq!(r2.left(), (0, 0, 0));
-}
-
-/// 24: the node runs, and none of the members it should have can be reached.
-fn status_limited(world: &World<'_>) {
-    world.h2.end("KILL");
-    let alone = || world.h1.status()["cluster"]["connected"] == 1;
-    wait_for("the other member is missed", Duration::from_secs(30), alone);
-    world
-        .r1()
-        .call("STATUS", &[])
-        .refused(51, "none of the 1 other members");
-    let ns = world.container("c");
-    world.r1().add("c", &ns);
-    world.r1().del("c", &ns);
-    world.h2.start();
-    crate::lab::await_mesh_of(&[world.h1, world.h2]);
-    assert!(world.r1().call("STATUS", &[]).ok);
 }

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use super::{Called, Runtime};
 use crate::lab::ns::{self, Ns};
-use crate::lab::{Host, Lab};
+use crate::lab::traffic::wait_for;
+use crate::lab::{Host, Lab, await_mesh_of};
 
 /// Namespaces for `count` containers on a host.
 fn containers(host: &Host, count: usize) -> Vec<(String, Ns)> {
@@ -36,54 +37,75 @@ fn begin(runtime: &Runtime<'_>, verb: &str, id: &str, ns: &Ns) -> Child {
     runtime.begin(verb, &vars)
 }
 
-/// A hundred at once get a hundred addresses and leave none; then a node whose addresses are all in use says so, and
-/// an ADD that finds none changes nothing.
+/// A hundred at once get a hundred addresses and leave none.
 #[test]
-fn a_hundred_at_once_and_all_addresses() {
+fn a_hundred_at_once() {
     Lab::run(|lab| {
         let h1 = lab.host("h1", 1);
         h1.start();
-        h1.ok(&["init", "--range", "10.64.0.0/24"]);
+        h1.ok(&["init"]);
         let runtime = Runtime::new(&h1);
-        let free = h1.status()["cluster"]["addresses"]
-            .as_u64()
-            .expect("a number") as usize;
-        let all = containers(&h1, free + 1);
-        let (hundred, rest) = all.split_at(100);
+        let all = containers(&h1, 100);
+        one_after_another(&runtime, &all[..40]);
 
         let start = Instant::now();
-        let added = all_at_once(&runtime, "ADD", hundred);
-        let took = start.elapsed();
+        let added = all_at_once(&runtime, "ADD", &all);
+        println!("100 ADDs at once: {} ms", start.elapsed().as_millis());
         let address = |called: &Called| called.out["ips"][0]["address"].as_str().map(str::to_owned);
         let distinct: BTreeSet<_> = added.iter().filter_map(address).collect();
         assert_eq!((distinct.len(), runtime.left()), (100, (100, 100, 100)));
-        println!("100 ADDs at once: {} ms", took.as_millis());
 
-        one_after_another(&runtime, &rest[..100]);
-        let (last, rest) = rest.split_last().expect("there are more than a hundred");
+        let start = Instant::now();
+        let gone = all_at_once(&runtime, "DEL", &all);
+        println!("100 DELs at once: {} ms", start.elapsed().as_millis());
+        assert!(gone.iter().all(|called| called.ok && called.out.is_null()));
+        assert_eq!(runtime.left(), (0, 0, 0));
+    });
+}
+
+/// STATUS, 24: a node whose addresses are all in use says 50, and an ADD that finds none changes nothing; one that
+/// reaches none of its members says 51. It is the second of two and alone, so that nobody gives it more addresses.
+#[test]
+fn all_addresses_in_use_and_nobody_to_reach() {
+    Lab::run(|lab| {
+        let [h1, h2] = [1, 2].map(|number| lab.host(&format!("h{number}"), number));
+        h1.start();
+        h2.start();
+        h1.ok(&["init", "--range", "10.64.0.0/24"]);
+        let token = h1.ok(&["token", "create"]);
+        h2.ok(&["join", token.trim()]);
+        h1.end("KILL");
+        let runtime = Runtime::new(&h2);
+        let free = h2.status()["cluster"]["addresses"]
+            .as_u64()
+            .expect("a number");
+        let all = containers(&h2, free as usize + 1);
+        let (last, rest) = all.split_last().expect("there is one");
         assert!(
             all_at_once(&runtime, "ADD", rest)
                 .iter()
                 .all(|called| called.ok)
         );
-        assert_eq!(runtime.left(), (free, free as u64, free));
+        assert_eq!(runtime.left().1, free);
+
         runtime
             .call("STATUS", &[])
             .refused(50, "addresses of this node are in use");
         let before = last.1.snapshot();
         runtime
-            .on("ADD", "one-more", &last.1)
+            .on("ADD", &last.0, &last.1)
             .refused(11, "no address is free");
-        assert_eq!(last.1.snapshot(), before);
+        assert_eq!((last.1.snapshot(), runtime.left().1), (before, free));
+        runtime.del("c0", &all[0].1);
 
-        let start = Instant::now();
-        let gone = all_at_once(&runtime, "DEL", hundred);
-        println!("100 DELs at once: {} ms", start.elapsed().as_millis());
-        assert!(gone.iter().all(|called| called.ok && called.out.is_null()));
-        assert_eq!(
-            runtime.left(),
-            (free - 100, (free - 100) as u64, free - 100)
-        );
+        // Now there is one, but nobody to reach from it.
+        let alone = || h2.status()["cluster"]["connected"] == 1;
+        wait_for("the other member is missed", Duration::from_secs(30), alone);
+        runtime
+            .call("STATUS", &[])
+            .refused(51, "none of the 1 other members");
+        h1.start();
+        await_mesh_of(&[&h1, &h2]);
         assert!(runtime.call("STATUS", &[]).ok);
         assert!(runtime.gc(&[]).ok);
         assert_eq!(runtime.left(), (0, 0, 0));

@@ -3,6 +3,7 @@
 //! [`Runtime`] is a runtime without containers: it calls the plugin for a namespace and keeps the result, as libcni does.
 
 mod cases;
+mod chain;
 mod containerd;
 mod crowd;
 
@@ -27,9 +28,14 @@ fn plugin() -> PathBuf {
     plugin
 }
 
+/// Where Debian puts the reference plugins.
+const REFERENCE: &str = "/usr/lib/cni";
+
 /// A runtime on a host, with one network.
+#[derive(Clone)]
 struct Runtime<'a> {
     host: &'a Host,
+    plugin: PathBuf,
     config: Value,
     vars: Vec<(String, String)>,
 }
@@ -51,38 +57,41 @@ impl<'a> Runtime<'a> {
         });
         Self {
             host,
+            plugin: plugin(),
             config,
             vars: Vec::new(),
         }
     }
 
-    /// The same with a field of the configuration set.
-    fn with(&self, field: &str, value: impl Into<Value>) -> Self {
-        let mut config = self.config.clone();
-        config[field] = value.into();
+    /// One that calls a plugin of the reference, with a configuration of its own.
+    fn reference(host: &'a Host, name: &str, config: Value) -> Self {
+        let plugin = PathBuf::from(REFERENCE).join(name);
+        let vars = vec![("CNI_PATH".to_owned(), REFERENCE.to_owned())];
         Self {
-            host: self.host,
+            host,
+            plugin,
             config,
-            vars: self.vars.clone(),
-        }
-    }
-
-    /// The same with a variable set.
-    fn var(&self, name: &str, value: &str) -> Self {
-        let mut vars = self.vars.clone();
-        vars.push((name.to_owned(), value.to_owned()));
-        Self {
-            host: self.host,
-            config: self.config.clone(),
             vars,
         }
     }
 
+    /// The same with a field of the configuration set.
+    fn with(&self, field: &str, value: impl Into<Value>) -> Self {
+        let mut changed = self.clone();
+        changed.config[field] = value.into();
+        changed
+    }
+
+    /// The same with a variable set.
+    fn var(&self, name: &str, value: &str) -> Self {
+        let mut changed = self.clone();
+        changed.vars.push((name.to_owned(), value.to_owned()));
+        changed
+    }
+
     fn command(&self, verb: &str, more: &[(&str, &str)]) -> Command {
-        let mut command = self
-            .host
-            .ns
-            .command(plugin().to_str().expect("a plain path"));
+        let program = self.plugin.to_str().expect("a plain path");
+        let mut command = self.host.ns.command(program);
         command.env("CNI_COMMAND", verb).env("CNI_PATH", "/nowhere");
         command
             .envs(more.iter().copied())
