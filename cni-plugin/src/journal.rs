@@ -17,10 +17,12 @@ pub fn write(socket: &Path, what: &CniRef) -> io::Result<()> {
         ));
     };
     let folder = parent.join(CNI_JOURNAL);
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&folder)?;
+    // The parent as anybody would make it: the group weave reaches the socket in it.
+    fs::create_dir_all(parent)?;
+    match DirBuilder::new().mode(0o700).create(&folder) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
     let (socket, key) = (
         name.to_string_lossy(),
         format!("{}.{}", what.container, what.ifname),

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::IsTerminal as _;
+use std::path::Path;
 
 use serde::Serialize;
 use weave_model::api::{
@@ -67,24 +68,28 @@ pub(super) fn run(args: &Args) -> Answer {
                 print::connections(answer)
             }),
         Command::Cni { command } => {
-            let done = match command {
-                CniCommand::Install {
-                    plugin,
-                    portmap,
-                    places,
-                } => {
-                    let ports = if *portmap {
-                        Ports::Portmap
-                    } else {
-                        Ports::None
-                    };
-                    cni::install(places, plugin.as_deref(), &args.socket, ports)?
-                }
-                CniCommand::Uninstall { places } => cni::uninstall(places)?,
-            };
+            let done = place_cni(&args.socket, command)?;
             shown.answer(&done, cni::Done::human)
         }
         Command::Openapi => Ok((api::document(), Exit::Ok)),
+    }
+}
+
+fn place_cni(socket: &Path, command: &CniCommand) -> Result<cni::Done, Failure> {
+    match command {
+        CniCommand::Install {
+            plugin,
+            portmap,
+            places,
+        } => {
+            let ports = if *portmap {
+                Ports::Portmap
+            } else {
+                Ports::None
+            };
+            cni::install(places, plugin.as_deref(), socket, ports)
+        }
+        CniCommand::Uninstall { places } => cni::uninstall(places),
     }
 }
 
