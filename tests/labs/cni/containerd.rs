@@ -162,22 +162,23 @@ impl Drop for Containerd<'_> {
     }
 }
 
+/// Builds the image of the labs' program and returns its file.
+pub(super) fn image(lab: &Lab) -> PathBuf {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/labs/guest");
+    let [script, guest] = ["image.sh", "guest.rs"].map(|name| source.join(name));
+    let folder = lab.dir().join("image");
+    let [script, guest, into] = [&script, &guest, &folder].map(|path| path.display());
+    ns::host(&format!("{script} {into} {guest}"));
+    folder.join("image.tar")
+}
+
 /// Containers run, talk to those of the other host, are killed and removed: with the node there, with the node down,
 /// and without containerd ever asking.
 #[test]
 fn containers_of_containerd() {
     Lab::run(|lab| {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/labs/guest");
-        let (script, guest) = (source.join("image.sh"), source.join("guest.rs"));
-        let image = lab.dir().join("image");
-        ns::host(&format!(
-            "{} {} {}",
-            script.display(),
-            image.display(),
-            guest.display()
-        ));
+        let image = image(lab);
         let [h1, h2] = lab.cluster();
-        let image = image.join("image.tar");
         let [c1, c2] = [&h1, &h2].map(|host| Containerd::start(host, lab.dir(), &image));
         let [r1, r2] = [&h1, &h2].map(Runtime::new);
 

@@ -134,11 +134,11 @@ fn one_after_another(runtime: &Runtime<'_>, of: &[(String, Ns)]) {
     }
 }
 
-/// The plugin is killed at points all over ADD. Whatever it had begun, the node ends; DEL frees one half of it and GC
-/// the other, and nothing is left.
+/// The plugin is killed at points all over ADD and DEL. Whatever it had begun, the node ends; DEL frees one half of
+/// what is left and GC the other, and nothing remains.
 #[test]
-fn the_plugin_killed_in_the_middle_of_add() {
-    const POINTS: usize = 60;
+fn the_plugin_killed_in_the_middle() {
+    const POINTS: usize = 50;
     Lab::run(|lab| {
         let h1 = lab.host("h1", 1);
         h1.start();
@@ -146,41 +146,55 @@ fn the_plugin_killed_in_the_middle_of_add() {
         let runtime = Runtime::new(&h1);
         let before = h1.ns.snapshot();
         let all = containers(&h1, POINTS);
-        let (id, ns) = &all[0];
-        let start = Instant::now();
-        runtime.add(id, ns);
-        let whole = start.elapsed();
-        runtime.del(id, ns);
-
-        let mut unfinished = 0;
-        for (at, (id, ns)) in (0u32..).zip(&all) {
-            let mut child = begin(&runtime, "ADD", id, ns);
-            sleep(whole * at / POINTS as u32);
-            child.kill().expect("a child can be killed");
-            let ended = child.wait_with_output().expect("it ends");
-            unfinished += usize::from(!ended.status.success());
-        }
-        println!(
-            "{unfinished} of {POINTS} ADDs were cut short, over {} ms",
-            whole.as_millis()
-        );
-        assert!(unfinished > POINTS / 2, "the kills came too late");
-        // What was sent and not yet taken by the node is taken now.
-        sleep(Duration::from_millis(200));
-        for (id, ns) in all.iter().step_by(2) {
-            runtime.del(id, ns);
-        }
-        assert!(runtime.gc(&[]).ok);
-        assert_eq!(runtime.left(), (0, 0, 0));
-        assert_eq!(h1.ns.snapshot(), before);
-        for (_, ns) in &all {
-            assert!(
-                !ns.try_sh("ip link show eth0").status.success(),
-                "{}",
-                ns.name()
-            );
+        for verb in ["ADD", "DEL"] {
+            if verb == "DEL" {
+                let added = all_at_once(&runtime, "ADD", &all);
+                assert!(added.iter().all(|called| called.ok));
+            }
+            cut_short(&runtime, verb, &all);
+            // What was sent and not yet taken by the node is taken now.
+            sleep(Duration::from_millis(200));
+            for (id, ns) in all.iter().step_by(2) {
+                runtime.del(id, ns);
+            }
+            assert!(runtime.gc(&[]).ok);
+            assert_eq!(runtime.left(), (0, 0, 0), "after {verb}");
+            assert_eq!(h1.ns.snapshot(), before, "after {verb}");
+            let left = |ns: &Ns| ns.try_sh("ip link show eth0").status.success();
+            assert!(!all.iter().any(|(_, ns)| left(ns)), "after {verb}");
         }
     });
+}
+
+/// Begins a verb for each container and kills the plugin, the first at once and the last after as long as a whole call
+/// takes.
+fn cut_short(runtime: &Runtime<'_>, verb: &str, all: &[(String, Ns)]) {
+    let (id, ns) = &all[0];
+    if verb == "ADD" {
+        runtime.del(id, ns);
+    }
+    let start = Instant::now();
+    let whole = begin(runtime, verb, id, ns)
+        .wait_with_output()
+        .map(|_| start.elapsed());
+    let whole = whole.expect("it ends");
+    runtime.del(id, ns);
+    let mut unfinished = 0;
+    for (at, (id, ns)) in (0u32..).zip(all) {
+        let mut child = begin(runtime, verb, id, ns);
+        sleep(whole * at / all.len() as u32);
+        child.kill().expect("a child can be killed");
+        let ended = child.wait_with_output().expect("it ends");
+        unfinished += usize::from(!ended.status.success());
+        // The node ends what it has begun, so that the next one meets it idle.
+        sleep(2 * whole);
+    }
+    println!(
+        "{unfinished} of {} {verb}s were cut short, over {} ms",
+        all.len(),
+        whole.as_millis()
+    );
+    assert!(unfinished > all.len() / 3, "the kills came too late");
 }
 
 /// The node is killed while a crowd comes and goes. Every DEL is said to be done, now or later, and when the node is

@@ -6,6 +6,7 @@ mod cases;
 mod chain;
 mod containerd;
 mod crowd;
+mod podman;
 
 use std::io::Write as _;
 use std::net::IpAddr;
