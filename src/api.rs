@@ -36,6 +36,9 @@ const DRAIN: Duration = Duration::from_secs(1);
         handlers::attach,
         handlers::detach,
         handlers::attachments,
+        handlers::cni_del,
+        handlers::cni_check,
+        handlers::cni_gc,
         handlers::expose,
         handlers::hide,
         handlers::status,
@@ -87,6 +90,9 @@ fn routes(node: Node) -> Router {
             get(handlers::attachments).post(handlers::attach),
         )
         .route("/v1/attachments/{name}", delete(handlers::detach))
+        .route("/v1/cni/del", post(handlers::cni_del))
+        .route("/v1/cni/check", post(handlers::cni_check))
+        .route("/v1/cni/gc", post(handlers::cni_gc))
         .route("/v1/expose", post(handlers::expose).delete(handlers::hide))
         .route("/v1/status", get(handlers::status))
         .route("/v1/peers", get(handlers::peers))

@@ -5,6 +5,7 @@
 
 mod args;
 mod client;
+mod cni;
 mod commands;
 mod failure;
 mod print;

@@ -7,6 +7,7 @@ mod file;
 mod flags;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -36,6 +37,9 @@ pub struct Config {
     /// The overlay.
     pub overlay: Overlay,
 }
+
+/// The MTUs that a container's interface may have, in bytes: from IPv6's least to what fits a super-packet.
+pub const MTU_RANGE: RangeInclusive<u16> = 1280..=60_000;
 
 /// The section of the overlay.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -214,7 +218,7 @@ fn aes_in_hardware() -> bool {
 
 /// IPv6 needs 1280 (RFC 8200 section 5); a super-packet must fit one datagram.
 fn check_mtu(mtu: u16) -> Result<u16, Obstacle> {
-    if (1280..=60_000).contains(&mtu) {
+    if MTU_RANGE.contains(&mtu) {
         return Ok(mtu);
     }
     let cause = format!("an MTU of {mtu} is out of range");

@@ -7,6 +7,7 @@
 mod addresses;
 mod attaching;
 mod book;
+mod cni;
 mod containers;
 mod desk;
 mod host;
@@ -20,8 +21,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use weave_model::api::{
-    AttachRequest, Attachment, Attachments, Code, Connections, ExposeRequest, HostAddress,
-    InitRequest, JoinRequest, Membership, Peers, Refusal, Status, TokenAnswer, TokenRequest,
+    AttachRequest, Attachment, Attachments, CniFindings, CniGcRequest, CniRef, Code, Connections,
+    ExposeRequest, HostAddress, InitRequest, JoinRequest, Membership, Peers, Refusal, Status,
+    TokenAnswer, TokenRequest,
 };
 use weave_model::{ContainerName, IfName};
 use weave_router::driver::{self, Offloads, Router, RouterConfig};
@@ -139,6 +141,21 @@ impl Node {
         ifname: Option<IfName>,
     ) -> Result<Attachments, Refusal> {
         self.ask(|reply| Job::Detach(name, ifname, reply)).await
+    }
+
+    /// Frees the attachment that a CNI runtime names so; none is fine.
+    pub async fn cni_del(&self, what: CniRef) -> Result<Attachments, Refusal> {
+        self.ask(|reply| Job::CniDel(what, reply)).await
+    }
+
+    /// Looks whether an attachment still is as it was made.
+    pub async fn cni_check(&self, what: CniRef) -> Result<CniFindings, Refusal> {
+        self.ask(|reply| Job::CniCheck(what, reply)).await
+    }
+
+    /// Frees what a CNI runtime does not know any more.
+    pub async fn cni_gc(&self, request: CniGcRequest) -> Result<Attachments, Refusal> {
+        self.ask(|reply| Job::CniGc(request, reply)).await
     }
 
     /// Gives the host addresses of its own; if it has some, those are the answer.

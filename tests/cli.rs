@@ -413,3 +413,145 @@ fn ps_aligns_its_columns() {
     assert_eq!(columns, [Some(8); 3], "{}", ended.out);
     assert!(!ended.out.contains('\x1b'), "no colour in a pipe");
 }
+
+/// Folders for `weavectl cni`, and a program that stands for the plugin.
+struct Folders {
+    scratch: Scratch,
+    bin: String,
+    other: String,
+    conf: String,
+}
+
+impl Folders {
+    fn new(test: &str) -> Self {
+        let scratch = Scratch::new(test);
+        let at = |name: &str| scratch.0.join(name).display().to_string();
+        let [bin, other, conf] = ["bin", "other", "net.d"].map(at);
+        std::fs::write(scratch.0.join("plugin"), "a program").unwrap();
+        Self {
+            scratch,
+            bin,
+            other,
+            conf,
+        }
+    }
+
+    fn run(&self, words: &[&str]) -> Ended {
+        let folders = [
+            "--bin-dir",
+            &self.bin,
+            "--bin-dir",
+            &self.other,
+            "--conf-dir",
+            &self.conf,
+        ];
+        self.scratch.run(&[&["cni"], words, &folders].concat())
+    }
+
+    fn install(&self) -> Ended {
+        let plugin = self.scratch.0.join("plugin").display().to_string();
+        self.run(&["install", "--plugin", &plugin])
+    }
+
+    fn names(folder: &str) -> Vec<String> {
+        let entries = std::fs::read_dir(folder).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.collect()
+    }
+}
+
+/// The plugin is whole and can be run before the configuration names it; doing it again is fine.
+#[test]
+fn cni_is_installed_plugin_first() {
+    let folders = Folders::new("cni-install");
+    let Folders {
+        bin, other, conf, ..
+    } = &folders;
+    let expected =
+        format!("wrote {bin}/weave-cni\nwrote {other}/weave-cni\nwrote {conf}/10-weave.conflist\n");
+    for _ in 0..2 {
+        let ended = folders.install();
+        assert_eq!(
+            (ended.code, ended.out),
+            (0, expected.clone()),
+            "{}",
+            ended.err
+        );
+    }
+    let mode = std::fs::metadata(format!("{bin}/weave-cni"))
+        .unwrap()
+        .permissions();
+    assert_eq!(
+        std::os::unix::fs::PermissionsExt::mode(&mode) & 0o777,
+        0o755
+    );
+    let text = std::fs::read(format!("{conf}/10-weave.conflist")).unwrap();
+    let conflist: Value = serde_json::from_slice(&text).unwrap();
+    let plugin = &conflist["plugins"][0];
+    assert_eq!(
+        (&conflist["name"], &plugin["type"]),
+        (&json!("weave"), &json!("weave-cni"))
+    );
+    assert_eq!(plugin["socket"], json!(folders.scratch.socket()));
+    assert_eq!(Folders::names(bin), ["weave-cni"]);
+    assert_eq!(Folders::names(conf), ["10-weave.conflist"]);
+}
+
+/// The configuration goes before what it names, and what is not ours stays.
+#[test]
+fn cni_is_taken_away_configuration_first() {
+    let folders = Folders::new("cni-uninstall");
+    let Folders {
+        bin, other, conf, ..
+    } = &folders;
+    folders.install();
+    std::fs::write(format!("{conf}/05-first.conflist"), "{}").unwrap();
+    let said = folders.install().out;
+    assert!(said.contains("05-first.conflist first"), "{said}");
+    let expected = format!(
+        "removed {conf}/10-weave.conflist\nremoved {bin}/weave-cni\nremoved {other}/weave-cni\n"
+    );
+    assert_eq!(folders.run(&["uninstall"]).out, expected);
+    assert_eq!(Folders::names(conf), ["05-first.conflist"]);
+    let foreign = format!("{conf}/10-weave.conflist");
+    std::fs::write(&foreign, r#"{"name": "somebody's"}"#).unwrap();
+    assert_eq!(
+        folders.run(&["uninstall"]).out,
+        "nothing of ours was there\n"
+    );
+    assert!(std::fs::exists(foreign).unwrap());
+}
+
+#[test]
+fn portmap_is_put_behind_where_it_is_there() {
+    let folders = Folders::new("cni-portmap");
+    let plugin = folders.scratch.0.join("plugin").display().to_string();
+    let install = || folders.run(&["install", "--portmap", "--plugin", &plugin]);
+    let ended = install();
+    assert!(
+        ended.code == 1 && ended.err.contains("no plugin portmap"),
+        "{}",
+        ended.err
+    );
+    std::fs::create_dir_all(&folders.other).unwrap();
+    std::fs::write(format!("{}/portmap", folders.other), "").unwrap();
+    assert_eq!(install().code, 0);
+    let text = std::fs::read(format!("{}/10-weave.conflist", folders.conf)).unwrap();
+    let conflist: Value = serde_json::from_slice(&text).unwrap();
+    let expected = json!({"type": "portmap", "capabilities": {"portMappings": true}});
+    assert_eq!(conflist["plugins"][1], expected);
+}
+
+#[test]
+fn a_missing_plugin_is_told_before_anything_is_written() {
+    let folders = Folders::new("cni-missing");
+    let ended = folders.run(&["install", "--plugin", "/nowhere/weave-cni"]);
+    assert_eq!(ended.code, 1);
+    let told = ended.err.contains("cannot read the plugin") && ended.err.contains("--plugin");
+    assert!(told, "{}", ended.err);
+    assert!(
+        ![&folders.bin, &folders.conf]
+            .into_iter()
+            .any(|folder| std::fs::exists(folder).unwrap())
+    );
+}

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use rules::{cycles, forbidden_dependencies, impurities};
+use rules::{cycles, forbidden_dependencies, impurities, linked};
 use source::Source;
 
 #[path = "structure/proof.rs"]
@@ -67,6 +67,32 @@ fn the_parts_do_not_know_one_another() {
             .keys()
             .filter(|name| !name.is_empty())
             .flat_map(of_crate)
+            .collect::<Vec<_>>(),
+    );
+}
+
+/// It starts for each container: an async runtime, a web stack or a parser of arguments would be most of it.
+#[test]
+fn the_cni_plugin_links_next_to_nothing() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let lock = fs::read_to_string(root.join("Cargo.lock")).expect("a lock file");
+    let linked = linked("weave-cni", &lock);
+    assert!(linked.contains("serde_json"), "{linked:?}");
+    // What only its tests need is in the lock file too, and is as small.
+    let heavy = [
+        "tokio",
+        "axum",
+        "hyper",
+        "clap",
+        "reqwest",
+        "tracing",
+        "aws-lc-rs",
+        "kube",
+    ];
+    let found = heavy.into_iter().filter(|name| linked.contains(name));
+    assert_none(
+        &found
+            .map(|name| format!("weave-cni links {name}"))
             .collect::<Vec<_>>(),
     );
 }

@@ -12,9 +12,12 @@ mod cni;
 mod refusal;
 mod status;
 
-pub use attach::{AttachRequest, Attachment, Attachments, ExposeRequest, HostAddress};
+pub use attach::{AttachRequest, Attachment, Attachments, CniOwner, ExposeRequest, HostAddress};
 pub use cluster::{InitRequest, JoinRequest, Membership, TokenAnswer, TokenRequest};
-pub use cni::{CniDns, CniInterface, CniIp, CniResult, CniRoute};
+pub use cni::{
+    CNI_JOURNAL, CniDns, CniFindings, CniGcRequest, CniInterface, CniIp, CniRef, CniResult,
+    CniRoute,
+};
 pub use refusal::{Code, Refusal};
 pub use status::{
     Cluster, Connection, Connections, LaneMtu, Offloads, Peer, PeerState, Peers, Problem, Status,

@@ -4,6 +4,7 @@ pub mod api;
 
 mod drops;
 mod id;
+mod mac;
 mod mtu;
 mod name;
 mod range;
@@ -12,9 +13,10 @@ mod token;
 
 pub use drops::Drop;
 pub use id::{BadNodeId, NodeId};
+pub use mac::{BadMac, Mac};
 pub use mtu::{MtuReason, PathMtu};
 pub use name::{
-    BadName, ContainerName, IfName, Label, LabelKey, LabelValue, NetworkName, NodeName,
+    BadName, CniName, ContainerName, IfName, Label, LabelKey, LabelValue, NetworkName, NodeName,
 };
 pub use range::{BadRange, Block, ClusterRange};
 pub use suite::Suite;

@@ -130,6 +130,41 @@ name! {
     |text| text.is_empty() || word(text, 63)
 }
 
+name! {
+    /// What a CNI runtime calls a container or a network: 1 to 200 letters, digits, `.`, `_` or `-`, a letter or digit
+    /// first (CNI specification 1.1.0, section "Network configuration objects"; the limit is ours, a file is named so).
+    CniName, "0f3c9b7e21ad",
+    "a CNI id: 1 to 200 letters, digits, '.', '_' or '-', beginning with a letter or digit",
+    |text| {
+        (1..=200).contains(&text.len())
+            && text.as_bytes()[0].is_ascii_alphanumeric()
+            && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+    }
+}
+
+impl ContainerName {
+    /// The name of a container that a CNI runtime made: its id, or, where that will not do as a name, the beginning of
+    /// it and 16 hex digits of a hash of it.
+    pub fn of_cni(id: &CniName) -> Self {
+        let text = id.as_str();
+        if word(text, 128) {
+            return Self(text.to_owned());
+        }
+        Self(format!(
+            "{}-{:016x}",
+            &text[..text.len().min(100)],
+            fnv1a(text.as_bytes())
+        ))
+    }
+}
+
+/// FNV-1a, 64 bits (RFC 9923): names that stay the same over restarts and versions.
+fn fnv1a(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
 impl NetworkName {
     /// The network that every cluster has.
     pub fn default_network() -> Self {
@@ -228,6 +263,26 @@ mod tests {
         assert!("Blue".parse::<NetworkName>().is_err());
         for bad in ["app", "=web", "a b=c", "app=-", "/app=web", "a/b/c=d"] {
             assert!(bad.parse::<Label>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn every_cni_id_has_a_container_name_of_its_own() {
+        let id = |text: &str| text.parse::<CniName>().unwrap();
+        assert_eq!(
+            ContainerName::of_cni(&id("default-web")).as_str(),
+            "default-web"
+        );
+        let long = "a".repeat(200);
+        let made =
+            ["web-", "web_", &long, &long[..199]].map(|text| ContainerName::of_cni(&id(text)));
+        for name in &made {
+            assert!(name.as_str().parse::<ContainerName>().is_ok(), "{name}");
+        }
+        let distinct: std::collections::BTreeSet<_> = made.iter().collect();
+        assert_eq!(distinct.len(), made.len());
+        for bad in ["", "-a", ".a", "a/b", "a b", &"x".repeat(201)] {
+            assert!(bad.parse::<CniName>().is_err(), "{bad:?}");
         }
     }
 

@@ -14,7 +14,8 @@
 //! whatever `arp_ignore` says, and so that those of one host keep talking when the TUN device is gone.
 //!
 //! Nothing is half made: [`Host::attach`], [`Host::prepare`] and [`Host::expose`] undo what they did when a step
-//! fails. Nothing right is made again: [`Host::prepare`] and [`Host::repair`] look first, so a restart changes nothing.
+//! fails. Nothing right is made again: [`Host::prepare`] and [`Host::repair`] look first, so a restart changes nothing;
+//! [`Host::check`] only looks.
 //! The futures are not to be dropped half-way: run them in a task that is waited for.
 
 use weave_linux::netlink::{IfName, Link, Netlink};
@@ -22,6 +23,7 @@ use weave_linux::netns::Netns;
 use weave_model::ClusterRange;
 
 mod changes;
+mod check;
 mod container;
 mod error;
 mod outer;

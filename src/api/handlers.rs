@@ -8,8 +8,9 @@ use hyper::body::Bytes;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use weave_model::api::{
-    AttachRequest, Attachment, Attachments, Code, Connections, ExposeRequest, HostAddress,
-    InitRequest, JoinRequest, Membership, Peers, Refusal, Status, TokenAnswer, TokenRequest,
+    AttachRequest, Attachment, Attachments, CniFindings, CniGcRequest, CniRef, Code, Connections,
+    ExposeRequest, HostAddress, InitRequest, JoinRequest, Membership, Peers, Refusal, Status,
+    TokenAnswer, TokenRequest,
 };
 use weave_model::{ContainerName, IfName};
 
@@ -109,6 +110,36 @@ pub(super) async fn detach(
 ))]
 pub(super) async fn attachments(State(node): State<Node>) -> Json<Attachments> {
     Json(node.attachments())
+}
+
+/// Free the attachment that a CNI runtime names so; none is fine.
+#[utoipa::path(post, path = "/v1/cni/del", request_body = CniRef, responses(
+    (status = 200, description = "what was freed", body = Attachments),
+    (status = "default", description = "refused, nothing was changed", body = Refusal),
+))]
+pub(super) async fn cni_del(State(node): State<Node>, body: Bytes) -> Answer<Attachments> {
+    let what: CniRef = read(&body)?;
+    Ok(Json(node.cni_del(what).await?))
+}
+
+/// Look whether an attachment of a CNI runtime still is as it was made.
+#[utoipa::path(post, path = "/v1/cni/check", request_body = CniRef, responses(
+    (status = 200, description = "what was found", body = CniFindings),
+    (status = "default", description = "it cannot be looked at", body = Refusal),
+))]
+pub(super) async fn cni_check(State(node): State<Node>, body: Bytes) -> Answer<CniFindings> {
+    let what: CniRef = read(&body)?;
+    Ok(Json(node.cni_check(what).await?))
+}
+
+/// Free what a CNI runtime does not know any more.
+#[utoipa::path(post, path = "/v1/cni/gc", request_body = CniGcRequest, responses(
+    (status = 200, description = "what was freed", body = Attachments),
+    (status = "default", description = "something cannot be freed; all else was", body = Refusal),
+))]
+pub(super) async fn cni_gc(State(node): State<Node>, body: Bytes) -> Answer<Attachments> {
+    let request: CniGcRequest = read(&body)?;
+    Ok(Json(node.cni_gc(request).await?))
 }
 
 /// Give the host itself addresses on the network.

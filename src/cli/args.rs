@@ -9,6 +9,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use weave_model::api::DEFAULT_SOCKET;
 use weave_model::{ContainerName, IfName, Label, NetworkName};
 
+use super::cni::Places;
 use crate::duration;
 
 /// Where the help of a verb lists what all verbs take.
@@ -103,8 +104,37 @@ pub enum Command {
     Peers,
     /// List the sessions with other members
     Connections,
+    /// Let container runtimes attach their containers: containerd, CRI-O, Podman, Nomad
+    Cni {
+        /// What to do with the plugin.
+        #[command(subcommand)]
+        command: CniCommand,
+    },
     /// Print the OpenAPI document of the node API
     Openapi,
+}
+
+/// `weavectl cni ...`.
+#[derive(Debug, Subcommand)]
+pub enum CniCommand {
+    /// Put the plugin and a network configuration where container runtimes look
+    Install {
+        /// The program weave-cni [default: the one beside weavectl]
+        #[arg(long, value_name = "FILE")]
+        plugin: Option<PathBuf>,
+        /// Put the reference plugin portmap behind it, which publishes ports
+        #[arg(long)]
+        portmap: bool,
+        /// Where.
+        #[command(flatten)]
+        places: Places,
+    },
+    /// Take both away again; containers keep their addresses until their runtime gives them back
+    Uninstall {
+        /// Where.
+        #[command(flatten)]
+        places: Places,
+    },
 }
 
 /// `weavectl attach ...`.

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::IsTerminal as _;
+use std::path::Path;
 
 use serde::Serialize;
 use weave_model::api::{
@@ -10,10 +11,11 @@ use weave_model::api::{
 };
 use weave_model::{ContainerName, IfName};
 
-use super::args::{Args, Attach, Command, Output, TokenCommand};
+use super::args::{Args, Attach, CniCommand, Command, Output, TokenCommand};
 use super::client::Client;
+use super::cni::Ports;
 use super::failure::{Exit, Failure};
-use super::print;
+use super::{cni, print};
 use crate::api;
 
 /// What goes to stdout, and how the process ends.
@@ -65,7 +67,29 @@ pub(super) fn run(args: &Args) -> Answer {
             .answer(&client.get("/connections")?, |answer: &Connections| {
                 print::connections(answer)
             }),
+        Command::Cni { command } => {
+            let done = place_cni(&args.socket, command)?;
+            shown.answer(&done, cni::Done::human)
+        }
         Command::Openapi => Ok((api::document(), Exit::Ok)),
+    }
+}
+
+fn place_cni(socket: &Path, command: &CniCommand) -> Result<cni::Done, Failure> {
+    match command {
+        CniCommand::Install {
+            plugin,
+            portmap,
+            places,
+        } => {
+            let ports = if *portmap {
+                Ports::Portmap
+            } else {
+                Ports::None
+            };
+            cni::install(places, plugin.as_deref(), socket, ports)
+        }
+        CniCommand::Uninstall { places } => cni::uninstall(places),
     }
 }
 
@@ -133,6 +157,9 @@ fn attach(client: &Client<'_>, shown: &Shown, args: &Attach) -> Answer {
         netns: absolute(&args.netns)?,
         name: args.name.clone(),
         ip: args.ip,
+        more_ips: Vec::new(),
+        mac: None,
+        mtu: None,
         ifname: args.ifname.clone(),
         network: args.network.clone(),
         labels: args
@@ -140,6 +167,7 @@ fn attach(client: &Client<'_>, shown: &Shown, args: &Attach) -> Answer {
             .iter()
             .map(|label| (label.key.clone(), label.value.clone()))
             .collect(),
+        owner: None,
     };
     let attachment: Attachment = client.post("/attachments", &request)?;
     shown.answer(&CniResult::from(&attachment), |_| {

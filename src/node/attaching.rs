@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use weave_model::api::{AttachRequest, Attachment, Attachments, Code, Refusal};
-use weave_model::{ClusterRange, ContainerName, IfName};
+use weave_model::{ClusterRange, ContainerName, IfName, Mac};
 use weave_router::attach::{AttachSpec, DefaultRoute, Repaired};
 use weave_router::core::command::{Command, Reply};
 use weave_router::path::routes::{DEFAULT_NETWORK, Port};
@@ -22,6 +22,8 @@ impl Works {
     /// Attaches a container.
     pub(super) async fn attach(&mut self, request: AttachRequest) -> Result<Attachment, Refusal> {
         let range = self.range()?;
+        // What was freed while the node was down may be the container that comes now.
+        self.drain_cni_journal().await;
         let netns = containers::open_netns(&request.netns)?;
         match containers::plan(&self.book, &request, &range, containers::netns_id(&netns))? {
             Plan::Done(entry) if self.is_whole(&entry, range).await? => return Ok(entry.attachment),
@@ -33,10 +35,7 @@ impl Works {
             }
             Plan::Make => {}
         }
-        let want = request
-            .ip
-            .map(|ip| containers::offset_in(&range, ip))
-            .transpose()?;
+        let want = containers::wanted_offset(&range, &request)?;
         let lease = containers::lease_id(&request.name, &request.ifname);
         let offset = self.allocate(&lease, want).await?;
         let spec = AttachSpec {
@@ -49,6 +48,7 @@ impl Works {
             ),
             netns: netns.into(),
             ifname: containers::kernel_name(&request.ifname),
+            mac: request.mac.map(Mac::bytes),
             default_route: DefaultRoute::IfNone,
             uplink_mtu: addresses::uplink_mtu().await,
         };
@@ -76,10 +76,7 @@ impl Works {
     /// Removes what is left of a former attachment. The new one gets its address, unless it asks for another.
     async fn clear_away(&mut self, former: &Entry, request: &AttachRequest) -> Result<(), Refusal> {
         self.strike_out(former).await?;
-        let same = request
-            .ip
-            .is_none_or(|ip| containers::has_address(former, ip));
-        if !same || former.attachment.ifname != request.ifname {
+        if !containers::suits(former, request) || former.attachment.ifname != request.ifname {
             let Attachment { name, ifname, .. } = &former.attachment;
             self.release(&containers::lease_id(name, ifname)).await;
         }
@@ -135,16 +132,22 @@ impl Works {
         }
         let mut gone = Vec::new();
         for entry in entries {
-            self.strike_out(&entry).await?;
-            self.release(&containers::lease_id(name, &entry.attachment.ifname))
-                .await;
-            tracing::info!(%name, ip = %entry.attachment.ip.addr(), "detached");
-            gone.push(entry.attachment);
+            gone.push(self.take_off(entry).await?);
         }
         Ok(Attachments {
             attachments: gone,
             host: None,
         })
+    }
+
+    /// Takes one interface off the network and gives its address back.
+    pub(super) async fn take_off(&mut self, entry: Entry) -> Result<Attachment, Refusal> {
+        self.strike_out(&entry).await?;
+        let Entry { attachment, .. } = entry;
+        let Attachment { name, ifname, .. } = &attachment;
+        self.release(&containers::lease_id(name, ifname)).await;
+        tracing::info!(%name, ip = %attachment.ip.addr(), "detached");
+        Ok(attachment)
     }
 
     /// Removes a pair and its entry; the address stays leased.

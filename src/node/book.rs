@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use weave_model::api::{Attachment, HostAddress};
+use weave_model::api::{Attachment, CniGcRequest, CniRef, HostAddress};
 use weave_model::{ContainerName, IfName, NetworkName};
 
 /// What is attached to this node.
@@ -125,6 +125,32 @@ impl Book {
             .filter(move |entry| entry.attachment.name == *name)
     }
 
+    /// The attachment that a CNI runtime names so.
+    pub(super) fn owned(&self, what: &CniRef) -> Option<&Entry> {
+        self.entries().find(|entry| {
+            let Attachment { owner, ifname, .. } = &entry.attachment;
+            let container = owner.as_ref().map(|owner| &owner.container);
+            container == Some(&what.container) && *ifname == what.ifname
+        })
+    }
+
+    /// The attachments of a network of a CNI runtime that it does not know any more.
+    pub(super) fn forgotten<'a>(
+        &'a self,
+        request: &'a CniGcRequest,
+    ) -> impl Iterator<Item = &'a Entry> {
+        self.entries().filter(|entry| {
+            let Attachment { owner, ifname, .. } = &entry.attachment;
+            let owner = owner
+                .as_ref()
+                .filter(|owner| owner.network == request.network);
+            owner.is_some_and(|owner| {
+                let kept = |one: &CniRef| one.container == owner.container && one.ifname == *ifname;
+                !request.keep.iter().any(kept)
+            })
+        })
+    }
+
     /// Everything that is attached, by container and interface.
     pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
         self.attachments.values()
@@ -157,6 +183,8 @@ fn key(attachment: &Attachment) -> (ContainerName, IfName) {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use weave_model::api::CniOwner;
+
     use super::*;
 
     pub(in crate::node) fn entry(name: &str, ifname: &str, inode: u64) -> Entry {
@@ -175,6 +203,7 @@ pub(super) mod tests {
             gateway6: "fe80::1".parse().unwrap(),
             default_route: true,
             labels: BTreeMap::new(),
+            owner: None,
             attached_at: 7,
             alive: true,
         };
@@ -209,6 +238,44 @@ pub(super) mod tests {
         ));
         let later = br#"{"version":2,"attachments":[],"host":null}"#;
         assert!(matches!(Book::from_bytes(later), Err(BadBook::Version(2))));
+    }
+
+    #[test]
+    fn a_runtime_sees_its_own_attachments_only() {
+        let owned = |name: &str, network: &str| {
+            let mut entry = entry(name, "eth0", 1);
+            let [network, container] = [network, name].map(|text| text.parse().unwrap());
+            entry.attachment.owner = Some(CniOwner { network, container });
+            entry
+        };
+        let mut book = Book::default();
+        book.insert(entry("byhand", "eth0", 1));
+        for (name, network) in [("a", "blue"), ("b", "blue"), ("c", "red")] {
+            book.insert(owned(name, network));
+        }
+        let named = |container: &str, ifname: &str| CniRef {
+            container: container.parse().unwrap(),
+            ifname: ifname.parse().unwrap(),
+        };
+        assert!(book.owned(&named("a", "eth0")).is_some());
+        assert!(book.owned(&named("a", "net1")).is_none());
+        assert!(book.owned(&named("byhand", "eth0")).is_none());
+        let forgotten = |keep: &[CniRef]| {
+            let request = CniGcRequest {
+                network: "blue".parse().unwrap(),
+                keep: keep.to_vec(),
+            };
+            let entries = book.forgotten(&request);
+            entries
+                .map(|entry| entry.attachment.name.to_string())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            forgotten(&[named("a", "eth0"), named("b", "eth0")]),
+            [""; 0]
+        );
+        assert_eq!(forgotten(&[named("a", "net1"), named("b", "eth0")]), ["a"]);
+        assert_eq!(forgotten(&[]), ["a", "b"]);
     }
 
     #[test]

@@ -5,11 +5,12 @@ use std::os::unix::fs::MetadataExt as _;
 
 use weave_linux::netns::{self, BadNetnsRef, Netns, NetnsRef};
 use weave_model::api::{AttachRequest, Attachment, Code, Refusal};
-use weave_model::{ClusterRange, ContainerName, IfName};
-use weave_router::attach::{self, AttachSpec, Attached};
+use weave_model::{ClusterRange, ContainerName, IfName, Mac};
+use weave_router::attach::{self, AttachSpec, Attached, DefaultRoute};
 
 use super::book::{Book, Entry, Place};
 use super::wall_seconds;
+use crate::config::MTU_RANGE;
 
 /// The fix for every wrong namespace.
 const NETNS_FIX: &str = "give a path, a name that ip netns lists, or the id of a process in it";
@@ -53,7 +54,7 @@ pub(super) fn is_alive(entry: &Entry) -> bool {
 }
 
 /// Whether an entry has this address.
-pub(super) fn has_address(entry: &Entry, ip: IpAddr) -> bool {
+fn has_address(entry: &Entry, ip: IpAddr) -> bool {
     let Attachment { ip: v4, ip6, .. } = &entry.attachment;
     ip == IpAddr::from(v4.addr()) || ip6.is_some_and(|v6| ip == IpAddr::from(v6.addr()))
 }
@@ -83,9 +84,8 @@ pub(super) fn plan(
             "attach to the network default",
         ));
     }
-    if let Some(ip) = request.ip {
-        offset_in(range, ip)?;
-    }
+    wanted_offset(range, request)?;
+    check_mtu(request)?;
     match book.place(&request.name, &request.ifname, netns_id) {
         // The kernel gives the number of a namespace that is gone to a new one.
         Place::Free => match book
@@ -107,13 +107,12 @@ pub(super) fn plan(
                 Err(Refusal::new(Code::Conflict, cause, fix))
             }
         },
-        Place::Served(entry) => match request.ip.filter(|ip| !has_address(entry, *ip)) {
+        Place::Served(entry) => match difference(entry, request) {
             None => Ok(Plan::Done(Box::new(entry.clone()))),
-            Some(ip) => {
-                let has = entry.attachment.ip.addr();
-                let cause = format!("{} is attached already, with {has}, not {ip}", request.name);
+            Some(difference) => {
+                let cause = format!("{} is attached already, {difference}", request.name);
                 let fix = format!(
-                    "leave --ip out, or detach it first: weavectl detach {}",
+                    "ask for what it has, or detach it first: weavectl detach {}",
                     request.name
                 );
                 Err(Refusal::new(Code::Conflict, cause, fix))
@@ -132,6 +131,75 @@ pub(super) fn plan(
         }
         Place::NameTaken(_) => Ok(Plan::Replace(
             book.interfaces(&request.name).cloned().collect(),
+        )),
+    }
+}
+
+/// What a request wants other than an attachment has it, if anything.
+fn difference(entry: &Entry, request: &AttachRequest) -> Option<String> {
+    let Attachment {
+        ip,
+        mac,
+        mtu,
+        owner,
+        ..
+    } = &entry.attachment;
+    let mut ips = wanted_ips(request);
+    if let Some(want) = ips.find(|ip| !has_address(entry, *ip)) {
+        return Some(format!("with {}, not {want}", ip.addr()));
+    }
+    if let Some(want) = request.mac.filter(|want| want.to_string() != *mac) {
+        return Some(format!("with the hardware address {mac}, not {want}"));
+    }
+    if let Some(want) = request.mtu.filter(|want| u32::from(*want) != *mtu) {
+        return Some(format!("with an MTU of {mtu}, not {want}"));
+    }
+    let other = request.owner != *owner;
+    other.then(|| match owner {
+        Some(owner) => format!("by a CNI runtime, to its network {}", owner.network),
+        None => "by hand".to_owned(),
+    })
+}
+
+/// Whether a request asks for no other address than an attachment has.
+pub(super) fn suits(entry: &Entry, request: &AttachRequest) -> bool {
+    wanted_ips(request).all(|ip| has_address(entry, ip))
+}
+
+/// All addresses that a request asks for.
+fn wanted_ips(request: &AttachRequest) -> impl Iterator<Item = IpAddr> {
+    request
+        .ip
+        .into_iter()
+        .chain(request.more_ips.iter().copied())
+}
+
+/// The offset of the addresses that a request asks for, if it does.
+pub(super) fn wanted_offset(
+    range: &ClusterRange,
+    request: &AttachRequest,
+) -> Result<Option<u32>, Refusal> {
+    let mut found: Option<(IpAddr, u32)> = None;
+    for ip in wanted_ips(request) {
+        let offset = offset_in(range, ip)?;
+        let (first, known) = *found.get_or_insert((ip, offset));
+        if known != offset {
+            let (v4, v6) = (range.v4_at(known), range.v6_at(known));
+            let cause = format!("a container cannot have both {first} and {ip}");
+            let fix = format!("ask for one address; {v4} and {v6} go together");
+            return Err(Refusal::new(Code::Invalid, cause, fix));
+        }
+    }
+    Ok(found.map(|(_, offset)| offset))
+}
+
+fn check_mtu(request: &AttachRequest) -> Result<(), Refusal> {
+    match request.mtu.filter(|mtu| !MTU_RANGE.contains(mtu)) {
+        None => Ok(()),
+        Some(mtu) => Err(Refusal::new(
+            Code::Invalid,
+            format!("an MTU of {mtu} is out of range"),
+            "give an MTU between 1280 and 60000",
         )),
     }
 }
@@ -185,7 +253,7 @@ pub(super) fn to_make(
         range,
         offset,
         ipv6: true,
-        mtu: mtu.into(),
+        mtu: request.mtu.unwrap_or(mtu).into(),
         tag: format!("{} {}", request.name, request.ifname),
     }
 }
@@ -208,6 +276,7 @@ pub(super) fn entry(request: &AttachRequest, spec: &AttachSpec, attached: &Attac
         gateway6: GATEWAY6,
         default_route: attached.default_route,
         labels: request.labels.clone(),
+        owner: request.owner.clone(),
         attached_at: wall_seconds(),
         alive: true,
     };
@@ -235,6 +304,24 @@ pub(super) fn to_repair(entry: &Entry, range: ClusterRange) -> Option<attach::At
         ipv6: ip6.is_some(),
         mtu: *mtu,
         tag: format!("{name} {ifname}"),
+    })
+}
+
+/// What an entry should still be, inside the container too.
+pub(super) fn to_check(entry: &Entry, range: ClusterRange, netns: Netns) -> Option<AttachSpec> {
+    let attachment = &entry.attachment;
+    let mac = attachment.mac.parse::<Mac>().ok();
+    Some(AttachSpec {
+        attachment: to_repair(entry, range)?,
+        netns: netns.into(),
+        ifname: kernel_name(&attachment.ifname),
+        mac: mac.map(Mac::bytes),
+        default_route: if attachment.default_route {
+            DefaultRoute::IfNone
+        } else {
+            DefaultRoute::Never
+        },
+        uplink_mtu: None,
     })
 }
 
@@ -303,7 +390,11 @@ mod tests {
             ip: ip.map(|ip| ip.parse().unwrap()),
             ifname: IfName::eth0(),
             network: weave_model::NetworkName::default_network(),
+            more_ips: Vec::new(),
+            mac: None,
+            mtu: None,
             labels: std::collections::BTreeMap::new(),
+            owner: None,
         }
     }
 
@@ -331,6 +422,55 @@ mod tests {
             done(Some("10.32.0.3")).err().map(|refusal| refusal.code),
             Some(Code::Conflict)
         );
+    }
+
+    #[test]
+    fn the_same_container_with_other_wishes_is_refused() {
+        let mut book = Book::default();
+        let there = alive("a");
+        book.insert(there.clone());
+        let wishes: [fn(&mut AttachRequest); 4] = [
+            |request| request.mac = "02:00:00:00:00:09".parse().ok(),
+            |request| request.mtu = Some(1400),
+            |request| request.more_ips = vec!["10.32.0.3".parse().unwrap()],
+            |request| {
+                let [network, container] = ["net", "a"].map(|text| text.parse().unwrap());
+                request.owner = Some(weave_model::api::CniOwner { network, container });
+            },
+        ];
+        for wish in wishes {
+            let mut request = request("a", None);
+            wish(&mut request);
+            let refusal = plan(&book, &request, &range(), there.netns_id)
+                .err()
+                .unwrap();
+            assert_eq!(refusal.code, Code::Conflict, "{refusal}");
+        }
+        let mut same = request("a", Some("10.32.0.2"));
+        same.more_ips = vec!["fd00::2".parse().unwrap()];
+        (same.mac, same.mtu) = ("02:00:0a:20:00:02".parse().ok(), Some(1500));
+        assert!(matches!(
+            plan(&book, &same, &range(), there.netns_id),
+            Ok(Plan::Done(_))
+        ));
+    }
+
+    #[test]
+    fn addresses_of_two_places_and_strange_mtus_are_refused() {
+        let mut both = request("a", Some("10.32.0.9"));
+        both.more_ips = vec!["fd00::9".parse().unwrap()];
+        assert_eq!(wanted_offset(&range(), &both).unwrap(), Some(9));
+        both.more_ips = vec!["fd00::8".parse().unwrap()];
+        let refusal = wanted_offset(&range(), &both).unwrap_err();
+        assert!(refusal.fix.contains("fd00::9"), "{refusal:?}");
+        let small = AttachRequest {
+            mtu: Some(576),
+            ..request("a", None)
+        };
+        let refusal = plan(&Book::default(), &small, &range(), (9, 9))
+            .err()
+            .unwrap();
+        assert_eq!(refusal.code, Code::Invalid, "{refusal}");
     }
 
     #[test]

@@ -9,8 +9,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 use weave_model::api::{
-    AttachRequest, Attachment, Attachments, ExposeRequest, HostAddress, InitRequest, JoinRequest,
-    Membership, Refusal, TokenAnswer, TokenRequest,
+    AttachRequest, Attachment, Attachments, CniFindings, CniGcRequest, CniRef, ExposeRequest,
+    HostAddress, InitRequest, JoinRequest, Membership, Refusal, TokenAnswer, TokenRequest,
 };
 use weave_model::{ContainerName, IfName};
 
@@ -32,6 +32,9 @@ pub(super) enum Job {
     Join(JoinRequest, Reply<Membership>),
     Attach(Box<AttachRequest>, Reply<Attachment>),
     Detach(ContainerName, Option<IfName>, Reply<Attachments>),
+    CniDel(CniRef, Reply<Attachments>),
+    CniCheck(CniRef, Reply<CniFindings>),
+    CniGc(CniGcRequest, Reply<Attachments>),
     Expose(ExposeRequest, Reply<HostAddress>),
     Hide(Reply<HostAddress>),
 }
@@ -87,6 +90,9 @@ async fn do_job(works: &mut Works, job: Job) {
         Job::Detach(name, ifname, reply) => {
             drop(reply.send(works.detach(&name, ifname.as_ref()).await))
         }
+        Job::CniDel(what, reply) => drop(reply.send(works.cni_del(&what).await)),
+        Job::CniCheck(what, reply) => drop(reply.send(works.cni_check(&what).await)),
+        Job::CniGc(request, reply) => drop(reply.send(works.cni_gc(&request).await)),
         Job::Expose(request, reply) => drop(reply.send(works.expose(request).await)),
         Job::Hide(reply) => drop(reply.send(works.hide().await)),
     }

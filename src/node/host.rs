@@ -145,15 +145,23 @@ impl HostSide {
         }
     }
 
-    fn ensure_rules(&self, range: ClusterRange) -> Result<(), nft::Error> {
-        let rules = AttachRules {
+    /// Looks at our table of rules, and changes nothing.
+    pub(super) fn find_rules(&self, range: ClusterRange) -> Result<Found, nft::Error> {
+        self.rules(range).rule_set().check(&self.nft)
+    }
+
+    fn rules(&self, range: ClusterRange) -> AttachRules {
+        AttachRules {
             tun: TUN.to_owned(),
             veths: VETHS.to_owned(),
             range,
             closed_udp: vec![self.port],
             closed_tcp: CLOSED_TCP.to_vec(),
-        };
-        match rules.rule_set().ensure(&self.nft)? {
+        }
+    }
+
+    fn ensure_rules(&self, range: ClusterRange) -> Result<(), nft::Error> {
+        match self.rules(range).rule_set().ensure(&self.nft)? {
             Found::Right => {}
             found => tracing::info!(?found, table = weave_router::rules::TABLE, "made the rules"),
         }

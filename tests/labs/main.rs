@@ -6,6 +6,7 @@ mod lab;
 
 mod attaching;
 mod broadcast;
+mod cni;
 mod firewall;
 mod hostile;
 mod idle;

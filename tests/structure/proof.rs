@@ -1,6 +1,6 @@
 //! The rules themselves: each sees what it must, and nothing else.
 
-use crate::rules::{cycles, forbidden_dependencies, impurities};
+use crate::rules::{cycles, forbidden_dependencies, impurities, linked};
 use crate::source::Source;
 
 fn cycles_of(files: &[(&str, &str)]) -> Vec<String> {
@@ -75,6 +75,15 @@ fn a_sibling_in_a_manifest_is_seen() {
         ["model depends on weave-linux"]
     );
     assert_eq!(forbidden_dependencies("attic", "").len(), 1);
+}
+
+#[test]
+fn what_is_linked_by_way_of_others_is_seen() {
+    let lock = "[[package]]\nname = \"a\"\ndependencies = [\n \"b\",\n]\n\n[[package]]\nname = \"b\"\ndependencies = [\n \"c 1.0.0\",\n]\n\n[[package]]\nname = \"d\"\n";
+    assert_eq!(
+        linked("a", lock).into_iter().collect::<Vec<_>>(),
+        ["b", "c"]
+    );
 }
 
 #[test]

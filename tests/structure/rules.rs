@@ -159,6 +159,44 @@ pub(crate) fn forbidden_dependencies(name: &str, manifest: &str) -> Vec<String> 
     ours.map(|key| format!("{name} depends on {key}")).collect()
 }
 
+/// What a crate links, itself not counted: all that can be reached from it in a lock file.
+pub(crate) fn linked<'a>(name: &'a str, lock: &'a str) -> BTreeSet<&'a str> {
+    let value = |line: &'a str| {
+        line.trim()
+            .trim_matches([',', '"'])
+            .split(' ')
+            .next()
+            .unwrap_or_default()
+    };
+    let needs: BTreeMap<&str, Vec<&str>> = lock
+        .split("[[package]]")
+        .filter_map(|package| {
+            let name = package
+                .lines()
+                .find_map(|line| line.strip_prefix("name = "))?;
+            let list = package
+                .split_once("dependencies = [")
+                .map_or("", |(_, rest)| rest);
+            let needed = list.lines().take_while(|line| *line != "]").map(value);
+            Some((
+                value(name),
+                needed.filter(|name| !name.is_empty()).collect(),
+            ))
+        })
+        .collect();
+    let mut found = BTreeSet::new();
+    let mut open = vec![name];
+    while let Some(name) = open.pop() {
+        let new = needs
+            .get(name)
+            .into_iter()
+            .flatten()
+            .filter(|name| found.insert(**name));
+        open.extend(new);
+    }
+    found
+}
+
 /// The paths in a file that only a shell may name.
 pub(crate) fn impurities(source: &Source) -> Vec<String> {
     let names = |path: &[String], what: &[&str]| {

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
-use crate::{ContainerName, IfName, LabelKey, LabelValue, NetworkName};
+use crate::{CniName, ContainerName, IfName, LabelKey, LabelValue, Mac, NetworkName};
 
 /// `POST /v1/attachments`: gives a container an interface and addresses.
 ///
@@ -23,6 +23,18 @@ pub struct AttachRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, example = "10.32.0.9"))]
     pub ip: Option<IpAddr>,
+    /// More wanted addresses. All of a container's lie at the same place of their ranges, so this can only be the
+    /// other family's counterpart of `ip`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Vec<String>, example = json!(["fd00:1:2::9"])))]
+    pub more_ips: Vec<IpAddr>,
+    /// The hardware address that the interface should have; made from its IPv4 address when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, example = "02:42:0a:20:00:09"))]
+    pub mac: Option<Mac>,
+    /// The MTU of the interface, in bytes, 1280 to 60000; the node's own when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u16>,
     /// The interface to make in the container.
     #[serde(default = "IfName::eth0")]
     pub ifname: IfName,
@@ -32,6 +44,19 @@ pub struct AttachRequest {
     /// The container's labels.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<LabelKey, LabelValue>,
+    /// Which CNI runtime's it is; absent for one that is attached by hand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<CniOwner>,
+}
+
+/// Whose an attachment is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct CniOwner {
+    /// The name of the network in the runtime's configuration.
+    pub network: CniName,
+    /// What the runtime calls the container.
+    pub container: CniName,
 }
 
 /// A container that is attached.
@@ -71,6 +96,9 @@ pub struct Attachment {
     pub default_route: bool,
     /// Its labels.
     pub labels: BTreeMap<LabelKey, LabelValue>,
+    /// Which CNI runtime's it is; absent for one that was attached by hand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<CniOwner>,
     /// When it was attached.
     pub attached_at: u64,
     /// Whether its namespace and its interface are still there; a container that is gone keeps its addresses until it

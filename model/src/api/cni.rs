@@ -1,4 +1,8 @@
-//! An attachment as a CNI result (CNI specification 1.1.0, section "ADD Success").
+//! What the CNI plugin and the node say to one another (CNI specification 1.1.0), and an attachment as a CNI result.
+//!
+//! ADD is an ordinary request to attach, with an owner. DEL, CHECK and GC name attachments by what the runtime knows
+//! of them, the container's id and the interface, and never touch one that was attached by hand. A DEL that finds no
+//! node leaves a [`CniRef`] as a file in [`CNI_JOURNAL`].
 
 use std::net::IpAddr;
 
@@ -6,6 +10,42 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 use super::Attachment;
+use crate::{CniName, IfName};
+
+/// The folder beside the node's socket where DEL leaves what it could not tell the node. Each file is a [`CniRef`] as
+/// JSON; its name begins with the file name of the socket and a dot.
+pub const CNI_JOURNAL: &str = "cni-journal";
+
+/// One attachment as a runtime names it; the body of `POST /v1/cni/del`, which frees it and is fine with none, and of
+/// `POST /v1/cni/check`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct CniRef {
+    /// What the runtime calls the container.
+    pub container: CniName,
+    /// The interface in it.
+    pub ifname: IfName,
+}
+
+/// `POST /v1/cni/gc`: frees all attachments of one network of the runtime but those it still knows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct CniGcRequest {
+    /// The name of the network in the runtime's configuration.
+    pub network: CniName,
+    /// The attachments that stay.
+    pub keep: Vec<CniRef>,
+}
+
+/// The answer to `POST /v1/cni/check`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct CniFindings {
+    /// The attachment as it should be; absent when there is none.
+    pub attachment: Option<Attachment>,
+    /// What is not as it should be, one line each; empty when all is.
+    pub wrong: Vec<String>,
+}
 
 /// The result of ADD, in the shape of CNI 1.1.0; `weavectl attach -o json` prints it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -130,6 +170,7 @@ mod tests {
             gateway6: "fe80::1".parse().unwrap(),
             default_route: true,
             labels: [("app".parse().unwrap(), "web".parse().unwrap())].into(),
+            owner: None,
             attached_at: 0,
             alive: true,
         }

@@ -264,7 +264,7 @@ impl Attaching<'_> {
         };
         let inner = VethEnd {
             name: spec.ifname.clone(),
-            mac: inner_mac(attachment.v4()),
+            mac: spec.mac.unwrap_or_else(|| inner_mac(attachment.v4())),
         };
         host.add_veth(&outer, &inner, &spec.netns, attachment.mtu)
             .await?;

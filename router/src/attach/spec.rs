@@ -53,6 +53,8 @@ pub struct AttachSpec {
     pub netns: Arc<Netns>,
     /// The name of the device in the container.
     pub ifname: IfName,
+    /// The hardware address of that device; made from the IPv4 address when absent.
+    pub mac: Option<[u8; 6]>,
     /// Whether the container's default route leads through us.
     pub default_route: DefaultRoute,
     /// The largest packet that leaves the host towards the rest of the world, in bytes, if it is known: set on the

@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod check;
 mod host;
 mod pair;
 mod traffic;
@@ -92,6 +93,7 @@ impl Lab {
             },
             netns: Arc::new(namespace()),
             ifname: "eth0".parse().unwrap(),
+            mac: None,
             default_route: DefaultRoute::IfNone,
             uplink_mtu: None,
         }

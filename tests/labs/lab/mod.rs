@@ -206,6 +206,11 @@ pub(crate) fn two_each(hosts: &[Host]) -> Vec<Container> {
 
 /// Waits until every node has a session with every other.
 pub(crate) fn await_mesh(hosts: &[Host]) {
+    await_mesh_of(&hosts.iter().collect::<Vec<_>>());
+}
+
+/// The same for hosts that are kept apart.
+pub(crate) fn await_mesh_of(hosts: &[&Host]) {
     for host in hosts {
         wait_for(
             &format!("{} sees all", host.name),

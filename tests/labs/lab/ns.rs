@@ -21,13 +21,18 @@ pub(crate) struct Ns {
 impl Ns {
     /// Makes a namespace with loopback up and IPv6 addresses usable at once (no duplicate address detection).
     pub(crate) fn add(name: &str) -> Self {
-        let ns = Self {
-            name: format!("{PREFIX}{name}"),
-        };
+        let ns = Self::named(name);
         let full = &ns.name;
         host(&format!("ip netns add {full}"));
         ns.sh("ip link set lo up && sysctl -qw net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0");
         ns
+    }
+
+    /// The namespace that has, or would have, this name.
+    pub(crate) fn named(name: &str) -> Self {
+        Self {
+            name: format!("{PREFIX}{name}"),
+        }
     }
 
     /// The name that `ip netns` shows.

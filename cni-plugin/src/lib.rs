@@ -1,0 +1,25 @@
+//! The CNI plugin (CNI specification 1.1.0): what a container runtime calls for each container, as one short process.
+//!
+//! It decides nothing about the network. It reads what the runtime says ([`environment`], [`config`]), asks the node
+//! over its socket ([`node`]) and says the answer in the words of the version that was asked for ([`result`], [`error`]);
+//! [`verbs`] is the order of that for each verb. So it is small, starts in a millisecond, and a runtime that kills it
+//! half-way kills no half-made container: the node carries what it took to its end, and DEL or GC free it.
+//!
+//! Two things it does itself. A DEL that finds no node is written down beside the socket for the node to read when it
+//! starts ([`journal`]), because a runtime does not ask twice. And where the configuration names another IPAM plugin,
+//! that one is called as the specification says ([`delegate`]), and the node is asked for the address it chose.
+
+pub mod version;
+
+pub mod error;
+
+pub mod environment;
+
+pub mod config;
+pub mod result;
+
+pub mod delegate;
+pub mod journal;
+pub mod node;
+
+pub mod verbs;

@@ -1,0 +1,200 @@
+//! `weavectl cni`: puts the plugin and a network configuration where container runtimes look, and takes them away.
+//!
+//! A runtime reads its folder of configurations at any moment and calls what they name. So each file appears whole or
+//! not at all, the plugin before the configuration that names it, and on the way out the configuration goes first.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde_json::{Value, json};
+use weave_model::api::DEFAULT_SOCKET;
+
+use super::failure::{Exit, Failure};
+
+/// The plugin's file, which is also its type.
+const PLUGIN: &str = "weave-cni";
+
+/// The configuration's file. Of several, containerd and CRI-O take the first by name.
+const CONFLIST: &str = "10-weave.conflist";
+
+/// Where things are put.
+#[derive(Debug, clap::Args)]
+pub struct Places {
+    /// Folder of plugins; may be repeated
+    #[arg(long = "bin-dir", value_name = "DIR", default_values = ["/opt/cni/bin", "/usr/lib/cni"])]
+    bin_dirs: Vec<PathBuf>,
+    /// Folder of network configurations
+    #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
+    conf_dir: PathBuf,
+}
+
+/// Who publishes ports of containers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ports {
+    /// Nobody.
+    None,
+    /// The reference plugin of this name, behind ours.
+    Portmap,
+}
+
+/// What was done.
+#[derive(Debug, Serialize)]
+pub(super) struct Done {
+    /// The files that were written, in this order.
+    written: Vec<PathBuf>,
+    /// The files that were removed, in this order.
+    removed: Vec<PathBuf>,
+    /// Another configuration that runtimes take instead of ours.
+    taken_instead: Option<PathBuf>,
+}
+
+impl Done {
+    /// In words.
+    pub(super) fn human(&self) -> String {
+        let line = |what: &str, path: &PathBuf| format!("{what} {}\n", path.display());
+        let written = self.written.iter().map(|path| line("wrote", path));
+        let removed = self.removed.iter().map(|path| line("removed", path));
+        let mut text: String = written.chain(removed).collect();
+        if text.is_empty() {
+            text.push_str("nothing of ours was there\n");
+        }
+        if let Some(other) = &self.taken_instead {
+            text.push_str(&format!(
+                "note: containerd and CRI-O take {} first; move it away to have their containers on this network\n",
+                other.display()
+            ));
+        }
+        text
+    }
+}
+
+/// Writes the plugin to each folder, then the configuration. `plugin` is the program to copy; by default what lies
+/// beside this one. `socket` goes into the configuration unless it is the default.
+pub(super) fn install(
+    places: &Places,
+    plugin: Option<&Path>,
+    socket: &Path,
+    ports: Ports,
+) -> Result<Done, Failure> {
+    let mut there = places.bin_dirs.iter().map(|folder| folder.join("portmap"));
+    if ports == Ports::Portmap && !there.any(|path| path.exists()) {
+        let cause = "there is no plugin portmap in the folders of plugins";
+        let fix = "install the reference plugins, such as: apt install containernetworking-plugins";
+        return Err(Failure::new(Exit::Failed, cause, fix));
+    }
+    let source = match plugin {
+        Some(path) => path.to_owned(),
+        None => beside_us()?,
+    };
+    let program = fs::read(&source).map_err(|error| {
+        let cause = format!("cannot read the plugin {}: {error}", source.display());
+        Failure::new(Exit::Failed, cause, "name it with --plugin")
+    })?;
+    let mut written = Vec::new();
+    for folder in &places.bin_dirs {
+        written.push(put(folder, PLUGIN, &program, 0o755)?);
+    }
+    let text = format!("{:#}\n", conflist(socket, ports));
+    written.push(put(&places.conf_dir, CONFLIST, text.as_bytes(), 0o644)?);
+    Ok(Done {
+        written,
+        removed: Vec::new(),
+        taken_instead: before_ours(&places.conf_dir),
+    })
+}
+
+/// Removes the configuration, then the plugins. What is not ours stays.
+pub(super) fn uninstall(places: &Places) -> Result<Done, Failure> {
+    let conflist = places.conf_dir.join(CONFLIST);
+    let is_ours = fs::read_to_string(&conflist).is_ok_and(|text| text.contains(PLUGIN));
+    let plugins = places.bin_dirs.iter().map(|folder| folder.join(PLUGIN));
+    let ours = is_ours.then_some(conflist).into_iter().chain(plugins);
+    let mut removed = Vec::new();
+    for path in ours {
+        match fs::remove_file(&path) {
+            Ok(()) => removed.push(path),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(failed("remove", &path, &error)),
+        }
+    }
+    Ok(Done {
+        written: Vec::new(),
+        removed,
+        taken_instead: None,
+    })
+}
+
+/// The configuration. Its own version is one that containerd 1.6 and Podman 4 read too; newer runtimes choose from the
+/// list.
+fn conflist(socket: &Path, ports: Ports) -> Value {
+    let mut plugin = json!({
+        "type": PLUGIN,
+        "capabilities": {"ips": true, "mac": true, "dns": true},
+    });
+    if socket != Path::new(DEFAULT_SOCKET) {
+        plugin["socket"] = json!(socket);
+    }
+    let mut plugins = vec![plugin];
+    if ports == Ports::Portmap {
+        plugins.push(json!({"type": "portmap", "capabilities": {"portMappings": true}}));
+    }
+    json!({
+        "cniVersion": "1.0.0",
+        "cniVersions": ["0.4.0", "1.0.0", "1.1.0"],
+        "name": "weave",
+        "plugins": plugins,
+    })
+}
+
+/// A configuration that comes before ours.
+fn before_ours(folder: &Path) -> Option<PathBuf> {
+    let names = fs::read_dir(folder).ok()?.filter_map(Result::ok);
+    let paths = names.map(|entry| entry.path());
+    let conflists = paths.filter(|path| path.extension().is_some_and(|end| end == "conflist"));
+    let first = conflists.min_by_key(|path| path.file_name().map(ToOwned::to_owned))?;
+    (first.file_name()? != CONFLIST).then_some(first)
+}
+
+fn beside_us() -> Result<PathBuf, Failure> {
+    let own = std::env::current_exe().map_err(|error| {
+        let cause = format!("cannot tell where this program lies: {error}");
+        Failure::new(Exit::Failed, cause, "name the plugin with --plugin")
+    })?;
+    Ok(own.with_file_name(PLUGIN))
+}
+
+/// Writes a file whole: under a name that nobody looks for, to the disk, then to its place.
+fn put(folder: &Path, name: &str, content: &[u8], mode: u32) -> Result<PathBuf, Failure> {
+    let path = folder.join(name);
+    let write = || {
+        fs::create_dir_all(folder)?;
+        let fresh = folder.join(format!(".{name}.{}", std::process::id()));
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(mode)
+            .open(&fresh)?;
+        let written = file.write_all(content).and_then(|()| file.sync_all());
+        if let Err(error) = written.and_then(|()| fs::rename(&fresh, &path)) {
+            // The reason is the first failure, whatever becomes of what was begun.
+            let _ = fs::remove_file(&fresh);
+            return Err(error);
+        }
+        File::open(folder)?.sync_all()
+    };
+    write().map_err(|error| failed("write", &path, &error))?;
+    Ok(path)
+}
+
+fn failed(what: &str, path: &Path, error: &io::Error) -> Failure {
+    let cause = format!("cannot {what} {}: {error}", path.display());
+    Failure::new(
+        Exit::Failed,
+        cause,
+        "run as root, or choose other folders with --bin-dir and --conf-dir",
+    )
+}

@@ -1,0 +1,109 @@
+//! What a configuration or a runtime may ask for.
+
+use std::net::IpAddr;
+
+use serde_json::json;
+
+use super::World;
+use super::adding::interface;
+use crate::lab::traffic::ping;
+
+pub(super) fn wanted_addresses(world: &World<'_>) {
+    let ns = world.container("c");
+    let wanted: IpAddr = "10.32.0.99".parse().expect("an address");
+    let r = world.r1();
+    for asking in [
+        r.with("runtimeConfig", json!({"ips": ["10.32.0.99/12"]})),
+        r.with(
+            "args",
+            json!({"cni": {"ips": ["10.32.0.99"], "labels": [{"key": "app", "value": "web"}]}}),
+        ),
+        r.var(
+            "CNI_ARGS",
+            "IgnoreUnknown=1;IP=10.32.0.99;MORE=x;K8S_POD_NAME=web-0",
+        ),
+    ] {
+        let added = asking.add("c", &ns);
+        assert_eq!(added.ips()[0], wanted);
+        assert!(ns.sh("ip -4 addr show dev eth0").contains("10.32.0.99/12"));
+        let v6 = added.ips()[1].to_string();
+        asking.del("c", &ns);
+        // The other family's address by its own, and both together.
+        for ips in [vec![v6.clone()], vec!["10.32.0.99".to_owned(), v6.clone()]] {
+            let both = r.with("runtimeConfig", json!({"ips": ips}));
+            assert_eq!(both.add("c", &ns).ips()[0], wanted);
+            both.del("c", &ns);
+        }
+    }
+}
+
+pub(super) fn taken_address(world: &World<'_>) {
+    let [a, b] = ["c", "d"].map(|name| world.container(name));
+    let taken = world.r1().add("c", &a).ips()[0].to_string();
+    let before = b.snapshot();
+    let asking = world.r1().with("runtimeConfig", json!({"ips": [taken]}));
+    asking.on("ADD", "d", &b).refused(7, &taken);
+    assert_eq!((b.snapshot(), world.r1().left()), (before, (1, 1, 1)));
+    world.r1().del("c", &a);
+}
+
+pub(super) fn wanted_mac(world: &World<'_>) {
+    let ns = world.container("c");
+    let r = world.r1();
+    for asking in [
+        r.with("runtimeConfig", json!({"mac": "02:42:0a:00:00:07"})),
+        r.var("CNI_ARGS", "MAC=02:42:0A:00:00:07"),
+    ] {
+        let added = asking.add("c", &ns);
+        assert_eq!(added.result["interfaces"][1]["mac"], "02:42:0a:00:00:07");
+        assert_eq!(interface(&ns, "eth0")["address"], "02:42:0a:00:00:07");
+        ping(&ns, "10.32.0.1".parse().expect("the gateway"), 56);
+        assert!(asking.check("c", &added).ok);
+        asking.del("c", &ns);
+    }
+    let group = r.with("runtimeConfig", json!({"mac": "01:00:5e:00:00:01"}));
+    group.on("ADD", "c", &ns).refused(7, "runtimeConfig.mac");
+}
+
+pub(super) fn names(world: &World<'_>) {
+    let (ns, r) = (world.container("c"), world.r1());
+    let dns = json!({"nameservers": ["192.0.2.53"], "search": ["example.com"]});
+    let configured = r.with("dns", dns.clone());
+    assert_eq!(configured.add("c", &ns).result["dns"], dns);
+    configured.del("c", &ns);
+    let asked = json!({"dns": {"servers": ["192.0.2.53"], "searches": ["example.com"], "options": ["ndots:2"]}});
+    let asked = r.with("runtimeConfig", asked);
+    let dns =
+        json!({"nameservers": ["192.0.2.53"], "search": ["example.com"], "options": ["ndots:2"]});
+    assert_eq!(asked.add("c", &ns).result["dns"], dns);
+    asked.del("c", &ns);
+    for (key, value) in [
+        ("aliases", json!(["web"])),
+        (
+            "portMappings",
+            json!([{"hostPort": 80, "containerPort": 80, "protocol": "tcp"}]),
+        ),
+        ("bandwidth", json!({"ingressRate": 1000})),
+        ("ipRanges", json!([[{"subnet": "10.32.0.0/24"}]])),
+    ] {
+        let asking = r.with("runtimeConfig", json!({key: value}));
+        asking
+            .on("ADD", "c", &ns)
+            .refused(2, &format!("runtimeConfig.{key}"));
+    }
+    let unused = r.with(
+        "runtimeConfig",
+        json!({"portMappings": [], "bandwidth": null, "cgroupPath": "/a"}),
+    );
+    unused.add("c", &ns);
+    unused.del("c", &ns);
+}
+
+pub(super) fn wanted_mtu(world: &World<'_>) {
+    let (ns, r) = (world.container("c"), world.r1().with("mtu", 1400));
+    let added = r.add("c", &ns);
+    assert_eq!(added.result["interfaces"][1]["mtu"], 1400);
+    assert_eq!(interface(&ns, "eth0")["mtu"], 1400);
+    assert_eq!(interface(&world.h1.ns, added.outer())["mtu"], 1400);
+    r.del("c", &ns);
+}

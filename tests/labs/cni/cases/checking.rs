@@ -1,0 +1,122 @@
+//! CHECK and STATUS: what is seen.
+
+use std::time::Duration;
+
+use super::World;
+use crate::cni::{Added, Runtime};
+use crate::lab::Host;
+use crate::lab::ns::Ns;
+use crate::lab::traffic::wait_for;
+
+/// CHECK fails once `harm` was done, where the container or the host is `place`.
+fn check_after(world: &World<'_>, place: impl Fn(&Added) -> (Ns, String), said: &str) {
+    let ns = world.container("c");
+    let added = world.r1().add("c", &ns);
+    let checked = world.r1().check("c", &added);
+    assert!(checked.ok && checked.out.is_null(), "{checked:?}");
+    let (place, harm) = place(&added);
+    place.sh(&harm);
+    world.r1().check("c", &added).refused(101, said);
+    world.r1().del("c", &ns);
+}
+
+pub(super) fn check_container(world: &World<'_>) {
+    for (harm, said) in [
+        (
+            "ip addr flush dev eth0 scope global",
+            "has no address 10.32",
+        ),
+        ("ip link del eth0", "has no device eth0"),
+        ("ip route del default", "no route to 0.0.0.0/0"),
+        ("ip link set eth0 down", "eth0 is down"),
+    ] {
+        check_after(world, |added| (added.ns.clone(), harm.to_owned()), said);
+    }
+}
+
+pub(super) fn check_host(world: &World<'_>) {
+    let host = || world.h1.ns.clone();
+    check_after(
+        world,
+        |added| (host(), format!("ip route del {}", added.ips()[0])),
+        "the host has no route",
+    );
+    check_after(
+        world,
+        |_| (host(), "nft delete table inet weave-attach".to_owned()),
+        "rules are gone",
+    );
+    // The next case needs the rules, which the node makes again at its next round.
+    let there = || {
+        world
+            .h1
+            .ns
+            .try_sh("nft list table inet weave-attach")
+            .status
+            .success()
+    };
+    wait_for("the rules come back", Duration::from_secs(8), there);
+}
+
+pub(super) fn check_tolerant(world: &World<'_>) {
+    let ns = world.container("c");
+    let added = world.r1().add("c", &ns);
+    ns.sh("ip route add 192.0.2.0/24 dev eth0; sysctl -qw net.ipv4.conf.eth0.arp_notify=1; ip link set eth0 alias x");
+    let checked = world.r1().check("c", &added);
+    assert!(checked.ok, "{checked:?}");
+    world.r1().del("c", &ns);
+}
+
+pub(super) fn check_version(world: &World<'_>) {
+    let (ns, runtime) = (world.container("c"), world.r1().with("cniVersion", "0.3.1"));
+    let added = runtime.add("c", &ns);
+    runtime.check("c", &added).refused(1, "0.3.1");
+    runtime.del("c", &ns);
+    for verb in ["GC", "STATUS"] {
+        world
+            .r1()
+            .with("cniVersion", "1.0.0")
+            .call(verb, &[])
+            .refused(1, "1.0.0");
+    }
+}
+
+pub(super) fn node_down(world: &World<'_>) {
+    let ns = world.container("c");
+    let added = world.r1().add("c", &ns);
+    world.h1.end("KILL");
+    world
+        .r1()
+        .check("c", &added)
+        .refused(11, "cannot be reached");
+    world
+        .r1()
+        .on("ADD", "d", &ns)
+        .refused(11, "cannot be reached");
+    world.r1().gc(&[]).refused(11, "cannot be reached");
+    world.h1.start();
+    assert!(world.r1().check("c", &added).ok);
+    world.r1().del("c", &ns);
+}
+
+pub(super) fn status_unavailable(world: &World<'_>) {
+    let status = world.r1().call("STATUS", &[]);
+    assert!(status.ok && status.out.is_null(), "{status:?}");
+    world.h1.end("KILL");
+    world
+        .r1()
+        .call("STATUS", &[])
+        .refused(50, "cannot be reached");
+    world.h1.start();
+    let lonely = Host::add("lonely", &world.dir);
+    lonely.start();
+    Runtime::new(&lonely)
+        .call("STATUS", &[])
+        .refused(50, "not a member");
+    let ns = world.container("c");
+    Runtime::new(&lonely)
+        .on("ADD", "c", &ns)
+        .refused(11, "not a member");
+    lonely.end("TERM");
+    crate::lab::await_mesh_of(&[world.h1, world.h2]);
+}

@@ -1,0 +1,222 @@
+//! The real thing: Debian's containerd and `ctr run --cni` on two hosts, with the plugin as `weavectl cni install`
+//! leaves it, and an image made of one static program.
+//!
+//! `ctr` looks for plugins and configurations at fixed places, so each call of it has mounts of its own there.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use super::{Runtime, plugin};
+use crate::lab::node::{Said, said};
+use crate::lab::ns::{self, Ns};
+use crate::lab::traffic::{datagrams, ping, wait_for};
+use crate::lab::{Container, Host, Lab};
+
+/// How long containerd may take for anything.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+const IMAGE: &str = "weave.test/guest:1";
+
+/// containerd on one host.
+struct Containerd<'a> {
+    host: &'a Host,
+    dir: PathBuf,
+    daemon: Child,
+}
+
+impl<'a> Containerd<'a> {
+    /// Starts it with everything in one folder, installs the plugin for it and imports the image.
+    fn start(host: &'a Host, lab: &Path, image: &Path) -> Self {
+        let dir = lab.join(format!("{}.containerd", host.name));
+        std::fs::create_dir_all(&dir).expect("the lab's directory is there");
+        let at = |name: &str| dir.join(name).display().to_string();
+        let config = format!(
+            "version = 2\nroot = '{}'\nstate = '{}'\ndisabled_plugins = ['io.containerd.grpc.v1.cri']\n\
+             [grpc]\naddress = '{}'\n",
+            at("root"),
+            at("state"),
+            at("sock")
+        );
+        std::fs::write(dir.join("config.toml"), config).expect("the lab's directory is there");
+        let log = std::fs::File::create(dir.join("log")).expect("the lab's directory is there");
+        let daemon = host
+            .ns
+            .command("containerd")
+            .args(["-c", &at("config.toml")])
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("containerd starts");
+        let plugin = plugin().display().to_string();
+        host.ok(&[
+            "cni",
+            "install",
+            "--plugin",
+            &plugin,
+            "--bin-dir",
+            &at("bin"),
+            "--conf-dir",
+            &at("net.d"),
+        ]);
+        let containerd = Self {
+            host,
+            dir: dir.clone(),
+            daemon,
+        };
+        wait_for("containerd answers", PATIENCE, || {
+            containerd.try_ctr("version").code == 0
+        });
+        containerd.ctr(&format!(
+            "image import --snapshotter native {}",
+            image.display()
+        ));
+        containerd
+    }
+
+    /// `ctr` with these words, in the host's network, with the installed plugin where it looks.
+    fn command(&self, words: &str) -> Command {
+        let mut command = self.host.ns.command("unshare");
+        let script = "for place in /etc /opt /var/lib; do mount -t tmpfs none $place; done
+            mkdir -p /etc/cni /opt/cni; cp -r $0/net.d /etc/cni/; cp -r $0/bin /opt/cni/
+            exec ctr --address $0/sock \"$@\"";
+        command
+            .args(["--mount", "sh", "-ec", script])
+            .arg(&self.dir);
+        command.args(words.split(' '));
+        command
+    }
+
+    fn try_ctr(&self, words: &str) -> Said {
+        said(&mut self.command(words))
+    }
+
+    #[track_caller]
+    fn ctr(&self, words: &str) -> String {
+        let said = self.try_ctr(words);
+        assert_eq!(said.code, 0, "ctr {words}: {said:?}");
+        said.out
+    }
+
+    /// Starts a container whose `ctr` waits for its end, and waits until it is on the network.
+    fn run(&self, name: &str) -> (Child, Container) {
+        let words = format!("run --rm --cni --snapshotter native {IMAGE} {name}");
+        let child = self
+            .command(&words)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("ctr starts");
+        (child, self.attached(name))
+    }
+
+    /// The container of this name, once it runs and is attached.
+    fn attached(&self, name: &str) -> Container {
+        let mut found = None;
+        wait_for(&format!("{name} is attached"), PATIENCE, || {
+            let tasks = self.try_ctr("task list").out;
+            let pid = tasks.lines().find_map(|line| {
+                let mut words = line.split_whitespace();
+                (words.next() == Some(name)).then(|| words.next().map(str::to_owned))?
+            });
+            let listed = self.host.json(&["ps"])["attachments"].clone();
+            let one =
+                listed.as_array().into_iter().flatten().find(|one| {
+                    one["owner"]["container"].as_str() == Some(&format!("default-{name}"))
+                });
+            found = pid.zip(one.cloned());
+            found.is_some()
+        });
+        let (pid, one) = found.expect("it was just there");
+        let ns = Ns::named(&format!("{}-{name}", self.host.name));
+        ns::host(&format!("ip netns attach {} {pid}", ns.name()));
+        let address = |field: &str| one[field].as_str().and_then(|ip| ip.split('/').next());
+        Container {
+            name: name.to_owned(),
+            ns,
+            v4: address("ip")
+                .and_then(|ip| ip.parse().ok())
+                .expect("an address"),
+            v6: address("ip6")
+                .and_then(|ip| ip.parse().ok())
+                .expect("an address"),
+        }
+    }
+
+    /// Kills a container and waits until its `ctr` has ended well.
+    fn kill(&self, name: &str, ctr: Child) {
+        self.ctr(&format!("task kill --signal SIGKILL {name}"));
+        let ended = ctr.wait_with_output().expect("ctr ends");
+        let err = String::from_utf8_lossy(&ended.stderr);
+        // The exit code is that of the container: 128 and the signal.
+        assert_eq!(ended.status.code(), Some(137), "{err}");
+    }
+}
+
+impl Drop for Containerd<'_> {
+    fn drop(&mut self) {
+        if self.daemon.kill().is_ok() {
+            let _ = self.daemon.wait();
+        }
+    }
+}
+
+/// Builds the image of the labs' program and returns its file.
+pub(super) fn image(lab: &Lab) -> PathBuf {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/labs/guest");
+    let [script, guest] = ["image.sh", "guest.rs"].map(|name| source.join(name));
+    let folder = lab.dir().join("image");
+    let [script, guest, into] = [&script, &guest, &folder].map(|path| path.display());
+    ns::host(&format!("{script} {into} {guest}"));
+    folder.join("image.tar")
+}
+
+/// Containers run, talk to those of the other host, are killed and removed: with the node there, with the node down,
+/// and without containerd ever asking.
+#[test]
+fn containers_of_containerd() {
+    Lab::run(|lab| {
+        let image = image(lab);
+        let [h1, h2] = lab.cluster();
+        let [c1, c2] = [&h1, &h2].map(|host| Containerd::start(host, lab.dir(), &image));
+        let [r1, r2] = [&h1, &h2].map(Runtime::new);
+
+        let (ctr_a, a) = c1.run("a");
+        let (ctr_b, b) = c2.run("b");
+        for (from, to) in [(&a, &b), (&b, &a)] {
+            from.reaches(to, 1400);
+        }
+        datagrams((&a.ns, a.v4.into()), (&b.ns, b.v4.into()), 512);
+
+        c1.kill("a", ctr_a);
+        assert_eq!(r1.left(), (0, 0, 0), "containerd's DEL has no namespace");
+        let (ctr_a, again) = c1.run("a2");
+        again.reaches(&b, 56);
+        ping(&b.ns, again.v4.into(), 56);
+
+        h2.end("KILL");
+        c2.kill("b", ctr_b);
+        h2.start();
+        assert_eq!(r2.left(), (0, 0, 0), "DEL came while the node was down");
+
+        // A container that is removed in the background is never given back.
+        c1.ctr(&format!(
+            "run --detach --cni --snapshotter native {IMAGE} c"
+        ));
+        let lost = c1.attached("c");
+        assert_eq!(r1.left(), (2, 2, 2));
+        c1.ctr("task kill --signal SIGKILL c");
+        wait_for("the task ends", PATIENCE, || {
+            c1.try_ctr("task delete c").code == 0
+        });
+        c1.ctr("container delete c");
+        ns::host(&format!("ip netns del {}", lost.ns.name()));
+        let kept = r1.gc(&["default-a2"]);
+        assert!(kept.ok, "{kept:?}");
+        assert_eq!(r1.left(), (1, 1, 1));
+        ping(&again.ns, "10.32.0.1".parse().expect("the gateway"), 56);
+        c1.kill("a2", ctr_a);
+        assert_eq!(r1.left(), (0, 0, 0));
+    });
+}

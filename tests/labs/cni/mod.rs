@@ -1,0 +1,246 @@
+//! The CNI plugin as a runtime calls it, against real nodes: what the specification asks, seen in the kernel.
+//!
+//! [`Runtime`] is a runtime without containers: it calls the plugin for a namespace and keeps the result, as libcni does.
+
+mod cases;
+mod chain;
+mod containerd;
+mod crowd;
+mod podman;
+
+use std::io::Write as _;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+
+use serde_json::{Value, json};
+
+use crate::lab::Host;
+use crate::lab::node::WEAVED;
+use crate::lab::ns::Ns;
+
+/// The plugin under test: what `cargo build` puts beside the node.
+fn plugin() -> PathBuf {
+    let plugin = PathBuf::from(WEAVED).with_file_name("weave-cni");
+    assert!(
+        plugin.exists(),
+        "no weave-cni beside weaved: build all with cargo build --release"
+    );
+    plugin
+}
+
+/// Where Debian puts the reference plugins.
+const REFERENCE: &str = "/usr/lib/cni";
+
+/// A runtime on a host, with one network.
+#[derive(Clone)]
+struct Runtime<'a> {
+    host: &'a Host,
+    plugin: PathBuf,
+    config: Value,
+    vars: Vec<(String, String)>,
+}
+
+/// How a call ended.
+#[derive(Debug)]
+struct Called {
+    ok: bool,
+    /// What was on stdout: nothing, or one JSON object.
+    out: Value,
+    err: String,
+}
+
+impl<'a> Runtime<'a> {
+    /// A runtime with a network `weave` of version 1.1.0.
+    fn new(host: &'a Host) -> Self {
+        let config = json!({
+            "cniVersion": "1.1.0", "name": "weave", "type": "weave-cni", "socket": host.socket(),
+        });
+        Self {
+            host,
+            plugin: plugin(),
+            config,
+            vars: Vec::new(),
+        }
+    }
+
+    /// One that calls a plugin of the reference, with a configuration of its own.
+    fn reference(host: &'a Host, name: &str, config: Value) -> Self {
+        let plugin = PathBuf::from(REFERENCE).join(name);
+        let vars = vec![("CNI_PATH".to_owned(), REFERENCE.to_owned())];
+        Self {
+            host,
+            plugin,
+            config,
+            vars,
+        }
+    }
+
+    /// The same with a field of the configuration set.
+    fn with(&self, field: &str, value: impl Into<Value>) -> Self {
+        let mut changed = self.clone();
+        changed.config[field] = value.into();
+        changed
+    }
+
+    /// The same with a variable set.
+    fn var(&self, name: &str, value: &str) -> Self {
+        let mut changed = self.clone();
+        changed.vars.push((name.to_owned(), value.to_owned()));
+        changed
+    }
+
+    fn command(&self, verb: &str, more: &[(&str, &str)]) -> Command {
+        let program = self.plugin.to_str().expect("a plain path");
+        let mut command = self.host.ns.command(program);
+        command.env("CNI_COMMAND", verb).env("CNI_PATH", "/nowhere");
+        command
+            .envs(more.iter().copied())
+            .envs(self.vars.iter().cloned());
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    /// Starts a call; the configuration is written to it.
+    fn begin(&self, verb: &str, more: &[(&str, &str)]) -> Child {
+        let mut child = self.command(verb, more).spawn().expect("the plugin starts");
+        let mut stdin = child.stdin.take().expect("stdin is piped");
+        // One that fails early does not read it all.
+        let _ = stdin.write_all(self.config.to_string().as_bytes());
+        child
+    }
+
+    fn call(&self, verb: &str, more: &[(&str, &str)]) -> Called {
+        let output = self.begin(verb, more).wait_with_output();
+        Called::from(output.expect("the plugin ends"))
+    }
+
+    /// Calls a verb for `eth0` of a container in a namespace.
+    fn on(&self, verb: &str, id: &str, ns: &Ns) -> Called {
+        self.on_interface(verb, id, ns, "eth0")
+    }
+
+    fn on_interface(&self, verb: &str, id: &str, ns: &Ns, ifname: &str) -> Called {
+        let path = ns.path().display().to_string();
+        let vars = [
+            ("CNI_CONTAINERID", id),
+            ("CNI_NETNS", &path),
+            ("CNI_IFNAME", ifname),
+        ];
+        self.call(verb, &vars)
+    }
+
+    /// ADD, which must succeed.
+    #[track_caller]
+    fn add(&self, id: &str, ns: &Ns) -> Added {
+        let called = self.on("ADD", id, ns);
+        assert!(called.ok, "ADD of {id}: {called:?}");
+        Added {
+            ns: ns.clone(),
+            result: called.out,
+        }
+    }
+
+    /// DEL, which must succeed and say nothing.
+    #[track_caller]
+    fn del(&self, id: &str, ns: &Ns) {
+        let called = self.on("DEL", id, ns);
+        assert!(called.ok && called.out.is_null(), "DEL of {id}: {called:?}");
+    }
+
+    /// CHECK with the result of ADD.
+    fn check(&self, id: &str, added: &Added) -> Called {
+        self.with("prevResult", added.result.clone())
+            .on("CHECK", id, &added.ns)
+    }
+
+    /// GC that keeps `eth0` of these containers.
+    fn gc(&self, keep: &[&str]) -> Called {
+        let keep: Vec<Value> = keep
+            .iter()
+            .map(|id| json!({"containerID": id, "ifname": "eth0"}))
+            .collect();
+        self.with("cni.dev/valid-attachments", keep).call("GC", &[])
+    }
+
+    /// How many devices of containers there are, how many addresses are given and how many attachments are known.
+    fn left(&self) -> (usize, u64, usize) {
+        let links = self.host.ns.sh("ip -br link");
+        let devices = links.lines().filter(|line| line.starts_with("wv")).count();
+        let status = self.host.status();
+        let used = status["cluster"]["addresses_used"]
+            .as_u64()
+            .expect("a number");
+        let known = self.host.json(&["ps"])["attachments"]
+            .as_array()
+            .expect("a list")
+            .len();
+        (devices, used, known)
+    }
+}
+
+impl From<Output> for Called {
+    /// Fails if stdout is anything but empty or one JSON object.
+    fn from(output: Output) -> Self {
+        let out = String::from_utf8(output.stdout).expect("stdout is text");
+        let out = if out.is_empty() {
+            Value::Null
+        } else {
+            let value: Value = serde_json::from_str(&out).expect("stdout is one JSON value");
+            assert!(value.is_object(), "stdout is one object: {value}");
+            value
+        };
+        Self {
+            ok: output.status.success(),
+            out,
+            err: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+impl Called {
+    /// Fails unless the call failed with this code and said this.
+    #[track_caller]
+    fn refused(&self, code: u64, word: &str) {
+        assert!(
+            !self.ok && self.out["code"] == code,
+            "not code {code}: {self:?}"
+        );
+        let said = format!("{} {}", self.out["msg"], self.out["details"]);
+        assert!(said.contains(word), "it should say {word}: {self:?}");
+    }
+}
+
+/// A container that was added.
+struct Added {
+    ns: Ns,
+    result: Value,
+}
+
+impl Added {
+    /// Its addresses as the result has them, IPv4 first.
+    fn ips(&self) -> Vec<IpAddr> {
+        let ips = self.result["ips"].as_array().expect("a list");
+        let text = |ip: &Value| ip["address"].as_str().expect("a text").to_owned();
+        ips.iter()
+            .map(|ip| {
+                text(ip)
+                    .split('/')
+                    .next()
+                    .expect("an address")
+                    .parse()
+                    .expect("an address")
+            })
+            .collect()
+    }
+
+    /// The name of its other end on the host.
+    fn outer(&self) -> &str {
+        self.result["interfaces"][0]["name"]
+            .as_str()
+            .expect("a name")
+    }
+}

@@ -1,0 +1,140 @@
+//! Debian's Podman with its CNI backend: containers join the network by its name, and leave it.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::{Runtime, containerd, plugin};
+use crate::lab::node::said;
+use crate::lab::ns::{self, Ns};
+use crate::lab::{Container, Host, Lab};
+
+/// Podman on one host, with all it writes in one folder.
+struct Podman<'a> {
+    host: &'a Host,
+    dir: PathBuf,
+    image: String,
+}
+
+impl<'a> Podman<'a> {
+    /// Installs the plugin for it and loads the image.
+    fn new(host: &'a Host, lab: &Path, image: &Path) -> Self {
+        let dir = lab.join(format!("{}.podman", host.name));
+        std::fs::create_dir_all(&dir).expect("the lab's directory is there");
+        let at = |name: &str| dir.join(name).display().to_string();
+        let (plugin, bin, conf) = (plugin().display().to_string(), at("bin"), at("net.d"));
+        host.ok(&[
+            "cni",
+            "install",
+            "--plugin",
+            &plugin,
+            "--bin-dir",
+            &bin,
+            "--conf-dir",
+            &conf,
+        ]);
+        // The limits are what a machine without CAP_SYS_RESOURCE may set.
+        let config = format!(
+            "[containers]\ndefault_ulimits = ['nofile=1024:4096', 'nproc=4096:8192']\n\
+             [engine]\nruntime = 'runc'\ncgroup_manager = 'cgroupfs'\nevents_logger = 'file'\n\
+             [network]\nnetwork_backend = 'cni'\ncni_plugin_dirs = ['{bin}']\nnetwork_config_dir = '{conf}'\n"
+        );
+        std::fs::write(dir.join("containers.conf"), config).expect("the lab's directory is there");
+        let mut podman = Self {
+            host,
+            dir,
+            image: String::new(),
+        };
+        let loaded = podman.run(&format!("load --quiet --input {}", image.display()));
+        let id = loaded
+            .trim()
+            .rsplit(' ')
+            .next()
+            .map(|name| name.trim_start_matches("sha256:"));
+        podman.image = id.expect("an image was loaded").to_owned();
+        podman
+    }
+
+    /// `podman` with these words, which must succeed.
+    #[track_caller]
+    fn run(&self, words: &str) -> String {
+        let at = |name: &str| self.dir.join(name).display().to_string();
+        let mut command: Command = self.host.ns.command("podman");
+        command.env("CONTAINERS_CONF", at("containers.conf"));
+        command.args([
+            "--root",
+            &at("root"),
+            "--runroot",
+            &at("run"),
+            "--tmpdir",
+            &at("tmp"),
+        ]);
+        command
+            .args(["--storage-driver", "vfs"])
+            .args(words.split(' '));
+        let said = said(&mut command);
+        assert_eq!(said.code, 0, "podman {words}: {said:?}");
+        said.out
+    }
+
+    /// Starts a container on the network, as the node has it.
+    fn start(&self, name: &str, more: &str) -> Container {
+        let id = self.run(&format!(
+            "run --detach --network weave{more} --name {name} {}",
+            self.image
+        ));
+        let pid = self.run(&format!("inspect --format {{{{.State.Pid}}}} {name}"));
+        let ns = Ns::named(&format!("{}-{name}", self.host.name));
+        ns::host(&format!("ip netns attach {} {}", ns.name(), pid.trim()));
+        let listed = self.host.json(&["ps"])["attachments"].clone();
+        let mut all = listed.as_array().into_iter().flatten();
+        let one = all.find(|one| one["owner"]["container"] == id.trim());
+        let one = one.expect("the container is attached");
+        assert_eq!(one["labels"]["io.kubernetes.pod.name"], name);
+        let address = |field: &str| one[field].as_str().and_then(|ip| ip.split('/').next());
+        Container {
+            name: name.to_owned(),
+            ns,
+            v4: address("ip")
+                .and_then(|ip| ip.parse().ok())
+                .expect("an address"),
+            v6: address("ip6")
+                .and_then(|ip| ip.parse().ok())
+                .expect("an address"),
+        }
+    }
+}
+
+/// Containers of two hosts reach each other; a restarted one is attached anew, one that asks for an address has it, and
+/// removed ones leave nothing, with the node there and with the node down.
+#[test]
+fn containers_of_podman() {
+    Lab::run(|lab| {
+        let image = containerd::image(lab);
+        let [h1, h2] = lab.cluster();
+        let [p1, p2] = [&h1, &h2].map(|host| Podman::new(host, lab.dir(), &image));
+        let [r1, r2] = [&h1, &h2].map(Runtime::new);
+        let (a, b) = (
+            p1.start("a", ""),
+            p2.start("b", " --mac-address 02:42:0a:00:00:07"),
+        );
+        a.reaches(&b, 1400);
+        b.reaches(&a, 1400);
+        assert!(b.ns.sh("ip link show eth0").contains("02:42:0a:00:00:07"));
+
+        ns::host(&format!("ip netns del {}", a.ns.name()));
+        p1.run("restart --time 0 a");
+        assert_eq!(r1.left(), (1, 1, 1));
+        p1.run("rm --force --time 0 a");
+        assert_eq!(r1.left(), (0, 0, 0));
+        let c = p1.start("c", " --ip 10.32.0.99");
+        assert_eq!(c.v4.to_string(), "10.32.0.99");
+        c.reaches(&b, 56);
+
+        h2.end("KILL");
+        p2.run("rm --force --time 0 b");
+        h2.start();
+        assert_eq!(r2.left(), (0, 0, 0), "DEL came while the node was down");
+        p1.run("rm --force --time 0 c");
+        assert_eq!(r1.left(), (0, 0, 0));
+    });
+}
