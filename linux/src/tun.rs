@@ -25,9 +25,11 @@ const OFFLOAD_TSO_ECN: c_uint = 0x08;
 const OFFLOAD_USO4: c_uint = 0x20;
 const OFFLOAD_USO6: c_uint = 0x40;
 
-/// The first kernel that reads the length of a TCP packet over IPv4 from the packet and not from its header
-/// (`iph_totlen`). No message or flag tells; one that has it without the version is only slower.
-const BIG_TCP_SINCE: (u32, u32) = (6, 3);
+/// The first kernel that takes such packets from a TUN device. From 6.3 on it reads the length of a TCP packet over IPv4
+/// from the packet and not from its header (`iph_totlen`), but only since 6.6 a TUN device can hold one of any size
+/// (commits 09c2c90705bb, ce7c7fef1473) and the checksums of one that is cut in software are right (82a01ab35bd0).
+/// No message or flag tells; a kernel that has them under an older number is only slower.
+const BIG_TCP_SINCE: (u32, u32) = (6, 6);
 
 /// What [`Tun::open`] should ask the kernel for.
 #[derive(Clone, Debug)]

@@ -27,10 +27,6 @@ struct Slot {
     part: libc::iovec,
 }
 
-// SAFETY: the pointers in `slots` and `headers` are written anew by each receive, through `&mut self`, and lead only to
-// what this owns.
-unsafe impl Send for Inbox {}
-
 impl Inbox {
     /// Room for as many messages, at least one. Memory that no message ever reaches is not used.
     pub fn new(messages: usize) -> Self {
@@ -80,6 +76,7 @@ impl Inbox {
                 iov_len: LONGEST,
             };
             let message = &mut header.msg_hdr;
+            slot.name.ss_family = 0;
             message.msg_name = (&raw mut slot.name).cast();
             message.msg_namelen = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
             message.msg_iov = &raw mut slot.part;
@@ -115,7 +112,8 @@ impl UdpSocket {
                 self.socket.as_raw_fd(),
                 inbox.headers.as_mut_ptr(),
                 count as libc::c_uint,
-                libc::MSG_DONTWAIT,
+                // Signed or not, as the C library has it.
+                libc::MSG_DONTWAIT as _,
                 std::ptr::null_mut(),
             )
         };

@@ -24,9 +24,15 @@ pub(super) async fn tag(
     attachment: &Attachment,
     changes: &mut Changes,
 ) -> Result<(), Error> {
+    // A kernel without the one attribute has no use for more than the 65,536 that all know, and may refuse it.
+    let joined = if link.gso_ipv4_max_size.is_some() {
+        JOINED_MAX_SIZE
+    } else {
+        1 << 16
+    };
     let wanted = LinkChange {
         mtu: Some(attachment.mtu),
-        gso_max_size: Some(JOINED_MAX_SIZE),
+        gso_max_size: Some(joined),
         alias: Some(alias(&attachment.tag)),
         ..LinkChange::default()
     };

@@ -18,7 +18,7 @@ pub const MAX_HEADERS: usize = 255;
 /// The most segments that the kernel is asked to cut a UDP packet into: `UDP_MAX_SEGMENTS` since Linux 6.9.
 const MOST_UDP_SEGMENTS: u16 = 128;
 /// The same for TCP: 64 KB in segments of 32 bytes. Kernels send no smaller ones, and each costs a buffer.
-const MOST_TCP_SEGMENTS: u16 = 2048;
+pub(super) const MOST_TCP_SEGMENTS: u16 = 2048;
 const FIN: u8 = 0x01;
 const PSH: u8 = 0x08;
 const CWR: u8 = 0x80;

@@ -255,33 +255,35 @@ impl Incoming {
         len: usize,
         arrival: Arrival,
     ) -> Result<(), Drop> {
-        let content = self.assembly.content(len);
-        let (slice, payload) = Slice::parse(content)?;
+        let (slice, payload) = Slice::parse(self.assembly.content(len))?;
         let first = header.counter.checked_sub(slice.index.into());
         let id = FrameId {
             session: header.receiver,
             lane: header.lane,
             first: first.ok_or(Drop::Malformed)?,
         };
+        let Arrival { ce, now, .. } = arrival;
+        // A packet is in one place at a time: what has begun aside is finished aside.
+        let continues = self.assembly.continues(id, &slice);
+        if !continues && !self.frames.waits(id) {
+            self.set_aside();
+        }
         if self.frames.waits(id) {
-            let headers = &content[payload..][..slice.headers.into()];
-            let piece = Piece {
+            let content = self.assembly.content(len);
+            self.frames.add(&Piece {
                 id,
                 slice,
-                headers,
+                headers: &content[payload..][..slice.headers.into()],
                 offset: slice.offset.into(),
                 payload: &content[..payload],
-                congested: arrival.ce,
-                heard: arrival.now,
-            };
-            self.frames.add(&piece)?;
-        } else if self.assembly.continues(id, &slice) {
-            self.assembly.extend(payload, arrival.ce, arrival.now);
+                congested: ce,
+                heard: now,
+            })?;
+        } else if continues {
+            self.assembly.extend(payload, ce, now);
             self.complete(routes)?;
         } else {
-            self.set_aside();
-            self.assembly
-                .start(id, slice, payload, arrival.ce, arrival.now);
+            self.assembly.start(id, slice, payload, ce, now);
             self.complete(routes)?;
         }
         self.deliver_ready(routes);
@@ -332,9 +334,9 @@ impl Incoming {
         let next = Joined::new(&template, &slice);
         self.shell.count(receive, next.bytes());
         let most = if self.shell.big_tcp {
-            join::MOST
+            usize::MAX
         } else {
-            usize::from(u16::MAX)
+            join::MOST_SHORT
         };
         if !self.assembly.takes(&next, most) {
             self.flush();

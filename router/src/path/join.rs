@@ -14,12 +14,15 @@
 
 use weave_linux::tun::gso;
 
-use super::header::{Built, Template, lengthen};
+use super::header::{Built, MOST_TCP_SEGMENTS, Template, lengthen};
 use super::inner::Inner;
 use crate::wire::Slice;
 
 /// The most payload of one joined packet: four super-packets of the size that our devices allow.
 pub const MOST: usize = 4 * 60_000;
+/// The most bytes of a joined packet where the kernel takes no longer ones: with an Ethernet header it stays below the
+/// 65,536 from which on a device of theirs cuts in software.
+pub const MOST_SHORT: usize = 65_535 - 14;
 
 const ACK: u8 = 0x10;
 const PSH: u8 = 0x08;
@@ -56,16 +59,18 @@ impl Joined {
         self.built.headers().len() + self.payload
     }
 
-    /// Whether `next` continues this stream and says nothing new but its sequence number. `most` limits the payload.
+    /// Whether `next` continues this stream and says nothing new but its sequence number. `most` limits the
+    /// bytes of the whole packet.
     pub fn takes(&self, next: &Self, most: usize) -> bool {
         let (a, b) = (self.built.headers(), next.built.headers());
         let t = self.inner.transport;
         let same = |range: std::ops::Range<usize>| a[range.clone()] == b[range];
         let tcp4 = |of: &Self| of.built.virtio.gso_type == gso::TCP4;
         let plain_flags = |of: &[u8]| of[t + 13] & !PSH == ACK;
-        let fits = self.payload + next.payload <= most.min(MOST)
-            && (most > usize::from(u16::MAX)
-                || self.bytes() + next.payload <= usize::from(u16::MAX));
+        let payload = self.payload + next.payload;
+        let fits = payload <= MOST
+            && self.bytes() + next.payload <= most
+            && payload.div_ceil(self.segment) <= usize::from(MOST_TCP_SEGMENTS);
         fits && tcp4(self)
             && tcp4(next)
             && self.segment == next.segment
@@ -115,6 +120,7 @@ mod tests {
 
     const HEADERS: usize = 52;
     const SEGMENT: u16 = 1448;
+    const LONG: usize = usize::MAX;
 
     /// A super-packet of the stream, as the sender's kernel makes it, with its headers changed by `edit`.
     fn packet(start: u32, total: u16, edit: impl FnOnce(&mut [u8])) -> Joined {
@@ -151,7 +157,7 @@ mod tests {
         let payload = |range: std::ops::Range<u32>| range.map(|i| i as u8).collect::<Vec<_>>();
         let mut both = packet(0, 10 * SEGMENT, |_| ());
         let next = packet(10 * u32::from(SEGMENT), 5000, |head| head[33] |= PSH);
-        assert!(both.takes(&next, MOST));
+        assert!(both.takes(&next, LONG));
         both.join(&next);
         assert_eq!(both.payload(), 19_480);
         let got = finished(&both, &payload(0..19_480));
@@ -166,21 +172,21 @@ mod tests {
         let mut all = packet(0, size, |_| ());
         for place in 1..4 {
             let next = packet(place * u32::from(size), size, |_| ());
-            assert!(!all.takes(&next, usize::from(u16::MAX)), "an older kernel");
-            assert!(all.takes(&next, MOST));
+            assert!(!all.takes(&next, MOST_SHORT), "an older kernel");
+            assert!(all.takes(&next, LONG));
             all.join(&next);
         }
         assert_eq!(all.bytes(), HEADERS + 4 * usize::from(size));
         assert_eq!(all.built().headers()[2..4], [0, 0]);
         let fifth = packet(4 * u32::from(size), size, |_| ());
-        assert!(!all.takes(&fifth, MOST));
+        assert!(!all.takes(&fifth, LONG));
     }
 
     #[test]
     fn nothing_that_says_more_than_its_sequence_number_is_joined() {
         let first = || packet(0, 10 * SEGMENT, |_| ());
         let start = 10 * u32::from(SEGMENT);
-        assert!(first().takes(&packet(start, 5000, |_| ()), MOST));
+        assert!(first().takes(&packet(start, 5000, |_| ()), LONG));
         for (at, what) in [
             (1, "traffic class"),
             (8, "time to live"),
@@ -193,14 +199,14 @@ mod tests {
             (41, "options"),
         ] {
             let next = packet(start, 5000, |head| head[at] ^= 1);
-            assert!(!first().takes(&next, MOST), "{what}");
+            assert!(!first().takes(&next, LONG), "{what}");
         }
         let may_be_fragmented = |head: &mut [u8]| head[6] = 0;
         let next = packet(start, 5000, may_be_fragmented);
-        assert!(!packet(0, 10 * SEGMENT, may_be_fragmented).takes(&next, MOST));
+        assert!(!packet(0, 10 * SEGMENT, may_be_fragmented).takes(&next, LONG));
         let short = packet(0, 5000, |_| ());
         assert!(
-            !short.takes(&packet(5000, 5000, |_| ()), MOST),
+            !short.takes(&packet(5000, 5000, |_| ()), LONG),
             "only the last segment may be short"
         );
     }

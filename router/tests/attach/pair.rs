@@ -54,7 +54,7 @@ async fn the_outer_end_stands_alone_and_answers_for_all() {
     let outer = spec.attachment.outer.as_str();
     let link = lab.ip(&format!("-d link show {outer}"));
     assert!(
-        link.contains("alias weave: container 258") && link.contains("gso_max_size 60000"),
+        link.contains("alias weave: container 258") && link.contains("gso_max_size 262144"),
         "{link}"
     );
     let addresses = lab.ip(&format!("-o addr show {outer}"));
