@@ -49,11 +49,13 @@ pub enum Drop {
     Congested,
     /// A handshake message with a wrong MAC, stamp or content.
     BadHandshake,
+    /// The opening of a handshake that has yet to show a cookie of this run: each peer's first after a start, and replays.
+    Unproven,
 }
 
 impl Drop {
     /// Every reason, in the order of their counters.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::TooShort,
         Self::UnknownType,
         Self::UnknownSession,
@@ -75,6 +77,7 @@ impl Drop {
         Self::LinkScope,
         Self::Congested,
         Self::BadHandshake,
+        Self::Unproven,
     ];
 
     /// The name used in `weavectl status -o json` and as the metric's label.
@@ -101,6 +104,7 @@ impl Drop {
             Self::LinkScope => "link_scope",
             Self::Congested => "congested",
             Self::BadHandshake => "bad_handshake",
+            Self::Unproven => "unproven",
         }
     }
 }

@@ -275,11 +275,12 @@ pub(super) fn status(answer: &Status) -> String {
     text
 }
 
-/// What was lost. What was never meant to leave the host is not: that a container looks for its neighbours worries nobody.
+/// What was lost. What was never meant to leave the host is not, nor is a handshake that was asked to show a cookie first:
+/// that a container looks for its neighbours, or a node was started, worries nobody.
 fn drops(counts: &BTreeMap<Drop, u64>) -> String {
     let lost: Vec<String> = counts
         .iter()
-        .filter(|&(&why, &count)| count > 0 && why != Drop::LinkScope)
+        .filter(|&(&why, &count)| count > 0 && !matches!(why, Drop::LinkScope | Drop::Unproven))
         .map(|(why, count)| format!("{} {count}", why.name()))
         .collect();
     if lost.is_empty() {

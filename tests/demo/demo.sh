@@ -34,8 +34,8 @@ fail() { printf 'FAILED: %s\n' "$*" >&2; failed=1; }
 stop() { printf 'demo: %s\nfix: %s\n' "$1" "$2" >&2; exit 1; }
 # Runs a program in the network of a host or a container.
 in_net() { local net=$1; shift; nsenter --net="/run/netns/$prefix$net" -- "$@"; }
-# Starts a program there that lives no longer than this script.
-spawn() { local net=$1; shift; nsenter --net="/run/netns/$prefix$net" -- setpriv --pdeathsig KILL -- "$@" 3>&- & }
+# Starts a program there that lives no longer than this script; Ctrl-C reaches the script alone.
+spawn() { local net=$1; shift; nsenter --net="/run/netns/$prefix$net" -- setsid setpriv --pdeathsig KILL -- "$@" 3>&- & }
 # Shows a weavectl command on the screen, and runs it on a host.
 ctl() { local host=$1; shift; printf '%s$ weavectl %s\n' "$host" "$*" >&3; WEAVE_SOCKET="$dir/$host.sock" "$WEAVECTL" "$@"; }
 # The host that the container of this number is on.

@@ -251,7 +251,7 @@ impl Sessions {
         let (key, reply) = (&epoch.cookie_key, cookie_header(opening));
         let reply = self.gate.ask(checked, key, reply, from, &mut rng, now.mono);
         self.local.transmit(from, reply);
-        Err(Drop::BadHandshake)
+        Err(Drop::Unproven)
     }
 
     fn handle_response(

@@ -32,7 +32,7 @@ fn initiation(net: &mut Net) -> Vec<u8> {
 fn proven(net: &mut Net) -> Vec<u8> {
     let datagram = initiation(net);
     let [a, b] = [0, 1].map(|host| net.hosts[host].address);
-    assert_eq!(net.deliver(1, &datagram, a), Err(Drop::BadHandshake));
+    assert_eq!(net.deliver(1, &datagram, a), Err(Drop::Unproven));
     let cookie = net.capture.last().unwrap().3.clone();
     assert!(cookie[0] & 0xf == 3 && cookie.len() < datagram.len());
     net.deliver(0, &cookie, b).unwrap();

@@ -138,7 +138,7 @@ fn addresses_are_told_apart() {
         "an IPv4 address in IPv6 clothes is one"
     );
     let asked = net.deliver(1, &sent.bytes, address("[::ffff:192.0.2.1]:6783"));
-    assert_eq!(asked, Err(weave_model::Drop::BadHandshake), "for a cookie");
+    assert_eq!(asked, Err(weave_model::Drop::Unproven), "for a cookie");
     net.run(SECOND);
     assert_eq!(
         net.hosts[1].sessions.status(a).unwrap().endpoint,
