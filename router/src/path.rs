@@ -2,15 +2,15 @@
 //!
 //! The pure parts come first: [`inner`] reads a container's packet, [`cut`] turns it into sealed datagrams,
 //! [`assembly`] and [`frames`] put opened slices together again, [`header`] builds what the kernel wants to see and
-//! [`join`] makes one packet of several, [`routes`] says whose an address is, [`errors`] lets this node's kernel be
-//! heard. Around them stand the two directions, [`egress`] and [`ingress`], that a [`lane`]'s thread runs, and [`group`]
+//! [`join`] makes one packet of several, [`deliver`] gives it to whom it may go, and [`reassembly`] says when. [`routes`]
+//! says whose an address is, [`errors`] lets this node's kernel be heard. Around them stand the two directions, [`egress`] and [`ingress`], that a [`lane`]'s thread runs, and [`group`]
 //! for broadcast and multicast. Threads share nothing but an immutable snapshot of the routes, and count what they do in
 //! [`stats`].
 
 pub mod assembly;
 pub mod csum;
 pub mod cut;
-mod deliver;
+pub mod deliver;
 pub mod egress;
 pub mod errors;
 pub mod frames;
@@ -20,6 +20,7 @@ pub mod ingress;
 pub mod inner;
 pub mod join;
 pub mod lane;
+pub mod reassembly;
 pub mod routes;
 pub mod stats;
 

@@ -12,12 +12,13 @@
 
 #![deny(clippy::disallowed_methods)]
 
+use std::ops::Range;
 use std::time::Instant;
 
 use weave_linux::tun::VirtioHeader;
 
 use super::frames::{FrameId, Piece, patience, same_packet};
-use super::header::MAX_HEADERS;
+use super::header::{Built, MAX_HEADERS};
 use super::join::{self, Joined};
 use crate::wire::Slice;
 
@@ -55,6 +56,15 @@ impl Open {
     fn is_whole(&self) -> bool {
         self.from == 0 && self.to == usize::from(self.slice.total)
     }
+}
+
+/// How the joined packets were written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wrote {
+    /// In one write, or there were none.
+    AsOne,
+    /// In several, because the kernel refused them as one.
+    Shorter,
 }
 
 /// The buffer and what is known of its content.
@@ -193,19 +203,38 @@ impl Assembly {
         self.open = None;
     }
 
-    /// Gives the joined packets, as one, to `write`: virtio header, headers and payload in one piece.
-    pub fn write<R>(&mut self, write: impl FnOnce(&[u8]) -> R) -> Option<R> {
-        let joined = self.joined.take()?;
-        let (headers, virtio) = (joined.built().headers(), joined.built().virtio.to_bytes());
-        let start = HEAD - headers.len() - virtio.len();
-        self.buffer[start..][..virtio.len()].copy_from_slice(&virtio);
-        self.buffer[HEAD - headers.len()..HEAD].copy_from_slice(headers);
+    /// Gives the joined packets, as one, to `write`: virtio header, headers and payload in one piece. If that is refused
+    /// and there are several, gives them again in packets as long as any kernel takes them, and says so.
+    ///
+    /// # Errors
+    /// The first refusal of a packet that cannot be shorter.
+    pub fn write<E>(&mut self, mut write: impl FnMut(&[u8]) -> Result<(), E>) -> Result<Wrote, E> {
+        let Some(joined) = self.joined.take() else {
+            return Ok(Wrote::AsOne);
+        };
         let payload = joined.payload();
-        let result = write(&self.buffer[start..HEAD + payload]);
+        let mut result = write(self.packet(joined.built(), 0..payload)).map(|()| Wrote::AsOne);
+        if result.is_err() && joined.bytes() > join::MOST_SHORT {
+            // Headers go over what was written before; the first run's went over nothing.
+            let mut runs = joined.shorter();
+            result = runs
+                .try_for_each(|(run, built)| write(self.packet(&built, run)))
+                .map(|()| Wrote::Shorter);
+        }
         self.buffer
             .copy_within(HEAD + payload..HEAD + self.end, HEAD);
         self.end -= payload;
-        Some(result)
+        result
+    }
+
+    /// Puts the headers before a run of the joined payload.
+    fn packet(&mut self, built: &Built, run: Range<usize>) -> &[u8] {
+        let (headers, virtio) = (built.headers(), built.virtio.to_bytes());
+        let (payload, end) = (HEAD + run.start, HEAD + run.end);
+        let start = payload - headers.len() - virtio.len();
+        self.buffer[start..][..virtio.len()].copy_from_slice(&virtio);
+        self.buffer[payload - headers.len()..payload].copy_from_slice(headers);
+        &self.buffer[start..end]
     }
 
     fn joined_len(&self) -> usize {

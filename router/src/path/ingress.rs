@@ -1,7 +1,8 @@
 //! In: receives datagrams from a UDP socket, opens each to where it belongs and writes packets to a TUN queue.
 //!
-//! The kernel steers each lane to one socket, so a lane's window and incomplete packets belong to one thread. Slices that
-//! come in order make their packet by being opened one behind the other (`assembly`); others wait aside (`frames`).
+//! The kernel steers each lane to one socket, so a lane's window and incomplete packets belong to one thread. What is
+//! here is the shell: the socket, the queue, the sessions, and who is told. What becomes of the slices that were opened
+//! is decided in `reassembly`.
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
@@ -13,16 +14,17 @@ use weave_linux::tun::Tun;
 use weave_linux::udp::{Inbox, Received, UdpSocket};
 use weave_model::Drop;
 
-use super::assembly::Assembly;
-use super::frames::{FrameId, Frames, Piece};
+use super::deliver::{Delivery, Tap};
 use super::group::GroupPorts;
-use super::join::{self, Joined};
+use super::inner::Inner;
+use super::join;
+use super::reassembly::{Heard, Reassembly};
 use super::routes::{Receive, Routes};
 use super::stats::Counters;
 use super::{Door, Input};
 use crate::session::LaneIn;
 use crate::time::Start;
-use crate::wire::{HEADER, Header, Kind, Shape, Slice, TAG, Type};
+use crate::wire::{HEADER, Header, Kind, TAG, Type};
 
 /// "Congestion experienced" in the outer header (RFC 3168).
 const CE: u8 = 3;
@@ -61,6 +63,30 @@ impl Ingress {
         }
         sent
     }
+
+    fn delivery<'a>(&'a self, routes: &'a Routes) -> Delivery<'a, Self> {
+        Delivery {
+            tap: self,
+            routes,
+            counters: &self.counters,
+        }
+    }
+}
+
+impl Tap for Ingress {
+    fn write(&self, pieces: &[IoSlice<'_>]) -> Result<(), Drop> {
+        self.tun.write(pieces).map_err(|_| Drop::Refused)
+    }
+
+    fn write_group(
+        &self,
+        routes: &Routes,
+        network: u16,
+        inner: &Inner,
+        packet: &[u8],
+    ) -> Result<(), Drop> {
+        self.group.deliver(routes, network, inner, packet, None)
+    }
 }
 
 /// A signal, or an ICMP error that some earlier datagram brought back.
@@ -77,26 +103,28 @@ fn is_passing(error: &io::Error) -> bool {
 pub struct Incoming {
     shell: Ingress,
     most: usize,
-    assembly: Assembly,
-    frames: Frames,
+    reassembly: Reassembly,
 }
 
 /// What all datagrams of one message have in common.
 #[derive(Clone, Copy, Debug)]
 struct Arrival {
     from: SocketAddr,
-    ce: bool,
-    now: Instant,
+    heard: Heard,
 }
 
 impl Incoming {
     /// Nothing received yet.
     pub fn new(shell: Ingress) -> Self {
+        let longest = if shell.big_tcp {
+            usize::MAX
+        } else {
+            join::MOST_SHORT
+        };
         Self {
             shell,
             most: MOST_SINGLE,
-            assembly: Assembly::default(),
-            frames: Frames::default(),
+            reassembly: Reassembly::new(longest),
         }
     }
 
@@ -119,49 +147,39 @@ impl Incoming {
             }
             self.batch(routes, bytes, &got, now);
         }
-        self.flush();
+        self.reassembly.flush(&self.shell.delivery(routes));
         Ok(true)
-    }
-
-    /// Writes what is whole and could have been joined by more.
-    fn flush(&mut self) {
-        let shell = &self.shell;
-        let write = |packet: &[u8]| shell.write(&[IoSlice::new(packet)]);
-        if let Some(Err(reason)) = self.assembly.write(write) {
-            self.shell.counters.dropped(reason);
-        }
     }
 
     /// When an incomplete packet will have waited enough.
     pub fn due(&self) -> Option<Instant> {
-        let (open, aside) = (self.assembly.due(), self.frames.due());
-        open.into_iter().chain(aside).min()
+        self.reassembly.poll_timeout()
     }
 
     /// Delivers of the incomplete packets whose time is over what there is.
     pub fn expire(&mut self, routes: &Routes, now: Instant) {
-        if self.assembly.due().is_some_and(|due| due <= now) {
-            self.set_aside();
-        }
-        self.frames.expire(now);
-        self.deliver_ready(routes);
+        let to = self.shell.delivery(routes);
+        self.reassembly.handle_timeout(now, &to);
     }
 
     fn batch(&mut self, routes: &Routes, bytes: &[u8], got: &Received, now: Instant) {
+        let heard = Heard {
+            now,
+            congested: got.ecn == CE,
+        };
         let arrival = Arrival {
             from: got.from,
-            ce: got.ecn == CE,
-            now,
+            heard,
         };
         self.shell.counters.call(got.len.div_ceil(got.stride));
-        let mut heard: Option<&Receive> = None;
+        let mut known: Option<&Receive> = None;
         for datagram in bytes.chunks(got.stride) {
             match Header::parse(datagram) {
                 Ok(header) if header.kind == Type::Data => {
-                    let known = heard.filter(|known| known.inbound.index() == header.receiver);
-                    let receive = known.or_else(|| routes.inbound.get(&header.receiver));
+                    let last = known.filter(|known| known.inbound.index() == header.receiver);
+                    let receive = last.or_else(|| routes.inbound.get(&header.receiver));
                     match self.data(routes, datagram, header, receive, arrival) {
-                        Ok(receive) => heard = Some(receive),
+                        Ok(receive) => known = Some(receive),
                         Err(reason) => self.shell.counters.dropped(reason),
                     }
                 }
@@ -174,10 +192,8 @@ impl Incoming {
                 Err(reason) => self.shell.counters.dropped(reason),
             }
         }
-        if let Some(receive) = heard {
-            receive
-                .inbound
-                .note_heard(self.shell.start.millis(arrival.now));
+        if let Some(receive) = known {
+            receive.inbound.note_heard(self.shell.start.millis(now));
         }
     }
 
@@ -193,11 +209,13 @@ impl Incoming {
         let receive = receive.ok_or(Drop::UnknownSession)?;
         let lane = receive.inbound.lane(header.lane).ok_or(Drop::UnknownLane)?;
         let len = self.open(lane, datagram, header, receive, arrival)?;
-        let content = self.assembly.content(len);
+        let Arrival { from, heard } = arrival;
+        let content = self.reassembly.content(len);
+        let to = self.shell.delivery(routes);
         match Kind::of(content).ok_or(Drop::UnknownKind)? {
             Kind::Control => {
                 let mut lane = lane.lock().unwrap_or_else(PoisonError::into_inner);
-                if !lane.may_tell(arrival.now) {
+                if !lane.may_tell(heard.now) {
                     return Err(Drop::RateLimited);
                 }
                 let body = content[..len - 1].to_vec();
@@ -206,15 +224,14 @@ impl Incoming {
                     peer,
                     lane,
                     body,
-                    from: arrival.from,
+                    from,
                 });
             }
             Kind::Packets => {
-                self.flush();
-                let body = &mut self.assembly.content(len)[..len - 1];
-                self.shell.packets(routes, receive, body, arrival.ce);
+                let body = len - 1;
+                self.reassembly.handle_packets(receive, body, heard, &to);
             }
-            Kind::Slice => self.slice(routes, header, len, arrival)?,
+            Kind::Slice => self.reassembly.handle_slice(header, len, heard, &to)?,
         }
         Ok(receive)
     }
@@ -226,14 +243,14 @@ impl Incoming {
         datagram: &[u8],
         header: Header,
         receive: &Receive,
-        Arrival { from, now, .. }: Arrival,
+        Arrival { from, heard }: Arrival,
     ) -> Result<usize, Drop> {
         let (head, sealed) = datagram.split_at(HEADER);
         let len = sealed.len().checked_sub(TAG).ok_or(Drop::TooShort)?;
         let mut lane = lane.lock().unwrap_or_else(PoisonError::into_inner);
-        let newest = lane.open_into(header.counter, head, sealed, self.assembly.room(len))?;
+        let newest = lane.open_into(header.counter, head, sealed, self.reassembly.room(len))?;
         if newest && lane.note_from(from) {
-            let told = lane.may_tell(now)
+            let told = lane.may_tell(heard.now)
                 && self.shell.tell(Input::Heard {
                     peer: receive.inbound.peer(),
                     index: header.receiver,
@@ -245,117 +262,5 @@ impl Incoming {
             }
         }
         Ok(len)
-    }
-
-    /// Goes on with a slice that was just opened.
-    fn slice(
-        &mut self,
-        routes: &Routes,
-        header: Header,
-        len: usize,
-        arrival: Arrival,
-    ) -> Result<(), Drop> {
-        let (slice, payload) = Slice::parse(self.assembly.content(len))?;
-        let first = header.counter.checked_sub(slice.index.into());
-        let id = FrameId {
-            session: header.receiver,
-            lane: header.lane,
-            first: first.ok_or(Drop::Malformed)?,
-        };
-        let Arrival { ce, now, .. } = arrival;
-        // A packet is in one place at a time: what has begun aside is finished aside.
-        let continues = self.assembly.continues(id, &slice);
-        if !continues && !self.frames.waits(id) {
-            self.set_aside();
-        }
-        if self.frames.waits(id) {
-            let content = self.assembly.content(len);
-            self.frames.add(&Piece {
-                id,
-                slice,
-                headers: &content[payload..][..slice.headers.into()],
-                offset: slice.offset.into(),
-                payload: &content[..payload],
-                congested: ce,
-                heard: now,
-            })?;
-        } else if continues {
-            self.assembly.extend(payload, ce, now);
-            self.complete(routes)?;
-        } else {
-            self.assembly.start(id, slice, payload, ce, now);
-            self.complete(routes)?;
-        }
-        self.deliver_ready(routes);
-        Ok(())
-    }
-
-    /// Copies what there is of the open packet aside, for slices that come out of order.
-    fn set_aside(&mut self) {
-        if let Some(piece) = self.assembly.piece()
-            && let Err(reason) = self.frames.add(&piece)
-        {
-            self.shell.counters.dropped(reason);
-        }
-        self.assembly.forget();
-    }
-
-    /// If the open packet is whole, has it written with those before it, or alone; after what is older than it.
-    fn complete(&mut self, routes: &Routes) -> Result<(), Drop> {
-        let Some(id) = self.assembly.whole().map(|open| open.id) else {
-            return Ok(());
-        };
-        self.frames.completed(id);
-        self.deliver_ready(routes);
-        let result = self.accept(routes);
-        if result.is_err() {
-            self.assembly.forget();
-        }
-        result
-    }
-
-    fn accept(&mut self, routes: &Routes) -> Result<(), Drop> {
-        let mut open = self.assembly.whole().cloned().ok_or(Drop::Incomplete)?;
-        let receive = routes
-            .inbound
-            .get(&open.id.session)
-            .ok_or(Drop::UnknownSession)?;
-        let (slice, ce) = (open.slice, open.congested);
-        if slice.shape == Shape::Plain {
-            self.flush();
-            let packet = self.assembly.payload_mut();
-            let result = self.shell.plain(routes, receive, &slice, packet, ce);
-            self.assembly.forget();
-            return result;
-        }
-        let template = self
-            .shell
-            .template(routes, receive, (&slice, open.headers_mut()), ce)?;
-        let next = Joined::new(&template, &slice);
-        self.shell.count(receive, next.bytes());
-        let most = if self.shell.big_tcp {
-            usize::MAX
-        } else {
-            join::MOST_SHORT
-        };
-        if !self.assembly.takes(&next, most) {
-            self.flush();
-        }
-        self.assembly.join(next);
-        Ok(())
-    }
-
-    /// Delivers the packets set aside that are whole, or whose time is over: each run of bytes that arrived.
-    fn deliver_ready(&mut self, routes: &Routes) {
-        if !self.frames.has_ready() {
-            return;
-        }
-        self.flush();
-        for frame in self.frames.take_ready() {
-            if let Err(reason) = self.shell.frame(routes, &frame) {
-                self.shell.counters.dropped(reason);
-            }
-            self.frames.recycle(frame);
-        }
     }
 }

@@ -12,6 +12,8 @@
 
 #![deny(clippy::disallowed_methods)]
 
+use std::ops::Range;
+
 use weave_linux::tun::gso;
 
 use super::header::{Built, MOST_TCP_SEGMENTS, Template, lengthen};
@@ -64,7 +66,7 @@ impl Joined {
     pub fn takes(&self, next: &Self, most: usize) -> bool {
         let (a, b) = (self.built.headers(), next.built.headers());
         let t = self.inner.transport;
-        let same = |range: std::ops::Range<usize>| a[range.clone()] == b[range];
+        let same = |range: Range<usize>| a[range.clone()] == b[range];
         let tcp4 = |of: &Self| of.built.virtio.gso_type == gso::TCP4;
         let plain_flags = |of: &[u8]| of[t + 13] & !PSH == ACK;
         let payload = self.payload + next.payload;
@@ -96,10 +98,44 @@ impl Joined {
         lengthen(&mut self.built, &self.inner, self.payload);
     }
 
+    /// The same in packets as long as any kernel takes them: for each the run of the payload, and its headers.
+    pub fn shorter(&self) -> impl Iterator<Item = (Range<usize>, Built)> + use<> {
+        let (built, inner, payload) = (self.built, self.inner, self.payload);
+        let segment = self.segment;
+        let step = ((MOST_SHORT - built.headers().len()) / segment).max(1) * segment;
+        (0..payload).step_by(step).map(move |start| {
+            let run = start..(start + step).min(payload);
+            (run.clone(), part(built, &inner, segment, run, payload))
+        })
+    }
+
     /// The headers to write before the payload, and what the kernel is told of them.
     pub const fn built(&self) -> &Built {
         &self.built
     }
+}
+
+/// The headers for a run of a joined packet's payload, which begins where a segment does.
+fn part(
+    mut built: Built,
+    inner: &Inner,
+    segment: usize,
+    run: Range<usize>,
+    payload: usize,
+) -> Built {
+    let (t, head) = (inner.transport, built.headers_mut());
+    let id = u16::from_be_bytes([head[4], head[5]]).wrapping_add((run.start / segment) as u16);
+    head[4..6].copy_from_slice(&id.to_be_bytes());
+    let sequence = sequence(head, t).wrapping_add(run.start as u32);
+    head[t + 4..t + 8].copy_from_slice(&sequence.to_be_bytes());
+    if run.end < payload {
+        head[t + 13] &= !PSH;
+    }
+    if run.len() <= segment {
+        (built.virtio.gso_type, built.virtio.gso_size) = (gso::NONE, 0);
+    }
+    lengthen(&mut built, inner, run.len());
+    built
 }
 
 fn sequence(headers: &[u8], transport: usize) -> u32 {
@@ -180,6 +216,42 @@ mod tests {
         assert_eq!(all.built().headers()[2..4], [0, 0]);
         let fifth = packet(4 * u32::from(size), size, |_| ());
         assert!(!all.takes(&fifth, LONG));
+    }
+
+    #[test]
+    fn in_shorter_packets_it_is_the_same_stream() {
+        let size = 40 * SEGMENT;
+        let mut all = packet(0, size, |_| ());
+        for place in 1..4 {
+            let flags = if place == 3 { ACK | PSH } else { ACK };
+            let next = packet(place * u32::from(size), size, |head| head[33] = flags);
+            all.join(&next);
+        }
+        let payload: Vec<u8> = (0..all.payload()).map(|at| at as u8).collect();
+        let (mut end, mut count) = (0, 0);
+        for (run, built) in all.shorter() {
+            assert!((run.start, run.start % usize::from(SEGMENT)) == (end, 0));
+            let alone = packet(run.start as u32, run.len() as u16, |head| {
+                let id = 4 + (run.start / usize::from(SEGMENT)) as u16;
+                head[4..6].copy_from_slice(&id.to_be_bytes());
+                head[33] = if run.end == payload.len() { ACK | PSH } else { ACK };
+            });
+            let part = Joined {
+                built,
+                inner: alone.inner,
+                segment: SEGMENT.into(),
+                payload: run.len(),
+            };
+            let mut expected = finished(&alone, &payload[run.clone()]);
+            let got = finished(&part, &payload[run.clone()]);
+            // The first packet's id is what the builder of the tests gave it.
+            expected[4..6].copy_from_slice(&got[4..6]);
+            expected[10..12].copy_from_slice(&got[10..12]);
+            assert_eq!(got, expected);
+            assert_eq!(part.built.virtio, alone.built.virtio);
+            (end, count) = (run.end, count + 1);
+        }
+        assert_eq!((end, count), (payload.len(), 4));
     }
 
     #[test]
