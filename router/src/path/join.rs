@@ -190,7 +190,7 @@ mod tests {
 
     #[test]
     fn what_follows_without_a_gap_makes_one_packet() {
-        let payload = |range: std::ops::Range<u32>| range.map(|i| i as u8).collect::<Vec<_>>();
+        let payload = |range: Range<u32>| range.map(|i| i as u8).collect::<Vec<_>>();
         let mut both = packet(0, 10 * SEGMENT, |_| ());
         let next = packet(10 * u32::from(SEGMENT), 5000, |head| head[33] |= PSH);
         assert!(both.takes(&next, LONG));
@@ -234,7 +234,11 @@ mod tests {
             let alone = packet(run.start as u32, run.len() as u16, |head| {
                 let id = 4 + (run.start / usize::from(SEGMENT)) as u16;
                 head[4..6].copy_from_slice(&id.to_be_bytes());
-                head[33] = if run.end == payload.len() { ACK | PSH } else { ACK };
+                head[33] = if run.end == payload.len() {
+                    ACK | PSH
+                } else {
+                    ACK
+                };
             });
             let part = Joined {
                 built,
