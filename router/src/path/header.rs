@@ -235,9 +235,9 @@ fn set_ip_length(head: &mut [u8], length: usize, segments: u16) {
 
 /// Puts the sum of the pseudo-header, for `length` bytes of transport header and payload, where the kernel goes on.
 fn set_partial_sum(head: &mut [u8], inner: &Inner, offset: usize, length: usize) {
+    let destination = inner.last_destination(head);
     let Inner {
         source,
-        destination,
         protocol,
         transport,
         ..

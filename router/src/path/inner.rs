@@ -28,6 +28,16 @@ pub mod protocol {
     pub const OPTIONS: u8 = 60;
 }
 
+/// Types of routing headers that list whole addresses (IANA).
+mod routing {
+    /// Source routing: the last stop is the last of the list (RFC 2460 §4.4).
+    pub(super) const SOURCE: u8 = 0;
+    /// Mobile nodes: one address, the home (RFC 6275 §6.4).
+    pub(super) const HOME: u8 = 2;
+    /// Segments: the last stop is the first of the list (RFC 8754 §2).
+    pub(super) const SEGMENTS: u8 = 4;
+}
+
 /// What the headers of a packet say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Inner {
@@ -83,6 +93,14 @@ impl Inner {
             protocol::UDP => (self.transport + 8 <= packet.len()).then_some(self.transport + 8),
             _ => None,
         }
+    }
+
+    /// The last destination, which the pseudo-header names (RFC 8200 §8.1): that of a routing header that is not used up,
+    /// else [`Inner::destination`]. `packet` may end behind the extension headers.
+    pub fn last_destination(&self, packet: &[u8]) -> IpAddr {
+        let routed = self.destination.is_ipv6() && self.transport > 40;
+        let last = if routed { last_stop(packet) } else { None };
+        last.unwrap_or(self.destination)
     }
 
     /// Where the transport protocol keeps its checksum, from the start of its header.
@@ -164,6 +182,29 @@ fn parse_v6(packet: &[u8]) -> Option<Inner> {
         ecn: (head[1] >> 4) & 3,
         fragment,
     })
+}
+
+/// The last address of the routing header, if the packet is still on its way there.
+fn last_stop(packet: &[u8]) -> Option<IpAddr> {
+    let (mut next, mut at) = (packet[6], 40);
+    loop {
+        let end = at + usize::from(*packet.get(at + 1)?) * 8 + 8;
+        match next {
+            protocol::ROUTING if *packet.get(at + 3)? > 0 => {
+                let last = match *packet.get(at + 2)? {
+                    routing::SEGMENTS => at + 8,
+                    routing::SOURCE | routing::HOME => end - 16,
+                    _ => return None,
+                };
+                let address = packet.get(last..)?.first_chunk::<16>()?;
+                return Some(Ipv6Addr::from(*address).into());
+            }
+            protocol::HOP_BY_HOP | protocol::ROUTING | protocol::OPTIONS => {
+                (next, at) = (*packet.get(at)?, end);
+            }
+            _ => return None,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -269,11 +310,36 @@ pub(crate) mod tests {
         assert_eq!(Inner::parse_prefix(&packet[..50]), Err(Drop::Malformed));
     }
 
+    #[test]
+    fn a_routing_header_on_its_way_says_where_it_ends() {
+        let stop = |last: u8| [[0xfd; 15].as_slice(), &[last]].concat();
+        let packet = |kind: u8, left: u8| {
+            let mut packet = udp6(0);
+            packet[6] = protocol::ROUTING;
+            let head = [protocol::UDP, 4, kind, left, 1, 0, 0, 0];
+            packet.splice(40..40, [&head[..], &stop(1), &stop(2)].concat());
+            packet
+        };
+        let last = |packet: &[u8]| {
+            let inner = Inner::parse_prefix(packet).unwrap();
+            assert_eq!(inner.transport, 80);
+            inner.last_destination(packet).to_string()
+        };
+        let first = "fdfd:fdfd:fdfd:fdfd:fdfd:fdfd:fdfd:fd01";
+        let second = "fdfd:fdfd:fdfd:fdfd:fdfd:fdfd:fdfd:fd02";
+        assert_eq!(last(&packet(routing::SOURCE, 2)), second);
+        assert_eq!(last(&packet(routing::HOME, 1)), second);
+        assert_eq!(last(&packet(routing::SEGMENTS, 1)), first);
+        assert_eq!(last(&packet(routing::SEGMENTS, 0)), "fd00::8:2");
+        assert_eq!(last(&packet(3, 1)), "fd00::8:2", "it lists parts only");
+    }
+
     proptest::proptest! {
         #[test]
         fn any_bytes_are_read_without_panic(packet: Vec<u8>) {
             if let Ok(inner) = Inner::parse(&packet) {
                 assert!(inner.transport <= packet.len());
+                let _ = inner.last_destination(&packet);
                 let _ = inner.headers(&packet);
             }
         }

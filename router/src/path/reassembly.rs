@@ -113,39 +113,54 @@ impl Reassembly {
         &mut self,
         header: Header,
         len: usize,
-        Heard { now, congested }: Heard,
+        heard: Heard,
         to: &Delivery<'_, T>,
     ) -> Result<(), Drop> {
-        let content = self.assembly.content(len);
-        let (slice, payload) = Slice::parse(content)?;
+        let (slice, payload) = Slice::parse(self.assembly.content(len))?;
         let first = header.counter.checked_sub(slice.index.into());
         let id = FrameId {
             session: header.receiver,
             lane: header.lane,
             first: first.ok_or(Drop::Malformed)?,
         };
-        if self.frames.waits(id) {
-            let headers = &content[payload..][..slice.headers.into()];
-            let piece = Piece {
-                id,
-                slice,
-                headers,
-                offset: slice.offset.into(),
-                payload: &content[..payload],
-                congested,
-                heard: now,
-            };
-            self.frames.add(&piece)?;
-        } else if self.assembly.continues(id, &slice) {
-            self.assembly.extend(payload, congested, now);
-            self.complete(to)?;
+        let result = if self.assembly.continues(id, &slice) {
+            self.assembly.extend(payload, heard.congested, heard.now);
+            self.complete(to)
         } else {
-            self.set_aside(to);
-            self.assembly.start(id, slice, payload, congested, now);
-            self.complete(to)?;
-        }
+            self.out_of_order(id, slice, payload, heard, to)
+        };
         self.deliver_ready(to);
-        Ok(())
+        result
+    }
+
+    /// Goes on with a slice that is not the next one of the open packet. What there is of its packet is all in one place:
+    /// if that is open, it goes aside first.
+    fn out_of_order<T: Tap>(
+        &mut self,
+        id: FrameId,
+        slice: Slice,
+        payload: usize,
+        Heard { now, congested }: Heard,
+        to: &Delivery<'_, T>,
+    ) -> Result<(), Drop> {
+        if !self.frames.waits(id) {
+            self.set_aside(to);
+        }
+        if !self.frames.waits(id) {
+            self.assembly.start(id, slice, payload, congested, now);
+            return self.complete(to);
+        }
+        let headers = usize::from(slice.headers);
+        let content = self.assembly.content(payload + headers);
+        self.frames.add(&Piece {
+            id,
+            slice,
+            headers: &content[payload..],
+            offset: slice.offset.into(),
+            payload: &content[..payload],
+            congested,
+            heard: now,
+        })
     }
 
     /// Copies what there is of the open packet aside, for slices that come out of order.
