@@ -117,7 +117,7 @@ fn status(verdict: &str, summary: &str, problems: &Value) -> Value {
         "id": "ab".repeat(32), "started_at": 1, "listen": "[::]:6783", "suites": ["aes-256-gcm"], "mtu": 1500,
         "containers": 1, "gone": ["web1"], "host": null, "traffic": traffic, "drops": {"replay": 2, "forged": 0, "link_scope": 5},
         "offloads": {
-            "tcp_super_packets": true, "udp_super_packets": false, "batched_send": true, "batched_receive": true
+            "gso": "used", "gro": "used", "tso": "used", "uso": "refused", "big_tcp": "used", "multiqueue": "used", "queues": 2
         },
         "cluster": {
             "range": "10.32.0.0/12", "range6": "fd00::/48", "members": 3, "connected": 2,
@@ -335,7 +335,7 @@ fn status_says_the_verdict_first() {
         assert!(
             ended
                 .out
-                .contains("slower      without UDP super-packets\n"),
+                .contains("offloads    2 queues, using gso gro tso big_tcp multiqueue, refused: uso\n"),
             "{}",
             ended.out
         );

@@ -31,7 +31,7 @@ use crate::store::{Store, StoreError};
 use crate::time::{Now, Start};
 use control::Control;
 
-pub use workers::{Offloads, Workers, WorkersConfig};
+pub use workers::{Granted, Offloads, Workers, WorkersConfig};
 
 /// How many inputs of data threads may wait for the control thread.
 const WAITING_INPUTS: usize = 1024;
@@ -124,10 +124,8 @@ pub struct Stats {
     pub peers: BTreeMap<NodeId, PeerStats>,
     /// Every data thread runs, and the control thread.
     pub healthy: bool,
-    /// Whether super-packets of TCP and of UDP are taken from the kernel whole.
-    pub super_packets: (bool, bool),
-    /// Whether datagrams are sent, and received, many in one call.
-    pub batches: (bool, bool),
+    /// What the kernel does for it.
+    pub granted: Granted,
 }
 
 /// Counters of one member.
@@ -288,8 +286,7 @@ fn read_stats(workers: &Workers) -> Stats {
         received,
         peers: peers.collect(),
         healthy: workers.healthy(),
-        super_packets: workers.super_packets,
-        batches: workers.batches(),
+        granted: workers.granted(),
     }
 }
 

@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 
 use ipnet::Ipv4Net;
 use weave_model::api::{
-    Cluster, Connection, Connections, LaneMtu, Offloads, Peer, PeerState, Peers, Problem, Status,
+    Cluster, Connection, Connections, LaneMtu, Offload, Offloads, Peer, PeerState, Peers, Problem, Status,
     Traffic, Verdict,
 };
 use weave_model::{Block, ClusterRange, Drop};
 use weave_router::core::view::{Member, View};
-use weave_router::driver::{PeerStats, Stats};
+use weave_router::driver::{Granted, PeerStats, Stats};
 
 use super::Published;
-use crate::config::Config;
+use crate::config::{Config, Facility};
 use crate::obstacle::Obstacle;
 
 /// How the node is; which containers are gone is for the caller to find out.
@@ -58,12 +58,28 @@ pub(super) fn status(
             received_bytes: stats.received.bytes,
         },
         drops: drops(stats),
-        offloads: Offloads {
-            tcp_super_packets: stats.super_packets.0,
-            udp_super_packets: stats.super_packets.1,
-            batched_send: stats.batches.0,
-            batched_receive: stats.batches.1,
-        },
+        offloads: offloads(&config.overlay.without, &stats.granted),
+    }
+}
+
+/// How each facility stands: told to do without, granted, or asked for and not granted.
+fn offloads(without: &[Facility], granted: &Granted) -> Offloads {
+    let has = |works| if works { Offload::Used } else { Offload::Refused };
+    let asked = |facility, works| {
+        if without.contains(&facility) {
+            Offload::Without
+        } else {
+            has(works)
+        }
+    };
+    Offloads {
+        gso: asked(Facility::Gso, granted.gso),
+        gro: asked(Facility::Gro, granted.gro),
+        tso: has(granted.tso),
+        uso: asked(Facility::Uso, granted.uso),
+        big_tcp: has(granted.big_tcp),
+        multiqueue: asked(Facility::Multiqueue, granted.queues > 0),
+        queues: granted.queues as u32,
     }
 }
 
@@ -333,6 +349,27 @@ mod tests {
                 .iter()
                 .all(|problem| !problem.fix.is_empty())
         );
+    }
+
+    #[test]
+    fn what_is_refused_is_told_from_what_is_not_asked_for() {
+        let granted = Granted {
+            gro: true,
+            tso: true,
+            queues: 1,
+            ..Granted::default()
+        };
+        let seen = offloads(&[Facility::Gso, Facility::Multiqueue], &granted);
+        let expected = Offloads {
+            gso: Offload::Without,
+            gro: Offload::Used,
+            tso: Offload::Used,
+            uso: Offload::Refused,
+            big_tcp: Offload::Refused,
+            multiqueue: Offload::Without,
+            queues: 1,
+        };
+        assert_eq!(seen, expected);
     }
 
     #[test]

@@ -49,22 +49,41 @@ pub struct Status {
     /// Packets dropped since the start, by reason.
     #[cfg_attr(feature = "openapi", schema(value_type = BTreeMap<String, u64>))]
     pub drops: BTreeMap<Drop, u64>,
-    /// Which facilities of the kernel are used.
+    /// How each facility of the kernel that can be done without stands.
     pub offloads: Offloads,
 }
 
 /// Facilities of the kernel that make the data path faster; without one it is slower and otherwise the same.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Offloads {
+    /// One call sends many datagrams (`UDP_SEGMENT`).
+    pub gso: Offload,
+    /// The kernel joins received datagrams (`UDP_GRO`).
+    pub gro: Offload,
     /// The TUN device gives and takes TCP super-packets.
-    pub tcp_super_packets: bool,
-    /// The TUN device gives and takes UDP super-packets.
-    pub udp_super_packets: bool,
-    /// One call sends many datagrams.
-    pub batched_send: bool,
-    /// One call receives many datagrams.
-    pub batched_receive: bool,
+    pub tso: Offload,
+    /// The TUN device gives UDP super-packets; the kernel has it from 6.2.
+    pub uso: Offload,
+    /// It takes TCP super-packets over IPv4 of more than 65,535 bytes; the kernel has it from 6.3.
+    pub big_tcp: Offload,
+    /// A queue, a lane and a thread for each core, at most eight.
+    pub multiqueue: Offload,
+    /// How many queues, lanes and threads there are.
+    pub queues: u32,
+}
+
+/// How one facility of the kernel stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Offload {
+    /// It is used.
+    Used,
+    /// `weaved` was told to do without (`--without`).
+    Without,
+    /// The kernel, or a device that packets left by, does not have it.
+    Refused,
 }
 
 /// Whether all is well.
