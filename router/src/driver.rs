@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -141,6 +142,10 @@ pub struct PeerStats {
     pub received_packets: u64,
     /// Bytes of these.
     pub received_bytes: u64,
+    /// How often new keys took the place of keys in use.
+    pub rekeys: u64,
+    /// How often a handshake was begun again because nothing came of the one before.
+    pub retries: u64,
 }
 
 impl Router {
@@ -278,6 +283,8 @@ fn read_stats(workers: &Workers) -> Stats {
             sent_bytes,
             received_packets,
             received_bytes,
+            rekeys: peer.counters.rekeys.load(Relaxed),
+            retries: peer.counters.retries.load(Relaxed),
         };
         (peer.id, stats)
     });

@@ -10,8 +10,8 @@ use ipnet::Ipv4Net;
 use serde::Serialize;
 use weave_model::Drop;
 use weave_model::api::{
-    Attachment, Attachments, Cluster, Connections, HostAddress, Membership, Offload, Offloads, Peer,
-    PeerState, Peers, Status, TokenAnswer, Traffic, Verdict,
+    Attachment, Attachments, Cluster, Connections, Datagrams, HostAddress, Membership, Offload,
+    Offloads, Peer, PeerState, Peers, Status, TokenAnswer, Traffic, Verdict,
 };
 
 use super::failure::{Exit, Failure};
@@ -268,6 +268,7 @@ pub(super) fn status(answer: &Status) -> String {
     );
     fact("offloads", offloads(&answer.offloads));
     fact("traffic", traffic(&answer.traffic));
+    fact("datagrams", datagrams(&answer.datagrams));
     fact("drops", drops(&answer.drops));
     text
 }
@@ -313,6 +314,19 @@ fn traffic(traffic: &Traffic) -> String {
         traffic.sent_packets,
         bytes(traffic.received_bytes),
         traffic.received_packets,
+    )
+}
+
+/// How many there were, and how many a system call moved.
+fn datagrams(count: &Datagrams) -> String {
+    let one = |datagrams: u64, calls: u64| {
+        let tenths = (datagrams * 10 + calls / 2).checked_div(calls).unwrap_or(0);
+        format!("{datagrams}, {}.{} a call", tenths / 10, tenths % 10)
+    };
+    format!(
+        "sent {}; received {}",
+        one(count.sent, count.sent_calls),
+        one(count.received, count.received_calls),
     )
 }
 
@@ -374,7 +388,11 @@ fn offloads(offloads: &Offloads) -> String {
         let these = all.iter().filter(|(state, _)| *state == how);
         these.map(|(_, name)| *name).collect::<Vec<_>>().join(" ")
     };
-    let queues = if offloads.queues == 1 { "queue" } else { "queues" };
+    let queues = if offloads.queues == 1 {
+        "queue"
+    } else {
+        "queues"
+    };
     let mut text = format!("{} {queues}", offloads.queues);
     for (how, word) in [
         (Offload::Used, "using"),
@@ -440,6 +458,17 @@ mod tests {
     }
 
     #[test]
+    fn datagrams_are_told_with_their_average() {
+        let count = Datagrams {
+            sent: 250,
+            sent_calls: 8,
+            ..Datagrams::default()
+        };
+        let text = "sent 250, 31.3 a call; received 0, 0.0 a call";
+        assert_eq!(datagrams(&count), text);
+    }
+
+    #[test]
     fn what_the_kernel_refuses_is_said() {
         let mut seen = Offloads {
             gso: Offload::Used,
@@ -455,7 +484,8 @@ mod tests {
         seen.uso = Offload::Refused;
         seen.big_tcp = Offload::Refused;
         (seen.multiqueue, seen.queues) = (Offload::Without, 1);
-        let some = "1 queue, using gso gro tso, refused: uso big_tcp, told to do without multiqueue";
+        let some =
+            "1 queue, using gso gro tso, refused: uso big_tcp, told to do without multiqueue";
         assert_eq!(offloads(&seen), some);
     }
 

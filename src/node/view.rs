@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use ipnet::Ipv4Net;
 use weave_model::api::{
-    Cluster, Connection, Connections, LaneMtu, Offload, Offloads, Peer, PeerState, Peers, Problem, Status,
-    Traffic, Verdict,
+    Cluster, Connection, Connections, Datagrams, LaneMtu, Offload, Offloads, Peer, PeerState,
+    Peers, Problem, Status, Traffic, Verdict,
 };
 use weave_model::{Block, ClusterRange, Drop};
 use weave_router::core::view::{Member, View};
@@ -57,6 +57,13 @@ pub(super) fn status(
             received_packets: stats.received.packets,
             received_bytes: stats.received.bytes,
         },
+        datagrams: Datagrams {
+            sent: stats.sent.datagrams,
+            sent_calls: stats.sent.calls,
+            received: stats.received.datagrams,
+            received_batches: stats.received.batches,
+            received_calls: stats.received.calls,
+        },
         drops: drops(stats),
         offloads: offloads(&config.overlay.without, &stats.granted),
     }
@@ -64,7 +71,13 @@ pub(super) fn status(
 
 /// How each facility stands: told to do without, granted, or asked for and not granted.
 fn offloads(without: &[Facility], granted: &Granted) -> Offloads {
-    let has = |works| if works { Offload::Used } else { Offload::Refused };
+    let has = |works| {
+        if works {
+            Offload::Used
+        } else {
+            Offload::Refused
+        }
+    };
     let asked = |facility, works| {
         if without.contains(&facility) {
             Offload::Without
@@ -210,6 +223,8 @@ pub(super) fn connections(view: &View, stats: &Stats) -> Connections {
             lane_mtus,
             rtt_us: member.rtt_us,
             since_at: member.since.map(|since| since.as_secs()),
+            rekeys: counted.map_or(0, |counted| counted.rekeys),
+            handshake_retries: counted.map_or(0, |counted| counted.retries),
             traffic: counted.map_or_else(Traffic::default, traffic),
         }
     });
@@ -401,6 +416,7 @@ mod tests {
         let counted = PeerStats {
             lanes: vec![(0, mtu(1500)), (3, mtu(1400))],
             sent_bytes: 9,
+            rekeys: 2,
             ..PeerStats::default()
         };
         let stats = Stats {
@@ -408,10 +424,10 @@ mod tests {
             ..Stats::default()
         };
         let connections = connections(&view, &stats).connections;
-        let lanes: Vec<(u32, Option<PathMtu>, u64)> = connections
+        let lanes: Vec<(u32, Option<PathMtu>, u64, u64)> = connections
             .iter()
-            .map(|one| (one.lanes, one.mtu, one.traffic.sent_bytes))
+            .map(|one| (one.lanes, one.mtu, one.traffic.sent_bytes, one.rekeys))
             .collect();
-        assert_eq!(lanes, [(0, None, 0), (2, Some(mtu(1400)), 9)]);
+        assert_eq!(lanes, [(0, None, 0, 0), (2, Some(mtu(1400)), 9, 2)]);
     }
 }

@@ -46,7 +46,7 @@ fn refuses(host: &Host, line: &str, cause: &str, fix: &str) {
 /// The host's network and what its node knows, without what changes by itself.
 fn everything(host: &Host) -> [String; 4] {
     let mut status = host.status();
-    for moving in ["traffic", "drops"] {
+    for moving in ["traffic", "datagrams", "drops"] {
         status[moving].take();
     }
     [

@@ -46,6 +46,8 @@ pub struct Status {
     pub cluster: Option<Cluster>,
     /// What crossed the overlay since the start.
     pub traffic: Traffic,
+    /// In how many datagrams, and how many of them were moved at once.
+    pub datagrams: Datagrams,
     /// Packets dropped since the start, by reason.
     #[cfg_attr(feature = "openapi", schema(value_type = BTreeMap<String, u64>))]
     pub drops: BTreeMap<Drop, u64>,
@@ -144,6 +146,23 @@ pub struct Traffic {
     pub received_bytes: u64,
 }
 
+/// Datagrams between nodes, and how many of them one step moved. Sent are those with packets of containers; received is
+/// all that came to the node's port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Datagrams {
+    /// Datagrams sent.
+    pub sent: u64,
+    /// System calls that sent them: fewer with `gso`.
+    pub sent_calls: u64,
+    /// Datagrams received.
+    pub received: u64,
+    /// What the kernel handed over as one: fewer than datagrams with `gro`.
+    pub received_batches: u64,
+    /// System calls that received them; one may bring several batches.
+    pub received_calls: u64,
+}
+
 /// `GET /v1/peers`: the members of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -219,6 +238,10 @@ pub struct Connection {
     pub rtt_us: Option<u32>,
     /// Since when the member is in this state.
     pub since_at: Option<u64>,
+    /// How often new keys took the place of keys in use, since the start.
+    pub rekeys: u64,
+    /// How often a handshake with it was begun again because nothing came of the one before, since the start.
+    pub handshake_retries: u64,
     /// What crossed it since the start.
     pub traffic: Traffic,
 }
