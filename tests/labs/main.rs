@@ -16,4 +16,5 @@ mod outside;
 mod overlay;
 mod restart;
 mod wire;
+mod without;
 mod wrong_input;
