@@ -7,6 +7,7 @@ mod lab;
 mod attaching;
 mod broadcast;
 mod cni;
+mod counters;
 mod firewall;
 mod hostile;
 mod idle;
