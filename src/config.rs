@@ -302,6 +302,17 @@ mod tests {
         assert!(file::parse("nmae = 'a'").is_err());
         assert!(file::parse("[overlay]\nsuites = ['rot13']").is_err());
         assert!(file::parse("[overlay]\nlisten = 'here'").is_err());
+        let facility = file::parse("[overlay]\nwithout = ['gso', 'lro']").unwrap_err();
+        assert_eq!(
+            facility,
+            "line 2: unknown variant `lro`, expected one of `gso`, `gro`, `uso`, `multiqueue`"
+        );
+        let facility = Flags::try_parse_from(["weaved", "--without", "gso,lro"]).unwrap_err();
+        let said = facility.to_string();
+        assert!(
+            said.contains("'lro'") && said.contains("gso, gro, uso, multiqueue"),
+            "{said}"
+        );
         let small = Config::merge(
             flags(&["--name", "a", "--mtu", "576"]),
             file::File::default(),
@@ -319,5 +330,15 @@ mod tests {
         ];
         let config = Config::merge(flags(&words), file::File::default()).unwrap();
         assert_eq!(config.overlay.suites, [Suite::ChaCha20Poly1305]);
+        let without = |words: &[&str], text| {
+            let words = [&["--name", "a"], words].concat();
+            let config = Config::merge(flags(&words), file::parse(text).unwrap()).unwrap();
+            config.overlay.without
+        };
+        let text = "[overlay]\nwithout = ['uso', 'multiqueue']";
+        let both = [Facility::Uso, Facility::Multiqueue];
+        assert_eq!(without(&[], text), both);
+        let flag = ["--without", "gso,gro"];
+        assert_eq!(without(&flag, text), [Facility::Gso, Facility::Gro]);
     }
 }

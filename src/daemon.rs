@@ -23,7 +23,7 @@ use crate::notify;
 use crate::obstacle::Obstacle;
 use crate::preflight;
 
-/// How long a process that was killed may still hold its socket.
+/// How long a process that was killed may still hold its sockets.
 const LAST_BREATH: Duration = Duration::from_secs(1);
 
 /// How often the overlay's threads are looked at.
@@ -70,6 +70,7 @@ fn report(obstacle: &Obstacle, code: u8) -> ExitCode {
 fn run(config: Config) -> Result<(), Obstacle> {
     preflight::check_host()?;
     preflight::check_state_dir(&config.state_dir)?;
+    let _network = claim()?;
     let socket = bind(&config.socket).map_err(|error| no_socket(&error))?;
     preflight::check_port(config.overlay.listen)?;
     let runtime = Builder::new_current_thread()
@@ -126,6 +127,17 @@ fn no_overlay() -> Obstacle {
     )
 }
 
+/// Takes the network namespace; from a weaved that was just killed, when that is gone.
+fn claim() -> Result<preflight::Claim, Obstacle> {
+    let until = Instant::now() + LAST_BREATH;
+    loop {
+        match preflight::claim_network() {
+            Err(_) if Instant::now() < until => thread::sleep(LAST_BREATH / 10),
+            claimed => return claimed,
+        }
+    }
+}
+
 /// Takes the socket; from a weaved that was just killed, when that is gone.
 fn bind(path: &Path) -> Result<Socket, SocketError> {
     let until = Instant::now() + LAST_BREATH;
@@ -139,9 +151,7 @@ fn bind(path: &Path) -> Result<Socket, SocketError> {
 
 fn no_socket(error: &SocketError) -> Obstacle {
     let fix = match error {
-        SocketError::Taken(_) => {
-            "stop that one, or give this one its own --socket, --state-dir and --listen"
-        }
+        SocketError::Taken(_) => "stop that one, or give this one its own --socket and --state-dir",
         SocketError::Foreign(_) => "move that file away, or give another path with --socket",
         SocketError::Failed { .. } => "give a path in a writable directory with --socket",
     };

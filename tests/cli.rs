@@ -115,9 +115,11 @@ fn status(verdict: &str, summary: &str, problems: &Value) -> Value {
     json!({
         "verdict": verdict, "summary": summary, "problems": problems, "version": "0.1.0", "name": "host1",
         "id": "ab".repeat(32), "started_at": 1, "listen": "[::]:6783", "suites": ["aes-256-gcm"], "mtu": 1500,
-        "containers": 1, "gone": ["web1"], "host": null, "traffic": traffic, "drops": {"replay": 2, "forged": 0, "link_scope": 5},
+        "containers": 1, "gone": ["web1"], "host": null, "traffic": traffic,
+        "datagrams": {"sent": 40, "sent_calls": 2, "received": 9, "received_batches": 6, "received_calls": 3},
+        "drops": {"replay": 2, "forged": 0, "link_scope": 5},
         "offloads": {
-            "tcp_super_packets": true, "udp_super_packets": false, "batched_send": true, "batched_receive": true
+            "gso": "used", "gro": "used", "tso": "used", "uso": "refused", "big_tcp": "used", "multiqueue": "used", "queues": 2
         },
         "cluster": {
             "range": "10.32.0.0/12", "range6": "fd00::/48", "members": 3, "connected": 2,
@@ -333,9 +335,9 @@ fn status_says_the_verdict_first() {
             ended.out
         );
         assert!(
-            ended
-                .out
-                .contains("slower      without UDP super-packets\n"),
+            ended.out.contains(
+                "offloads    2 queues, using gso gro tso big_tcp multiqueue, refused: uso\n"
+            ),
             "{}",
             ended.out
         );

@@ -213,21 +213,22 @@ impl UdpSocket {
         }
     }
 
-    /// Sends `batch` as datagrams of `segment` bytes (the last may be shorter), marked with two ECN bits.
+    /// Sends `batch` as datagrams of `segment` bytes (the last may be shorter), marked with two ECN bits. Returns how
+    /// many calls it took.
     ///
     /// The caller keeps to [`MAX_SEGMENTS`] and [`MAX_BATCH`].
     ///
     /// # Errors
     /// `EMSGSIZE` when a datagram exceeds the interface's MTU; `NetworkUnreachable` and the like as `sendmsg` has them.
-    pub fn send(&self, to: SocketAddr, batch: &[u8], segment: usize, ecn: u8) -> io::Result<()> {
+    pub fn send(&self, to: SocketAddr, batch: &[u8], segment: usize, ecn: u8) -> io::Result<usize> {
         let address = Address::new(to, self.v6);
         if batch.len() <= segment {
-            return self.send_one(&address, batch, None, ecn);
+            return self.send_one(&address, batch, None, ecn).map(|()| 1);
         }
         if self.gso() {
             match self.send_one(&address, batch, Some(segment as u16), ecn) {
                 Err(error) if refuses_gso(&error) => {}
-                result => return result,
+                result => return result.map(|()| 1),
             }
         }
         batch
@@ -236,7 +237,7 @@ impl UdpSocket {
         // Only now it is known that the batch was refused, and not the address or the size of its datagrams: EINVAL may
         // mean all of these.
         self.gso.store(false, Ordering::Relaxed);
-        Ok(())
+        Ok(batch.len().div_ceil(segment))
     }
 
     fn send_one(
@@ -492,7 +493,7 @@ mod tests {
             let (a, b) = (bind(listen, OPTIONS), bind(listen, OPTIONS));
             let to = SocketAddr::new(target.parse().unwrap(), b.local_addr().unwrap().port());
             let batch: Vec<u8> = (0..3500_u32).map(|i| i as u8).collect();
-            a.send(to, &batch, 1000, 1).unwrap();
+            assert_eq!(a.send(to, &batch, 1000, 1).unwrap(), 1);
             assert!(a.gso(), "this kernel has UDP_SEGMENT");
             let mut got = Vec::new();
             let mut buffer = [0; 65_535];
@@ -523,8 +524,8 @@ mod tests {
             ..OPTIONS
         };
         let (a, b) = (bind("127.0.0.1:0", plain), bind("127.0.0.1:0", plain));
-        a.send(b.local_addr().unwrap(), &[7; 2500], 1000, 0)
-            .unwrap();
+        let calls = a.send(b.local_addr().unwrap(), &[7; 2500], 1000, 0);
+        assert_eq!(calls.unwrap(), 3);
         let mut buffer = [0; 65_535];
         let sizes: Vec<usize> = (0..3).map(|_| recv(&b, &mut buffer).unwrap().len).collect();
         assert_eq!(sizes, [1000, 1000, 500]);

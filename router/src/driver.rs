@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -31,7 +32,7 @@ use crate::store::{Store, StoreError};
 use crate::time::{Now, Start};
 use control::Control;
 
-pub use workers::{Offloads, Workers, WorkersConfig};
+pub use workers::{Granted, Offloads, Workers, WorkersConfig};
 
 /// How many inputs of data threads may wait for the control thread.
 const WAITING_INPUTS: usize = 1024;
@@ -124,10 +125,8 @@ pub struct Stats {
     pub peers: BTreeMap<NodeId, PeerStats>,
     /// Every data thread runs, and the control thread.
     pub healthy: bool,
-    /// Whether super-packets of TCP and of UDP are taken from the kernel whole.
-    pub super_packets: (bool, bool),
-    /// Whether datagrams are sent, and received, many in one call.
-    pub batches: (bool, bool),
+    /// What the kernel does for it.
+    pub granted: Granted,
 }
 
 /// Counters of one member.
@@ -143,6 +142,10 @@ pub struct PeerStats {
     pub received_packets: u64,
     /// Bytes of these.
     pub received_bytes: u64,
+    /// How often new keys took the place of keys in use.
+    pub rekeys: u64,
+    /// How often a handshake was begun again because nothing came of the one before.
+    pub retries: u64,
 }
 
 impl Router {
@@ -280,6 +283,8 @@ fn read_stats(workers: &Workers) -> Stats {
             sent_bytes,
             received_packets,
             received_bytes,
+            rekeys: peer.counters.rekeys.load(Relaxed),
+            retries: peer.counters.retries.load(Relaxed),
         };
         (peer.id, stats)
     });
@@ -288,8 +293,7 @@ fn read_stats(workers: &Workers) -> Stats {
         received,
         peers: peers.collect(),
         healthy: workers.healthy(),
-        super_packets: workers.super_packets,
-        batches: workers.batches(),
+        granted: workers.granted(),
     }
 }
 

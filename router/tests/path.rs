@@ -312,8 +312,12 @@ fn everything_arrives(offloads: Offloads, suite: Suite) {
     );
     assert!(received.bytes > 16 << 20, "{received:?}");
     assert!(
-        !offloads.gso || sent.calls * 5 < sent.datagrams,
-        "batches were used: {sent:?}"
+        offloads.gso == (sent.calls * 5 < sent.datagrams),
+        "batches are sent when they are to be: {sent:?}"
+    );
+    assert!(
+        offloads.gro || received.batches == received.datagrams,
+        "nothing is joined: {received:?}"
     );
 }
 

@@ -243,40 +243,47 @@ fn two_packets_with_every_subset_of_their_slices_in_every_order() {
     }
 }
 
-/// A flow of any kind: its stream, if it is one, and what it sends.
-fn flow(number: usize) -> impl Strategy<Value = (Option<Stream>, Vec<Item>)> {
-    let len = || prop_oneof![3 => 1..=3000_usize, 2 => 1..=20_000_usize, 1 => 1..=60_000_usize];
-    let head = (
-        any::<bool>(),
-        vec(0..6_u8, 0..=10),
-        0..4_u8,
-        any::<(u16, bool, u32)>(),
-        0..=10_u8,
-    );
-    let parts = vec((len(), any::<(bool, bool, bool)>()), 1..=4);
-    let segment = prop_oneof![Just(1448), Just(536), 64..9000_u16];
-    let small = vec(1..=200_usize, 2..=4);
-    let kind = (0..5_u8, 1..2000_u16, any::<bool>(), 0..LANES);
-    (head, parts, segment, small, kind).prop_map(move |(head, parts, segment, small, kind)| {
-        let (v6, mut extras, ecn, (id, may_fragment, sequence), options) = head;
-        let (kind, size, checksum, lane) = kind;
+/// The IP part of a flow's headers.
+fn any_head(number: usize) -> impl Strategy<Value = Head> {
+    let fields = (any::<bool>(), vec(0..6_u8, 0..=10), 0..4_u8);
+    (fields, any::<(u16, bool)>()).prop_map(move |(fields, (id, may_fragment))| {
+        let (v6, mut extras, ecn) = fields;
         if v6 {
             extras.truncate(3);
         }
-        let tcp = Tcp {
-            sequence,
-            flags: ACK,
-            options,
-        };
-        let head = Head {
+        Head {
             v6,
             extras,
             ecn,
             id,
             may_fragment,
             port: port(number),
-            tcp: (kind < 2 || kind > 2 && sequence % 2 == 0).then_some(tcp),
-        };
+            tcp: None,
+        }
+    })
+}
+
+/// So many bytes or a little more, in full segments: packets that may be joined.
+fn full(len: usize, segment: u16) -> usize {
+    len.next_multiple_of(segment.into()).min(60_000)
+}
+
+/// A flow of any kind: its stream, if it is one, and what it sends.
+fn flow(number: usize) -> impl Strategy<Value = (Option<Stream>, Vec<Item>)> {
+    let len = || prop_oneof![3 => 1..=3000_usize, 2 => 1..=20_000_usize, 1 => 1..=60_000_usize];
+    let head = (any_head(number), any::<u32>(), 0..=10_u8);
+    let parts = vec((len(), any::<u8>()), 1..=4);
+    let segment = prop_oneof![Just(1448), Just(536), 64..9000_u16];
+    let small = vec(1..=200_usize, 2..=4);
+    let kind = (0..5_u8, 1..2000_u16, any::<bool>(), 0..LANES);
+    (head, parts, segment, small, kind).prop_map(move |(head, parts, segment, small, kind)| {
+        let (mut head, sequence, options) = head;
+        let (kind, size, checksum, lane) = kind;
+        head.tcp = (kind < 2 || kind > 2 && sequence % 2 == 0).then_some(Tcp {
+            sequence,
+            flags: ACK,
+            options,
+        });
         let left = if checksum {
             Left::Checksum
         } else {
@@ -285,24 +292,16 @@ fn flow(number: usize) -> impl Strategy<Value = (Option<Stream>, Vec<Item>)> {
         let long = parts[0].0;
         match kind {
             0 | 1 => {
-                let flag = |set: bool, flag| if set { flag } else { 0 };
-                // Streams without flags too: their packets may be joined.
-                let flags = |(psh, fin, cwr)| {
-                    let some = flag(psh, PSH) | flag(fin, FIN) | flag(cwr, CWR);
-                    ACK | if kind == 0 { some } else { flag(psh, PSH) }
-                };
-                let round = |len: usize| {
-                    if kind == 0 {
-                        len
-                    } else {
-                        len.next_multiple_of(segment.into()).min(60_000)
-                    }
-                };
-                let parts = parts.iter().map(|(len, set)| (round(*len), flags(*set)));
+                let flags = if kind == 0 { PSH | FIN | CWR } else { PSH };
+                let parts = parts.iter().map(|(len, set)| match kind {
+                    0 => (*len, ACK | set & flags),
+                    _ => (full(*len, segment), ACK | set & flags),
+                });
+                let parts = parts.collect();
                 let stream = Stream {
                     head,
                     segment,
-                    parts: parts.collect(),
+                    parts,
                 };
                 let items = stream.items(0, lane);
                 (Some(stream), items)

@@ -10,8 +10,8 @@ use ipnet::Ipv4Net;
 use serde::Serialize;
 use weave_model::Drop;
 use weave_model::api::{
-    Attachment, Attachments, Cluster, Connections, HostAddress, Membership, Offloads, Peer,
-    PeerState, Peers, Status, TokenAnswer, Traffic, Verdict,
+    Attachment, Attachments, Cluster, Connections, Datagrams, HostAddress, Membership, Offload,
+    Offloads, Peer, PeerState, Peers, Status, TokenAnswer, Traffic, Verdict,
 };
 
 use super::failure::{Exit, Failure};
@@ -266,11 +266,9 @@ pub(super) fn status(answer: &Status) -> String {
             .host
             .map_or_else(|| "not exposed".to_owned(), |host| both(host.ip, host.ip6)),
     );
-    let slow = without(&answer.offloads);
-    if !slow.is_empty() {
-        fact("slower", format!("without {}", slow.join(", ")));
-    }
+    fact("offloads", offloads(&answer.offloads));
     fact("traffic", traffic(&answer.traffic));
+    fact("datagrams", datagrams(&answer.datagrams));
     fact("drops", drops(&answer.drops));
     text
 }
@@ -320,6 +318,19 @@ fn traffic(traffic: &Traffic) -> String {
     )
 }
 
+/// How many there were, and how many a system call moved.
+fn datagrams(count: &Datagrams) -> String {
+    let one = |datagrams: u64, calls: u64| {
+        let tenths = (datagrams * 10 + calls / 2).checked_div(calls).unwrap_or(0);
+        format!("{datagrams}, {}.{} a call", tenths / 10, tenths % 10)
+    };
+    format!(
+        "sent {}; received {}",
+        one(count.sent, count.sent_calls),
+        one(count.received, count.received_calls),
+    )
+}
+
 fn verdict(verdict: Verdict) -> &'static str {
     let coloured = std::io::stdout().is_terminal()
         && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
@@ -364,18 +375,37 @@ fn list(items: &[impl ToString]) -> String {
         .join(" ")
 }
 
-/// The facilities of the kernel that are not there or not to be used.
-fn without(offloads: &Offloads) -> Vec<&'static str> {
+/// The facilities of the kernel that are used, then those that it refused and those that were not asked for.
+fn offloads(offloads: &Offloads) -> String {
     let all = [
-        (offloads.tcp_super_packets, "TCP super-packets"),
-        (offloads.udp_super_packets, "UDP super-packets"),
-        (offloads.batched_send, "batched send"),
-        (offloads.batched_receive, "batched receive"),
+        (offloads.gso, "gso"),
+        (offloads.gro, "gro"),
+        (offloads.tso, "tso"),
+        (offloads.uso, "uso"),
+        (offloads.big_tcp, "big_tcp"),
+        (offloads.multiqueue, "multiqueue"),
     ];
-    all.into_iter()
-        .filter(|(used, _)| !used)
-        .map(|(_, name)| name)
-        .collect()
+    let which = |how| {
+        let these = all.iter().filter(|(state, _)| *state == how);
+        these.map(|(_, name)| *name).collect::<Vec<_>>().join(" ")
+    };
+    let queues = if offloads.queues == 1 {
+        "queue"
+    } else {
+        "queues"
+    };
+    let mut text = format!("{} {queues}", offloads.queues);
+    for (how, word) in [
+        (Offload::Used, "using"),
+        (Offload::Refused, "refused:"),
+        (Offload::Without, "told to do without"),
+    ] {
+        let these = which(how);
+        if !these.is_empty() {
+            let _ = write!(text, ", {word} {these}");
+        }
+    }
+    text
 }
 
 /// A number of bytes with three figures or so: `999 B`, `1.5 kB`, `20.1 GB`.
@@ -426,6 +456,38 @@ mod tests {
             invitation(&answer, 7),
             "on another host: weavectl join TOKEN (good for 1 node and 100 s, at 192.0.2.1:6783)"
         );
+    }
+
+    #[test]
+    fn datagrams_are_told_with_their_average() {
+        let count = Datagrams {
+            sent: 250,
+            sent_calls: 8,
+            ..Datagrams::default()
+        };
+        let text = "sent 250, 31.3 a call; received 0, 0.0 a call";
+        assert_eq!(datagrams(&count), text);
+    }
+
+    #[test]
+    fn what_the_kernel_refuses_is_said() {
+        let mut seen = Offloads {
+            gso: Offload::Used,
+            gro: Offload::Used,
+            tso: Offload::Used,
+            uso: Offload::Used,
+            big_tcp: Offload::Used,
+            multiqueue: Offload::Used,
+            queues: 2,
+        };
+        let all = "2 queues, using gso gro tso uso big_tcp multiqueue";
+        assert_eq!(offloads(&seen), all);
+        seen.uso = Offload::Refused;
+        seen.big_tcp = Offload::Refused;
+        (seen.multiqueue, seen.queues) = (Offload::Without, 1);
+        let some =
+            "1 queue, using gso gro tso, refused: uso big_tcp, told to do without multiqueue";
+        assert_eq!(offloads(&seen), some);
     }
 
     #[test]

@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 
 use ipnet::Ipv4Net;
 use weave_model::api::{
-    Cluster, Connection, Connections, LaneMtu, Offloads, Peer, PeerState, Peers, Problem, Status,
-    Traffic, Verdict,
+    Cluster, Connection, Connections, Datagrams, LaneMtu, Offload, Offloads, Peer, PeerState,
+    Peers, Problem, Status, Traffic, Verdict,
 };
 use weave_model::{Block, ClusterRange, Drop};
 use weave_router::core::view::{Member, View};
-use weave_router::driver::{PeerStats, Stats};
+use weave_router::driver::{Granted, PeerStats, Stats};
 
 use super::Published;
-use crate::config::Config;
+use crate::config::{Config, Facility};
 use crate::obstacle::Obstacle;
 
 /// How the node is; which containers are gone is for the caller to find out.
@@ -57,13 +57,42 @@ pub(super) fn status(
             received_packets: stats.received.packets,
             received_bytes: stats.received.bytes,
         },
-        drops: drops(stats),
-        offloads: Offloads {
-            tcp_super_packets: stats.super_packets.0,
-            udp_super_packets: stats.super_packets.1,
-            batched_send: stats.batches.0,
-            batched_receive: stats.batches.1,
+        datagrams: Datagrams {
+            sent: stats.sent.datagrams,
+            sent_calls: stats.sent.calls,
+            received: stats.received.datagrams,
+            received_batches: stats.received.batches,
+            received_calls: stats.received.calls,
         },
+        drops: drops(stats),
+        offloads: offloads(&config.overlay.without, &stats.granted),
+    }
+}
+
+/// How each facility stands: told to do without, granted, or asked for and not granted.
+fn offloads(without: &[Facility], granted: &Granted) -> Offloads {
+    let has = |works| {
+        if works {
+            Offload::Used
+        } else {
+            Offload::Refused
+        }
+    };
+    let asked = |facility, works| {
+        if without.contains(&facility) {
+            Offload::Without
+        } else {
+            has(works)
+        }
+    };
+    Offloads {
+        gso: asked(Facility::Gso, granted.gso),
+        gro: asked(Facility::Gro, granted.gro),
+        tso: has(granted.tso),
+        uso: asked(Facility::Uso, granted.uso),
+        big_tcp: has(granted.big_tcp),
+        multiqueue: asked(Facility::Multiqueue, granted.queues > 0),
+        queues: granted.queues as u32,
     }
 }
 
@@ -194,6 +223,8 @@ pub(super) fn connections(view: &View, stats: &Stats) -> Connections {
             lane_mtus,
             rtt_us: member.rtt_us,
             since_at: member.since.map(|since| since.as_secs()),
+            rekeys: counted.map_or(0, |counted| counted.rekeys),
+            handshake_retries: counted.map_or(0, |counted| counted.retries),
             traffic: counted.map_or_else(Traffic::default, traffic),
         }
     });
@@ -336,6 +367,27 @@ mod tests {
     }
 
     #[test]
+    fn what_is_refused_is_told_from_what_is_not_asked_for() {
+        let granted = Granted {
+            gro: true,
+            tso: true,
+            queues: 1,
+            ..Granted::default()
+        };
+        let seen = offloads(&[Facility::Gso, Facility::Multiqueue], &granted);
+        let expected = Offloads {
+            gso: Offload::Without,
+            gro: Offload::Used,
+            tso: Offload::Used,
+            uso: Offload::Refused,
+            big_tcp: Offload::Refused,
+            multiqueue: Offload::Without,
+            queues: 1,
+        };
+        assert_eq!(seen, expected);
+    }
+
+    #[test]
     fn outside_of_a_cluster_is_degraded() {
         let status = status_of(&alone(), true, &Published::default());
         assert_eq!((status.verdict, status.cluster), (Verdict::Degraded, None));
@@ -364,6 +416,7 @@ mod tests {
         let counted = PeerStats {
             lanes: vec![(0, mtu(1500)), (3, mtu(1400))],
             sent_bytes: 9,
+            rekeys: 2,
             ..PeerStats::default()
         };
         let stats = Stats {
@@ -371,10 +424,10 @@ mod tests {
             ..Stats::default()
         };
         let connections = connections(&view, &stats).connections;
-        let lanes: Vec<(u32, Option<PathMtu>, u64)> = connections
+        let lanes: Vec<(u32, Option<PathMtu>, u64, u64)> = connections
             .iter()
-            .map(|one| (one.lanes, one.mtu, one.traffic.sent_bytes))
+            .map(|one| (one.lanes, one.mtu, one.traffic.sent_bytes, one.rekeys))
             .collect();
-        assert_eq!(lanes, [(0, None, 0), (2, Some(mtu(1400)), 9)]);
+        assert_eq!(lanes, [(0, None, 0, 0), (2, Some(mtu(1400)), 9, 2)]);
     }
 }

@@ -28,10 +28,7 @@ fn everybody_in_the_network_and_nobody_outside() {
         let neighbour = Ns::add("neighbour");
         lab.plug(&neighbour, "u0", 99);
 
-        let inside: Vec<[UdpSocket; 2]> = containers
-            .iter()
-            .map(|container| listen(&container.ns))
-            .collect();
+        let inside = listeners(&containers);
         let bystanders = hosts.iter().map(|host| &host.ns);
         let outside: Vec<(&str, [UdpSocket; 2])> = bystanders
             .chain([&foreign, &neighbour])
@@ -39,28 +36,10 @@ fn everybody_in_the_network_and_nobody_outside() {
             .collect();
         let control = lab.capture(&containers[3].ns, "eth0");
 
-        let targets = [
-            SocketAddr::from((GROUP, PORT)),
-            (MDNS, PORT).into(),
-            (Ipv4Addr::BROADCAST, PORT).into(),
-            (Ipv4Addr::new(10, 47, 255, 255), PORT).into(),
-            (GROUP6, PORT).into(),
-            (MDNS6, PORT).into(),
-        ];
-        for speaker in [0, 2, 4] {
-            for target in targets {
-                let sent = say(&containers[speaker], target, 500 + speaker);
-                for (listener, container) in inside.iter().zip(&containers) {
-                    // The speaker hears itself too, inside its own kernel.
-                    let heard = hear(&listener[usize::from(target.is_ipv6())]);
-                    assert!(
-                        heard.as_ref() == Some(&sent),
-                        "{} did not hear {target} from {speaker}",
-                        container.name
-                    );
-                }
-            }
-        }
+        let said: usize = [0, 2, 4]
+            .map(|speaker| everybody_hears(&containers, &inside, speaker))
+            .iter()
+            .sum();
         for (sockets, container) in inside.iter().zip(&containers) {
             let twice = sockets.each_ref().map(overheard);
             assert_eq!(
@@ -78,8 +57,45 @@ fn everybody_in_the_network_and_nobody_outside() {
                 "datagrams that {name} heard outside, in IPv4 and IPv6"
             );
         }
-        assert_eq!(control.stop().readable(), 3 * targets.len());
+        assert_eq!(control.stop().readable(), said);
     });
+}
+
+/// The listeners of each container.
+pub(crate) fn listeners(containers: &[Container]) -> Vec<[UdpSocket; 2]> {
+    let listen = |container: &Container| listen(&container.ns);
+    containers.iter().map(listen).collect()
+}
+
+/// One container says something to every group and broadcast address, and all hear it, itself included. Returns to how
+/// many.
+#[track_caller]
+pub(crate) fn everybody_hears(
+    containers: &[Container],
+    inside: &[[UdpSocket; 2]],
+    speaker: usize,
+) -> usize {
+    let targets = [
+        SocketAddr::from((GROUP, PORT)),
+        (MDNS, PORT).into(),
+        (Ipv4Addr::BROADCAST, PORT).into(),
+        (Ipv4Addr::new(10, 47, 255, 255), PORT).into(),
+        (GROUP6, PORT).into(),
+        (MDNS6, PORT).into(),
+    ];
+    for target in targets {
+        let sent = say(&containers[speaker], target, 500 + speaker);
+        for (listener, container) in inside.iter().zip(containers) {
+            // The speaker hears itself too, inside its own kernel.
+            let heard = hear(&listener[usize::from(target.is_ipv6())]);
+            assert!(
+                heard.as_ref() == Some(&sent),
+                "{} did not hear {target} from {speaker}",
+                container.name
+            );
+        }
+    }
+    targets.len()
 }
 
 /// A socket for each family that hears every group of this lab on every interface of a namespace.

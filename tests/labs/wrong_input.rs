@@ -5,6 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::lab::node::{Said, WEAVED, said};
+use crate::lab::traffic::wait_for;
 use crate::lab::{Host, Lab, ns};
 
 /// Fails unless a program ended with `code` and its last two lines are a cause and a fix that say these words.
@@ -46,7 +47,7 @@ fn refuses(host: &Host, line: &str, cause: &str, fix: &str) {
 /// The host's network and what its node knows, without what changes by itself.
 fn everything(host: &Host) -> [String; 4] {
     let mut status = host.status();
-    for moving in ["traffic", "drops"] {
+    for moving in ["traffic", "datagrams", "drops"] {
         status[moving].take();
     }
     [
@@ -351,5 +352,39 @@ fn nodes_that_cannot_start() {
         h1.ok(&["init"]);
         does_not_start(&h1, &mut timed(WEAVED), "in use", "--state-dir");
         h1.ok(&["status"]);
+    });
+}
+
+/// A node with everything of its own but the network namespace, where another runs: it would share that one's devices.
+/// It leaves no trace, and the first goes on, killed and started again too; it starts when the first has ended.
+#[test]
+fn a_second_node_in_a_network_namespace() {
+    Lab::run(|lab| {
+        let first = lab.host("h1", 1);
+        first.start();
+        first.ok(&["init"]);
+        let own = lab.dir().join("second");
+        let mut second = first.ns.command("timeout");
+        second.args(["10", WEAVED, "--name", "second", "--listen", "[::]:7000"]);
+        second.arg("--state-dir").arg(own.join("state"));
+        second.arg("--socket").arg(own.join("sock"));
+        let refuses = |second: &mut Command| {
+            let before = everything(&first);
+            let cause = "another weaved runs in it";
+            refused(&said(second), 1, cause, "network namespace of its own");
+            assert!(!own.exists(), "a node that did not start left something");
+            assert_eq!(everything(&first), before);
+        };
+        refuses(&mut second);
+        first.end("KILL");
+        first.start();
+        refuses(&mut second);
+        first.end("TERM");
+        let mut second = second.spawn().expect("weaved starts");
+        wait_for("the namespace is free", Duration::from_secs(5), || {
+            own.join("sock").exists()
+        });
+        ns::host(&format!("kill {}", second.id()));
+        assert!(second.wait().expect("it ends").code().is_some());
     });
 }

@@ -46,25 +46,46 @@ pub struct Status {
     pub cluster: Option<Cluster>,
     /// What crossed the overlay since the start.
     pub traffic: Traffic,
+    /// In how many datagrams, and how many of them were moved at once.
+    pub datagrams: Datagrams,
     /// Packets dropped since the start, by reason.
     #[cfg_attr(feature = "openapi", schema(value_type = BTreeMap<String, u64>))]
     pub drops: BTreeMap<Drop, u64>,
-    /// Which facilities of the kernel are used.
+    /// How each facility of the kernel that can be done without stands.
     pub offloads: Offloads,
 }
 
 /// Facilities of the kernel that make the data path faster; without one it is slower and otherwise the same.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Offloads {
+    /// One call sends many datagrams (`UDP_SEGMENT`).
+    pub gso: Offload,
+    /// The kernel joins received datagrams (`UDP_GRO`).
+    pub gro: Offload,
     /// The TUN device gives and takes TCP super-packets.
-    pub tcp_super_packets: bool,
-    /// The TUN device gives and takes UDP super-packets.
-    pub udp_super_packets: bool,
-    /// One call sends many datagrams.
-    pub batched_send: bool,
-    /// One call receives many datagrams.
-    pub batched_receive: bool,
+    pub tso: Offload,
+    /// The TUN device gives UDP super-packets; the kernel has it from 6.2.
+    pub uso: Offload,
+    /// It takes TCP super-packets over IPv4 of more than 65,535 bytes; the kernel has it from 6.3.
+    pub big_tcp: Offload,
+    /// A queue, a lane and a thread for each core, at most eight.
+    pub multiqueue: Offload,
+    /// How many queues, lanes and threads there are.
+    pub queues: u32,
+}
+
+/// How one facility of the kernel stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Offload {
+    /// It is used.
+    Used,
+    /// `weaved` was told to do without (`--without`).
+    Without,
+    /// The kernel, or a device that packets left by, does not have it.
+    Refused,
 }
 
 /// Whether all is well.
@@ -123,6 +144,23 @@ pub struct Traffic {
     pub received_packets: u64,
     /// Bytes received from other nodes.
     pub received_bytes: u64,
+}
+
+/// Datagrams between nodes, and how many of them one step moved. Sent are those with packets of containers; received is
+/// all that came to the node's port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Datagrams {
+    /// Datagrams sent.
+    pub sent: u64,
+    /// System calls that sent them: fewer with `gso`.
+    pub sent_calls: u64,
+    /// Datagrams received.
+    pub received: u64,
+    /// What the kernel handed over as one: fewer than datagrams with `gro`.
+    pub received_batches: u64,
+    /// System calls that received them; one may bring several batches.
+    pub received_calls: u64,
 }
 
 /// `GET /v1/peers`: the members of the cluster.
@@ -200,6 +238,10 @@ pub struct Connection {
     pub rtt_us: Option<u32>,
     /// Since when the member is in this state.
     pub since_at: Option<u64>,
+    /// How often new keys took the place of keys in use, since the start.
+    pub rekeys: u64,
+    /// How often a handshake with it was begun again because nothing came of the one before, since the start.
+    pub handshake_retries: u64,
     /// What crossed it since the start.
     pub traffic: Traffic,
 }

@@ -46,7 +46,7 @@ impl Core {
             SessionEvent::Probe { peer } => self.pings.probe(*peer, self.now.mono),
             SessionEvent::Silent { peer } => self.handle_silence(*peer, true),
             SessionEvent::Heard { peer } => self.handle_silence(*peer, false),
-            SessionEvent::Inbound(_) | SessionEvent::Retire(_) => {}
+            SessionEvent::Inbound(_) | SessionEvent::Retire(_) | SessionEvent::Retried { .. } => {}
         }
         self.events.push_back(CoreEvent::Session(event));
     }

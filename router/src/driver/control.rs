@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
@@ -263,7 +264,17 @@ impl Control {
                 peer,
                 outbound,
                 endpoint,
-            } => self.link_up(peer, outbound, endpoint),
+            } => {
+                let same_run = |link: &Link| link.outbound.boot() == outbound.boot();
+                if self.links.get(&peer).is_some_and(same_run) {
+                    self.counters_of(peer).rekeys.fetch_add(1, Relaxed);
+                }
+                self.link_up(peer, outbound, endpoint);
+            }
+            SessionEvent::Retried { peer } => {
+                self.counters_of(peer).retries.fetch_add(1, Relaxed);
+                return;
+            }
             SessionEvent::Moved { peer, endpoint } => {
                 if let Some(link) = self.links.remove(&peer) {
                     self.link_up(peer, link.outbound, endpoint);
@@ -279,6 +290,10 @@ impl Control {
             | SessionEvent::Heard { .. } => return,
         }
         self.stale = true;
+    }
+
+    fn counters_of(&mut self, peer: NodeId) -> &PeerCounters {
+        self.counters.entry(peer).or_default()
     }
 
     fn link_up(&mut self, peer: NodeId, outbound: Arc<Outbound>, endpoint: SocketAddr) {
@@ -341,7 +356,8 @@ impl Control {
             return;
         }
         let to = link.endpoint;
-        let sent = (self.batch.calls()).try_for_each(|call| socket.send(to, call, call.len(), 0));
+        let send = |call: &[u8]| socket.send(to, call, call.len(), 0).map(|_| ());
+        let sent = self.batch.calls().try_for_each(send);
         if let Err(error) = sent {
             tracing::debug!(peer = %peer.short(), lane, %error, "a probe was not sent");
             if is_too_big(&error) {

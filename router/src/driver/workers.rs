@@ -46,6 +46,23 @@ impl Default for Offloads {
     }
 }
 
+/// What the kernel does for the data threads, of what it was asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Granted {
+    /// One call sends many datagrams, on every lane. Lost for good when a device refuses a batch.
+    pub gso: bool,
+    /// Received datagrams are joined, on every lane.
+    pub gro: bool,
+    /// Super-packets of TCP come from the TUN device.
+    pub tso: bool,
+    /// Super-packets of UDP come from it.
+    pub uso: bool,
+    /// It takes packets of TCP over IPv4 of more than 65,535 bytes.
+    pub big_tcp: bool,
+    /// Queues of the TUN device, each with its lane and thread.
+    pub queues: usize,
+}
+
 /// What the data threads are to work on.
 #[derive(Clone, Debug)]
 pub struct WorkersConfig {
@@ -68,8 +85,8 @@ pub struct Workers {
     pub routes: Arc<ArcSwap<Routes>>,
     /// One socket for each lane to send on; the first is bound to the node's port.
     pub lanes: Vec<Arc<UdpSocket>>,
-    /// Whether TCP and UDP super-packets are taken from the TUN device.
-    pub super_packets: (bool, bool),
+    /// What the kernel granted when everything was opened; see [`Workers::granted`].
+    opened: Granted,
     /// What the control thread drops.
     pub control: Arc<Counters>,
     received: Vec<Arc<Counters>>,
@@ -100,7 +117,14 @@ impl Workers {
         let mut workers = Self {
             routes: Arc::default(),
             lanes,
-            super_packets: (tun.tso, tun.uso),
+            opened: Granted {
+                gso: config.offloads.gso,
+                gro: receivers.iter().all(|socket| socket.gro()),
+                tso: tun.tso,
+                uso: tun.uso,
+                big_tcp: tun.big_tcp,
+                queues: count,
+            },
             control: Arc::clone(&control),
             received: vec![control],
             sent: Vec::new(),
@@ -199,12 +223,12 @@ impl Workers {
         (add(&self.sent), add(&self.received))
     }
 
-    /// Whether datagrams are still sent, and received, many in one call.
-    pub fn batches(&self) -> (bool, bool) {
-        (
-            self.lanes.iter().all(|socket| socket.gso()),
-            self.lanes[0].gro(),
-        )
+    /// What the kernel still does for the data threads.
+    pub fn granted(&self) -> Granted {
+        Granted {
+            gso: self.lanes.iter().all(|socket| socket.gso()),
+            ..self.opened
+        }
     }
 
     /// Whether every data thread still runs.

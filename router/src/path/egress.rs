@@ -296,14 +296,15 @@ pub(super) fn transmit(
     counters: &Counters,
 ) -> Result<(), Drop> {
     for call in batch.calls() {
-        if let Err(error) = socket.send(send.to, call, batch.segment(), ecn) {
-            return Err(if is_too_big(&error) {
+        let sent = socket.send(send.to, call, batch.segment(), ecn);
+        let calls = sent.map_err(|error| {
+            if is_too_big(&error) {
                 Drop::TooBig
             } else {
                 Drop::Refused
-            });
-        }
-        counters.call(call.len().div_ceil(batch.segment()));
+            }
+        })?;
+        counters.sent(call.len().div_ceil(batch.segment()), calls);
     }
     Ok(())
 }

@@ -36,6 +36,7 @@ pub fn run(
     stop: &Bell,
 ) -> io::Result<()> {
     let (tun, socket) = (Arc::clone(&egress.tun), Arc::clone(&ingress.socket));
+    let received = Arc::clone(&ingress.counters);
     let (mut outgoing, mut incoming) = (Outgoing::new(egress), Incoming::new(ingress));
     let mut inbox = Inbox::new(MOST_SINGLE);
     let mut cache = Cache::new(Arc::clone(routes));
@@ -44,7 +45,11 @@ pub fn run(
     while !stop.rung() {
         let routes = Arc::clone(cache.load());
         let sent = outgoing.burst(&routes)?;
-        let busy = incoming.receive(&mut inbox, &routes)? || sent;
+        let came = incoming.receive(&mut inbox, &routes)?;
+        if came {
+            received.received();
+        }
+        let busy = came || sent;
         if busy {
             nap.awake();
             if incoming.due().is_none() {

@@ -14,7 +14,9 @@ pub struct Counters {
     pub bytes: AtomicU64,
     /// Datagrams sent or received.
     pub datagrams: AtomicU64,
-    /// System calls that sent or received them: fewer than datagrams where batches work.
+    /// What the kernel took or gave as one: fewer than datagrams where it splits (`UDP_SEGMENT`) or joins (`UDP_GRO`).
+    pub batches: AtomicU64,
+    /// System calls for these: fewer than batches where one call receives several.
     pub calls: AtomicU64,
     drops: [AtomicU64; Drop::ALL.len()],
 }
@@ -26,10 +28,22 @@ impl Counters {
         self.bytes.fetch_add(bytes as u64, Relaxed);
     }
 
-    /// Counts one call that moved `datagrams`.
+    /// Counts one batch of `datagrams`; its calls are counted apart.
     pub fn call(&self, datagrams: usize) {
-        self.calls.fetch_add(1, Relaxed);
+        self.batches.fetch_add(1, Relaxed);
         self.datagrams.fetch_add(datagrams as u64, Relaxed);
+    }
+
+    /// Counts one call that received.
+    pub fn received(&self) {
+        self.calls.fetch_add(1, Relaxed);
+    }
+
+    /// Counts `datagrams` that were sent in so many calls.
+    pub fn sent(&self, datagrams: usize, calls: usize) {
+        self.datagrams.fetch_add(datagrams as u64, Relaxed);
+        self.batches.fetch_add(calls as u64, Relaxed);
+        self.calls.fetch_add(calls as u64, Relaxed);
     }
 
     /// Counts a drop.
@@ -42,6 +56,7 @@ impl Counters {
         sum.packets += self.packets.load(Relaxed);
         sum.bytes += self.bytes.load(Relaxed);
         sum.datagrams += self.datagrams.load(Relaxed);
+        sum.batches += self.batches.load(Relaxed);
         sum.calls += self.calls.load(Relaxed);
         for (total, drops) in sum.drops.iter_mut().zip(&self.drops) {
             *total += drops.load(Relaxed);
@@ -58,6 +73,8 @@ pub struct Sum {
     pub bytes: u64,
     /// Datagrams between nodes.
     pub datagrams: u64,
+    /// What the kernel took or gave as one.
+    pub batches: u64,
     /// System calls for these.
     pub calls: u64,
     /// Drops, in the order of [`Drop::ALL`].
@@ -86,6 +103,10 @@ pub struct PeerCounters {
     pub sent_packets: AtomicU64,
     /// Packets received from it.
     pub received_packets: AtomicU64,
+    /// How often new keys took the place of keys in use. Written by the control thread, as the next one.
+    pub rekeys: AtomicU64,
+    /// How often a handshake was begun again because nothing came of the one before.
+    pub retries: AtomicU64,
 }
 
 impl PeerCounters {
@@ -123,13 +144,14 @@ mod tests {
         threads[0].packet(10);
         threads[1].packet(5);
         threads[1].dropped(Drop::Replay);
-        threads[1].call(7);
+        threads[0].sent(7, 2);
+        threads[1].call(5);
+        threads[1].call(4);
+        threads[1].received();
         let mut sum = Sum::default();
         threads.iter().for_each(|thread| thread.add_to(&mut sum));
-        assert_eq!(
-            (sum.packets, sum.bytes, sum.datagrams, sum.calls),
-            (2, 15, 7, 1)
-        );
+        assert_eq!((sum.packets, sum.bytes, sum.datagrams), (2, 15, 16));
+        assert_eq!((sum.batches, sum.calls), (4, 3));
         assert_eq!(sum.drops().collect::<Vec<_>>(), [(Drop::Replay, 1)]);
     }
 }

@@ -69,6 +69,11 @@ impl Attempt {
         self.pending = Pending::start(peer, to, round, cookie, local, now);
     }
 
+    /// Whether the next message 1 is not the first.
+    pub(super) const fn is_again(&self) -> bool {
+        self.tries > 0
+    }
+
     /// Forgets the last message 1: nothing answers it any more.
     pub(super) fn cancel(&mut self, local: &mut Local) {
         if let Some(pending) = self.pending.take() {

@@ -73,6 +73,11 @@ pub enum SessionEvent {
         /// The peer.
         peer: NodeId,
     },
+    /// Nothing came of an initiation in time: another one is on its way.
+    Retried {
+        /// The peer.
+        peer: NodeId,
+    },
     /// Nothing for this index is accepted any more.
     Retire(u32),
     /// There is no session with the peer any more.

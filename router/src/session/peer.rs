@@ -185,6 +185,9 @@ impl Peer {
                 .as_ref()
                 .filter(|(_, made)| fresh(*made))
                 .map(|(cookie, _)| cookie);
+            if attempt.is_again() {
+                local.emit(SessionEvent::Retried { peer: self.id });
+            }
             attempt.step(&self.public, &endpoints, cookie, local, now);
         }
     }

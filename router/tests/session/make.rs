@@ -120,6 +120,8 @@ fn endpoints_are_tried_in_turn() {
     let took = net.run_until(10 * SECOND, Net::paired).unwrap();
     assert!(took < SECOND, "{took:?}");
     assert_eq!(net.hosts[0].outbound[&public.id()].1, right);
+    let retried = [0, 1].map(|host| net.hosts[host].count("Retried"));
+    assert_eq!(retried, [2, 0], "each wrong address costs one");
 }
 
 #[test]

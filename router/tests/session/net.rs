@@ -235,7 +235,9 @@ impl Host {
                 SessionEvent::Probe { peer } => {
                     self.sessions.send_control(peer, b"?", now);
                 }
-                SessionEvent::Silent { .. } | SessionEvent::Heard { .. } => {}
+                SessionEvent::Silent { .. }
+                | SessionEvent::Heard { .. }
+                | SessionEvent::Retried { .. } => {}
                 SessionEvent::Retire(index) => {
                     self.inbound.remove(&index).unwrap();
                 }

@@ -22,6 +22,11 @@ pub(crate) const MARKER: &[u8; 16] = b"weave-lab-marker";
 /// How long a packet may stay in the kernel's ring before `tcpdump` sees it: it waits a second for a block to fill.
 const SETTLE: Duration = Duration::from_millis(1100);
 
+/// How an interface of a namespace is called.
+pub(super) fn place(ns: &Ns, ifname: &str) -> String {
+    format!("{}:{ifname}", ns.name())
+}
+
 /// A running capture of one interface.
 pub(crate) struct Capture {
     place: String,
@@ -33,7 +38,7 @@ pub(crate) struct Capture {
 impl Capture {
     /// Starts to capture, and returns once the kernel hands over packets.
     pub(crate) fn start(ns: &Ns, ifname: &str, dir: &Path) -> Self {
-        let place = format!("{}:{ifname}", ns.name());
+        let place = place(ns, ifname);
         let file = dir.join(format!("{}.{ifname}.pcap", ns.name()));
         let mut tcpdump = ns
             .command("tcpdump")
@@ -56,6 +61,11 @@ impl Capture {
             tcpdump,
             said,
         }
+    }
+
+    /// Where it captures.
+    pub(super) fn place(&self) -> &str {
+        &self.place
     }
 
     /// Ends the capture and returns every frame it saw; fails if the kernel lost any.
@@ -96,6 +106,11 @@ pub(crate) struct Frames {
 }
 
 impl Frames {
+    /// Where they were captured.
+    pub(super) fn place(&self) -> &str {
+        &self.place
+    }
+
     /// How many frames could be read: they contain the marker.
     pub(crate) fn readable(&self) -> usize {
         self.frames.iter().filter(|frame| readable(frame)).count()

@@ -2,9 +2,11 @@
 //!
 //! [`Lab::run`] is the whole life of one: it waits until no other lab runs, removes what a killed one left, gives the
 //! test a place to build hosts, and at the end, failed or not, removes everything again. When the test did not fail it
-//! reads back what crossed every uplink and fails if a single packet could be read there, or is of an unknown kind.
+//! reads back what crossed every uplink and fails if a single packet could be read there, or is of an unknown kind. So
+//! that captures which see nothing do not pass, it lets two containers of its own talk across hosts first (`control`).
 
 pub(crate) mod capture;
+mod control;
 pub(crate) mod node;
 pub(crate) mod ns;
 pub(crate) mod traffic;
@@ -18,12 +20,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use capture::Capture;
+use control::Control;
 pub(crate) use node::{Container, Host};
 use ns::Ns;
 use traffic::wait_for;
 
 /// The switch between the hosts: a namespace with one bridge.
 const SWITCH: &str = "switch";
+/// The interface by which every host reaches the others.
+const UPLINK: &str = "u0";
 
 /// What crosses a wire between hosts.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -98,14 +103,14 @@ impl Lab {
     /// A host on the switch, as number `number`: 192.168.77.N and fd77::N on `u0`, whose capture runs from now on.
     pub(crate) fn host(&self, name: &str, number: u8) -> Host {
         let host = self.host_unwatched(name, number);
-        self.watch(&host.ns, "u0");
+        self.watch(&host.ns, UPLINK);
         host
     }
 
     /// The same without a capture: for wires that carry junk, and more of it than a capture could keep.
     pub(crate) fn host_unwatched(&self, name: &str, number: u8) -> Host {
         let mut host = self.bare_host(name);
-        self.plug(&host.ns, "u0", number);
+        self.plug(&host.ns, UPLINK, number);
         host.v4 = Ipv4Addr::new(192, 168, 77, number);
         host.v6 = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, number.into());
         host
@@ -143,6 +148,19 @@ impl Lab {
         self.captures.borrow_mut().push(capture);
     }
 
+    /// The same from now on, unless it is watched already.
+    fn watch_if_not(&self, ns: &Ns, ifname: &str) {
+        let place = capture::place(ns, ifname);
+        let watched = self
+            .captures
+            .borrow()
+            .iter()
+            .any(|each| each.place() == place);
+        if !watched {
+            self.watch(ns, ifname);
+        }
+    }
+
     /// Captures an interface inside a container; the test itself looks at the frames.
     pub(crate) fn capture(&self, ns: &Ns, ifname: &str) -> Capture {
         Capture::start(ns, ifname, &self.dir)
@@ -155,8 +173,17 @@ impl Lab {
 
     /// Fails unless every watched wire carried sealed packets, and nothing else.
     fn judge_wires(&self) {
+        let control = Control::begin(self);
+        let (inside, talked) = control
+            .map(|Control { inside, hosts }| (inside, hosts))
+            .unzip();
+        let wires = self.captures.borrow_mut().drain(..).collect::<Vec<_>>();
+        let mut frames = Capture::stop_all(wires.into_iter().chain(inside));
+        if let Some(hosts) = &talked {
+            let inside = frames.pop().expect("the control's capture is the last");
+            control::judge(&inside, hosts, &frames);
+        }
         let allowed = self.allowed.borrow();
-        let frames = Capture::stop_all(self.captures.borrow_mut().drain(..));
         for wire in &frames {
             assert_eq!(wire.misfit(&allowed), None, "what crossed between hosts");
         }
@@ -164,6 +191,10 @@ impl Lab {
         assert!(
             frames.len() < 2 || sealed > 0,
             "nothing crossed between the hosts"
+        );
+        assert!(
+            talked.is_some() || sealed == 0,
+            "no two nodes are connected at the end of the lab, so that nothing shows that its captures see"
         );
     }
 

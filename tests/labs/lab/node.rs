@@ -74,14 +74,18 @@ impl Host {
     /// A host without uplink and without node. Its kernel is set as distrustfully as a distribution may set it: no
     /// forwarding, strict reverse path filter.
     pub(crate) fn add(name: &str, dir: &Path) -> Self {
-        let ns = Ns::add(name);
-        ns.sh(
+        Ns::add(name).sh(
             "sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0 \
              net.ipv4.conf.all.rp_filter=1 net.ipv4.conf.default.rp_filter=1",
         );
+        Self::known(name, dir)
+    }
+
+    /// The host of this name, to ask its node; how it was started is not known.
+    pub(super) fn known(name: &str, dir: &Path) -> Self {
         Self {
             name: name.to_owned(),
-            ns,
+            ns: Ns::named(name),
             v4: Ipv4Addr::UNSPECIFIED,
             v6: Ipv6Addr::UNSPECIFIED,
             dir: dir.to_owned(),

@@ -86,6 +86,42 @@ pub(crate) fn datagrams(a: (&Ns, IpAddr), b: (&Ns, IpAddr), size: usize) {
     }
 }
 
+/// Sends `count` datagrams of `size` bytes with one call, which the sender's kernel does not cut, and compares every byte
+/// of what arrives. UDP's own batches (`UDP_SEGMENT`) are what programs such as those of HTTP/3 send.
+#[track_caller]
+pub(crate) fn burst(from: (&Ns, IpAddr), to: (&Ns, IpAddr), size: usize, count: usize) {
+    let options = weave_linux::udp::UdpOptions {
+        reuse_port: false,
+        gso: true,
+        gro: false,
+    };
+    let sender = from
+        .0
+        .inside(|| weave_linux::udp::UdpSocket::bind((from.1, 0).into(), options))
+        .expect("the container can bind");
+    let receiver = udp(to.0, (to.1, 0));
+    let target = receiver
+        .local_addr()
+        .expect("a bound socket has an address");
+    let sent = payload(size * count, count as u64);
+    let calls = sender.send(target, &sent, size, 0);
+    assert_eq!(
+        calls.expect("the batch leaves"),
+        1,
+        "the kernel took it whole"
+    );
+    for expected in sent.chunks(size) {
+        let mut got = vec![0; size + 1];
+        let len = receiver
+            .recv(&mut got)
+            .unwrap_or_else(|error| panic!("of a batch to {target} not all arrived: {error}"));
+        assert!(
+            got[..len] == *expected,
+            "of a batch to {target} some changed"
+        );
+    }
+}
+
 /// Sends `size` bytes each way at once over one TCP connection and compares every byte.
 #[track_caller]
 pub(crate) fn bulk(from: &Ns, to: (&Ns, IpAddr), size: usize) {
