@@ -2,11 +2,14 @@
 //!
 //! A packet costs the receiving host a pass through its IP stack, a wake-up of the reader and an acknowledgement,
 //! whatever its size. When several super-packets of a stream have arrived before any was written, they go together: with
-//! one stream of 7 Gbit/s about two at a time, which saves a tenth of all CPU time. Nothing ever waits to be joined.
+//! one stream of 7 Gbit/s about two at a time, which saves a tenth of all CPU time. Nothing waits for more to come: what
+//! one receive brought is written before the next.
 //!
 //! An IPv4 packet of more than 65,535 bytes states a length of 0, and the kernel goes by what it was given (BIG TCP,
-//! Linux 6.3, `iph_totlen` in `include/linux/ip.h`). It never leaves the host in this form: a device that does not take
-//! it gets it cut. IPv6 packets of that size would need a header of their own and are not joined beyond it.
+//! `iph_totlen` in `include/linux/ip.h`; since when it does for a TUN device stands in `linux/src/tun.rs`). It never
+//! leaves the host in this form: a device that does not take it gets it cut. If the kernel refuses it, for which it needs
+//! memory in large pieces, it is written in shorter ones, so nothing is lost ([`Joined::shorter`]). IPv6 packets of that
+//! size would need a header of their own, so IPv6 is not joined.
 //!
 //! Which packets may be joined: `tcp_gro_receive` in `net/ipv4/tcp_offload.c`.
 
