@@ -171,7 +171,7 @@ impl Incoming {
             from: got.from,
             heard,
         };
-        self.shell.counters.call(got.len.div_ceil(got.stride));
+        self.shell.counters.batch(got.len.div_ceil(got.stride));
         let mut known: Option<&Receive> = None;
         for datagram in bytes.chunks(got.stride) {
             match Header::parse(datagram) {
