@@ -20,6 +20,9 @@ mod options;
 
 pub use options::NetworkOptions;
 
+/// Where Docker looks for the plugin of the driver `weave`.
+pub const DEFAULT_SOCKET: &str = "/run/docker/plugins/weave.sock";
+
 /// The address space of every pool of ours, by which an address manager is known again in [`PoolData`].
 pub const ADDRESS_SPACE: &str = "weave";
 

@@ -8,6 +8,8 @@ mod containerd;
 mod crowd;
 mod podman;
 
+pub(crate) use containerd::image;
+
 use std::io::Write as _;
 use std::net::IpAddr;
 use std::path::PathBuf;
