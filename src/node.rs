@@ -11,6 +11,7 @@ mod cni;
 mod containers;
 mod desk;
 mod docker;
+mod given;
 mod host;
 mod journal;
 mod view;

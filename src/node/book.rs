@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use weave_model::api::{Attachment, CniGcRequest, CniRef, HostAddress};
 use weave_model::{ContainerName, IfName, NetworkName};
 
-use super::docker::Table;
+use super::given::Table;
 
 /// What is attached to this node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -23,13 +23,10 @@ use weave_router::attach;
 
 use super::book::Entry;
 use super::containers::{self, GATEWAY6, UNKNOWN};
+use super::given::{Endpoint, Network, NotGiven, Table, lease_id};
 use super::wall_seconds;
 use super::works::Works;
 use crate::config::MTU_RANGE;
-
-mod table;
-
-pub(super) use table::{Endpoint, Network, NotGiven, Table, lease_id};
 
 /// The range of a network whose range nobody named.
 const ANY: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0);

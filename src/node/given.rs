@@ -15,7 +15,7 @@ use weave_model::{CniName, IfName, Mac};
 /// Networks, addresses and endpoints of Docker's.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub(in crate::node) struct Table {
+pub(super) struct Table {
     networks: BTreeMap<CniName, Network>,
     endpoints: BTreeMap<CniName, Endpoint>,
     /// The oldest first.
@@ -26,29 +26,29 @@ pub(in crate::node) struct Table {
 
 /// What was asked for with a network of Docker's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(in crate::node) struct Network {
+pub(super) struct Network {
     /// The MTU of its containers' interfaces, in bytes; the node's own when absent.
-    pub(in crate::node) mtu: Option<u16>,
+    pub(super) mtu: Option<u16>,
 }
 
 /// A container's place on a network, from before it has an interface until after.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(in crate::node) struct Endpoint {
+pub(super) struct Endpoint {
     /// The network of Docker's.
-    pub(in crate::node) network: CniName,
+    pub(super) network: CniName,
     /// Its addresses, as an offset into both ranges.
-    pub(in crate::node) offset: u32,
+    pub(super) offset: u32,
     /// Whether it has its IPv6 address.
-    pub(in crate::node) ipv6: bool,
+    pub(super) ipv6: bool,
     /// The hardware address that Docker chose; made from the IPv4 address when absent.
-    pub(in crate::node) mac: Option<Mac>,
+    pub(super) mac: Option<Mac>,
     /// The host's end of its pair, once there is one.
-    pub(in crate::node) outer: Option<IfName>,
+    pub(super) outer: Option<IfName>,
 }
 
 /// An offset that Docker has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(in crate::node) struct Lease {
+pub(super) struct Lease {
     number: u64,
     offset: u32,
     mac: Option<Mac>,
@@ -58,7 +58,7 @@ pub(in crate::node) struct Lease {
 
 /// Why an address cannot be given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::node) enum NotGiven {
+pub(super) enum NotGiven {
     /// Docker has it already.
     Taken,
     /// Its other address lies at this offset, not at the one that is asked for.
@@ -82,14 +82,14 @@ impl Lease {
 }
 
 /// By which name the allocator knows a lease. No container's name begins with a slash.
-pub(in crate::node) fn lease_id(number: u64) -> String {
+pub(super) fn lease_id(number: u64) -> String {
     format!("/docker/{number}")
 }
 
 impl Table {
     /// Gives the address of one family at the offset that the same container has for the other; a container that asks
     /// again before it has an endpoint is answered the same. `None` when a new lease is needed.
-    pub(in crate::node) fn complete(
+    pub(super) fn complete(
         &mut self,
         family: Family,
         mac: Option<Mac>,
@@ -114,12 +114,12 @@ impl Table {
     }
 
     /// The number that the next lease gets.
-    pub(in crate::node) const fn next(&self) -> u64 {
+    pub(super) const fn next(&self) -> u64 {
         self.next
     }
 
     /// Writes a new lease down: of one family, at an offset that the allocator gave under [`Table::next`].
-    pub(in crate::node) fn add(&mut self, family: Family, mac: Option<Mac>, offset: u32) {
+    pub(super) fn add(&mut self, family: Family, mac: Option<Mac>, offset: u32) {
         let mut lease = Lease {
             number: self.next,
             offset,
@@ -133,7 +133,7 @@ impl Table {
     }
 
     /// Takes the address of one family back; the lease's number if it is over with that.
-    pub(in crate::node) fn give_back(&mut self, family: Family, offset: u32) -> Option<u64> {
+    pub(super) fn give_back(&mut self, family: Family, offset: u32) -> Option<u64> {
         let at = self.leases.iter().position(|one| one.offset == offset)?;
         self.leases[at].set(family, false);
         let Lease { number, v4, v6, .. } = self.leases[at];
@@ -145,54 +145,54 @@ impl Table {
     }
 
     /// Whether Docker has the address of this family at an offset.
-    pub(in crate::node) fn is_given(&self, family: Family, offset: u32) -> bool {
+    pub(super) fn is_given(&self, family: Family, offset: u32) -> bool {
         let mut leases = self.leases.iter();
         leases.any(|lease| lease.offset == offset && lease.has(family))
     }
 
     /// The name of each lease for the allocator, and its offset.
-    pub(in crate::node) fn leases(&self) -> impl Iterator<Item = (String, u32)> {
+    pub(super) fn leases(&self) -> impl Iterator<Item = (String, u32)> {
         let leases = self.leases.iter();
         leases.map(|lease| (lease_id(lease.number), lease.offset))
     }
 
     /// Writes a network down, over a former one of that name.
-    pub(in crate::node) fn add_network(&mut self, name: CniName, network: Network) {
+    pub(super) fn add_network(&mut self, name: CniName, network: Network) {
         self.networks.insert(name, network);
     }
 
     /// Strikes a network out.
-    pub(in crate::node) fn remove_network(&mut self, name: &CniName) {
+    pub(super) fn remove_network(&mut self, name: &CniName) {
         self.networks.remove(name);
     }
 
     /// What was asked for with a network; of one that is not known, nothing.
-    pub(in crate::node) fn network(&self, name: &CniName) -> Network {
+    pub(super) fn network(&self, name: &CniName) -> Network {
         self.networks.get(name).copied().unwrap_or_default()
     }
 
     /// Writes an endpoint down, over a former one of that name.
-    pub(in crate::node) fn add_endpoint(&mut self, name: CniName, endpoint: Endpoint) {
+    pub(super) fn add_endpoint(&mut self, name: CniName, endpoint: Endpoint) {
         self.endpoints.insert(name, endpoint);
     }
 
     /// Strikes an endpoint out.
-    pub(in crate::node) fn remove_endpoint(&mut self, name: &CniName) -> Option<Endpoint> {
+    pub(super) fn remove_endpoint(&mut self, name: &CniName) -> Option<Endpoint> {
         self.endpoints.remove(name)
     }
 
     /// An endpoint.
-    pub(in crate::node) fn endpoint(&self, name: &CniName) -> Option<&Endpoint> {
+    pub(super) fn endpoint(&self, name: &CniName) -> Option<&Endpoint> {
         self.endpoints.get(name)
     }
 
     /// The names of all endpoints.
-    pub(in crate::node) fn endpoints(&self) -> impl Iterator<Item = &CniName> {
+    pub(super) fn endpoints(&self) -> impl Iterator<Item = &CniName> {
         self.endpoints.keys()
     }
 
     /// Who has an address.
-    pub(in crate::node) fn holder(&self, offset: u32) -> Option<&CniName> {
+    pub(super) fn holder(&self, offset: u32) -> Option<&CniName> {
         let mut endpoints = self.endpoints.iter();
         endpoints
             .find(|(_, endpoint)| endpoint.offset == offset)
