@@ -6,6 +6,7 @@ mod cases;
 mod chain;
 mod containerd;
 mod crowd;
+mod netavark;
 mod podman;
 
 pub(crate) use containerd::image;
