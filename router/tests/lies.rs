@@ -20,9 +20,15 @@ use weave_router::path::Input;
 use weave_router::path::routes::{Owned, Owner, Peer, Port, Receive, Routes};
 use weave_router::session::{Keys, Outbound, Terms};
 use weave_router::time::Start;
-use weave_router::wire::{HEADER, Header, Kind, Shape, Slice, TAG, Type, push_packet};
+use weave_router::wire::{
+    Envelope, HEADER, Header, Kind, MAX_RELAYS, Shape, Slice, TAG, Type, end_of, push_packet,
+};
 
 const PREFIX: &str = "wvlies-";
+/// The host, the member, and another member that the host has no session with.
+const ME: NodeId = NodeId::from_bytes([1; 32]);
+const LIAR: NodeId = NodeId::from_bytes([9; 32]);
+const OTHER: NodeId = NodeId::from_bytes([10; 32]);
 const MEMBER: &str = "10.99.0.1:6783";
 const HOST: &str = "10.99.0.2:6783";
 /// The container of the host, and one of the member.
@@ -219,13 +225,14 @@ fn publish(workers: &Workers) -> Outbound {
         network: 0,
     };
     workers.routes.store(Arc::new(Routes {
+        me: end_of(&ME),
         range: Some(range()),
         owners: vec![
             owned(0, Owner::Peer(0)),
             owned(256, Owner::Here),
             owned(512, Owner::Peer(1)),
         ],
-        peers: vec![peer(9), peer(8)],
+        peers: vec![peer(9), peer(10)],
         inbound: [(7, receive)].into(),
         ports: [(interface.trim().parse().unwrap(), port)].into(),
     }));
@@ -299,6 +306,86 @@ fn packets(packet: &[u8], csum_pending: bool) -> Vec<u8> {
 fn frame(packet: &[u8], lie: impl Fn(Slice) -> Slice) -> Vec<u8> {
     let slice = lie(slice(Shape::Tcp4, packet.len() - 40, 40));
     [&packet[40..], &packet[..40], &slice.to_bytes()].concat()
+}
+
+/// A datagram in an envelope, of which `lie` says something else.
+fn envelope(
+    datagram: &[u8],
+    from: NodeId,
+    to: NodeId,
+    lie: impl Fn(Envelope) -> Envelope,
+) -> Vec<u8> {
+    [datagram, &lie(Envelope::new(&from, &to)).to_bytes()].concat()
+}
+
+fn lies_about_relaying(lab: &Lab) {
+    let honest = |envelope: Envelope| envelope;
+    let inside = lab.seal(&plain(&udp4(THEIRS, OURS, b"lie")));
+    let sealed = |contents: &[Vec<u8>]| -> Vec<Vec<u8>> {
+        contents.iter().map(|content| lab.seal(content)).collect()
+    };
+    let stranger = NodeId::from_bytes([5; 32]);
+    let onward = [
+        envelope(&inside, LIAR, stranger, honest),
+        envelope(&inside, LIAR, OTHER, honest),
+        envelope(&inside, LIAR, LIAR, honest),
+        envelope(&inside, OTHER, LIAR, honest),
+    ];
+    lab.refused(
+        "to whom nobody reaches",
+        Reason::NotRelayed,
+        &sealed(&onward),
+    );
+    let spent = |hops| {
+        envelope(&inside, LIAR, OTHER, |envelope| Envelope {
+            hops,
+            ..envelope
+        })
+    };
+    let around = envelope(&lab.seal(&spent(MAX_RELAYS)), OTHER, ME, honest);
+    let spent = [spent(0), spent(MAX_RELAYS + 1), spent(255)];
+    lab.refused("on and on", Reason::TooManyHops, &sealed(&spent));
+    let short = [
+        envelope(&inside[..HEADER - 1], LIAR, OTHER, honest),
+        vec![7, Kind::Envelope as u8],
+    ];
+    lab.refused(
+        "an envelope with nothing in it",
+        Reason::TooShort,
+        &sealed(&short),
+    );
+    let head = |kind| {
+        let (lane, receiver, counter) = (0, 7, 3);
+        let header = Header {
+            kind,
+            lane,
+            receiver,
+            counter,
+        };
+        [&header.to_bytes()[..], &[0; 200]].concat()
+    };
+    let origins = [
+        envelope(&inside, stranger, ME, honest),
+        envelope(&inside, LIAR, ME, honest),
+        envelope(&inside, ME, ME, honest),
+        envelope(&head(Type::JoinHello), OTHER, ME, honest),
+        envelope(&head(Type::JoinGrant), OTHER, ME, honest),
+    ];
+    lab.refused("from nobody", Reason::UnknownOrigin, &sealed(&origins));
+    // Sealed with its own keys, said to be another's, whatever is in it.
+    let borrowed = [envelope(&inside, OTHER, ME, honest), around];
+    lab.refused(
+        "in another's name",
+        Reason::UnknownSession,
+        &sealed(&borrowed),
+    );
+    let forged = [envelope(&head(Type::Initiation), OTHER, ME, honest)];
+    lab.refused(
+        "a handshake of nobody",
+        Reason::BadHandshake,
+        &sealed(&forged),
+    );
+    lab.honest();
 }
 
 fn lies_about_the_form(lab: &Lab) {
@@ -556,6 +643,7 @@ fn every_lie_is_counted_and_none_reaches_a_container() {
     let lab = Lab::new();
     lab.honest();
     lies_about_the_form(&lab);
+    lies_about_relaying(&lab);
     lab.honest();
     lies_about_the_packet(&lab);
     lab.honest();

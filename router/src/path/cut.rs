@@ -7,11 +7,13 @@ use weave_model::Drop;
 
 use super::header::MAX_HEADERS;
 use crate::session::Outbound;
-use crate::wire::{HEADER, Header, Kind, Slice, TAG, Type};
+use crate::wire::{ENVELOPE, HEADER, Header, Kind, Slice, TAG, Type};
 
 /// The smallest UDP payload a path may have: packets of 1200 bytes (the BASE_PLPMTU of RFC 8899 §5.1.2) less the headers
 /// of IPv6 and UDP.
 pub const MIN_DATAGRAM: usize = 1200 - 48;
+/// The same of a path through a relay: what is left of it inside of an envelope.
+pub const MIN_RELAYED: usize = MIN_DATAGRAM - ENVELOPE;
 
 /// A run of sealed datagrams of equal size (the last may be shorter).
 #[derive(Debug)]
@@ -20,6 +22,8 @@ pub struct Batch {
     buffer: Vec<u8>,
     len: usize,
     segment: usize,
+    /// Where [`Batch::envelop`] writes; empty until there is a relay.
+    spare: Vec<u8>,
 }
 
 impl Default for Batch {
@@ -35,6 +39,7 @@ impl Batch {
             buffer: vec![0; MAX_BATCH],
             len: 0,
             segment: 1,
+            spare: Vec::new(),
         }
     }
 
@@ -77,6 +82,61 @@ impl Batch {
         Ok(())
     }
 
+    /// Forgets what was sealed.
+    pub const fn clear(&mut self) {
+        self.len = 0;
+    }
+
+    /// Seals one more datagram behind the others. `false` if it does not fit the run: it is longer than they are, or
+    /// they are as many or as long as one call takes.
+    ///
+    /// # Errors
+    /// [`Drop::Expired`] when the session's keys are used up.
+    pub fn push(
+        &mut self,
+        outbound: &Outbound,
+        lane: u8,
+        body: &[u8],
+        trailer: &[u8],
+    ) -> Result<bool, Drop> {
+        let (at, length) = (self.len, HEADER + body.len() + trailer.len() + TAG);
+        if at > 0 {
+            let odd = length > self.segment || !at.is_multiple_of(self.segment);
+            if odd || at + length > MAX_BATCH || at / self.segment >= MAX_SEGMENTS {
+                return Ok(false);
+            }
+        }
+        let counter = outbound.reserve(lane, 1).ok_or(Drop::Expired)?;
+        if at == 0 {
+            self.segment = length;
+        }
+        let out = &mut self.room(at + length)[at..];
+        seal(outbound, lane, counter, body, trailer, out);
+        Ok(true)
+    }
+
+    /// Puts each datagram into an envelope for a relay, sealed in the session with it.
+    ///
+    /// # Errors
+    /// [`Drop::Expired`] when that session's keys are used up.
+    pub fn envelop(&mut self, outbound: &Outbound, lane: u8, trailer: &[u8]) -> Result<(), Drop> {
+        let count = self.len.div_ceil(self.segment);
+        let first = outbound.reserve(lane, count as u64).ok_or(Drop::Expired)?;
+        let len = self.len + count * ENVELOPE;
+        if self.spare.len() < len {
+            self.spare.resize(len, 0);
+        }
+        let datagrams = self.buffer[..self.len].chunks(self.segment);
+        self.segment += ENVELOPE;
+        let out = self.spare[..len].chunks_mut(self.segment);
+        for (counter, (datagram, out)) in (first..).zip(datagrams.zip(out)) {
+            seal(outbound, lane, counter, datagram, trailer, out);
+        }
+        std::mem::swap(&mut self.buffer, &mut self.spare);
+        self.len = len;
+        Ok(())
+    }
+
     /// Seals whole packets, as [`crate::wire::push_packet`] has put them together.
     ///
     /// # Errors
@@ -103,7 +163,7 @@ impl Batch {
             return Err(Drop::TooBig);
         }
         let overhead = HEADER + headers.len() + Slice::SIZE + TAG;
-        let room = datagram.max(MIN_DATAGRAM) - overhead;
+        let room = datagram.max(MIN_RELAYED) - overhead;
         let count = payload.len().div_ceil(room);
         let piece = payload.len().div_ceil(count);
         let first = outbound.reserve(lane, count as u64).ok_or(Drop::Expired)?;
