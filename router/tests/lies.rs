@@ -25,10 +25,11 @@ use weave_router::wire::{
 };
 
 const PREFIX: &str = "wvlies-";
-/// The host, the member, and another member that the host has no session with.
+/// The host, the member, another member that the host has no session with, and one that is none.
 const ME: NodeId = NodeId::from_bytes([1; 32]);
 const LIAR: NodeId = NodeId::from_bytes([9; 32]);
 const OTHER: NodeId = NodeId::from_bytes([10; 32]);
+const STRANGER: NodeId = NodeId::from_bytes([5; 32]);
 const MEMBER: &str = "10.99.0.1:6783";
 const HOST: &str = "10.99.0.2:6783";
 /// The container of the host, and one of the member.
@@ -308,83 +309,65 @@ fn frame(packet: &[u8], lie: impl Fn(Slice) -> Slice) -> Vec<u8> {
     [&packet[40..], &packet[..40], &slice.to_bytes()].concat()
 }
 
-/// A datagram in an envelope, of which `lie` says something else.
-fn envelope(
-    datagram: &[u8],
-    from: NodeId,
-    to: NodeId,
-    lie: impl Fn(Envelope) -> Envelope,
-) -> Vec<u8> {
-    [datagram, &lie(Envelope::new(&from, &to)).to_bytes()].concat()
+/// A datagram in an envelope.
+fn envelope(datagram: &[u8], from: NodeId, to: NodeId) -> Vec<u8> {
+    [datagram, &Envelope::new(&from, &to).to_bytes()].concat()
 }
 
-fn lies_about_relaying(lab: &Lab) {
-    let honest = |envelope: Envelope| envelope;
+/// Asking to be relayed for what may not be.
+fn lies_to_a_relay(lab: &Lab) {
     let inside = lab.seal(&plain(&udp4(THEIRS, OURS, b"lie")));
     let sealed = |contents: &[Vec<u8>]| -> Vec<Vec<u8>> {
         contents.iter().map(|content| lab.seal(content)).collect()
     };
-    let stranger = NodeId::from_bytes([5; 32]);
-    let onward = [
-        envelope(&inside, LIAR, stranger, honest),
-        envelope(&inside, LIAR, OTHER, honest),
-        envelope(&inside, LIAR, LIAR, honest),
-        envelope(&inside, OTHER, LIAR, honest),
-    ];
-    lab.refused(
-        "to whom nobody reaches",
-        Reason::NotRelayed,
-        &sealed(&onward),
-    );
-    let spent = |hops| {
-        envelope(&inside, LIAR, OTHER, |envelope| Envelope {
+    let onward = [(LIAR, STRANGER), (LIAR, OTHER), (LIAR, LIAR), (OTHER, LIAR)];
+    let onward = onward.map(|(from, to)| envelope(&inside, from, to));
+    lab.refused("to nobody", Reason::NotRelayed, &sealed(&onward));
+    let spent = [0, MAX_RELAYS + 1, 255].map(|hops| {
+        let envelope = Envelope {
             hops,
-            ..envelope
-        })
-    };
-    let around = envelope(&lab.seal(&spent(MAX_RELAYS)), OTHER, ME, honest);
-    let spent = [spent(0), spent(MAX_RELAYS + 1), spent(255)];
+            ..Envelope::new(&LIAR, &OTHER)
+        };
+        [&inside[..], &envelope.to_bytes()].concat()
+    });
     lab.refused("on and on", Reason::TooManyHops, &sealed(&spent));
     let short = [
-        envelope(&inside[..HEADER - 1], LIAR, OTHER, honest),
+        envelope(&inside[..HEADER - 1], LIAR, OTHER),
         vec![7, Kind::Envelope as u8],
     ];
-    lab.refused(
-        "an envelope with nothing in it",
-        Reason::TooShort,
-        &sealed(&short),
-    );
-    let head = |kind| {
-        let (lane, receiver, counter) = (0, 7, 3);
+    lab.refused("with nothing in it", Reason::TooShort, &sealed(&short));
+    lab.honest();
+}
+
+/// As a relay: what nobody sent.
+fn lies_of_a_relay(lab: &Lab) {
+    let inside = lab.seal(&plain(&udp4(THEIRS, OURS, b"lie")));
+    let sealed = |contents: &[Vec<u8>]| -> Vec<Vec<u8>> {
+        contents.iter().map(|content| lab.seal(content)).collect()
+    };
+    let shake = |kind| {
         let header = Header {
             kind,
-            lane,
-            receiver,
-            counter,
+            lane: 0,
+            receiver: 7,
+            counter: 3,
         };
         [&header.to_bytes()[..], &[0; 200]].concat()
     };
     let origins = [
-        envelope(&inside, stranger, ME, honest),
-        envelope(&inside, LIAR, ME, honest),
-        envelope(&inside, ME, ME, honest),
-        envelope(&head(Type::JoinHello), OTHER, ME, honest),
-        envelope(&head(Type::JoinGrant), OTHER, ME, honest),
+        envelope(&inside, STRANGER, ME),
+        envelope(&inside, LIAR, ME),
+        envelope(&inside, ME, ME),
+        envelope(&shake(Type::JoinHello), OTHER, ME),
+        envelope(&shake(Type::JoinGrant), OTHER, ME),
     ];
     lab.refused("from nobody", Reason::UnknownOrigin, &sealed(&origins));
-    // Sealed with its own keys, said to be another's, whatever is in it.
-    let borrowed = [envelope(&inside, OTHER, ME, honest), around];
-    lab.refused(
-        "in another's name",
-        Reason::UnknownSession,
-        &sealed(&borrowed),
-    );
-    let forged = [envelope(&head(Type::Initiation), OTHER, ME, honest)];
-    lab.refused(
-        "a handshake of nobody",
-        Reason::BadHandshake,
-        &sealed(&forged),
-    );
+    // Sealed with its own keys and said to be another's, whatever is in it.
+    let around = envelope(&lab.seal(&envelope(&inside, LIAR, OTHER)), OTHER, ME);
+    let borrowed = [envelope(&inside, OTHER, ME), around];
+    lab.refused("another's", Reason::UnknownSession, &sealed(&borrowed));
+    let forged = [envelope(&shake(Type::Initiation), OTHER, ME)];
+    lab.refused("a handshake", Reason::BadHandshake, &sealed(&forged));
     lab.honest();
 }
 
@@ -643,7 +626,8 @@ fn every_lie_is_counted_and_none_reaches_a_container() {
     let lab = Lab::new();
     lab.honest();
     lies_about_the_form(&lab);
-    lies_about_relaying(&lab);
+    lies_to_a_relay(&lab);
+    lies_of_a_relay(&lab);
     lab.honest();
     lies_about_the_packet(&lab);
     lab.honest();

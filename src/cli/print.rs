@@ -200,8 +200,8 @@ pub(super) fn connections(answer: &Connections) -> String {
         return "this node has no peers; invite one with: weavectl token create\n".to_owned();
     }
     let mut table = Table::new(&[
-        "PEER", "STATE", "PATH", "BECAUSE", "SUITE", "LANES", "MTU", "RTT", "LOSS", "FOR", "SENT",
-        "RECEIVED",
+        "PEER", "STATE", "PATH", "BECAUSE", "SUITE", "KEYS", "LANES", "MTU", "RTT", "LOSS", "FOR",
+        "SENT", "RECEIVED",
     ]);
     for one in &answer.connections {
         table.row([
@@ -210,6 +210,7 @@ pub(super) fn connections(answer: &Connections) -> String {
             path(one),
             show(one.path.as_ref().map(|path| path.reason)),
             show(one.suite),
+            show(one.keys_at.map(age)),
             one.lanes.to_string(),
             show(one.mtu.map(|mtu| format!("{} {}", mtu.bytes, mtu.reason))),
             show(
@@ -217,7 +218,7 @@ pub(super) fn connections(answer: &Connections) -> String {
                     .map(|us| format!("{}.{:02} ms", us / 1000, us % 1000 / 10)),
             ),
             show(loss(one)),
-            show(one.since_at.map(|at| human(now().saturating_sub(at)))),
+            show(one.since_at.map(age)),
             bytes(one.traffic.sent_bytes),
             bytes(one.traffic.received_bytes),
         ]);
@@ -233,6 +234,11 @@ fn path(one: &Connection) -> String {
         (None, Some(endpoint)) => format!("direct {endpoint}"),
         (None, None) => String::new(),
     }
+}
+
+/// How long ago something was.
+fn age(at: u64) -> String {
+    human(now().saturating_sub(at))
 }
 
 /// How many of its pings are lost.

@@ -215,6 +215,7 @@ pub(super) fn connections(view: &View, stats: &Stats) -> Connections {
             state: state(member),
             endpoint: member.endpoint,
             suite: member.suite,
+            keys_at: member.keys.map(|made| made.as_secs()),
             lanes: lane_mtus.len() as u32,
             mtu: lane_mtus
                 .iter()
@@ -307,6 +308,7 @@ mod tests {
             rtt_us: None,
             observed: None,
             via: None,
+            keys: None,
             way: None,
             loss: None,
         };

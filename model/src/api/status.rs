@@ -228,6 +228,8 @@ pub struct Connection {
     /// The suite of the session.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
     pub suite: Option<Suite>,
+    /// When its keys were made; the next ones are made after two minutes.
+    pub keys_at: Option<u64>,
     /// How many lanes packets are spread over.
     pub lanes: u32,
     /// The largest packet that crosses the path: the least of all lanes in use. Absent without a session.

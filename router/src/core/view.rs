@@ -1,7 +1,7 @@
 //! What the core knows, as an immutable snapshot for the data path and for people.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use weave_model::{Block, ClusterRange, NodeId, NodeName, PathReason, Suite};
 
@@ -48,6 +48,8 @@ pub struct Member {
     pub loss: Option<u16>,
     /// The suite of the session.
     pub suite: Option<Suite>,
+    /// Since when its keys are in use, since the Unix epoch.
+    pub keys: Option<Duration>,
     /// Smoothed round-trip time in microseconds.
     pub rtt_us: Option<u32>,
     /// At which address it sees this node.
@@ -184,12 +186,14 @@ impl Core {
             via: up.and_then(|link| link.way.relay()),
             way: up
                 .and_then(|_| self.ways.paths.way(id))
-                .map(|(_, since, reason)| {
-                    let past = self.now.mono.saturating_duration_since(since);
-                    (self.now.wall.saturating_sub(past), reason)
-                }),
+                .map(|(_, since, reason)| (self.wall(since), reason)),
             loss: self.ways.paths.loss(id),
             suite: up.map(|link| link.suite),
+            keys: self
+                .sessions
+                .status(id)
+                .and_then(|status| status.since)
+                .map(|since| self.wall(since)),
             rtt_us: self
                 .ways
                 .paths
@@ -197,5 +201,11 @@ impl Core {
                 .map(|rtt| rtt.as_micros().min(u32::MAX.into()) as u32),
             observed: self.ways.paths.observed_by(id),
         }
+    }
+
+    /// An instant of the past, since the Unix epoch.
+    fn wall(&self, at: Instant) -> Duration {
+        let past = self.now.mono.saturating_duration_since(at);
+        self.now.wall.saturating_sub(past)
     }
 }

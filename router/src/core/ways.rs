@@ -19,8 +19,9 @@ use crate::wire::{END, end_of};
 
 /// The most relays that are known of for one member.
 const MAX_RELAYS: usize = 3;
-/// How long changes are gathered before it is worked out anew who can hand on to whom.
+/// How long changes are gathered before it is worked out anew who can hand on to whom, and how long measurements are.
 const GATHER: Duration = Duration::from_millis(50);
+const GATHER_MEASURED: Duration = Duration::from_secs(5);
 /// What a thousandth lost weighs beside microseconds, as where ways are measured.
 const LOSS_WEIGHT: u64 = 2000;
 
@@ -37,7 +38,11 @@ pub(super) struct Ways {
 impl Ways {
     /// Who reaches whom may have changed.
     pub(super) fn relink(&mut self, now: Instant) {
-        self.relink.get_or_insert(now + GATHER);
+        self.relink_at(now + GATHER);
+    }
+
+    fn relink_at(&mut self, at: Instant) {
+        self.relink = Some(self.relink.map_or(at, |before| before.min(at)));
     }
 
     /// When [`Core::send_ways`] has something to do.
@@ -104,7 +109,7 @@ impl Core {
         };
         let seen_anew = paths.observed() != seen;
         if !near(before.0, after.0) || before.1 != after.1 {
-            self.ways.relink(now);
+            self.ways.relink_at(now + GATHER_MEASURED);
             self.changed();
         }
         if let Some(switch) = switch {

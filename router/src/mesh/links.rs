@@ -3,8 +3,8 @@
 //! A member tells its peers in the sessions it has with them, and a table is believed because it came in its owner's
 //! session; it is not passed on, so it needs no signature. Whoever looks for a relay to C needs no more than this: the
 //! tables of those it reaches itself. A table has a version and is sent again until that version is acknowledged. What
-//! changes soon after another change waits for it, measurements longer than who is reached, and a member that tells
-//! more often than that is not listened to.
+//! changes soon after another change waits for it, the longer the more peers have to be told, and measurements longer than
+//! who is reached. A member that tells more often is not listened to.
 //!
 //! A table is as long as fits one message. Who reaches more members than that names some of them, other ones than its
 //! neighbours do: those whose ids are nearest to its own by exclusive or. So everybody is named by about as many.
@@ -18,10 +18,10 @@ use super::message::{Link, MAX_LINKS};
 use crate::session::limits::{Bucket, Rate};
 use crate::wire::{END, end_of};
 
-/// Between two tables at least.
-const SPACING: Duration = Duration::from_millis(500);
+/// Between two tables at least: for itself, and for each peer that has to be told.
+const SPACING: (Duration, Duration) = (Duration::from_millis(500), Duration::from_millis(10));
 /// Between two tables that differ in what was measured only.
-const REFRESH: Duration = Duration::from_secs(10);
+const REFRESH: (Duration, Duration) = (Duration::from_secs(10), Duration::from_millis(60));
 /// Until a table is sent again to who did not acknowledge it.
 const RETRY: Duration = Duration::from_millis(300);
 const LAST_RETRY: Duration = Duration::from_secs(10);
@@ -92,7 +92,8 @@ impl Links {
             self.next = None;
             return;
         }
-        let spacing = if same_ends { REFRESH } else { SPACING };
+        let (least, each) = if same_ends { REFRESH } else { SPACING };
+        let spacing = least.max(each * self.peers.len() as u32);
         let at = self.told.map_or(now, |told| (told + spacing).max(now));
         self.next = Some((at, table));
     }
@@ -216,13 +217,13 @@ mod tests {
         links.set(ME, vec![link(7, 900)], start);
         assert_eq!(links.poll_timeout(), None, "that is noise");
         links.set(ME, vec![link(7, 9000)], start);
-        assert_eq!(links.poll_timeout(), Some(start + REFRESH));
+        assert_eq!(links.poll_timeout(), Some(start + REFRESH.0));
         for end in 8..20 {
             links.set(ME, vec![link(7, 9000), link(end, 1)], start);
             assert_eq!(told(&mut links, start), None);
         }
-        assert_eq!(links.poll_timeout(), Some(start + SPACING));
-        assert_eq!(told(&mut links, start + SPACING), Some(2));
+        assert_eq!(links.poll_timeout(), Some(start + SPACING.0));
+        assert_eq!(told(&mut links, start + SPACING.0), Some(2));
         assert_eq!(
             links.own.keys().copied().collect::<Vec<_>>(),
             [[7; END], [19; END]]

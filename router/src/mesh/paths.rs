@@ -18,7 +18,7 @@
 //! Both ends of a session choose for themselves. Where two peers are behind translators, each learns the other's outside
 //! address from its record; asking that address every second from both sides is what opens the way.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -206,8 +206,8 @@ impl Paths {
             let alarm = peer.doubt_due(now, &mut chosen);
             peer.routine_due(now, &mut chosen);
             peer.return_due(now, &mut chosen);
-            chosen.dedup();
-            for way in chosen {
+            let mut asked = BTreeSet::new();
+            for way in chosen.into_iter().filter(|way| asked.insert(*way)) {
                 self.last_id += 1;
                 asks.push(Ask {
                     peer: *id,

@@ -206,3 +206,99 @@ fn seal(outbound: &Outbound, lane: u8, counter: u64, body: &[u8], trailer: &[u8]
         .key(lane)
         .seal_from(counter, &header, body, trailer, ciphertext, rest);
 }
+
+#[cfg(test)]
+mod tests {
+    use weave_model::{NodeId, Suite};
+
+    use super::*;
+    use crate::session::{Inbound, Keys, Terms};
+    use crate::wire::{Envelope, Shape};
+
+    fn session() -> (Outbound, Inbound) {
+        let terms = Terms {
+            peer: NodeId::from_bytes([1; 32]),
+            suite: Suite::Aes256Gcm,
+            lanes: 1,
+            index: 7,
+            receiver: 7,
+            boot: 1,
+        };
+        let (outbound, _) = Keys::from_split([1; 32], [2; 32]).open(terms);
+        let (_, inbound) = Keys::from_split([2; 32], [1; 32]).open(terms);
+        (outbound, inbound)
+    }
+
+    /// The contents of all datagrams of a batch.
+    fn opened(batch: &Batch, inbound: &Inbound) -> Vec<Vec<u8>> {
+        let mut lane = inbound.lane(0).unwrap().lock().unwrap();
+        let mut open = |datagram: &[u8]| {
+            let header = Header::parse(datagram).unwrap();
+            let (head, sealed) = datagram.split_at(HEADER);
+            let mut sealed = sealed.to_vec();
+            let (content, _) = lane.open(header.counter, head, &mut sealed).unwrap();
+            content.to_vec()
+        };
+        let all = batch.calls().flat_map(|call| call.chunks(batch.segment()));
+        all.map(&mut open).collect()
+    }
+
+    #[test]
+    fn what_is_in_an_envelope_comes_out_as_it_was() {
+        let ((end, _), (outbound, inbound)) = (session(), session());
+        let slice = Slice {
+            offset: 0,
+            total: 0,
+            segment: 1000,
+            network: 0,
+            headers: 0,
+            index: 0,
+            shape: Shape::Tcp4,
+            csum_pending: true,
+            cwr: false,
+            group: false,
+        };
+        let mut batch = Batch::new();
+        let payload = vec![7; 50_000];
+        let what = (slice, &[9; 40][..], &payload[..]);
+        batch.seal_slices(&end, 0, MIN_RELAYED, what).unwrap();
+        let plain: Vec<Vec<u8>> = batch
+            .calls()
+            .flat_map(|call| call.chunks(batch.segment()))
+            .map(<[u8]>::to_vec)
+            .collect();
+        let [from, to] = [[1; 32], [2; 32]].map(NodeId::from_bytes);
+        let envelope = Envelope::new(&from, &to);
+        batch.envelop(&outbound, 0, &envelope.to_bytes()).unwrap();
+        assert!(batch.segment() <= MIN_DATAGRAM);
+        assert!(batch.calls().all(|call| call.len() <= MAX_BATCH));
+        let contents = opened(&batch, &inbound);
+        let inside: Vec<(Envelope, &[u8])> = contents
+            .iter()
+            .map(|content| Envelope::parse(content).unwrap())
+            .collect();
+        assert!(inside.iter().all(|(read, _)| *read == envelope));
+        assert!(inside.iter().map(|(_, datagram)| datagram).eq(plain.iter()));
+    }
+
+    #[test]
+    fn a_run_takes_datagrams_of_one_length_and_a_shorter_one_to_end_it() {
+        let (outbound, inbound) = session();
+        let mut batch = Batch::new();
+        let mut push = |length: usize| batch.push(&outbound, 0, &vec![7; length], &[4]);
+        assert_eq!(
+            [100, 100, 101, 99, 99, 100]
+                .map(&mut push)
+                .map(Result::unwrap),
+            [true, true, false, true, false, false]
+        );
+        assert_eq!(opened(&batch, &inbound).len(), 3);
+        batch.clear();
+        assert_eq!(batch.calls().count(), 0);
+        let many = (0..1000).take_while(|_| batch.push(&outbound, 0, &[7; 20], &[4]).unwrap());
+        assert_eq!(many.count(), MAX_SEGMENTS);
+        batch.clear();
+        let long = (0..1000).take_while(|_| batch.push(&outbound, 0, &[7; 8900], &[4]).unwrap());
+        assert_eq!(long.count(), MAX_BATCH / (8900 + 1 + HEADER + TAG));
+    }
+}

@@ -320,7 +320,9 @@ impl LaneIn {
     pub fn note_from(&mut self, from: impl Into<Way>) -> bool {
         let from = from.into();
         let news = self.from != Some(from);
-        self.from = Some(from);
+        if news {
+            self.from = Some(from);
+        }
         news
     }
 
@@ -448,6 +450,24 @@ mod tests {
         assert!(inbound.lane(MAX_LANES as u8).is_none());
         assert_eq!(align_of::<SendLane>(), 128);
         assert_eq!(align_of::<ReceiveLane>(), 128);
+    }
+
+    #[test]
+    #[allow(clippy::disallowed_methods, reason = "some instant to begin with")]
+    fn a_peer_is_relayed_for_within_a_limit() {
+        let (_, inbound) = pair(Suite::ChaCha20Poly1305, 2);
+        let now = Instant::now();
+        let relayed = |lane: u8, now| {
+            let mut lane = inbound.lane(lane).unwrap().lock().unwrap();
+            (0..RELAYED.per_second)
+                .filter(|_| lane.may_relay(now))
+                .count() as u32
+        };
+        assert_eq!(relayed(0, now), RELAYED.burst);
+        assert_eq!(relayed(0, now), 0);
+        assert_eq!(relayed(1, now), RELAYED.burst, "each lane by itself");
+        let later = now + std::time::Duration::from_millis(10);
+        assert_eq!(relayed(0, later), RELAYED.per_second / 100);
     }
 
     #[test]
