@@ -32,6 +32,7 @@ const SHELLS: &[&str] = &[
     "router/src/path/group", // a data thread
     "router/src/path/ingress", // a data thread
     "router/src/path/lane", // the loop of a data thread
+    "router/src/path/relay", // the part of a data thread that hands on
     "router/src/store",     // the state file
 ];
 

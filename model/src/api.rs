@@ -20,8 +20,8 @@ pub use cni::{
 };
 pub use refusal::{Code, Refusal};
 pub use status::{
-    Cluster, Connection, Connections, Datagrams, LaneMtu, Offload, Offloads, Peer, PeerState,
-    Peers, Problem, Status, Traffic, Verdict,
+    Cluster, Connection, ConnectionPath, Connections, Datagrams, LaneMtu, Offload, Offloads, Peer,
+    PeerState, Peers, Problem, Status, Traffic, Verdict,
 };
 
 /// Every path of the API begins with this.

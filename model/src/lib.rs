@@ -11,6 +11,7 @@ mod name;
 mod range;
 mod suite;
 mod token;
+mod way;
 
 pub use drops::Drop;
 pub use id::{BadNodeId, NodeId};
@@ -22,3 +23,4 @@ pub use name::{
 pub use range::{BadRange, Block, ClusterRange};
 pub use suite::Suite;
 pub use token::{BadToken, MAX_TOKEN_ADDRESSES, Token, TokenId};
+pub use way::PathReason;

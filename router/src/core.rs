@@ -17,6 +17,7 @@ mod gossip;
 mod obey;
 mod saved;
 mod saving;
+mod ways;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -35,12 +36,12 @@ use crate::mesh::codec::Malformed;
 use crate::mesh::flood::Flood;
 use crate::mesh::join::Inviting;
 use crate::mesh::parts::Parts;
-use crate::mesh::ping::Pings;
 use crate::mesh::record::{Record, RecordVersion};
 use crate::mesh::tokens::Tokens;
 use crate::noise::locks::Locks;
 use crate::session::{SessionConfig, SessionEvent, Sessions, Transmit};
 use crate::time::{Now, Start};
+use crate::way::Way;
 use crate::wire::{Header, Type};
 use addresses::{Asking, Giving};
 use admit::JoinCommand;
@@ -48,6 +49,7 @@ use command::{Command, CommandError, Reply};
 use saved::{Membership, Snapshot};
 use saving::{Pending, Saving};
 use view::View;
+use ways::Ways;
 
 /// How a node is set up.
 #[derive(Clone, Debug)]
@@ -90,8 +92,8 @@ pub enum CoreEvent {
         peer: NodeId,
         /// The message, its kind byte first.
         body: Vec<u8>,
-        /// Where its datagram came from.
-        from: SocketAddr,
+        /// By which way it came.
+        from: Way,
     },
 }
 
@@ -103,7 +105,7 @@ struct Link {
     silent: bool,
     /// Since the Unix epoch.
     since: Duration,
-    endpoint: SocketAddr,
+    way: Way,
     suite: Suite,
     /// The peer's boot nonce.
     boot: u64,
@@ -135,7 +137,7 @@ pub struct Core {
     own: Option<Record>,
     endpoints: Vec<SocketAddr>,
     flood: Flood,
-    pings: Pings,
+    ways: Ways,
     parts: Parts,
     joining: Option<JoinCommand>,
     inviting: Inviting,
@@ -211,7 +213,7 @@ impl Core {
             own: None,
             endpoints: Vec::new(),
             flood: Flood::default(),
-            pings: Pings::default(),
+            ways: Ways::default(),
             parts: Parts::default(),
             joining: None,
             inviting,
@@ -289,30 +291,45 @@ impl Core {
     pub fn handle_datagram(
         &mut self,
         bytes: &[u8],
-        from: SocketAddr,
+        from: impl Into<Way>,
         now: Now,
     ) -> Result<(), Drop> {
         self.now = now;
         self.relocked = true;
-        let result = match Header::parse(bytes)?.kind {
-            Type::JoinHello | Type::JoinRequest => self.handle_stranger(bytes, from),
-            Type::JoinProof | Type::JoinGrant => self.handle_inviter(bytes, from),
-            Type::Cookie if self.handle_inviter(bytes, from).is_ok() => Ok(()),
-            _ => self.sessions.handle_datagram(bytes, from, now),
+        let kind = Header::parse(bytes)?.kind;
+        let result = match (kind, from.into()) {
+            (Type::JoinHello | Type::JoinRequest, Way::Direct(from)) => {
+                self.handle_stranger(bytes, from)
+            }
+            (Type::JoinProof | Type::JoinGrant, Way::Direct(from)) => {
+                self.handle_inviter(bytes, from)
+            }
+            (Type::Cookie, Way::Direct(from)) if self.handle_inviter(bytes, from).is_ok() => Ok(()),
+            (Type::Initiation | Type::Response | Type::Cookie, from) => {
+                self.sessions.handle_datagram(bytes, from, now)
+            }
+            _ => Err(Drop::UnknownType),
         };
         self.settle();
         result
     }
 
     /// Takes the body of a control message that a data thread opened.
-    pub fn handle_control(&mut self, peer: NodeId, body: &[u8], from: SocketAddr, now: Now) {
+    pub fn handle_control(&mut self, peer: NodeId, body: &[u8], from: impl Into<Way>, now: Now) {
         self.now = now;
-        self.handle_message(peer, body, from);
+        self.handle_message(peer, body, from.into());
         self.settle();
     }
 
     /// A data thread authenticated a packet of a peer, the first of its session or from a new address.
-    pub fn handle_heard(&mut self, peer: NodeId, index: u32, lane: u8, from: SocketAddr, now: Now) {
+    pub fn handle_heard(
+        &mut self,
+        peer: NodeId,
+        index: u32,
+        lane: u8,
+        from: impl Into<Way>,
+        now: Now,
+    ) {
         self.now = now;
         self.sessions.handle_heard(peer, index, lane, from, now);
         self.settle();
@@ -373,7 +390,7 @@ impl Core {
             self.sessions.poll_timeout(),
             self.saving.poll_timeout(),
             self.flood.poll_timeout(),
-            self.pings.poll_timeout(),
+            self.ways.poll_timeout(),
             self.joining.as_ref().and_then(JoinCommand::poll_timeout),
             self.asking.as_ref().and_then(Asking::poll_timeout),
             self.giving.poll_timeout(),

@@ -3,7 +3,8 @@
 //! Bottom-up: [`codec`] reads and writes bytes; [`cluster`] is the cluster's key and its certificates; [`deed`] is one
 //! proof of ownership, [`deeds`] all that a node has; [`record`] is what a node says of itself; [`message`] and
 //! [`parts`] are what members send each other; [`tokens`] are the
-//! invitations and [`join`] is how they are used; [`flood`] and [`ping`] say what to send to whom, and when.
+//! invitations and [`join`] is how they are used; [`flood`] says what to send to whom, and when; [`links`] is who reaches
+//! whom, and [`paths`] chooses the way to each peer.
 
 pub mod cluster;
 pub mod codec;
@@ -12,7 +13,9 @@ pub mod deeds;
 pub mod flood;
 pub mod join;
 pub mod message;
+pub mod links;
+mod measure;
 pub mod parts;
-pub mod ping;
+pub mod paths;
 pub mod record;
 pub mod tokens;

@@ -4,6 +4,8 @@
 
 #[path = "mesh/net.rs"]
 mod net;
+#[path = "mesh/ways.rs"]
+mod ways;
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -10,8 +10,8 @@ use ipnet::Ipv4Net;
 use serde::Serialize;
 use weave_model::Drop;
 use weave_model::api::{
-    Attachment, Attachments, Cluster, Connections, Datagrams, HostAddress, Membership, Offload,
-    Offloads, Peer, PeerState, Peers, Status, TokenAnswer, Traffic, Verdict,
+    Attachment, Attachments, Cluster, Connection, Connections, Datagrams, HostAddress, Membership,
+    Offload, Offloads, Peer, PeerState, Peers, Status, TokenAnswer, Traffic, Verdict,
 };
 
 use super::failure::{Exit, Failure};
@@ -200,26 +200,51 @@ pub(super) fn connections(answer: &Connections) -> String {
         return "this node has no peers; invite one with: weavectl token create\n".to_owned();
     }
     let mut table = Table::new(&[
-        "PEER", "STATE", "ENDPOINT", "SUITE", "LANES", "MTU", "RTT", "FOR", "SENT", "RECEIVED",
+        "PEER", "STATE", "PATH", "BECAUSE", "SUITE", "KEYS", "LANES", "MTU", "RTT", "LOSS", "FOR",
+        "SENT", "RECEIVED",
     ]);
     for one in &answer.connections {
         table.row([
             one.name.to_string(),
             state(one.state).to_owned(),
-            show(one.endpoint),
+            path(one),
+            show(one.path.as_ref().map(|path| path.reason)),
             show(one.suite),
+            show(one.keys_at.map(age)),
             one.lanes.to_string(),
             show(one.mtu.map(|mtu| format!("{} {}", mtu.bytes, mtu.reason))),
             show(
                 one.rtt_us
                     .map(|us| format!("{}.{:02} ms", us / 1000, us % 1000 / 10)),
             ),
-            show(one.since_at.map(|at| human(now().saturating_sub(at)))),
+            show(loss(one)),
+            show(one.since_at.map(age)),
             bytes(one.traffic.sent_bytes),
             bytes(one.traffic.received_bytes),
         ]);
     }
     table.render()
+}
+
+/// Where a peer's packets go.
+fn path(one: &Connection) -> String {
+    let via = one.path.as_ref().and_then(|path| path.via.as_ref());
+    match (via, one.endpoint) {
+        (Some(via), _) => format!("via {via}"),
+        (None, Some(endpoint)) => format!("direct {endpoint}"),
+        (None, None) => String::new(),
+    }
+}
+
+/// How long ago something was.
+fn age(at: u64) -> String {
+    human(now().saturating_sub(at))
+}
+
+/// How many of its pings are lost.
+fn loss(one: &Connection) -> Option<String> {
+    let permille = one.path.as_ref()?.loss_permille?;
+    Some(format!("{}.{} %", permille / 10, permille % 10))
 }
 
 /// The verdict, what is wrong and how to mend it, then the facts.

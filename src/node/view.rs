@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use ipnet::Ipv4Net;
 use weave_model::api::{
-    Cluster, Connection, Connections, Datagrams, LaneMtu, Offload, Offloads, Peer, PeerState,
-    Peers, Problem, Status, Traffic, Verdict,
+    Cluster, Connection, ConnectionPath, Connections, Datagrams, LaneMtu, Offload, Offloads, Peer,
+    PeerState, Peers, Problem, Status, Traffic, Verdict,
 };
 use weave_model::{Block, ClusterRange, Drop};
 use weave_router::core::view::{Member, View};
@@ -215,12 +215,14 @@ pub(super) fn connections(view: &View, stats: &Stats) -> Connections {
             state: state(member),
             endpoint: member.endpoint,
             suite: member.suite,
+            keys_at: member.keys.map(|made| made.as_secs()),
             lanes: lane_mtus.len() as u32,
             mtu: lane_mtus
                 .iter()
                 .map(|lane| lane.mtu)
                 .min_by_key(|mtu| mtu.bytes),
             lane_mtus,
+            path: path(view, member),
             rtt_us: member.rtt_us,
             since_at: member.since.map(|since| since.as_secs()),
             rekeys: counted.map_or(0, |counted| counted.rekeys),
@@ -231,6 +233,18 @@ pub(super) fn connections(view: &View, stats: &Stats) -> Connections {
     Connections {
         connections: connections.collect(),
     }
+}
+
+/// The way of a member's packets, the relay by its name.
+fn path(view: &View, member: &Member) -> Option<ConnectionPath> {
+    let (since, reason) = member.way?;
+    let relay = member.via.and_then(|via| view.member(via));
+    Some(ConnectionPath {
+        via: relay.map(|relay| relay.name.clone()),
+        loss_permille: member.loss,
+        since_at: since.as_secs(),
+        reason,
+    })
 }
 
 fn traffic(stats: &PeerStats) -> Traffic {
@@ -293,6 +307,10 @@ mod tests {
             suite: None,
             rtt_us: None,
             observed: None,
+            via: None,
+            keys: None,
+            way: None,
+            loss: None,
         };
         let range = ClusterRange::new(
             "10.32.0.0/12".parse().unwrap(),

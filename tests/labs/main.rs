@@ -16,6 +16,7 @@ mod mtu;
 mod nat;
 mod outside;
 mod overlay;
+mod relay;
 mod restart;
 mod wire;
 mod without;

@@ -1,4 +1,4 @@
-//! Knowing the members: records in and out, pings, and what sessions report.
+//! Knowing the members: records in and out, and what sessions report.
 
 use std::net::SocketAddr;
 
@@ -11,6 +11,7 @@ use crate::mesh::message::Message;
 use crate::mesh::parts;
 use crate::mesh::record::{Content, MAX_ENDPOINTS, Record, RecordVersion};
 use crate::session::SessionEvent;
+use crate::way::Way;
 
 /// The most members that are believed in.
 const MAX_MEMBERS: usize = 4096;
@@ -24,26 +25,28 @@ impl Core {
             SessionEvent::Up {
                 peer,
                 outbound,
-                endpoint,
+                way,
             } => {
                 let link = Link {
                     up: true,
                     silent: false,
                     since: self.now.wall,
-                    endpoint: *endpoint,
+                    way: *way,
                     suite: outbound.suite(),
                     boot: outbound.boot(),
                 };
                 self.handle_up(*peer, link);
             }
-            SessionEvent::Moved { peer, endpoint } => {
+            SessionEvent::Moved { peer, way } => {
                 if let Some(link) = self.links.get_mut(peer) {
-                    link.endpoint = *endpoint;
+                    link.way = *way;
+                    self.ways.paths.moved(*peer, *way, self.now.mono);
+                    self.ways.relink(self.now.mono);
                     self.changed();
                 }
             }
             SessionEvent::Down { peer } => self.handle_down(*peer),
-            SessionEvent::Probe { peer } => self.pings.probe(*peer, self.now.mono),
+            SessionEvent::Probe { peer } => self.ways.paths.doubt(*peer, true, self.now.mono),
             SessionEvent::Silent { peer } => self.handle_silence(*peer, true),
             SessionEvent::Heard { peer } => self.handle_silence(*peer, false),
             SessionEvent::Inbound(_) | SessionEvent::Retire(_) | SessionEvent::Retried { .. } => {}
@@ -58,13 +61,15 @@ impl Core {
         }
         self.links.insert(peer, link);
         if before.is_none_or(|before| before.boot != link.boot) {
-            info!(peer = %peer.short(), endpoint = %link.endpoint, "a session is up");
+            info!(peer = %peer.short(), way = %link.way, "a session is up");
             self.flood.up(peer, self.now.mono);
-            self.pings.up(peer, self.now.mono);
+            self.ways.links.up(peer, self.now.mono);
             self.parts.forget(peer);
             self.resume_giving(peer);
             self.changed();
         }
+        self.ways.paths.up(peer, link.way, self.now.mono);
+        self.ways.relink(self.now.mono);
         self.stale = true;
     }
 
@@ -73,6 +78,7 @@ impl Core {
         if let Some(link) = self.links.get_mut(&peer) {
             info!(peer = %peer.short(), silent, "a peer fell silent, or speaks again");
             (link.silent, link.since) = (silent, since);
+            self.ways.relink(self.now.mono);
             self.changed();
         }
     }
@@ -83,13 +89,15 @@ impl Core {
             (link.up, link.since) = (false, self.now.wall);
         }
         self.flood.down(peer);
-        self.pings.down(peer);
+        self.ways.paths.down(peer);
+        self.ways.links.down(peer);
+        self.ways.relink(self.now.mono);
         self.parts.forget(peer);
         self.changed();
     }
 
     /// Takes a control message.
-    pub(super) fn handle_message(&mut self, peer: NodeId, body: &[u8], from: SocketAddr) {
+    pub(super) fn handle_message(&mut self, peer: NodeId, body: &[u8], from: Way) {
         match Message::decode(body) {
             Ok(Some(Message::Part {
                 transfer,
@@ -114,15 +122,9 @@ impl Core {
         }
     }
 
-    fn take(&mut self, peer: NodeId, message: Message, from: SocketAddr) {
+    fn take(&mut self, peer: NodeId, message: Message, from: Way) {
         match message {
-            Message::Ping { id } => self.send(
-                peer,
-                &Message::Pong {
-                    id,
-                    observed: canonical(from),
-                },
-            ),
+            Message::Ping { id, alarm } => self.handle_ping(peer, id, alarm, from),
             Message::Pong { id, observed } => self.handle_pong(peer, id, observed),
             Message::Part { .. } => debug!(peer = %peer.short(), "a part inside of a part is left"),
             Message::Record(bytes) => self.handle_record(peer, &bytes),
@@ -132,21 +134,8 @@ impl Core {
             Message::DeedGrant(deeds) => self.handle_grant(peer, &deeds),
             Message::DeedAck { block, counter } => self.handle_ack(peer, block, counter),
             Message::DeedRefusal { id } => self.handle_refusal(peer, id),
-        }
-    }
-
-    fn handle_pong(&mut self, peer: NodeId, id: u64, observed: SocketAddr) {
-        let (seen, before) = (self.pings.observed(), self.pings.rtt(peer));
-        if !self.pings.pong(peer, id, observed, self.now.mono) {
-            return;
-        }
-        let after = self.pings.rtt(peer).unwrap_or_default();
-        if before.is_none_or(|before| before.abs_diff(after) > before / 8) {
-            self.changed();
-        }
-        if self.pings.observed() != seen {
-            self.changed();
-            self.publish();
+            Message::Links { version, links } => self.handle_links(peer, version, &links),
+            Message::LinksAck { version } => self.ways.links.acknowledged(peer, version),
         }
     }
 
@@ -154,7 +143,7 @@ impl Core {
     pub(super) fn all_endpoints(&self) -> Vec<SocketAddr> {
         let mut endpoints = self.endpoints.clone();
         endpoints.truncate(MAX_ENDPOINTS - MAX_OBSERVED);
-        let observed = self.pings.observed().into_iter();
+        let observed = self.ways.paths.observed().into_iter();
         let news = observed.filter(|address| !self.endpoints.contains(address));
         endpoints.extend(news.take(MAX_OBSERVED));
         endpoints
@@ -227,6 +216,7 @@ impl Core {
         self.sessions
             .add_peer(record.public, record.endpoints.clone(), self.now);
         self.sessions.connect(record.node(), self.now);
+        self.ways.relink(self.now.mono);
     }
 
     fn version_of(&self, node: NodeId) -> Option<RecordVersion> {
@@ -319,9 +309,7 @@ impl Core {
 
     /// Sends all that is due now.
     pub(super) fn send_due(&mut self) {
-        for (peer, id) in self.pings.due(self.now.mono) {
-            self.send(peer, &Message::Ping { id });
-        }
+        self.send_ways();
         for (peer, due) in self.flood.due(self.now.mono) {
             match due {
                 Due::Summary => self.send_summary(peer, false),
@@ -347,9 +335,4 @@ impl Core {
             self.sessions.send_control(peer, &body, self.now);
         }
     }
-}
-
-/// An IPv4 address stays one, whichever kind of socket it came from.
-fn canonical(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip().to_canonical(), address.port())
 }

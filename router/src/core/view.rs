@@ -1,9 +1,9 @@
 //! What the core knows, as an immutable snapshot for the data path and for people.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use weave_model::{Block, ClusterRange, NodeId, NodeName, Suite};
+use weave_model::{Block, ClusterRange, NodeId, NodeName, PathReason, Suite};
 
 use super::Core;
 use crate::keys::NodePublic;
@@ -38,10 +38,18 @@ pub struct Member {
     pub connected: bool,
     /// Since when that is so, since the Unix epoch; absent before the first session of this run.
     pub since: Option<Duration>,
-    /// Where its packets go; absent without a session.
+    /// Where its packets go; absent without a session, and where they go through a relay.
     pub endpoint: Option<SocketAddr>,
+    /// The member that hands its packets on.
+    pub via: Option<NodeId>,
+    /// Since when packets take this way, since the Unix epoch, and why; absent without a session.
+    pub way: Option<(Duration, PathReason)>,
+    /// Of a thousand pings by this way, how many are lost.
+    pub loss: Option<u16>,
     /// The suite of the session.
     pub suite: Option<Suite>,
+    /// Since when its keys are in use, since the Unix epoch.
+    pub keys: Option<Duration>,
     /// Smoothed round-trip time in microseconds.
     pub rtt_us: Option<u32>,
     /// At which address it sees this node.
@@ -174,13 +182,30 @@ impl Core {
             blocks: record.blocks.clone(),
             connected: up.is_some_and(|link| !link.silent),
             since: link.map(|link| link.since),
-            endpoint: up.map(|link| link.endpoint),
+            endpoint: up.and_then(|link| link.way.address()),
+            via: up.and_then(|link| link.way.relay()),
+            way: up
+                .and_then(|_| self.ways.paths.way(id))
+                .map(|(_, since, reason)| (self.wall(since), reason)),
+            loss: self.ways.paths.loss(id),
             suite: up.map(|link| link.suite),
+            keys: self
+                .sessions
+                .status(id)
+                .and_then(|status| status.since)
+                .map(|since| self.wall(since)),
             rtt_us: self
-                .pings
+                .ways
+                .paths
                 .rtt(id)
                 .map(|rtt| rtt.as_micros().min(u32::MAX.into()) as u32),
-            observed: self.pings.observed_by(id),
+            observed: self.ways.paths.observed_by(id),
         }
+    }
+
+    /// An instant of the past, since the Unix epoch.
+    fn wall(&self, at: Instant) -> Duration {
+        let past = self.now.mono.saturating_duration_since(at);
+        self.now.wall.saturating_sub(past)
     }
 }

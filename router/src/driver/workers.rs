@@ -149,7 +149,9 @@ impl Workers {
         group: &Arc<GroupPorts>,
     ) -> Result<(), Error> {
         let (sent, received) = (Arc::<Counters>::default(), Arc::<Counters>::default());
+        let relayed = Arc::<Counters>::default();
         self.sent.push(Arc::clone(&sent));
+        self.sent.push(Arc::clone(&relayed));
         self.received.push(Arc::clone(&received));
         let egress = Egress {
             lane,
@@ -163,6 +165,10 @@ impl Workers {
         let inputs = config.inputs.clone();
         let ingress = Ingress {
             socket,
+            main: Arc::clone(&self.lanes[0]),
+            own: Arc::clone(&self.lanes[usize::from(lane)]),
+            lane,
+            relayed,
             tun,
             group: Arc::clone(group),
             counters: received,

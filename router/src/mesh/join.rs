@@ -415,7 +415,7 @@ impl Inviting {
         let (cookie_key, reply) = (ticket.cookie_key(), cookie_header(hello));
         match self
             .gate
-            .admit(&checked, &cookie_key, reply, from, rng, now)
+            .admit(&checked, &cookie_key, reply, from.into(), rng, now)
         {
             Entry::Pass => {}
             Entry::Prove(cookie) => return Ok(Answer::Cookie(cookie)),

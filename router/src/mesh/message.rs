@@ -11,10 +11,16 @@ use weave_model::{Block, NodeId};
 use super::codec::{Malformed, Reader, Writer};
 use super::deed::{Deed, read_block, write_block};
 use super::record::{MAX_RECORD, RecordVersion};
+use crate::wire::{END, ENVELOPE};
 
 /// The longest control message that is sent whole, in bytes: it fits the smallest path, packets of 1200 bytes, with all
-/// headers around it (IPv6 40, UDP 8, ours 16, the kind 1, the tag 16).
-pub const MAX_BODY: usize = 1119;
+/// headers around it (IPv6 40, UDP 8, ours 16, the kind 1, the tag 16), in an envelope too (66).
+pub const MAX_BODY: usize = 1119 - ENVELOPE;
+
+/// The most entries of a table of links: with the kind and the version of the message they fit one datagram.
+pub const MAX_LINKS: usize = (MAX_BODY - 9) / LINK;
+/// Bytes of an entry: the node, microseconds, thousandths.
+const LINK: usize = END + 4 + 2;
 
 /// The highest first byte that is the mesh's.
 pub const LAST_KIND: u8 = 31;
@@ -29,24 +35,39 @@ const DEED_REQUEST: u8 = 7;
 const DEED_GRANT: u8 = 8;
 const DEED_ACK: u8 = 9;
 const DEED_REFUSAL: u8 = 10;
+const LINKS: u8 = 11;
+const LINKS_ACK: u8 = 12;
 
 const MAX_MEMBERS: usize = 4096;
 const MAX_CHAIN: usize = 40;
 
+/// A member that another one reaches without a relay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Which, as an envelope names it.
+    pub end: [u8; END],
+    /// Round-trip time in microseconds.
+    pub rtt_us: u32,
+    /// Of a thousand datagrams and their answers, how many are lost.
+    pub loss: u16,
+}
+
 /// One control message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
-    /// "Are you there?"
+    /// "Are you there?" The answer goes back by the way that the question came.
     Ping {
         /// Comes back in the answer.
         id: u64,
+        /// The sender has not heard the receiver for a while, so what the receiver sends may be lost.
+        alarm: bool,
     },
     /// "Yes, and I see you at this address."
     Pong {
         /// As in the ping.
         id: u64,
-        /// The source address of the ping's datagram.
-        observed: SocketAddr,
+        /// The source address of the ping's datagram; absent if it came through a relay.
+        observed: Option<SocketAddr>,
     },
     /// A part of a longer message.
     Part {
@@ -96,6 +117,18 @@ pub enum Message {
         /// As in the request.
         id: u64,
     },
+    /// "These members I reach without a relay."
+    Links {
+        /// Grows with every change in a run of the sender.
+        version: u64,
+        /// Whom, at most [`MAX_LINKS`].
+        links: Vec<Link>,
+    },
+    /// "I have that table."
+    LinksAck {
+        /// Its version.
+        version: u64,
+    },
 }
 
 impl Message {
@@ -103,8 +136,14 @@ impl Message {
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Writer::new();
         match self {
-            Self::Ping { id } => out.u8(PING).u64(*id),
-            Self::Pong { id, observed } => out.u8(PONG).u64(*id).address(*observed),
+            Self::Ping { id, alarm } => out.u8(PING).u64(*id).u8(u8::from(*alarm)),
+            Self::Pong { id, observed } => {
+                out.u8(PONG).u64(*id);
+                observed.iter().for_each(|address| {
+                    out.address(*address);
+                });
+                &mut out
+            }
             Self::Part {
                 transfer,
                 index,
@@ -136,6 +175,14 @@ impl Message {
                 out.u64(*counter)
             }
             Self::DeedRefusal { id } => out.u8(DEED_REFUSAL).u64(*id),
+            Self::Links { version, links } => {
+                out.u8(LINKS).u64(*version);
+                links.iter().for_each(|link| {
+                    out.bytes(&link.end).u32(link.rtt_us).u16(link.loss);
+                });
+                &mut out
+            }
+            Self::LinksAck { version } => out.u8(LINKS_ACK).u64(*version),
         };
         out.0
     }
@@ -147,10 +194,13 @@ impl Message {
     pub fn decode(bytes: &[u8]) -> Result<Option<Self>, Malformed> {
         let mut reader = Reader::new(bytes, "control message");
         let message = match reader.u8()? {
-            PING => Self::Ping { id: reader.u64()? },
+            PING => Self::Ping {
+                id: reader.u64()?,
+                alarm: reader.u8()? != 0,
+            },
             PONG => Self::Pong {
                 id: reader.u64()?,
-                observed: reader.address()?,
+                observed: (!reader.is_empty()).then(|| reader.address()).transpose()?,
             },
             PART => {
                 let (transfer, index, count) = (reader.u32()?, reader.u8()?, reader.u8()?);
@@ -186,6 +236,13 @@ impl Message {
                 counter: reader.u64()?,
             },
             DEED_REFUSAL => Self::DeedRefusal { id: reader.u64()? },
+            LINKS => Self::Links {
+                version: reader.u64()?,
+                links: read_all(&mut reader, MAX_LINKS, read_link)?,
+            },
+            LINKS_ACK => Self::LinksAck {
+                version: reader.u64()?,
+            },
             RECORD => return Err(reader.malformed()),
             _ => return Ok(None),
         };
@@ -209,6 +266,18 @@ fn read_entry(reader: &mut Reader<'_>) -> Result<(NodeId, RecordVersion), Malfor
             counter: reader.u64()?,
         },
     ))
+}
+
+fn read_link(reader: &mut Reader<'_>) -> Result<Link, Malformed> {
+    let link = Link {
+        end: reader.array()?,
+        rtt_us: reader.u32()?,
+        loss: reader.u16()?,
+    };
+    if link.loss > 1000 {
+        return Err(reader.malformed());
+    }
+    Ok(link)
 }
 
 fn read_all<'a, T>(
@@ -244,12 +313,17 @@ mod tests {
             NodeId::from_bytes([1; 32]),
             &ClusterKey::from_bytes(&[2; 32]),
         );
+        let link = (any::<[u8; END]>(), any::<u32>(), 0..=1000_u16)
+            .prop_map(|(end, rtt_us, loss)| Link { end, rtt_us, loss });
         prop_oneof![
-            any::<u64>().prop_map(|id| Message::Ping { id }),
-            any::<(u64, [u8; 4], u16)>().prop_map(|(id, ip, port)| Message::Pong {
+            any::<(u64, bool)>().prop_map(|(id, alarm)| Message::Ping { id, alarm }),
+            any::<(u64, Option<([u8; 4], u16)>)>().prop_map(|(id, observed)| Message::Pong {
                 id,
-                observed: SocketAddr::from((ip, port))
+                observed: observed.map(SocketAddr::from)
             }),
+            (any::<u64>(), proptest::collection::vec(link, 0..5))
+                .prop_map(|(version, links)| Message::Links { version, links }),
+            any::<u64>().prop_map(|version| Message::LinksAck { version }),
             any::<(u32, u8, u8, Vec<u8>)>().prop_map(|(transfer, index, count, bytes)| {
                 Message::Part {
                     transfer,

@@ -230,7 +230,8 @@ impl Outgoing {
                 .batch
                 .seal_packets(&send.outbound, lane, &gathered.body);
             let (peer, ecn) = (routes.peers[gathered.place].id, gathered.ecn);
-            let sent = sealed.and_then(|()| self.shell.transmit(&self.batch, send, lane, ecn));
+            let batch = &mut self.batch;
+            let sent = sealed.and_then(|()| self.shell.transmit(batch, send, lane, ecn));
             if let Err(reason) = sent {
                 self.shell.counters.dropped(reason);
                 self.tell(peer, reason);
@@ -250,7 +251,7 @@ impl Outgoing {
         self.batch
             .seal_slices(&send.outbound, lane, send.lanes.datagram(lane), what)?;
         self.shell
-            .transmit(&self.batch, send, lane, ecn)
+            .transmit(&mut self.batch, send, lane, ecn)
             .inspect_err(|reason| self.tell(peer.id, *reason))?;
         peer.counters.sent(what.1.len() + what.2.len());
         Ok(())
@@ -275,9 +276,13 @@ fn is_due(last: &mut Option<Instant>, now: Instant) -> bool {
 }
 
 impl Egress {
-    fn transmit(&self, batch: &Batch, send: &Send, lane: u8, ecn: u8) -> Result<(), Drop> {
-        let socket = if lane == 0 { &self.main } else { &self.own };
+    fn transmit(&self, batch: &mut Batch, send: &Send, lane: u8, ecn: u8) -> Result<(), Drop> {
         send.lanes.note_used(lane);
+        let lane = match &send.via {
+            None => lane,
+            Some(via) => via.put_in(batch, lane)?,
+        };
+        let socket = if lane == 0 { &self.main } else { &self.own };
         transmit(socket, batch, send, ecn, &self.counters)?;
         send.outbound.note_sent(self.start.millis(Instant::now()));
         Ok(())

@@ -93,7 +93,7 @@ pub(super) fn members(data: &[u8]) {
         }
         _ => keyed(&initiation(&mut input), 1),
     };
-    let result = sessions.handle_datagram(&datagram, THERE.into(), now);
+    let result = sessions.handle_datagram(&datagram, SocketAddr::from(THERE), now);
     assert!(result.is_err(), "nobody was asked for a cookie");
     assert!(sessions.poll_event().is_none());
     let answered: usize = std::iter::from_fn(|| sessions.poll_transmit())

@@ -14,7 +14,7 @@ use weave_router::mesh::cluster::ClusterKey;
 use weave_router::mesh::codec::{Reader, Writer};
 use weave_router::mesh::deed::{Deed, Version, paint, read_block, subtract, write_block};
 use weave_router::mesh::deeds::{Deeds, Grant};
-use weave_router::mesh::message::Message;
+use weave_router::mesh::message::{Link, Message};
 use weave_router::mesh::parts::{Parts, split};
 use weave_router::mesh::record::{Content, MAX_RECORD, Record, RecordVersion};
 use weave_router::time::Now;
@@ -71,9 +71,22 @@ pub(super) fn message_seeds() -> Vec<Vec<u8>> {
         },
     );
     let observed = SocketAddr::from(([192, 0, 2, 1], 6783));
+    let link = Link {
+        end: [9; 16],
+        rtt_us: 700,
+        loss: 20,
+    };
     let all = [
-        Message::Ping { id: 1 },
-        Message::Pong { id: 1, observed },
+        Message::Ping { id: 1, alarm: true },
+        Message::Pong {
+            id: 1,
+            observed: Some(observed),
+        },
+        Message::Links {
+            version: 3,
+            links: vec![link; 2],
+        },
+        Message::LinksAck { version: 3 },
         Message::Record(own_record().bytes().to_vec()),
         Message::RecordAck { node, version },
         Message::Summary {

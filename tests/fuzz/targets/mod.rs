@@ -34,7 +34,7 @@ pub(crate) const TARGETS: &[Target] = &[
     ),
     target(
         "content",
-        "sealed content: slices, packet records, control",
+        "sealed content: slices, packet records, envelopes, control",
         wire::content,
         wire::content_seeds,
     ),
