@@ -12,6 +12,7 @@ mod containers;
 mod desk;
 mod host;
 mod journal;
+mod members;
 mod view;
 mod works;
 

@@ -9,6 +9,7 @@
 mod attach;
 mod cluster;
 mod cni;
+mod members;
 mod refusal;
 mod status;
 
@@ -18,6 +19,7 @@ pub use cni::{
     CNI_JOURNAL, CniDns, CniFindings, CniGcRequest, CniInterface, CniIp, CniRef, CniResult,
     CniRoute,
 };
+pub use members::{AdminRequest, Admins, NodeRef, TokenEntry, TokenList, TokenState};
 pub use refusal::{Code, Refusal};
 pub use status::{
     Cluster, Connection, Connections, Datagrams, LaneMtu, Offload, Offloads, Peer, PeerState,

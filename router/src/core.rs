@@ -12,8 +12,10 @@ pub mod command;
 pub mod view;
 
 mod addresses;
+mod admins;
 mod admit;
 mod gossip;
+mod named;
 mod obey;
 mod saved;
 mod saving;
@@ -43,6 +45,7 @@ use crate::session::{SessionConfig, SessionEvent, Sessions, Transmit};
 use crate::time::{Now, Start};
 use crate::wire::{Header, Type};
 use addresses::{Asking, Giving};
+use admins::Naming;
 use admit::JoinCommand;
 use command::{Command, CommandError, Reply};
 use saved::{Membership, Snapshot};
@@ -139,6 +142,7 @@ pub struct Core {
     parts: Parts,
     joining: Option<JoinCommand>,
     inviting: Inviting,
+    naming: Naming,
     asking: Option<Asking>,
     giving: Giving,
     saving: Saving,
@@ -215,6 +219,7 @@ impl Core {
             parts: Parts::default(),
             joining: None,
             inviting,
+            naming: Naming::default(),
             asking: None,
             giving: Giving::default(),
             saving: Saving::default(),
@@ -377,6 +382,7 @@ impl Core {
             self.joining.as_ref().and_then(JoinCommand::poll_timeout),
             self.asking.as_ref().and_then(Asking::poll_timeout),
             self.giving.poll_timeout(),
+            self.naming.poll_timeout(),
         ];
         own.into_iter().flatten().min()
     }
@@ -403,7 +409,7 @@ impl Core {
         let invites = self
             .membership
             .as_ref()
-            .is_some_and(|own| own.key.is_some());
+            .is_some_and(|own| own.authority(&self.keys).is_some());
         if invites && self.active {
             let joins = self.inviting.locks();
             locks
@@ -489,6 +495,9 @@ impl Core {
             Pending::Address {
                 command, offset, ..
             } => self.reply(command, Ok(Reply::Address(offset))),
+            Pending::Revoked { command, info } => {
+                self.reply(command, Ok(Reply::Tokens(vec![info])));
+            }
             Pending::Token { command, reply, .. } | Pending::Answer { command, reply } => {
                 self.reply(command, Ok(reply));
             }
@@ -499,6 +508,7 @@ impl Core {
                 counter,
             } => self.handle_title(peer, block, counter),
             Pending::Gift { peer } => self.giving.start(peer, self.now.mono),
+            Pending::Office => self.take_office(),
         }
     }
 

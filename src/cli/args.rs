@@ -10,6 +10,7 @@ use weave_model::api::DEFAULT_SOCKET;
 use weave_model::{ContainerName, IfName, Label, NetworkName};
 
 use super::cni::Places;
+use super::members::AdminCommand;
 use crate::duration;
 
 /// Where the help of a verb lists what all verbs take.
@@ -72,6 +73,12 @@ pub enum Command {
         /// What to do with tokens.
         #[command(subcommand)]
         command: TokenCommand,
+    },
+    /// Say which nodes may invite and remove others
+    Admin {
+        /// What to do with admins.
+        #[command(subcommand)]
+        command: AdminCommand,
     },
     /// Join the cluster that a token invites to
     Join {
@@ -170,6 +177,13 @@ pub enum TokenCommand {
         /// How many nodes may join with it
         #[arg(long, value_name = "NODES", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
         uses: u32,
+    },
+    /// List the tokens that were made on this node, those that are no longer good as well
+    List,
+    /// Take a token back: nobody joins with it any more
+    Revoke {
+        /// Its id as listed, or the first digits of it, four or more
+        id: String,
     },
 }
 

@@ -311,7 +311,7 @@ impl Works {
     }
 }
 
-fn strange_reply() -> Refusal {
+pub(super) fn strange_reply() -> Refusal {
     Refusal::new(
         Code::Failed,
         "the router gave an answer that does not fit",

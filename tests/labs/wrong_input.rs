@@ -78,7 +78,16 @@ fn tokens() {
         std::thread::sleep(Duration::from_millis(1500));
         refuses(&h3, &format!("join {brief}"), "expired", again);
         refuses(&h2, &format!("join {token}"), "already", ".state");
-        refuses(&h2, "token create", "cluster's key", "h1");
+        for line in [
+            "token create",
+            "token list",
+            "token revoke 0123",
+            "admin add h1",
+        ] {
+            refuses(&h2, line, "not an admin", "h1");
+        }
+        refuses(&h1, "token revoke 0123", "no token", "token list");
+        refuses(&h1, "admin add h9", "no member", "weavectl peers");
         h3.ok(&["join", token.trim()]);
         let h4 = lab.host("h4", 4);
         h4.start();

@@ -132,6 +132,7 @@ impl Core {
             Message::DeedGrant(deeds) => self.handle_grant(peer, &deeds),
             Message::DeedAck { block, counter } => self.handle_ack(peer, block, counter),
             Message::DeedRefusal { id } => self.handle_refusal(peer, id),
+            Message::Office(certificate) => self.handle_office(peer, certificate),
         }
     }
 
@@ -217,6 +218,7 @@ impl Core {
             None => self.saving.want(),
         }
         self.meet(&record);
+        self.note_admin(&record);
         self.flood.offer(node, Some(from), self.now.mono);
         self.changed();
         self.refresh();
@@ -291,7 +293,7 @@ impl Core {
             public: self.keys.public(),
             version: self.version,
             name: self.config.name.clone(),
-            certificate: membership.certificate,
+            certificate: membership.certificate.clone(),
             endpoints: self.all_endpoints(),
             suites: self.config.suites.clone(),
             deeds: membership.deeds.proof_of(&blocks),
@@ -336,6 +338,7 @@ impl Core {
             }
         }
         self.send_gifts();
+        self.send_offices();
     }
 
     /// Sends a message, in parts if it is long. It may be lost.

@@ -15,6 +15,7 @@ use zeroize::Zeroizing;
 use super::command::MAX_ID;
 use crate::ipam::Entry;
 use crate::keys::{ClusterSecret, NodeKeys, NodePublic};
+use crate::mesh::authority::Authority;
 use crate::mesh::cluster::{Certificate, ClusterKey, ClusterPublic};
 use crate::mesh::codec::{Malformed, Reader, Writer};
 use crate::mesh::deeds::Deeds;
@@ -47,6 +48,13 @@ pub(super) struct Membership {
     pub deeds: Deeds,
     /// Members whose record is not known yet: the node that let this one in, and those that this one let in.
     pub acquaintances: Vec<(NodePublic, SocketAddr)>,
+}
+
+impl Membership {
+    /// By what this node signs in the cluster's name; `None` if it is no admin.
+    pub(super) fn authority<'a>(&'a self, keys: &'a NodeKeys) -> Option<Authority<'a>> {
+        Authority::of(self.key.as_ref(), keys, &self.certificate, self.public)
+    }
 }
 
 /// All of the state.
@@ -274,7 +282,7 @@ mod tests {
                 ClusterSecret::generate(2, &mut rng),
                 ClusterSecret::generate(1, &mut rng),
             ],
-            certificate: key.certify(keys.id(), true, 5),
+            certificate: Authority::Key(&key).certify(keys.id(), true, 5),
             deeds: Deeds::genesis(Block::whole(&range), keys.id(), &key, 0),
             key: Some(key),
             acquaintances: vec![(keys.public(), "192.0.2.1:6783".parse().unwrap())],

@@ -12,6 +12,7 @@ use weave_model::{Block, NodeId, TokenId};
 
 use super::command::Reply;
 use crate::mesh::join::Asked;
+use crate::mesh::tokens::TokenInfo;
 
 /// After a failed save, how long until the next.
 const RETRY: Duration = Duration::from_secs(5);
@@ -40,6 +41,8 @@ pub(super) enum Pending {
         id: TokenId,
         reply: Reply,
     },
+    /// A token that was taken back.
+    Revoked { command: u64, info: TokenInfo },
     /// Any other answer.
     Answer { command: u64, reply: Reply },
     /// A use of a token: the joiner may be told.
@@ -52,6 +55,8 @@ pub(super) enum Pending {
     },
     /// A gift to this peer: it may be sent.
     Gift { peer: NodeId },
+    /// This node's certificate as an admin: its record may carry it.
+    Office,
 }
 
 /// The queue in front of the disk.
@@ -137,6 +142,7 @@ impl Saving {
                 Pending::Init { .. }
                     | Pending::Address { .. }
                     | Pending::Token { .. }
+                    | Pending::Revoked { .. }
                     | Pending::Answer { .. }
             )
         };

@@ -28,7 +28,7 @@ pub struct Member {
     pub name: NodeName,
     /// Its keys.
     pub public: NodePublic,
-    /// It holds the cluster's key.
+    /// It may invite, remove, and make others admins.
     pub admin: bool,
     /// Where it says it can be reached.
     pub endpoints: Vec<SocketAddr>,
@@ -61,7 +61,7 @@ pub struct View {
     pub cluster: Option<[u8; 32]>,
     /// The cluster's addresses; absent outside of a cluster.
     pub range: Option<ClusterRange>,
-    /// This node holds the cluster's key.
+    /// This node may invite, remove, and make others admins.
     pub admin: bool,
     /// The addresses that this node owns, ascending.
     pub mine: Vec<Block>,
@@ -139,7 +139,7 @@ impl Core {
         };
         view.cluster = Some(membership.public.id());
         view.range = Some(membership.range);
-        view.admin = membership.key.is_some();
+        view.admin = membership.authority(&self.keys).is_some();
         view.mine = self.ipam.blocks().to_vec();
         (view.capacity, view.used) = (self.ipam.capacity(), self.ipam.used());
         view.members = self

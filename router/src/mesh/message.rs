@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 
 use weave_model::{Block, NodeId};
 
+use super::cluster::Certificate;
 use super::codec::{Malformed, Reader, Writer};
 use super::deed::{Deed, read_block, write_block};
 use super::record::{MAX_RECORD, RecordVersion};
@@ -29,6 +30,7 @@ const DEED_REQUEST: u8 = 7;
 const DEED_GRANT: u8 = 8;
 const DEED_ACK: u8 = 9;
 const DEED_REFUSAL: u8 = 10;
+const OFFICE: u8 = 11;
 
 const MAX_MEMBERS: usize = 4096;
 const MAX_CHAIN: usize = 40;
@@ -96,6 +98,8 @@ pub enum Message {
         /// As in the request.
         id: u64,
     },
+    /// "You are an admin from now on." The receiver's next record shows that it has it.
+    Office(Certificate),
 }
 
 impl Message {
@@ -136,6 +140,10 @@ impl Message {
                 out.u64(*counter)
             }
             Self::DeedRefusal { id } => out.u8(DEED_REFUSAL).u64(*id),
+            Self::Office(certificate) => {
+                certificate.write(out.u8(OFFICE));
+                &mut out
+            }
         };
         out.0
     }
@@ -186,6 +194,7 @@ impl Message {
                 counter: reader.u64()?,
             },
             DEED_REFUSAL => Self::DeedRefusal { id: reader.u64()? },
+            OFFICE => Self::Office(Certificate::read(&mut reader)?),
             RECORD => return Err(reader.malformed()),
             _ => return Ok(None),
         };
@@ -230,6 +239,7 @@ fn read_all<'a, T>(
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::authority::Authority;
     use super::super::cluster::ClusterKey;
     use super::*;
 
@@ -270,6 +280,11 @@ mod tests {
             (0..4usize).prop_map(move |n| Message::DeedGrant(vec![deed; n])),
             (block, any::<u64>()).prop_map(|(block, counter)| Message::DeedAck { block, counter }),
             any::<u64>().prop_map(|id| Message::DeedRefusal { id }),
+            any::<([u8; 32], u64)>().prop_map(|(node, issued)| {
+                let key = ClusterKey::from_bytes(&[2; 32]);
+                let node = NodeId::from_bytes(node);
+                Message::Office(Authority::Key(&key).certify(node, true, issued))
+            }),
         ]
     }
 

@@ -314,6 +314,7 @@ fn list<'a, T>(
 pub(crate) mod tests {
     use proptest::prelude::*;
 
+    use super::super::authority::Authority;
     use super::super::cluster::ClusterKey;
     use super::*;
 
@@ -326,7 +327,7 @@ pub(crate) mod tests {
                 counter: 6,
             },
             name: "host1".parse().unwrap(),
-            certificate: key.certify(keys.id(), true, 1_700_000_000),
+            certificate: Authority::Key(key).certify(keys.id(), true, 1_700_000_000),
             endpoints: vec![
                 "192.0.2.1:6783".parse().unwrap(),
                 "[2001:db8::1]:6783".parse().unwrap(),

@@ -10,6 +10,7 @@ use weave_model::{Block, NetworkName, NodeId, Suite};
 use weave_router::core::command::Command;
 use weave_router::core::{Config, Core, CoreEvent};
 use weave_router::keys::NodeKeys;
+use weave_router::mesh::authority::Authority;
 use weave_router::mesh::cluster::ClusterKey;
 use weave_router::mesh::codec::{Reader, Writer};
 use weave_router::mesh::deed::{Deed, Version, paint, read_block, subtract, write_block};
@@ -129,7 +130,7 @@ fn own_record() -> Record {
             counter: 1,
         },
         name: "host2".parse().expect("a name"),
-        certificate: cluster.certify(keys.id(), false, 1),
+        certificate: Authority::Key(&cluster).certify(keys.id(), false, 1),
         endpoints: vec![SocketAddr::from(([192, 0, 2, 2], 6783))],
         suites: vec![Suite::Aes256Gcm],
         deeds: vec![gift(), genesis()],
