@@ -49,6 +49,7 @@ const DRAIN: Duration = Duration::from_secs(1);
         members::revoke_token,
         members::add_admin,
         members::admins,
+        members::remove,
     )
 )]
 struct Document;
@@ -93,6 +94,7 @@ fn routes(node: Node) -> Router {
             get(members::tokens).post(handlers::create_token),
         )
         .route("/v1/tokens/{id}", delete(members::revoke_token))
+        .route("/v1/removals", post(members::remove))
         .route("/v1/admins", get(members::admins).post(members::add_admin))
         .route("/v1/join", post(handlers::join))
         .route(

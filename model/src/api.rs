@@ -19,7 +19,9 @@ pub use cni::{
     CNI_JOURNAL, CniDns, CniFindings, CniGcRequest, CniInterface, CniIp, CniRef, CniResult,
     CniRoute,
 };
-pub use members::{AdminRequest, Admins, NodeRef, TokenEntry, TokenList, TokenState};
+pub use members::{
+    AdminRequest, Admins, NodeRef, RemovalAnswer, RemovalRequest, TokenEntry, TokenList, TokenState,
+};
 pub use refusal::{Code, Refusal};
 pub use status::{
     Cluster, Connection, Connections, Datagrams, LaneMtu, Offload, Offloads, Peer, PeerState,

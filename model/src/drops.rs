@@ -51,11 +51,13 @@ pub enum Drop {
     BadHandshake,
     /// The opening of a handshake that has yet to show a cookie of this run: each peer's first after a start, and replays.
     Unproven,
+    /// The handshake of a node that was removed from the cluster.
+    Removed,
 }
 
 impl Drop {
     /// Every reason, in the order of their counters.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::TooShort,
         Self::UnknownType,
         Self::UnknownSession,
@@ -78,6 +80,7 @@ impl Drop {
         Self::Congested,
         Self::BadHandshake,
         Self::Unproven,
+        Self::Removed,
     ];
 
     /// The name used in `weavectl status -o json` and as the metric's label.
@@ -105,6 +108,7 @@ impl Drop {
             Self::Congested => "congested",
             Self::BadHandshake => "bad_handshake",
             Self::Unproven => "unproven",
+            Self::Removed => "removed",
         }
     }
 }

@@ -15,8 +15,10 @@ mod addresses;
 mod admins;
 mod admit;
 mod gossip;
+mod inherit;
 mod named;
 mod obey;
+mod removing;
 mod saved;
 mod saving;
 
@@ -39,6 +41,7 @@ use crate::mesh::join::Inviting;
 use crate::mesh::parts::Parts;
 use crate::mesh::ping::Pings;
 use crate::mesh::record::{Record, RecordVersion};
+use crate::mesh::removal::Removals;
 use crate::mesh::tokens::Tokens;
 use crate::noise::locks::Locks;
 use crate::session::{SessionConfig, SessionEvent, Sessions, Transmit};
@@ -48,6 +51,8 @@ use addresses::{Asking, Giving};
 use admins::Naming;
 use admit::JoinCommand;
 use command::{Command, CommandError, Reply};
+use inherit::Inquiries;
+use removing::Removed;
 use saved::{Membership, Snapshot};
 use saving::{Pending, Saving};
 use view::View;
@@ -143,6 +148,10 @@ pub struct Core {
     joining: Option<JoinCommand>,
     inviting: Inviting,
     naming: Naming,
+    removals: Removals,
+    /// What is remembered of the nodes in `removals`.
+    removed: BTreeMap<NodeId, Removed>,
+    inquiries: Inquiries,
     asking: Option<Asking>,
     giving: Giving,
     saving: Saving,
@@ -220,6 +229,9 @@ impl Core {
             joining: None,
             inviting,
             naming: Naming::default(),
+            removals: Removals::default(),
+            removed: BTreeMap::new(),
+            inquiries: Inquiries::default(),
             asking: None,
             giving: Giving::default(),
             saving: Saving::default(),
@@ -242,8 +254,11 @@ impl Core {
             return;
         };
         self.ipam = Ipam::new(membership.range.size());
+        self.restore_removed(&saved.removed, &membership.public);
         for bytes in &saved.records {
-            match Record::read(bytes, &membership.public) {
+            match Record::read(bytes, &membership.public, &self.removals) {
+                // The save that made its removal durable still had the record.
+                Ok(record) if self.removals.contains(record.node()) => {}
                 Ok(record) => {
                     self.records.insert(record.node(), record);
                 }
@@ -251,10 +266,12 @@ impl Core {
             }
         }
         let next = self.saving.next();
-        if membership
-            .deeds
-            .reissue(self.boot, next, &self.keys, &membership.public)
-        {
+        if membership.deeds.reissue(
+            self.boot,
+            next,
+            &self.keys,
+            (&membership.public, &self.removals),
+        ) {
             let receivers = membership.deeds.receivers();
             receivers
                 .into_iter()
@@ -276,7 +293,9 @@ impl Core {
             self.sessions
                 .set_cluster(membership.public.id(), current, secrets.next(), self.now);
         }
-        let acquaintances = membership.acquaintances.clone();
+        let mut acquaintances = membership.acquaintances.clone();
+        let outside = self.removals.contains(self.me);
+        acquaintances.retain(|(public, _)| !outside && !self.removals.contains(public.id()));
         for (public, endpoint) in acquaintances {
             self.sessions.add_peer(public, vec![endpoint], self.now);
             self.sessions.connect(public.id(), self.now);
@@ -383,6 +402,7 @@ impl Core {
             self.asking.as_ref().and_then(Asking::poll_timeout),
             self.giving.poll_timeout(),
             self.naming.poll_timeout(),
+            self.inquiries.poll_timeout(),
         ];
         own.into_iter().flatten().min()
     }
@@ -478,6 +498,7 @@ impl Core {
             }
         }
         self.ask_if_needed();
+        self.inquire();
         self.send_due();
     }
 
@@ -509,6 +530,8 @@ impl Core {
             } => self.handle_title(peer, block, counter),
             Pending::Gift { peer } => self.giving.start(peer, self.now.mono),
             Pending::Office => self.take_office(),
+            Pending::Removing(removing) => self.removal_saved(removing),
+            Pending::Inherited => self.refresh(),
         }
     }
 
@@ -547,6 +570,7 @@ impl Core {
             tokens: &self.tokens,
             journal: self.ipam.journal(self.now),
             records: self.records.values().map(Record::bytes).collect(),
+            removed: self.removed_to_save(),
         })
     }
 }

@@ -1,9 +1,11 @@
-//! Tokens and admins: read, ask the node, answer.
+//! Tokens, admins and removals: read, ask the node, answer.
 
 use axum::Json;
 use axum::extract::{Path, State};
 use hyper::body::Bytes;
-use weave_model::api::{AdminRequest, Admins, NodeRef, Refusal, TokenEntry, TokenList};
+use weave_model::api::{
+    AdminRequest, Admins, NodeRef, Refusal, RemovalAnswer, RemovalRequest, TokenEntry, TokenList,
+};
 
 use super::handlers::{Answer, read};
 use crate::node::Node;
@@ -47,4 +49,14 @@ pub(super) async fn add_admin(State(node): State<Node>, body: Bytes) -> Answer<N
 ))]
 pub(super) async fn admins(State(node): State<Node>) -> Json<Admins> {
     Json(node.admins())
+}
+
+/// Remove a member for good.
+#[utoipa::path(post, path = "/v1/removals", request_body = RemovalRequest, responses(
+    (status = 200, description = "it is cut off, and everybody who is reached is told", body = RemovalAnswer),
+    (status = "default", description = "refused, nothing was changed", body = Refusal),
+))]
+pub(super) async fn remove(State(node): State<Node>, body: Bytes) -> Answer<RemovalAnswer> {
+    let request: RemovalRequest = read(&body)?;
+    Ok(Json(node.remove(request).await?))
 }

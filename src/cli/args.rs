@@ -80,6 +80,14 @@ pub enum Command {
         #[command(subcommand)]
         command: AdminCommand,
     },
+    /// Remove a member for good: one that is lost, or not to be trusted any more
+    Rmpeer {
+        /// The member's name, or the start of its id
+        node: String,
+        /// Who takes its addresses [default: who gave them to it, or else this node]
+        #[arg(long, value_name = "NODE")]
+        heir: Option<String>,
+    },
     /// Join the cluster that a token invites to
     Join {
         /// What `weavectl token create` printed on a member; - reads it from stdin

@@ -39,6 +39,7 @@ pub(super) fn run(args: &Args) -> Answer {
         }
         Command::Token { command } => members::token(&client, &shown, command),
         Command::Admin { command } => members::admin(&client, &shown, command),
+        Command::Rmpeer { node, heir } => members::remove(&client, &shown, node, heir.as_deref()),
         Command::Join { token } => {
             let token = read_token(token)?;
             shown.answer(

@@ -2,7 +2,8 @@
 
 use clap::Subcommand;
 use weave_model::api::{
-    AdminRequest, Admins, NodeRef, TokenAnswer, TokenEntry, TokenList, TokenRequest, TokenState,
+    AdminRequest, Admins, NodeRef, RemovalAnswer, RemovalRequest, TokenAnswer, TokenEntry,
+    TokenList, TokenRequest, TokenState,
 };
 
 use super::args::{Output, TokenCommand};
@@ -115,4 +116,20 @@ pub(super) fn admin(client: &Client<'_>, shown: &Shown, command: &AdminCommand) 
             table.render()
         }),
     }
+}
+
+/// Does `weavectl rmpeer ...`.
+pub(super) fn remove(client: &Client<'_>, shown: &Shown, node: &str, heir: Option<&str>) -> Answer {
+    let request = RemovalRequest {
+        node: node.to_owned(),
+        heir: heir.map(str::to_owned),
+    };
+    let done: RemovalAnswer = client.post("/removals", &request)?;
+    shown.answer(&done, |done| {
+        format!(
+            "{} is removed; {} takes its addresses once all members have confirmed\n",
+            label(&done.removed),
+            label(&done.heir)
+        )
+    })
 }

@@ -1,9 +1,12 @@
-//! Tokens and admins: what concerns the cluster and not this host, so that it goes past the desk, straight to the
+//! Tokens, admins and removals: what concerns the cluster and not this host, so that it goes past the desk, straight to the
 //! router. An answer may be seconds in coming, and no container waits for it.
 
 use weave_model::NodeId;
-use weave_model::api::{AdminRequest, Admins, NodeRef, Refusal, TokenEntry, TokenList, TokenState};
-use weave_router::core::command::{Command, Reply};
+use weave_model::api::{
+    AdminRequest, Admins, NodeRef, Problem, Refusal, RemovalAnswer, RemovalRequest, TokenEntry,
+    TokenList, TokenState,
+};
+use weave_router::core::command::{Command, CommandError, Reply};
 use weave_router::core::view::View;
 use weave_router::mesh::tokens::{self, TokenInfo};
 
@@ -48,6 +51,23 @@ impl Node {
         }
     }
 
+    /// Removes a member for good.
+    pub async fn remove(&self, request: RemovalRequest) -> Result<RemovalAnswer, Refusal> {
+        let RemovalRequest { node, heir } = request;
+        let command = Command::Remove { node, heir };
+        let Reply::Removed { id, name, heir } = self.shared.router.command(command).await? else {
+            return Err(strange_reply());
+        };
+        let of = |(id, name)| NodeRef {
+            id,
+            name: Some(name),
+        };
+        Ok(RemovalAnswer {
+            removed: of((id, name)),
+            heir: of(heir),
+        })
+    }
+
     /// The admins of the cluster.
     pub fn admins(&self) -> Admins {
         let view = self.shared.router.view();
@@ -58,6 +78,36 @@ impl Node {
             admins: me.into_iter().chain(others).collect(),
         }
     }
+}
+
+/// What is amiss with who is a member, as far as this node can tell.
+pub(super) fn problems(view: &View) -> Vec<Problem> {
+    let removed = view.removed.then(|| Problem {
+        cause: CommandError::Removed.to_string(),
+        fix: CommandError::Removed.fix(),
+    });
+    let waiting = view.waiting.iter().map(|waiting| {
+        let name = |id: &NodeId| label(&node_ref(view, *id));
+        let silent: Vec<String> = waiting.silent.iter().map(name).collect();
+        let of = NodeRef {
+            id: waiting.of,
+            name: waiting.name.clone(),
+        };
+        Problem {
+            cause: format!(
+                "the addresses of {}, which was removed, wait until this is confirmed by {}",
+                label(&of),
+                silent.join(", ")
+            ),
+            fix: "start or connect them; those that are gone: weavectl rmpeer NODE".to_owned(),
+        }
+    });
+    removed.into_iter().chain(waiting).collect()
+}
+
+fn label(node: &NodeRef) -> String {
+    let name = node.name.as_ref().map(ToString::to_string);
+    name.unwrap_or_else(|| node.id.short())
 }
 
 /// A node by its id and, if it is known, its name.

@@ -11,6 +11,7 @@ mod counters;
 mod firewall;
 mod hostile;
 mod idle;
+mod members;
 mod mtu;
 mod nat;
 mod outside;

@@ -88,6 +88,10 @@ fn tokens() {
         }
         refuses(&h1, "token revoke 0123", "no token", "token list");
         refuses(&h1, "admin add h9", "no member", "weavectl peers");
+        refuses(&h1, "rmpeer h9", "no member", "weavectl peers");
+        refuses(&h1, "rmpeer h2 --heir h9", "no member", "weavectl peers");
+        refuses(&h1, "rmpeer h2 --heir h2", "of itself", "--heir");
+        refuses(&h1, "rmpeer h1", "remove itself", "weavectl leave");
         h3.ok(&["join", token.trim()]);
         let h4 = lab.host("h4", 4);
         h4.start();

@@ -71,3 +71,24 @@ pub struct Admins {
     /// This node first, if it is one; the others by id.
     pub admins: Vec<NodeRef>,
 }
+
+/// `POST /v1/removals`: removes a member for good.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct RemovalRequest {
+    /// The member's name, or the start of its id, 6 hex digits or more.
+    pub node: String,
+    /// Who shall take its addresses, likewise; when absent the member that gave them to it, or else this node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heir: Option<String>,
+}
+
+/// A member that was removed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct RemovalAnswer {
+    /// The member.
+    pub removed: NodeRef,
+    /// Who takes its addresses, once every living member has confirmed that it knows of the removal.
+    pub heir: NodeRef,
+}

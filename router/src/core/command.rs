@@ -43,6 +43,13 @@ pub enum Command {
         /// Its name, or the start of its id.
         node: String,
     },
+    /// Removes a member for good.
+    Remove {
+        /// Its name, or the start of its id.
+        node: String,
+        /// Who shall take its addresses, likewise; when absent whoever gave them to it.
+        heir: Option<String>,
+    },
     /// Joins the cluster that a token invites to, unless its range is in use on this host.
     Join {
         /// The token.
@@ -101,6 +108,15 @@ pub enum Reply {
         /// Its label.
         name: NodeName,
     },
+    /// The member that was removed ([`Command::Remove`]).
+    Removed {
+        /// Its id.
+        id: NodeId,
+        /// Its label.
+        name: NodeName,
+        /// Who takes its addresses, once all living members know of it.
+        heir: (NodeId, NodeName),
+    },
     /// The offset that the interface has.
     Address(u32),
     /// The offset that the interface had, if it had one.
@@ -158,6 +174,18 @@ pub enum CommandError {
         /// Its name.
         node: String,
     },
+    /// A node is removed by another.
+    #[error("a node does not remove itself")]
+    Oneself,
+    /// The heir is the node that is removed.
+    #[error("{0} cannot take the addresses of itself")]
+    HeirOfItself(String),
+    /// Its removal would be too long.
+    #[error("that admin let in more nodes than a removal can list")]
+    TooManyKept,
+    /// An admin has removed this node.
+    #[error("this node was removed from the cluster")]
+    Removed,
     /// A chain of certificates may have no more links.
     #[error("this node is an admin by way of too many others to make another one")]
     ChainTooLong,
@@ -261,6 +289,10 @@ impl CommandError {
             Self::AmbiguousNode { .. } => "name it by the start of its id instead",
             Self::NotConnected(_) => "see `weavectl connections`, and try again when there is one",
             Self::NotConfirmed { .. } => "see `weavectl connections`, then try again",
+            Self::Oneself => "leave the cluster with `weavectl leave`, or remove this node from another admin",
+            Self::HeirOfItself(_) => "name another member with --heir, or leave it out",
+            Self::TooManyKept => "remove members that are gone first",
+            Self::Removed => "to use it again: weavectl leave --force, then weavectl join TOKEN with a new token",
             Self::ChainTooLong => "do it on the node that made the cluster, or on an admin that was made there",
             Self::TokenTerms => "choose --ttl and --uses within these bounds",
             Self::NoEndpoint => "start weaved with --advertise ADDRESS",
@@ -297,6 +329,8 @@ impl CommandError {
             | Self::HasOther { .. } => Code::Conflict,
             Self::Elsewhere { .. } | Self::RangeTaken { .. } => Code::Conflict,
             Self::UnknownToken(_) | Self::UnknownNode(_) => Code::NotFound,
+            Self::Removed | Self::TooManyKept => Code::Conflict,
+            Self::Oneself | Self::HeirOfItself(_) => Code::Invalid,
             Self::BadRange(_)
             | Self::TokenTerms
             | Self::BadId

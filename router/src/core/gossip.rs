@@ -10,6 +10,7 @@ use crate::mesh::flood::Due;
 use crate::mesh::message::Message;
 use crate::mesh::parts;
 use crate::mesh::record::{Content, MAX_ENDPOINTS, Record, RecordVersion};
+use crate::mesh::removal::{self, Removal};
 use crate::session::SessionEvent;
 
 /// The most members that are believed in.
@@ -133,6 +134,8 @@ impl Core {
             Message::DeedAck { block, counter } => self.handle_ack(peer, block, counter),
             Message::DeedRefusal { id } => self.handle_refusal(peer, id),
             Message::Office(certificate) => self.handle_office(peer, certificate),
+            Message::DeedInquiry { id, about } => self.handle_inquiry(peer, id, about),
+            Message::DeedTestimony(testimony) => self.handle_testimony(peer, testimony),
         }
     }
 
@@ -162,6 +165,9 @@ impl Core {
     }
 
     fn handle_record(&mut self, peer: NodeId, bytes: &[u8]) {
+        if bytes.first() == Some(&removal::FORMAT) {
+            return self.handle_removal(peer, bytes);
+        }
         let Some(membership) = self.membership.as_ref().filter(|_| self.active) else {
             return;
         };
@@ -171,7 +177,7 @@ impl Core {
             self.flood.has(peer, node);
             return self.send(peer, &Message::RecordAck { node, version });
         }
-        let record = match Record::read(bytes, &membership.public) {
+        let record = match Record::read(bytes, &membership.public, &self.removals) {
             Ok(record) => record,
             Err(error) => return debug!(from = %peer.short(), %error, "a record is left"),
         };
@@ -226,12 +232,18 @@ impl Core {
 
     /// Wants a session with a member.
     pub(super) fn meet(&mut self, record: &Record) {
+        if self.removals.contains(self.me) {
+            return;
+        }
         self.sessions
             .add_peer(record.public, record.endpoints.clone(), self.now);
         self.sessions.connect(record.node(), self.now);
     }
 
     fn version_of(&self, node: NodeId) -> Option<RecordVersion> {
+        if self.removals.contains(node) {
+            return Some(RecordVersion::LAST);
+        }
         if node == self.me {
             return self.own.as_ref().map(|own| own.version);
         }
@@ -266,7 +278,12 @@ impl Core {
 
     fn summary(&self) -> Vec<(NodeId, RecordVersion)> {
         let all = self.records.values().chain(&self.own);
-        all.map(|record| (record.node(), record.version)).collect()
+        let all = all.map(|record| (record.node(), record.version));
+        let removed = self.removals.iter();
+        let removed = removed.map(|removal| (removal.node, RecordVersion::LAST));
+        all.filter(|(node, _)| !self.removals.contains(*node))
+            .chain(removed)
+            .collect()
     }
 
     fn send_summary(&mut self, peer: NodeId, answer: bool) {
@@ -330,7 +347,9 @@ impl Core {
                 Due::Record(node) => {
                     let own = self.own.as_ref().filter(|_| node == self.me);
                     let record = own.or_else(|| self.records.get(&node));
-                    match record.map(|record| Message::Record(record.bytes().to_vec())) {
+                    let removal = self.removals.get(node).map(Removal::bytes);
+                    let bytes = removal.or_else(|| record.map(Record::bytes));
+                    match bytes.map(|bytes| Message::Record(bytes.to_vec())) {
                         Some(message) => self.send(peer, &message),
                         None => self.flood.has(peer, node),
                     }

@@ -43,6 +43,7 @@ impl Core {
                 return Ok(Some(Reply::Tokens(self.tokens.list(self.now.wall))));
             }
             Command::TokenRevoke { id: start } => return self.revoke_token(id, &start),
+            Command::Remove { node, heir } => return self.remove(id, &node, heir.as_deref()),
             Command::AdminAdd { node } => return self.add_admin(id, &node),
             Command::Join { token, taken } => {
                 self.check_free()?;
@@ -93,6 +94,10 @@ impl Core {
                 self.tokens.set_revoked(info.id, false);
                 command
             }
+            Pending::Removing(removing) => {
+                self.undo_removal(removing.node);
+                removing.command
+            }
             Pending::Answer { command, .. } => command,
             _ => return,
         };
@@ -113,7 +118,7 @@ impl Core {
 
     /// The cluster's id, if this node may sign in its name and can save that it did.
     pub(super) fn check_admin(&self) -> Result<[u8; 32], CommandError> {
-        let membership = self.member()?;
+        let membership = self.standing()?;
         if membership.authority(&self.keys).is_none() {
             let admins = self.records.values();
             let admins = admins.filter(|record| record.certificate.admin);
@@ -135,6 +140,15 @@ impl Core {
             .as_ref()
             .filter(|_| self.active)
             .ok_or(CommandError::NotMember)
+    }
+
+    /// The membership, if nobody has removed this node.
+    pub(super) fn standing(&self) -> Result<&Membership, CommandError> {
+        let membership = self.member()?;
+        if self.removals.contains(self.me) {
+            return Err(CommandError::Removed);
+        }
+        Ok(membership)
     }
 
     fn init(&mut self, id: u64, v4: Ipv4Net, v6: Option<Ipv6Net>) -> Result<(), CommandError> {
@@ -220,7 +234,7 @@ impl Core {
         id: String,
         want: Option<u32>,
     ) -> Result<Option<Reply>, CommandError> {
-        let range = self.member()?.range;
+        let range = self.standing()?.range;
         if id.len() > MAX_ID {
             return Err(CommandError::BadId);
         }

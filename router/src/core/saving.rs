@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use weave_model::{Block, NodeId, TokenId};
 
 use super::command::Reply;
+use super::removing::Removing;
 use crate::mesh::join::Asked;
 use crate::mesh::tokens::TokenInfo;
 
@@ -57,6 +58,10 @@ pub(super) enum Pending {
     Gift { peer: NodeId },
     /// This node's certificate as an admin: its record may carry it.
     Office,
+    /// The removal of a member: it may be cut, and everybody told.
+    Removing(Removing),
+    /// The addresses of a removed node: they may be used.
+    Inherited,
 }
 
 /// The queue in front of the disk.
@@ -143,6 +148,7 @@ impl Saving {
                     | Pending::Address { .. }
                     | Pending::Token { .. }
                     | Pending::Revoked { .. }
+                    | Pending::Removing(_)
                     | Pending::Answer { .. }
             )
         };

@@ -48,6 +48,17 @@ pub struct Member {
     pub observed: Option<SocketAddr>,
 }
 
+/// Addresses of a removed node that wait for members to confirm.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// The node.
+    pub of: NodeId,
+    /// Its label, if it was known.
+    pub name: Option<NodeName>,
+    /// Who has yet to confirm.
+    pub silent: Vec<NodeId>,
+}
+
 /// The cluster as this node knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct View {
@@ -73,6 +84,10 @@ pub struct View {
     pub storage_failure: Option<String>,
     /// The other members, by id.
     pub members: Vec<Member>,
+    /// An admin has removed this node.
+    pub removed: bool,
+    /// What this node is the heir of, but may not take yet.
+    pub waiting: Vec<Waiting>,
     owners: Vec<Run<Owner>>,
 }
 
@@ -91,6 +106,8 @@ impl View {
             used: 0,
             storage_failure: None,
             members: Vec::new(),
+            removed: false,
+            waiting: Vec::new(),
             owners: Vec::new(),
         }
     }
@@ -147,6 +164,13 @@ impl Core {
             .values()
             .map(|record| self.look_at(record))
             .collect();
+        view.removed = self.removals.contains(self.me);
+        let waiting = self.inquiries.0.keys().map(|of| Waiting {
+            of: *of,
+            name: self.last_name(*of),
+            silent: self.silent_about(*of),
+        });
+        view.waiting = waiting.collect();
         let mut claims = Vec::new();
         for (at, record) in self.records.values().enumerate() {
             let owner = Owner::Member(at as u32);

@@ -1,5 +1,8 @@
 //! Who may invite, and by what: tokens that are listed and taken back, admins beside the node that made the cluster.
 
+use std::time::Duration;
+
+use rand::RngExt;
 use weave_router::core::command::{Command, CommandError, Reply};
 use weave_router::mesh::tokens::{Refusal, TokenInfo};
 
@@ -132,4 +135,199 @@ fn only_members_that_are_here_become_admins() {
         add_admin(&mut net, 0, "host2"),
         Err(CommandError::NotConnected(name))
     );
+}
+
+fn remove(net: &mut Net, n: usize, node: &str, heir: Option<&str>) -> Answer {
+    let (node, heir) = (node.to_owned(), heir.map(str::to_owned));
+    net.ask(n, Command::Remove { node, heir })
+}
+
+/// Everybody but those that are gone has cut `node`.
+fn is_cut(net: &mut Net, node: usize) -> bool {
+    let name = net.nodes[node].name.clone();
+    let living: Vec<usize> = (0..net.nodes.len())
+        .filter(|n| !net.gone.contains(n))
+        .collect();
+    living.into_iter().all(|n| {
+        let up = net.nodes[n].core.is_some();
+        !up || net
+            .view(n)
+            .members
+            .iter()
+            .all(|member| member.name.as_str() != name)
+    })
+}
+
+#[test]
+fn a_removed_node_is_cut_everywhere_within_two_seconds_and_its_heir_has_all() {
+    for seed in 0..10 {
+        let mut net = cluster(seed, 6, "10.32.0.0/16").bad();
+        net.loss = 20;
+        let theirs = net.mine(3);
+        let answer = remove(&mut net, 0, "host4", Some("host3"));
+        let Ok(Reply::Removed { heir, .. }) = answer else {
+            panic!("{answer:?}")
+        };
+        assert_eq!(heir.1.as_str(), "host3");
+        net.gone.insert(3);
+        let cut = |net: &mut Net| is_cut(net, 3);
+        assert!(net.run_until(Duration::from_secs(2), cut), "seed {seed}");
+        assert!(net.run_until(MINUTE, Net::agrees), "seed {seed}");
+        let whole = |net: &mut Net| net.check_ownership() == 1 << 16;
+        assert!(net.run_until(MINUTE, whole), "seed {seed}: nothing is lost");
+        let heirs = net.mine(2);
+        assert!(theirs.iter().all(|block| {
+            heirs
+                .iter()
+                .any(|own| own.contains(block.first()) && own.contains(block.last()))
+        }));
+        net.run(10 * MINUTE);
+        assert!(is_cut(&mut net, 3), "seed {seed}: it does not come back");
+        for n in [0, 2, 5] {
+            net.crash(n);
+            net.start(n);
+        }
+        assert!(net.run_until(10 * MINUTE, Net::agrees), "seed {seed}");
+        assert!(
+            is_cut(&mut net, 3) && whole(&mut net),
+            "seed {seed}: nor after restarts"
+        );
+    }
+}
+
+#[test]
+fn the_addresses_of_a_removed_node_wait_for_every_living_member() {
+    let mut net = cluster(4, 5, "10.32.0.0/16");
+    net.crash(4);
+    net.crash(3);
+    assert!(remove(&mut net, 0, "host5", None).is_ok());
+    net.gone.insert(4);
+    net.run(10 * MINUTE);
+    let (owned, waits) = (net.check_ownership(), net.view(0).waiting.clone());
+    assert!(owned < 1 << 16, "host4 has not confirmed");
+    assert_eq!(waits.len(), 1);
+    assert_eq!(waits[0].silent.len(), 1);
+    net.start(3);
+    let whole = |net: &mut Net| net.check_ownership() == 1 << 16;
+    assert!(net.run_until(MINUTE, whole), "it has");
+    assert!(net.view(0).waiting.is_empty());
+    // The removed node comes back and knows of nothing: nobody speaks to it.
+    net.start(4);
+    net.run(MINUTE);
+    assert!(is_cut(&mut net, 4));
+    assert!(net.view(4).members.iter().all(|member| !member.connected));
+}
+
+#[test]
+fn what_a_removed_node_gave_away_stays_where_it_is() {
+    let mut net = cluster(5, 3, "10.32.0.0/20");
+    // The second and third node fill up and ask the first for more until it is the poorer.
+    for n in 0..600 {
+        let id = format!("c{n}");
+        let _ = net.allocate(2, &id, None);
+    }
+    net.run(MINUTE);
+    assert!(add_admin(&mut net, 0, "host2").is_ok());
+    assert!(net.run_until(MINUTE, |net| net.view(1).admin));
+    let (second, third) = (net.mine(1), net.mine(2));
+    assert!(remove(&mut net, 1, "host1", Some("host3")).is_ok());
+    net.gone.insert(0);
+    let whole = |net: &mut Net| net.check_ownership() == 1 << 12;
+    assert!(
+        net.run_until(MINUTE, whole),
+        "the genesis deed's rest is inherited"
+    );
+    assert_eq!(net.mine(1), second);
+    assert!(
+        third
+            .iter()
+            .all(|block| net.mine(2).iter().any(|own| own.contains(block.first())))
+    );
+    assert!(net.run_until(MINUTE, Net::agrees));
+    assert_eq!(
+        net.ask(0, Command::TokenList),
+        Err(CommandError::Removed),
+        "it was told"
+    );
+}
+
+#[test]
+fn nobody_removes_what_there_is_not_or_itself() {
+    let mut net = cluster(6, 3, "10.32.0.0/16");
+    assert_eq!(
+        remove(&mut net, 0, "host1", None),
+        Err(CommandError::Oneself)
+    );
+    let unknown = |name: &str| Err(CommandError::UnknownNode(name.to_owned()));
+    assert_eq!(remove(&mut net, 0, "host7", None), unknown("host7"));
+    assert_eq!(
+        remove(&mut net, 0, "host2", Some("host8")),
+        unknown("host8")
+    );
+    let itself = Err(CommandError::HeirOfItself("host2".to_owned()));
+    assert_eq!(remove(&mut net, 0, "host2", Some("host2")), itself);
+    let admins = vec!["host1".to_owned()];
+    assert_eq!(
+        remove(&mut net, 1, "host3", None),
+        Err(CommandError::NotAdmin { admins })
+    );
+    assert!(remove(&mut net, 0, "host2", None).is_ok());
+    assert_eq!(
+        remove(&mut net, 0, "host2", None),
+        unknown("host2"),
+        "it is gone"
+    );
+    net.run(MINUTE);
+    assert!(is_cut(&mut net, 1));
+}
+
+#[test]
+fn no_address_is_owned_twice_whenever_nodes_crash_around_a_removal() {
+    for seed in 200..230 {
+        let mut net = cluster(seed, 5, "10.32.0.0/20").bad();
+        net.loss = 15;
+        let victim = net.rng.random_range(1..5_usize);
+        let at = net.rng.random_range(0..30_u32);
+        for round in 0..40 {
+            let pause = Duration::from_millis(net.rng.random_range(1..400));
+            net.run(pause);
+            let n = net.rng.random_range(0..5_usize);
+            if net.nodes[n].core.is_some() {
+                let id = format!("c{round}");
+                net.command(n, Command::Allocate { id, want: None });
+            }
+            if round == at {
+                if net.nodes[0].core.is_none() {
+                    net.start(0);
+                }
+                let node = net.nodes[victim].name.clone();
+                let heir = None;
+                net.command(0, Command::Remove { node, heir });
+                net.run_until(MINUTE, |net| is_cut(net, victim));
+                net.gone.insert(victim);
+            }
+            net.check_ownership();
+            let n = net.rng.random_range(0..5_usize);
+            match net.nodes[n].core {
+                Some(_) => net.crash(n),
+                None => net.start(n),
+            }
+            net.check_ownership();
+        }
+        for n in 0..5 {
+            if net.nodes[n].core.is_none() {
+                net.start(n);
+            }
+        }
+        assert!(
+            net.run_until(10 * MINUTE, Net::agrees),
+            "seed {seed}: all agree"
+        );
+        let whole = |net: &mut Net| net.check_ownership() == 1 << 12;
+        assert!(
+            net.run_until(10 * MINUTE, whole),
+            "seed {seed}: {} of 4096 are owned",
+            net.check_ownership()
+        );
+    }
 }
