@@ -50,6 +50,9 @@ const DRAIN: Duration = Duration::from_secs(1);
         members::add_admin,
         members::admins,
         members::remove,
+        members::leave,
+        members::ipam,
+        members::check_ipam,
     )
 )]
 struct Document;
@@ -95,6 +98,9 @@ fn routes(node: Node) -> Router {
         )
         .route("/v1/tokens/{id}", delete(members::revoke_token))
         .route("/v1/removals", post(members::remove))
+        .route("/v1/leave", post(members::leave))
+        .route("/v1/ipam", get(members::ipam))
+        .route("/v1/ipam/check", get(members::check_ipam))
         .route("/v1/admins", get(members::admins).post(members::add_admin))
         .route("/v1/join", post(handlers::join))
         .route(

@@ -9,6 +9,7 @@
 mod attach;
 mod cluster;
 mod cni;
+mod ipam;
 mod members;
 mod refusal;
 mod status;
@@ -19,8 +20,10 @@ pub use cni::{
     CNI_JOURNAL, CniDns, CniFindings, CniGcRequest, CniInterface, CniIp, CniRef, CniResult,
     CniRoute,
 };
+pub use ipam::{Ipam, IpamFinding, IpamFindings, IpamNode};
 pub use members::{
-    AdminRequest, Admins, NodeRef, RemovalAnswer, RemovalRequest, TokenEntry, TokenList, TokenState,
+    AdminRequest, Admins, LeaveAnswer, LeaveRequest, NodeRef, RemovalAnswer, RemovalRequest,
+    TokenEntry, TokenList, TokenState,
 };
 pub use refusal::{Code, Refusal};
 pub use status::{

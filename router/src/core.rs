@@ -16,6 +16,7 @@ mod admins;
 mod admit;
 mod gossip;
 mod inherit;
+mod leaving;
 mod named;
 mod obey;
 mod removing;
@@ -52,6 +53,7 @@ use admins::Naming;
 use admit::JoinCommand;
 use command::{Command, CommandError, Reply};
 use inherit::Inquiries;
+use leaving::Leaving;
 use removing::Removed;
 use saved::{Membership, Snapshot};
 use saving::{Pending, Saving};
@@ -148,6 +150,7 @@ pub struct Core {
     joining: Option<JoinCommand>,
     inviting: Inviting,
     naming: Naming,
+    leaving: Option<Leaving>,
     removals: Removals,
     /// What is remembered of the nodes in `removals`.
     removed: BTreeMap<NodeId, Removed>,
@@ -229,6 +232,7 @@ impl Core {
             joining: None,
             inviting,
             naming: Naming::default(),
+            leaving: None,
             removals: Removals::default(),
             removed: BTreeMap::new(),
             inquiries: Inquiries::default(),
@@ -242,6 +246,10 @@ impl Core {
         };
         if let Some(saved) = saved {
             core.restore(saved);
+        }
+        if core.has_left() {
+            core.rng.fill_bytes(&mut session_seed);
+            return Self::new(core.config, None, session_seed, now);
         }
         core.saving.after(Pending::Boot);
         core.settle();
@@ -402,6 +410,7 @@ impl Core {
             self.asking.as_ref().and_then(Asking::poll_timeout),
             self.giving.poll_timeout(),
             self.naming.poll_timeout(),
+            self.leaving.as_ref().and_then(Leaving::poll_timeout),
             self.inquiries.poll_timeout(),
         ];
         own.into_iter().flatten().min()
@@ -499,6 +508,7 @@ impl Core {
         }
         self.ask_if_needed();
         self.inquire();
+        self.go_on_leaving();
         self.send_due();
     }
 
@@ -532,6 +542,7 @@ impl Core {
             Pending::Office => self.take_office(),
             Pending::Removing(removing) => self.removal_saved(removing),
             Pending::Inherited => self.refresh(),
+            Pending::Left => self.say_farewell(),
         }
     }
 

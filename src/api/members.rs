@@ -1,10 +1,11 @@
-//! Tokens, admins and removals: read, ask the node, answer.
+//! Tokens, admins, removals and addresses: read, ask the node, answer.
 
 use axum::Json;
 use axum::extract::{Path, State};
 use hyper::body::Bytes;
 use weave_model::api::{
-    AdminRequest, Admins, NodeRef, Refusal, RemovalAnswer, RemovalRequest, TokenEntry, TokenList,
+    AdminRequest, Admins, Ipam, IpamFindings, LeaveAnswer, LeaveRequest, NodeRef, Refusal,
+    RemovalAnswer, RemovalRequest, TokenEntry, TokenList,
 };
 
 use super::handlers::{Answer, read};
@@ -59,4 +60,32 @@ pub(super) async fn admins(State(node): State<Node>) -> Json<Admins> {
 pub(super) async fn remove(State(node): State<Node>, body: Bytes) -> Answer<RemovalAnswer> {
     let request: RemovalRequest = read(&body)?;
     Ok(Json(node.remove(request).await?))
+}
+
+/// Leave the cluster for good.
+#[utoipa::path(post, path = "/v1/leave", request_body = LeaveRequest, responses(
+    (status = 200, description = "this node is in no cluster, and has new keys", body = LeaveAnswer),
+    (status = "default", description = "refused; with force, containers may be detached already", body = Refusal),
+))]
+pub(super) async fn leave(State(node): State<Node>, body: Bytes) -> Answer<LeaveAnswer> {
+    let request: LeaveRequest = read(&body)?;
+    Ok(Json(node.leave(request).await?))
+}
+
+/// Tell whose addresses are whose.
+#[utoipa::path(get, path = "/v1/ipam", responses(
+    (status = 200, description = "this node first", body = Ipam),
+    (status = "default", description = "this node is in no cluster", body = Refusal),
+))]
+pub(super) async fn ipam(State(node): State<Node>) -> Answer<Ipam> {
+    Ok(Json(node.ipam()?))
+}
+
+/// Look whether the journal of attachments, the leases and the kernel agree.
+#[utoipa::path(get, path = "/v1/ipam/check", responses(
+    (status = 200, description = "what was found", body = IpamFindings),
+    (status = "default", description = "it cannot be looked at", body = Refusal),
+))]
+pub(super) async fn check_ipam(State(node): State<Node>) -> Answer<IpamFindings> {
+    Ok(Json(node.check_ipam().await?))
 }

@@ -10,7 +10,7 @@ use weave_model::api::DEFAULT_SOCKET;
 use weave_model::{ContainerName, IfName, Label, NetworkName};
 
 use super::cni::Places;
-use super::members::AdminCommand;
+use super::members::{AdminCommand, IpamCommand};
 use crate::duration;
 
 /// Where the help of a verb lists what all verbs take.
@@ -92,6 +92,18 @@ pub enum Command {
     Join {
         /// What `weavectl token create` printed on a member; - reads it from stdin
         token: String,
+    },
+    /// Leave the cluster for good: hand the addresses over, forget everything
+    Leave {
+        /// Detach all containers first; leave also as the last admin, or with nobody to take the addresses
+        #[arg(long)]
+        force: bool,
+    },
+    /// Tell whose addresses are whose
+    Ipam {
+        /// What to look at [default: show].
+        #[command(subcommand)]
+        command: Option<IpamCommand>,
     },
     /// Give a container an interface and addresses
     Attach(Attach),

@@ -40,6 +40,8 @@ pub(super) fn run(args: &Args) -> Answer {
         Command::Token { command } => members::token(&client, &shown, command),
         Command::Admin { command } => members::admin(&client, &shown, command),
         Command::Rmpeer { node, heir } => members::remove(&client, &shown, node, heir.as_deref()),
+        Command::Leave { force } => members::leave(&client, &shown, *force),
+        Command::Ipam { command } => members::ipam(&client, &shown, command.as_ref()),
         Command::Join { token } => {
             let token = read_token(token)?;
             shown.answer(

@@ -1,9 +1,9 @@
-//! The verbs about who is in the cluster and who may invite.
+//! The verbs about who is in the cluster, who may invite, and whose addresses are whose.
 
 use clap::Subcommand;
 use weave_model::api::{
-    AdminRequest, Admins, NodeRef, RemovalAnswer, RemovalRequest, TokenAnswer, TokenEntry,
-    TokenList, TokenRequest, TokenState,
+    AdminRequest, Admins, Ipam, IpamFindings, LeaveAnswer, LeaveRequest, NodeRef, RemovalAnswer,
+    RemovalRequest, TokenAnswer, TokenEntry, TokenList, TokenRequest, TokenState,
 };
 
 use super::args::{Output, TokenCommand};
@@ -24,6 +24,15 @@ pub enum AdminCommand {
     },
     /// List the nodes that may
     List,
+}
+
+/// `weavectl ipam ...`.
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub enum IpamCommand {
+    /// List who owns which addresses, and how many are in use here
+    Show,
+    /// Look whether journal, leases and kernel agree; code 3 if not
+    Check,
 }
 
 /// Does `weavectl token ...`.
@@ -132,4 +141,77 @@ pub(super) fn remove(client: &Client<'_>, shown: &Shown, node: &str, heir: Optio
             label(&done.heir)
         )
     })
+}
+
+/// Does `weavectl leave`.
+pub(super) fn leave(client: &Client<'_>, shown: &Shown, force: bool) -> Answer {
+    let done: LeaveAnswer = client.post("/leave", &LeaveRequest { force })?;
+    shown.answer(&done, |done| {
+        let heir = done.heir.as_ref().map_or_else(
+            || "nobody took its addresses".to_owned(),
+            |heir| format!("{} has its addresses", label(heir)),
+        );
+        format!("this node has left its cluster; {heir}\n")
+    })
+}
+
+/// Does `weavectl ipam ...`.
+pub(super) fn ipam(client: &Client<'_>, shown: &Shown, command: Option<&IpamCommand>) -> Answer {
+    match command {
+        None | Some(IpamCommand::Show) => shown.answer(&client.get("/ipam")?, owners),
+        Some(IpamCommand::Check) => {
+            let found: IpamFindings = client.get("/ipam/check")?;
+            let exit = if found.findings.is_empty() {
+                Exit::Ok
+            } else {
+                Exit::Degraded
+            };
+            let (text, _) = shown.answer(&found, findings)?;
+            Ok((text, exit))
+        }
+    }
+}
+
+fn owners(ipam: &Ipam) -> String {
+    let mut table = Table::new(&["NODE", "ADDRESSES", "USED", "FREE", "BLOCKS"]);
+    let list = |nets: &[ipnet::Ipv4Net]| {
+        let nets: Vec<String> = nets.iter().map(ToString::to_string).collect();
+        nets.join(" ")
+    };
+    let number = |number: Option<u32>| number.map_or_else(String::new, |n| n.to_string());
+    for node in &ipam.nodes {
+        table.row([
+            label(&node.node),
+            node.addresses.to_string(),
+            number(node.used),
+            number(node.free),
+            list(&node.blocks),
+        ]);
+    }
+    if ipam.unowned_addresses > 0 {
+        let addresses = ipam.unowned_addresses.to_string();
+        let blank = String::new;
+        table.row([
+            "(nobody)".to_owned(),
+            addresses,
+            blank(),
+            blank(),
+            list(&ipam.unowned),
+        ]);
+    }
+    table.render()
+}
+
+fn findings(found: &IpamFindings) -> String {
+    if found.findings.is_empty() {
+        return format!(
+            "all agree: journal, leases and kernel, {} interfaces\n",
+            found.checked
+        );
+    }
+    let mut table = Table::new(&["OF", "WRONG"]);
+    for finding in &found.findings {
+        table.row([finding.of.clone(), finding.wrong.clone()]);
+    }
+    table.render()
 }

@@ -258,7 +258,7 @@ const fn state(member: &Member) -> PeerState {
     }
 }
 
-fn prefixes(range: &ClusterRange, blocks: &[Block]) -> Vec<Ipv4Net> {
+pub(super) fn prefixes(range: &ClusterRange, blocks: &[Block]) -> Vec<Ipv4Net> {
     blocks.iter().map(|block| range.v4_block(*block)).collect()
 }
 

@@ -128,3 +128,70 @@ fn a_node_that_was_removed_behind_its_back_stays_outside() {
         assert_eq!(members(&h1), ["h1", "h2"]);
     });
 }
+
+/// A node leaves and joins again: nothing of the old cluster is left on its host, its addresses are used by others.
+#[test]
+fn a_node_that_leaves_takes_nothing_along_and_may_come_back() {
+    Lab::run(|lab| {
+        let [h1, h2] = lab.cluster();
+        let a = h1.attach("a");
+        h2.attach("b");
+        h2.ok(&["expose"]);
+        let before = h2.status()["id"].clone();
+        let said = h2.ctl(&["leave"]);
+        assert!(said.code == 1 && said.err.contains("in use"), "{said:?}");
+        let left = h2.json(&["leave", "--force"]);
+        assert_eq!(
+            (&left["heir"]["name"], &left["detached"]),
+            (&"h1".into(), &1.into())
+        );
+        let host = h2.ns.snapshot();
+        assert!(!host.contains("10.32."), "{host}");
+        wait_for("h1 is alone", SPREAD, || members(&h1) == ["h1"]);
+        let ipam = h1.json(&["ipam"]);
+        assert_eq!(ipam["nodes"][0]["addresses"], 1 << 20, "{ipam}");
+        assert_eq!(ipam["unowned_addresses"], 0);
+        assert_eq!(h2.ctl(&["status"]).code, 3, "it is in no cluster");
+        let token = h1.ok(&["token", "create"]);
+        h2.ok(&["join", token.trim()]);
+        await_mesh_of(&[&h1, &h2]);
+        assert_ne!(h2.status()["id"], before, "another node of the same name");
+        h2.attach("c").reaches(&a, 56);
+    });
+}
+
+/// Whose addresses are whose, and what is said when journal, leases and kernel do not agree.
+#[test]
+fn addresses_are_accounted_for() {
+    Lab::run(|lab| {
+        let [h1, h2] = lab.cluster();
+        let [web, db] = ["web", "db"].map(|name| h2.attach(name));
+        let ipam = h2.json(&["ipam", "show"]);
+        let nodes = ipam["nodes"].as_array().expect("a list");
+        assert_eq!(nodes[0]["node"]["name"], "h2");
+        assert_eq!(nodes[0]["used"], 2);
+        let all: u64 = nodes
+            .iter()
+            .filter_map(|node| node["addresses"].as_u64())
+            .sum();
+        assert_eq!(
+            all + ipam["unowned_addresses"].as_u64().expect("a number"),
+            1 << 20
+        );
+        assert!(h1.ok(&["ipam"]).contains("h2"));
+        assert_eq!(h2.json(&["ipam", "check"])["checked"], 2);
+        web.ns.sh(&format!("ip addr del {}/12 dev eth0", web.v4));
+        db.ns.sh("ip link del eth0");
+        let said = h2.ctl(&["ipam", "check", "-o", "json"]);
+        assert_eq!(said.code, 3, "{said:?}");
+        let found: Value = serde_json::from_str(&said.out).expect("it is JSON");
+        let of: Vec<&str> = found["findings"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .filter_map(|one| one["of"].as_str())
+            .collect();
+        assert!(of.iter().any(|of| of.contains("web")), "{said:?}");
+        assert!(of.iter().any(|of| of.contains("db")), "{said:?}");
+    });
+}

@@ -92,3 +92,23 @@ pub struct RemovalAnswer {
     /// Who takes its addresses, once every living member has confirmed that it knows of the removal.
     pub heir: NodeRef,
 }
+
+/// `POST /v1/leave`: this node leaves the cluster for good.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct LeaveRequest {
+    /// Detach all containers, leave also as the last admin, and also when no member can take the addresses.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// The answer to leave: this node is in no cluster, and has new keys.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct LeaveAnswer {
+    /// Who has its addresses now; absent when there was nobody to take them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heir: Option<NodeRef>,
+    /// How many interfaces were detached.
+    pub detached: u32,
+}

@@ -126,7 +126,7 @@ impl Core {
 
     /// Begins to ask for addresses if it is time, and stops if it is not.
     pub(super) fn ask_if_needed(&mut self) {
-        let standing = self.active && !self.removals.contains(self.me);
+        let standing = self.active && self.standing().is_ok();
         let needed = standing && self.saving.failure().is_none() && self.ipam.wants_more();
         match (&self.asking, needed) {
             (None, true) => self.asking = Some(Asking::new(self.rng.next_u64(), self.now.mono)),
@@ -243,6 +243,7 @@ impl Core {
             return;
         }
         let block = match self.saving.failure() {
+            _ if self.leaving.is_some() => None,
             Some(_) => None,
             None => {
                 let whole = Block::whole(&membership.range).bits();

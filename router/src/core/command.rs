@@ -50,6 +50,11 @@ pub enum Command {
         /// Who shall take its addresses, likewise; when absent whoever gave them to it.
         heir: Option<String>,
     },
+    /// Leaves the cluster: the addresses go to another member, everything is forgotten.
+    Leave {
+        /// Also with containers that have addresses, as the last admin, and when nobody can take the addresses.
+        force: bool,
+    },
     /// Joins the cluster that a token invites to, unless its range is in use on this host.
     Join {
         /// The token.
@@ -116,6 +121,11 @@ pub enum Reply {
         name: NodeName,
         /// Who takes its addresses, once all living members know of it.
         heir: (NodeId, NodeName),
+    },
+    /// This node is in no cluster any more ([`Command::Leave`]).
+    Left {
+        /// Who has its addresses now; `None` if there was nobody.
+        heir: Option<(NodeId, NodeName)>,
     },
     /// The offset that the interface has.
     Address(u32),
@@ -186,6 +196,18 @@ pub enum CommandError {
     /// An admin has removed this node.
     #[error("this node was removed from the cluster")]
     Removed,
+    /// Containers have addresses here.
+    #[error("{0} addresses of this node are in use")]
+    InUse(u32),
+    /// Nobody could invite or remove any more.
+    #[error("this node is the last admin: nobody could invite or remove nodes without it")]
+    LastAdmin,
+    /// No member is connected.
+    #[error("no member is connected that could take the addresses of this node")]
+    NobodyToTake,
+    /// A leave is under way.
+    #[error("this node is leaving the cluster")]
+    Leaving,
     /// A chain of certificates may have no more links.
     #[error("this node is an admin by way of too many others to make another one")]
     ChainTooLong,
@@ -274,7 +296,7 @@ impl CommandError {
     pub fn fix(&self) -> String {
         match self {
             Self::AlreadyMember(_) => {
-                "to leave it for good, stop weaved, move its state directory away and start it again"
+                "to leave it: weavectl leave"
             }
             Self::NotMember => "make a cluster with `weavectl init`, or join one with `weavectl join TOKEN`",
             Self::Underway => "wait for it to end",
@@ -293,6 +315,12 @@ impl CommandError {
             Self::HeirOfItself(_) => "name another member with --heir, or leave it out",
             Self::TooManyKept => "remove members that are gone first",
             Self::Removed => "to use it again: weavectl leave --force, then weavectl join TOKEN with a new token",
+            Self::InUse(_) => "detach the containers that `weavectl ps` lists, or detach all: weavectl leave --force",
+            Self::LastAdmin => "make another admin first: weavectl admin add NODE; or leave anyway: weavectl leave --force",
+            Self::NobodyToTake => {
+                "see `weavectl connections`; or leave with --force, and run `weavectl rmpeer` for this node on a member"
+            }
+            Self::Leaving => "wait until it has left, then join again with a new token",
             Self::ChainTooLong => "do it on the node that made the cluster, or on an admin that was made there",
             Self::TokenTerms => "choose --ttl and --uses within these bounds",
             Self::NoEndpoint => "start weaved with --advertise ADDRESS",
@@ -329,7 +357,9 @@ impl CommandError {
             | Self::HasOther { .. } => Code::Conflict,
             Self::Elsewhere { .. } | Self::RangeTaken { .. } => Code::Conflict,
             Self::UnknownToken(_) | Self::UnknownNode(_) => Code::NotFound,
-            Self::Removed | Self::TooManyKept => Code::Conflict,
+            Self::Removed | Self::TooManyKept | Self::Leaving => Code::Conflict,
+            Self::InUse(_) | Self::LastAdmin => Code::Conflict,
+            Self::NobodyToTake => Code::NotReady,
             Self::Oneself | Self::HeirOfItself(_) => Code::Invalid,
             Self::BadRange(_)
             | Self::TokenTerms

@@ -252,6 +252,9 @@ impl Core {
 
     /// A peer has this version of a record: either it needs to hear no more of it, or it needs the one that is here.
     fn handle_has(&mut self, peer: NodeId, node: NodeId, version: RecordVersion) {
+        if node == self.me && version == RecordVersion::LAST {
+            self.note_farewell(peer);
+        }
         match self.version_of(node) {
             Some(mine) if mine > version => self.flood.lacks(peer, node, self.now.mono),
             _ => self.flood.has(peer, node),

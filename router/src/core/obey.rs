@@ -44,6 +44,7 @@ impl Core {
             }
             Command::TokenRevoke { id: start } => return self.revoke_token(id, &start),
             Command::Remove { node, heir } => return self.remove(id, &node, heir.as_deref()),
+            Command::Leave { force } => self.leave(id, force)?,
             Command::AdminAdd { node } => return self.add_admin(id, &node),
             Command::Join { token, taken } => {
                 self.check_free()?;
@@ -147,6 +148,9 @@ impl Core {
         let membership = self.member()?;
         if self.removals.contains(self.me) {
             return Err(CommandError::Removed);
+        }
+        if self.leaving.is_some() {
+            return Err(CommandError::Leaving);
         }
         Ok(membership)
     }

@@ -62,6 +62,8 @@ pub(super) enum Pending {
     Removing(Removing),
     /// The addresses of a removed node: they may be used.
     Inherited,
+    /// This node's own removal: everybody may be told.
+    Left,
 }
 
 /// The queue in front of the disk.
@@ -157,6 +159,12 @@ impl Saving {
             all.into_iter().partition(|(_, pending)| undone(pending));
         self.waiting = keep;
         undo.into_iter().map(|(_, pending)| pending).collect()
+    }
+
+    /// Everything that waits; it waits no more.
+    pub(super) fn abandon(&mut self) -> Vec<Pending> {
+        let all = std::mem::take(&mut self.waiting);
+        all.into_iter().map(|(_, pending)| pending).collect()
     }
 
     /// What may happen now.

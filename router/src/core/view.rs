@@ -123,6 +123,11 @@ impl View {
         self.owners = paint(claims);
     }
 
+    /// Makes this node's blocks the only ones that are owned.
+    pub fn claim_own(&mut self) {
+        self.set_owners(Vec::new());
+    }
+
     /// Who owns the address at an offset, by binary search.
     pub fn owner(&self, offset: u32) -> Option<Owner> {
         let after = self.owners.partition_point(|run| run.0 <= offset);

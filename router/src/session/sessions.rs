@@ -69,6 +69,11 @@ impl Sessions {
         self.local.start
     }
 
+    /// Lets milliseconds count from an earlier start: that of the data threads, which outlive a change of keys.
+    pub const fn set_start(&mut self, start: Start) {
+        self.local.start = start;
+    }
+
     /// Enters a cluster or takes up a rotated secret. Peers are answered in the epoch of `current` and of `previous`.
     /// Sessions go on; wanted ones are made.
     pub fn set_cluster(

@@ -331,3 +331,104 @@ fn no_address_is_owned_twice_whenever_nodes_crash_around_a_removal() {
         );
     }
 }
+
+fn leave(net: &mut Net, n: usize, force: bool) -> Answer {
+    net.ask(n, Command::Leave { force })
+}
+
+#[test]
+fn a_node_that_leaves_hands_everything_over_and_may_come_back_as_another() {
+    for seed in 300..310 {
+        let mut net = cluster(seed, 4, "10.32.0.0/16").bad();
+        net.loss = 20;
+        let before = net.nodes[2].core.as_ref().unwrap().id();
+        assert!(net.allocate(2, "web,eth0", None).is_ok());
+        assert_eq!(leave(&mut net, 2, false), Err(CommandError::InUse(1)));
+        assert!(
+            net.ask(
+                2,
+                Command::Release {
+                    id: "web,eth0".to_owned()
+                }
+            )
+            .is_ok()
+        );
+        let answer = leave(&mut net, 2, false);
+        assert!(
+            matches!(answer, Ok(Reply::Left { heir: Some(_) })),
+            "seed {seed}: {answer:?}"
+        );
+        assert!(net.view(2).cluster.is_none() && net.view(2).members.is_empty());
+        assert_ne!(net.nodes[2].core.as_ref().unwrap().id(), before);
+        net.gone.insert(2);
+        let whole = |net: &mut Net| net.agrees() && net.check_ownership() == 1 << 16;
+        assert!(net.run_until(MINUTE, whole), "seed {seed}: nothing is lost");
+        net.crash(2);
+        net.start(2);
+        assert!(net.view(2).cluster.is_none(), "also after a restart");
+        let token = net.token(0, 1);
+        let answer = net.join(2, &token);
+        assert!(
+            matches!(answer, Ok(Reply::Member { .. })),
+            "seed {seed}: {answer:?}"
+        );
+        net.gone.remove(&2);
+        assert!(net.run_until(MINUTE, whole), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_node_does_not_leave_others_in_the_lurch_unless_it_must() {
+    let mut net = cluster(7, 3, "10.32.0.0/16");
+    assert_eq!(leave(&mut net, 0, false), Err(CommandError::LastAdmin));
+    net.cut.extend([(1, 0), (0, 1), (1, 2), (2, 1)]);
+    net.run(10 * MINUTE);
+    assert_eq!(leave(&mut net, 1, false), Err(CommandError::NobodyToTake));
+    assert_eq!(leave(&mut net, 1, true), Ok(Reply::Left { heir: None }));
+    net.cut.clear();
+    assert!(
+        remove(&mut net, 0, "host2", None).is_ok(),
+        "so the others have to be told"
+    );
+    net.gone.insert(1);
+    let whole = |net: &mut Net| net.check_ownership() == 1 << 16;
+    assert!(net.run_until(MINUTE, whole));
+    assert!(add_admin(&mut net, 0, "host3").is_ok());
+    assert!(leave(&mut net, 0, false).is_ok(), "another admin stays");
+    net.gone.insert(0);
+    assert!(net.run_until(MINUTE, whole));
+    assert_eq!(
+        leave(&mut net, 2, false),
+        Ok(Reply::Left { heir: None }),
+        "the last one"
+    );
+    assert_eq!(leave(&mut net, 2, false), Err(CommandError::NotMember));
+}
+
+#[test]
+fn a_crash_while_leaving_loses_no_address() {
+    for seed in 400..430 {
+        let mut net = cluster(seed, 3, "10.32.0.0/20").bad();
+        net.loss = 10;
+        net.command(1, Command::Leave { force: false });
+        let pause = Duration::from_millis(net.rng.random_range(0..400));
+        net.run(pause);
+        net.check_ownership();
+        let n = net.rng.random_range(0..2_usize);
+        net.crash(n);
+        net.check_ownership();
+        net.start(n);
+        net.run(MINUTE);
+        if net.view(1).cluster.is_none() {
+            net.gone.insert(1);
+            if net.view(0).members.len() == 2 {
+                assert!(remove(&mut net, 0, "host2", None).is_ok(), "seed {seed}");
+            }
+        }
+        let whole = |net: &mut Net| net.agrees() && net.check_ownership() == 1 << 12;
+        assert!(
+            net.run_until(10 * MINUTE, whole),
+            "seed {seed} after {pause:?}"
+        );
+    }
+}
