@@ -6,6 +6,7 @@
 //! `deploy/openapi.json`.
 
 mod handlers;
+mod members;
 mod socket;
 
 use std::future::Future;
@@ -44,6 +45,14 @@ const DRAIN: Duration = Duration::from_secs(1);
         handlers::status,
         handlers::peers,
         handlers::connections,
+        members::tokens,
+        members::revoke_token,
+        members::add_admin,
+        members::admins,
+        members::remove,
+        members::leave,
+        members::ipam,
+        members::check_ipam,
     )
 )]
 struct Document;
@@ -83,7 +92,16 @@ pub async fn serve(
 fn routes(node: Node) -> Router {
     Router::new()
         .route("/v1/init", post(handlers::init))
-        .route("/v1/tokens", post(handlers::create_token))
+        .route(
+            "/v1/tokens",
+            get(members::tokens).post(handlers::create_token),
+        )
+        .route("/v1/tokens/{id}", delete(members::revoke_token))
+        .route("/v1/removals", post(members::remove))
+        .route("/v1/leave", post(members::leave))
+        .route("/v1/ipam", get(members::ipam))
+        .route("/v1/ipam/check", get(members::check_ipam))
+        .route("/v1/admins", get(members::admins).post(members::add_admin))
         .route("/v1/join", post(handlers::join))
         .route(
             "/v1/attachments",

@@ -8,6 +8,7 @@ mod client;
 mod cni;
 mod commands;
 mod failure;
+mod members;
 mod print;
 mod table;
 

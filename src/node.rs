@@ -13,7 +13,10 @@ mod desk;
 mod docker;
 mod given;
 mod host;
+mod ipam;
 mod journal;
+mod leaving;
+mod members;
 mod view;
 mod works;
 

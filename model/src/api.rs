@@ -9,6 +9,8 @@
 mod attach;
 mod cluster;
 mod cni;
+mod ipam;
+mod members;
 mod refusal;
 mod status;
 
@@ -17,6 +19,11 @@ pub use cluster::{InitRequest, JoinRequest, Membership, TokenAnswer, TokenReques
 pub use cni::{
     CNI_JOURNAL, CniDns, CniFindings, CniGcRequest, CniInterface, CniIp, CniRef, CniResult,
     CniRoute,
+};
+pub use ipam::{Ipam, IpamFinding, IpamFindings, IpamNode};
+pub use members::{
+    AdminRequest, Admins, LeaveAnswer, LeaveRequest, NodeRef, RemovalAnswer, RemovalRequest,
+    TokenEntry, TokenList, TokenState,
 };
 pub use refusal::{Code, Refusal};
 pub use status::{

@@ -60,11 +60,13 @@ pub enum Drop {
     RelayLimit,
     /// A relayed datagram from a node that is no member, or of a kind that is never relayed.
     UnknownOrigin,
+    /// The handshake of a node that was removed from the cluster.
+    Removed,
 }
 
 impl Drop {
     /// Every reason, in the order of their counters.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::TooShort,
         Self::UnknownType,
         Self::UnknownSession,
@@ -91,6 +93,7 @@ impl Drop {
         Self::TooManyHops,
         Self::RelayLimit,
         Self::UnknownOrigin,
+        Self::Removed,
     ];
 
     /// The name used in `weavectl status -o json` and as the metric's label.
@@ -122,6 +125,7 @@ impl Drop {
             Self::TooManyHops => "too_many_hops",
             Self::RelayLimit => "relay_limit",
             Self::UnknownOrigin => "unknown_origin",
+            Self::Removed => "removed",
         }
     }
 }

@@ -12,9 +12,14 @@ pub mod command;
 pub mod view;
 
 mod addresses;
+mod admins;
 mod admit;
 mod gossip;
+mod inherit;
+mod leaving;
+mod named;
 mod obey;
+mod removing;
 mod saved;
 mod saving;
 mod ways;
@@ -37,6 +42,7 @@ use crate::mesh::flood::Flood;
 use crate::mesh::join::Inviting;
 use crate::mesh::parts::Parts;
 use crate::mesh::record::{Record, RecordVersion};
+use crate::mesh::removal::Removals;
 use crate::mesh::tokens::Tokens;
 use crate::noise::locks::Locks;
 use crate::session::{SessionConfig, SessionEvent, Sessions, Transmit};
@@ -44,8 +50,12 @@ use crate::time::{Now, Start};
 use crate::way::Way;
 use crate::wire::{Header, Type};
 use addresses::{Asking, Giving};
+use admins::Naming;
 use admit::JoinCommand;
 use command::{Command, CommandError, Reply};
+use inherit::Inquiries;
+use leaving::Leaving;
+use removing::Removed;
 use saved::{Membership, Snapshot};
 use saving::{Pending, Saving};
 use view::View;
@@ -141,6 +151,12 @@ pub struct Core {
     parts: Parts,
     joining: Option<JoinCommand>,
     inviting: Inviting,
+    naming: Naming,
+    leaving: Option<Leaving>,
+    removals: Removals,
+    /// What is remembered of the nodes in `removals`.
+    removed: BTreeMap<NodeId, Removed>,
+    inquiries: Inquiries,
     asking: Option<Asking>,
     giving: Giving,
     saving: Saving,
@@ -217,6 +233,11 @@ impl Core {
             parts: Parts::default(),
             joining: None,
             inviting,
+            naming: Naming::default(),
+            leaving: None,
+            removals: Removals::default(),
+            removed: BTreeMap::new(),
+            inquiries: Inquiries::default(),
             asking: None,
             giving: Giving::default(),
             saving: Saving::default(),
@@ -227,6 +248,10 @@ impl Core {
         };
         if let Some(saved) = saved {
             core.restore(saved);
+        }
+        if core.has_left() {
+            core.rng.fill_bytes(&mut session_seed);
+            return Self::new(core.config, None, session_seed, now);
         }
         core.saving.after(Pending::Boot);
         core.settle();
@@ -239,8 +264,11 @@ impl Core {
             return;
         };
         self.ipam = Ipam::new(membership.range.size());
+        self.restore_removed(&saved.removed, &membership.public);
         for bytes in &saved.records {
-            match Record::read(bytes, &membership.public) {
+            match Record::read(bytes, &membership.public, &self.removals) {
+                // The save that made its removal durable still had the record.
+                Ok(record) if self.removals.contains(record.node()) => {}
                 Ok(record) => {
                     self.records.insert(record.node(), record);
                 }
@@ -248,10 +276,12 @@ impl Core {
             }
         }
         let next = self.saving.next();
-        if membership
-            .deeds
-            .reissue(self.boot, next, &self.keys, &membership.public)
-        {
+        if membership.deeds.reissue(
+            self.boot,
+            next,
+            &self.keys,
+            (&membership.public, &self.removals),
+        ) {
             let receivers = membership.deeds.receivers();
             receivers
                 .into_iter()
@@ -273,7 +303,9 @@ impl Core {
             self.sessions
                 .set_cluster(membership.public.id(), current, secrets.next(), self.now);
         }
-        let acquaintances = membership.acquaintances.clone();
+        let mut acquaintances = membership.acquaintances.clone();
+        let outside = self.removals.contains(self.me);
+        acquaintances.retain(|(public, _)| !outside && !self.removals.contains(public.id()));
         for (public, endpoint) in acquaintances {
             self.sessions.add_peer(public, vec![endpoint], self.now);
             self.sessions.connect(public.id(), self.now);
@@ -394,6 +426,9 @@ impl Core {
             self.joining.as_ref().and_then(JoinCommand::poll_timeout),
             self.asking.as_ref().and_then(Asking::poll_timeout),
             self.giving.poll_timeout(),
+            self.naming.poll_timeout(),
+            self.leaving.as_ref().and_then(Leaving::poll_timeout),
+            self.inquiries.poll_timeout(),
         ];
         own.into_iter().flatten().min()
     }
@@ -420,7 +455,7 @@ impl Core {
         let invites = self
             .membership
             .as_ref()
-            .is_some_and(|own| own.key.is_some());
+            .is_some_and(|own| own.authority(&self.keys).is_some());
         if invites && self.active {
             let joins = self.inviting.locks();
             locks
@@ -489,6 +524,8 @@ impl Core {
             }
         }
         self.ask_if_needed();
+        self.inquire();
+        self.go_on_leaving();
         self.send_due();
     }
 
@@ -506,6 +543,9 @@ impl Core {
             Pending::Address {
                 command, offset, ..
             } => self.reply(command, Ok(Reply::Address(offset))),
+            Pending::Revoked { command, info } => {
+                self.reply(command, Ok(Reply::Tokens(vec![info])));
+            }
             Pending::Token { command, reply, .. } | Pending::Answer { command, reply } => {
                 self.reply(command, Ok(reply));
             }
@@ -516,6 +556,10 @@ impl Core {
                 counter,
             } => self.handle_title(peer, block, counter),
             Pending::Gift { peer } => self.giving.start(peer, self.now.mono),
+            Pending::Office => self.take_office(),
+            Pending::Removing(removing) => self.removal_saved(removing),
+            Pending::Inherited => self.refresh(),
+            Pending::Left => self.say_farewell(),
         }
     }
 
@@ -554,6 +598,7 @@ impl Core {
             tokens: &self.tokens,
             journal: self.ipam.journal(self.now),
             records: self.records.values().map(Record::bytes).collect(),
+            removed: self.removed_to_save(),
         })
     }
 }

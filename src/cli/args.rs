@@ -10,6 +10,7 @@ use weave_model::api::DEFAULT_SOCKET;
 use weave_model::{ContainerName, IfName, Label, NetworkName};
 
 use super::cni::Places;
+use super::members::{AdminCommand, IpamCommand};
 use crate::duration;
 
 /// Where the help of a verb lists what all verbs take.
@@ -73,10 +74,36 @@ pub enum Command {
         #[command(subcommand)]
         command: TokenCommand,
     },
+    /// Say which nodes may invite and remove others
+    Admin {
+        /// What to do with admins.
+        #[command(subcommand)]
+        command: AdminCommand,
+    },
+    /// Remove a member for good: one that is lost, or not to be trusted any more
+    Rmpeer {
+        /// The member's name, or the start of its id
+        node: String,
+        /// Who takes its addresses [default: who gave them to it, or else this node]
+        #[arg(long, value_name = "NODE")]
+        heir: Option<String>,
+    },
     /// Join the cluster that a token invites to
     Join {
         /// What `weavectl token create` printed on a member; - reads it from stdin
         token: String,
+    },
+    /// Leave the cluster for good: hand the addresses over, forget everything
+    Leave {
+        /// Detach all containers first; leave also as the last admin, or with nobody to take the addresses
+        #[arg(long)]
+        force: bool,
+    },
+    /// Tell whose addresses are whose
+    Ipam {
+        /// What to look at [default: show].
+        #[command(subcommand)]
+        command: Option<IpamCommand>,
     },
     /// Give a container an interface and addresses
     Attach(Attach),
@@ -170,6 +197,13 @@ pub enum TokenCommand {
         /// How many nodes may join with it
         #[arg(long, value_name = "NODES", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
         uses: u32,
+    },
+    /// List the tokens that were made on this node, those that are no longer good as well
+    List,
+    /// Take a token back: nobody joins with it any more
+    Revoke {
+        /// Its id as listed, or the first digits of it, four or more
+        id: String,
     },
 }
 

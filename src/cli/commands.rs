@@ -1,25 +1,24 @@
 //! Each verb: the request it makes and how its answer is shown.
 
 use std::fmt::Write as _;
-use std::io::IsTerminal as _;
 use std::path::Path;
 
 use serde::Serialize;
 use weave_model::api::{
     AttachRequest, Attachment, Attachments, CniResult, Connections, ExposeRequest, HostAddress,
-    InitRequest, JoinRequest, Peers, Status, TokenAnswer, TokenRequest, Verdict,
+    InitRequest, JoinRequest, Peers, Status, Verdict,
 };
 use weave_model::{ContainerName, IfName};
 
-use super::args::{Args, Attach, CniCommand, Command, Output, TokenCommand};
+use super::args::{Args, Attach, CniCommand, Command, Output};
 use super::client::Client;
 use super::cni::Ports;
 use super::failure::{Exit, Failure};
-use super::{cni, print};
+use super::{cni, members, print};
 use crate::api;
 
 /// What goes to stdout, and how the process ends.
-type Answer = Result<(String, Exit), Failure>;
+pub(super) type Answer = Result<(String, Exit), Failure>;
 
 /// Does what the arguments say.
 pub(super) fn run(args: &Args) -> Answer {
@@ -38,7 +37,11 @@ pub(super) fn run(args: &Args) -> Answer {
             };
             shown.answer(&client.post("/init", &request)?, print::made)
         }
-        Command::Token { command } => create_token(&client, &shown, command),
+        Command::Token { command } => members::token(&client, &shown, command),
+        Command::Admin { command } => members::admin(&client, &shown, command),
+        Command::Rmpeer { node, heir } => members::remove(&client, &shown, node, heir.as_deref()),
+        Command::Leave { force } => members::leave(&client, &shown, *force),
+        Command::Ipam { command } => members::ipam(&client, &shown, command.as_ref()),
         Command::Join { token } => {
             let token = read_token(token)?;
             shown.answer(
@@ -93,21 +96,6 @@ fn place_cni(socket: &Path, command: &CniCommand) -> Result<cni::Done, Failure> 
     }
 }
 
-fn create_token(client: &Client<'_>, shown: &Shown, command: &TokenCommand) -> Answer {
-    let TokenCommand::Create { ttl, uses } = command;
-    let request = TokenRequest {
-        ttl_s: ttl.as_secs().max(1),
-        uses: *uses,
-    };
-    let answer: TokenAnswer = client.post("/tokens", &request)?;
-    if shown.output == Output::Table && std::io::stdout().is_terminal() {
-        print::to_stdout(&format!("{}\n", answer.token))?;
-        eprintln!("{}", print::invitation(&answer, print::now()));
-        return Ok((String::new(), Exit::Ok));
-    }
-    shown.answer(&answer, |answer| format!("{}\n", answer.token))
-}
-
 fn detach(
     client: &Client<'_>,
     shown: &Shown,
@@ -124,7 +112,7 @@ fn detach(
 }
 
 /// A word as it may stand in a query (RFC 3986 section 2).
-fn percent_encoded(word: &str) -> String {
+pub(super) fn percent_encoded(word: &str) -> String {
     word.bytes().fold(String::new(), |mut text, byte| {
         if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
             text.push(char::from(byte));
@@ -136,13 +124,18 @@ fn percent_encoded(word: &str) -> String {
 }
 
 /// The form that was asked for.
-struct Shown {
-    output: Output,
+pub(super) struct Shown {
+    /// Words or JSON.
+    pub(super) output: Output,
 }
 
 impl Shown {
     /// An answer as JSON, or in the words that `human` finds.
-    fn answer<A: Serialize>(&self, answer: &A, human: impl FnOnce(&A) -> String) -> Answer {
+    pub(super) fn answer<A: Serialize>(
+        &self,
+        answer: &A,
+        human: impl FnOnce(&A) -> String,
+    ) -> Answer {
         let text = match self.output {
             Output::Table => human(answer),
             Output::Json => print::json(answer)?,

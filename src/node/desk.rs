@@ -10,7 +10,8 @@ use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 use weave_model::api::{
     AttachRequest, Attachment, Attachments, CniFindings, CniGcRequest, CniRef, ExposeRequest,
-    HostAddress, InitRequest, JoinRequest, Membership, Refusal, TokenAnswer, TokenRequest,
+    HostAddress, InitRequest, IpamFindings, JoinRequest, LeaveAnswer, LeaveRequest, Membership,
+    Refusal, TokenAnswer, TokenRequest,
 };
 use weave_model::docker::Call;
 use weave_model::{ContainerName, IfName};
@@ -40,6 +41,8 @@ pub(super) enum Job {
     Expose(ExposeRequest, Reply<HostAddress>),
     Hide(Reply<HostAddress>),
     Docker(Box<Call>, Reply<docker::Answer>),
+    Leave(LeaveRequest, Reply<LeaveAnswer>),
+    CheckIpam(Reply<IpamFindings>),
 }
 
 /// The running desk. It ends when the last [`super::Node`] is dropped.
@@ -99,5 +102,7 @@ async fn do_job(works: &mut Works, job: Job) {
         Job::Expose(request, reply) => drop(reply.send(works.expose(request).await)),
         Job::Hide(reply) => drop(reply.send(works.hide().await)),
         Job::Docker(call, reply) => drop(reply.send(works.docker(*call).await)),
+        Job::Leave(request, reply) => drop(reply.send(works.leave(request).await)),
+        Job::CheckIpam(reply) => drop(reply.send(works.check_ipam().await)),
     }
 }

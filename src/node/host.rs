@@ -143,6 +143,26 @@ impl HostSide {
         }
     }
 
+    /// Takes off the host what the cluster needed there: routes, addresses, rules, the way through other firewalls. The
+    /// TUN device stays, it is the router's. What fails does not stop the rest.
+    pub(super) async fn leave(&mut self, range: ClusterRange) -> Vec<String> {
+        let errors = self.host.clear().await;
+        let mut failed: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        let removed = self.rules(range).rule_set().remove(&self.nft);
+        failed.extend(removed.err().map(|error| error.to_string()));
+        match std::mem::replace(&mut self.firewall, Firewall::Lost) {
+            Firewall::Idle(mut firewall) => {
+                let work = tokio::task::spawn_blocking(move || {
+                    let done = firewall.remove();
+                    (firewall, done)
+                });
+                self.firewall = Firewall::Working(work);
+            }
+            other => self.firewall = other,
+        }
+        failed
+    }
+
     /// Looks at our table of rules, and changes nothing.
     pub(super) fn find_rules(&self, range: ClusterRange) -> Result<Found, nft::Error> {
         self.rules(range).rule_set().check(&self.nft)

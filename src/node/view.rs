@@ -11,7 +11,7 @@ use weave_model::{Block, ClusterRange, Drop};
 use weave_router::core::view::{Member, View};
 use weave_router::driver::{Granted, PeerStats, Stats};
 
-use super::Published;
+use super::{Published, members};
 use crate::config::{Config, Facility};
 use crate::obstacle::Obstacle;
 
@@ -160,7 +160,9 @@ fn problems(view: &View, port: u16, obstacles: &[Obstacle]) -> Vec<Problem> {
             "free space on the disk of the state directory, or repair it",
         ));
     }
-    for member in view.members.iter().filter(|member| !member.connected) {
+    problems.extend(members::problems(view));
+    let silent = |member: &&Member| !member.connected && !view.removed;
+    for member in view.members.iter().filter(silent) {
         let at: Vec<String> = member.endpoints.iter().map(ToString::to_string).collect();
         let cause = format!("no session with {} ({})", member.name, at.join(" "));
         problems.push(Problem {
@@ -270,7 +272,7 @@ const fn state(member: &Member) -> PeerState {
     }
 }
 
-fn prefixes(range: &ClusterRange, blocks: &[Block]) -> Vec<Ipv4Net> {
+pub(super) fn prefixes(range: &ClusterRange, blocks: &[Block]) -> Vec<Ipv4Net> {
     blocks.iter().map(|block| range.v4_block(*block)).collect()
 }
 

@@ -84,14 +84,7 @@ impl Works {
         let Some(range) = self.router.view().range else {
             return Ok(());
         };
-        let state_dir = self.config.state_dir.display();
-        let fix = format!(
-            "to leave it for good, stop weaved, move its state directory {state_dir} away and start it again"
-        );
-        Err(Refusal {
-            fix,
-            ..CommandError::AlreadyMember(range.v4()).into()
-        })
+        Err(CommandError::AlreadyMember(range.v4()).into())
     }
 
     async fn became_member(&mut self, command: Command) -> Result<Membership, Refusal> {
@@ -312,7 +305,7 @@ impl Works {
     }
 }
 
-fn strange_reply() -> Refusal {
+pub(super) fn strange_reply() -> Refusal {
     Refusal::new(
         Code::Failed,
         "the router gave an answer that does not fit",

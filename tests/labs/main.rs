@@ -12,6 +12,7 @@ mod docker;
 mod firewall;
 mod hostile;
 mod idle;
+mod members;
 mod mtu;
 mod nat;
 mod outside;

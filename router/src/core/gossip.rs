@@ -10,6 +10,7 @@ use crate::mesh::flood::Due;
 use crate::mesh::message::Message;
 use crate::mesh::parts;
 use crate::mesh::record::{Content, MAX_ENDPOINTS, Record, RecordVersion};
+use crate::mesh::removal::{self, Removal};
 use crate::session::SessionEvent;
 use crate::way::Way;
 
@@ -136,6 +137,9 @@ impl Core {
             Message::DeedRefusal { id } => self.handle_refusal(peer, id),
             Message::Links { version, links } => self.handle_links(peer, version, &links),
             Message::LinksAck { version } => self.ways.links.acknowledged(peer, version),
+            Message::Office(certificate) => self.handle_office(peer, certificate),
+            Message::DeedInquiry { id, about } => self.handle_inquiry(peer, id, about),
+            Message::DeedTestimony(testimony) => self.handle_testimony(peer, testimony),
         }
     }
 
@@ -150,6 +154,9 @@ impl Core {
     }
 
     fn handle_record(&mut self, peer: NodeId, bytes: &[u8]) {
+        if bytes.first() == Some(&removal::FORMAT) {
+            return self.handle_removal(peer, bytes);
+        }
         let Some(membership) = self.membership.as_ref().filter(|_| self.active) else {
             return;
         };
@@ -159,7 +166,7 @@ impl Core {
             self.flood.has(peer, node);
             return self.send(peer, &Message::RecordAck { node, version });
         }
-        let record = match Record::read(bytes, &membership.public) {
+        let record = match Record::read(bytes, &membership.public, &self.removals) {
             Ok(record) => record,
             Err(error) => return debug!(from = %peer.short(), %error, "a record is left"),
         };
@@ -206,6 +213,7 @@ impl Core {
             None => self.saving.want(),
         }
         self.meet(&record);
+        self.note_admin(&record);
         self.flood.offer(node, Some(from), self.now.mono);
         self.changed();
         self.refresh();
@@ -213,6 +221,9 @@ impl Core {
 
     /// Wants a session with a member.
     pub(super) fn meet(&mut self, record: &Record) {
+        if self.removals.contains(self.me) {
+            return;
+        }
         self.sessions
             .add_peer(record.public, record.endpoints.clone(), self.now);
         self.sessions.connect(record.node(), self.now);
@@ -220,6 +231,9 @@ impl Core {
     }
 
     fn version_of(&self, node: NodeId) -> Option<RecordVersion> {
+        if self.removals.contains(node) {
+            return Some(RecordVersion::LAST);
+        }
         if node == self.me {
             return self.own.as_ref().map(|own| own.version);
         }
@@ -228,6 +242,9 @@ impl Core {
 
     /// A peer has this version of a record: either it needs to hear no more of it, or it needs the one that is here.
     fn handle_has(&mut self, peer: NodeId, node: NodeId, version: RecordVersion) {
+        if node == self.me && version == RecordVersion::LAST {
+            self.note_farewell(peer);
+        }
         match self.version_of(node) {
             Some(mine) if mine > version => self.flood.lacks(peer, node, self.now.mono),
             _ => self.flood.has(peer, node),
@@ -254,7 +271,12 @@ impl Core {
 
     fn summary(&self) -> Vec<(NodeId, RecordVersion)> {
         let all = self.records.values().chain(&self.own);
-        all.map(|record| (record.node(), record.version)).collect()
+        let all = all.map(|record| (record.node(), record.version));
+        let removed = self.removals.iter();
+        let removed = removed.map(|removal| (removal.node, RecordVersion::LAST));
+        all.filter(|(node, _)| !self.removals.contains(*node))
+            .chain(removed)
+            .collect()
     }
 
     fn send_summary(&mut self, peer: NodeId, answer: bool) {
@@ -281,7 +303,7 @@ impl Core {
             public: self.keys.public(),
             version: self.version,
             name: self.config.name.clone(),
-            certificate: membership.certificate,
+            certificate: membership.certificate.clone(),
             endpoints: self.all_endpoints(),
             suites: self.config.suites.clone(),
             deeds: membership.deeds.proof_of(&blocks),
@@ -316,7 +338,9 @@ impl Core {
                 Due::Record(node) => {
                     let own = self.own.as_ref().filter(|_| node == self.me);
                     let record = own.or_else(|| self.records.get(&node));
-                    match record.map(|record| Message::Record(record.bytes().to_vec())) {
+                    let removal = self.removals.get(node).map(Removal::bytes);
+                    let bytes = removal.or_else(|| record.map(Record::bytes));
+                    match bytes.map(|bytes| Message::Record(bytes.to_vec())) {
                         Some(message) => self.send(peer, &message),
                         None => self.flood.has(peer, node),
                     }
@@ -324,6 +348,7 @@ impl Core {
             }
         }
         self.send_gifts();
+        self.send_offices();
     }
 
     /// Sends a message, in parts if it is long. It may be lost.

@@ -28,7 +28,7 @@ pub struct Member {
     pub name: NodeName,
     /// Its keys.
     pub public: NodePublic,
-    /// It holds the cluster's key.
+    /// It may invite, remove, and make others admins.
     pub admin: bool,
     /// Where it says it can be reached.
     pub endpoints: Vec<SocketAddr>,
@@ -56,6 +56,17 @@ pub struct Member {
     pub observed: Option<SocketAddr>,
 }
 
+/// Addresses of a removed node that wait for members to confirm.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// The node.
+    pub of: NodeId,
+    /// Its label, if it was known.
+    pub name: Option<NodeName>,
+    /// Who has yet to confirm.
+    pub silent: Vec<NodeId>,
+}
+
 /// The cluster as this node knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct View {
@@ -69,7 +80,7 @@ pub struct View {
     pub cluster: Option<[u8; 32]>,
     /// The cluster's addresses; absent outside of a cluster.
     pub range: Option<ClusterRange>,
-    /// This node holds the cluster's key.
+    /// This node may invite, remove, and make others admins.
     pub admin: bool,
     /// The addresses that this node owns, ascending.
     pub mine: Vec<Block>,
@@ -81,6 +92,10 @@ pub struct View {
     pub storage_failure: Option<String>,
     /// The other members, by id.
     pub members: Vec<Member>,
+    /// An admin has removed this node.
+    pub removed: bool,
+    /// What this node is the heir of, but may not take yet.
+    pub waiting: Vec<Waiting>,
     owners: Vec<Run<Owner>>,
 }
 
@@ -99,6 +114,8 @@ impl View {
             used: 0,
             storage_failure: None,
             members: Vec::new(),
+            removed: false,
+            waiting: Vec::new(),
             owners: Vec::new(),
         }
     }
@@ -112,6 +129,11 @@ impl View {
         };
         claims.extend(self.mine.iter().map(|block| (*block, top, Owner::Me)));
         self.owners = paint(claims);
+    }
+
+    /// Makes this node's blocks the only ones that are owned.
+    pub fn claim_own(&mut self) {
+        self.set_owners(Vec::new());
     }
 
     /// Who owns the address at an offset, by binary search.
@@ -147,7 +169,7 @@ impl Core {
         };
         view.cluster = Some(membership.public.id());
         view.range = Some(membership.range);
-        view.admin = membership.key.is_some();
+        view.admin = membership.authority(&self.keys).is_some();
         view.mine = self.ipam.blocks().to_vec();
         (view.capacity, view.used) = (self.ipam.capacity(), self.ipam.used());
         view.members = self
@@ -155,6 +177,13 @@ impl Core {
             .values()
             .map(|record| self.look_at(record))
             .collect();
+        view.removed = self.removals.contains(self.me);
+        let waiting = self.inquiries.0.keys().map(|of| Waiting {
+            of: *of,
+            name: self.last_name(*of),
+            silent: self.silent_about(*of),
+        });
+        view.waiting = waiting.collect();
         let mut claims = Vec::new();
         for (at, record) in self.records.values().enumerate() {
             let owner = Owner::Member(at as u32);

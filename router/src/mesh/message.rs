@@ -8,8 +8,10 @@ use std::net::SocketAddr;
 
 use weave_model::{Block, NodeId};
 
+use super::cluster::Certificate;
 use super::codec::{Malformed, Reader, Writer};
 use super::deed::{Deed, read_block, write_block};
+use super::inquiry::Testimony;
 use super::record::{MAX_RECORD, RecordVersion};
 use crate::wire::{END, ENVELOPE};
 
@@ -37,6 +39,9 @@ const DEED_ACK: u8 = 9;
 const DEED_REFUSAL: u8 = 10;
 const LINKS: u8 = 11;
 const LINKS_ACK: u8 = 12;
+const OFFICE: u8 = 13;
+const DEED_INQUIRY: u8 = 14;
+const DEED_TESTIMONY: u8 = 15;
 
 const MAX_MEMBERS: usize = 4096;
 const MAX_CHAIN: usize = 40;
@@ -80,7 +85,7 @@ pub enum Message {
         /// The part.
         bytes: Vec<u8>,
     },
-    /// A node record, as it was signed.
+    /// A node record, or the removal that takes its place, as it was signed.
     Record(Vec<u8>),
     /// "I have this record, or a newer one."
     RecordAck {
@@ -129,6 +134,17 @@ pub enum Message {
         /// Its version.
         version: u64,
     },
+    /// "You are an admin from now on." The receiver's next record shows that it has it.
+    Office(Certificate),
+    /// "What do you know of this node's deeds?"
+    DeedInquiry {
+        /// Comes back in the answer.
+        id: u64,
+        /// The node.
+        about: NodeId,
+    },
+    /// "This."
+    DeedTestimony(Testimony),
 }
 
 impl Message {
@@ -183,6 +199,17 @@ impl Message {
                 &mut out
             }
             Self::LinksAck { version } => out.u8(LINKS_ACK).u64(*version),
+            Self::Office(certificate) => {
+                certificate.write(out.u8(OFFICE));
+                &mut out
+            }
+            Self::DeedInquiry { id, about } => {
+                out.u8(DEED_INQUIRY).u64(*id).bytes(about.as_bytes())
+            }
+            Self::DeedTestimony(testimony) => {
+                testimony.write(out.u8(DEED_TESTIMONY));
+                &mut out
+            }
         };
         out.0
     }
@@ -243,6 +270,12 @@ impl Message {
             LINKS_ACK => Self::LinksAck {
                 version: reader.u64()?,
             },
+            OFFICE => Self::Office(Certificate::read(&mut reader)?),
+            DEED_INQUIRY => Self::DeedInquiry {
+                id: reader.u64()?,
+                about: NodeId::from_bytes(reader.array()?),
+            },
+            DEED_TESTIMONY => Self::DeedTestimony(Testimony::read(&mut reader)?),
             RECORD => return Err(reader.malformed()),
             _ => return Ok(None),
         };
@@ -299,6 +332,7 @@ fn read_all<'a, T>(
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::authority::Authority;
     use super::super::cluster::ClusterKey;
     use super::*;
 
@@ -344,6 +378,26 @@ mod tests {
             (0..4usize).prop_map(move |n| Message::DeedGrant(vec![deed; n])),
             (block, any::<u64>()).prop_map(|(block, counter)| Message::DeedAck { block, counter }),
             any::<u64>().prop_map(|id| Message::DeedRefusal { id }),
+            (any::<u64>(), any::<[u8; 32]>()).prop_map(|(id, about)| Message::DeedInquiry {
+                id,
+                about: NodeId::from_bytes(about)
+            }),
+            (any::<u64>(), any::<Option<[u8; 31]>>(), 0..3usize).prop_map(move |(id, heir, n)| {
+                let node = NodeId::from_bytes([7; 32]);
+                Message::DeedTestimony(Testimony {
+                    id,
+                    about: node,
+                    heir: heir.map(|_| node),
+                    members: vec![node; n],
+                    claims: vec![(&deed).into(); n],
+                    deeds: vec![deed; n],
+                })
+            }),
+            any::<([u8; 32], u64)>().prop_map(|(node, issued)| {
+                let key = ClusterKey::from_bytes(&[2; 32]);
+                let node = NodeId::from_bytes(node);
+                Message::Office(Authority::Key(&key).certify(node, true, issued))
+            }),
         ]
     }
 

@@ -32,6 +32,8 @@ pub struct Sessions {
     peers: BTreeMap<NodeId, Peer>,
     /// Peers by their X25519 key, which is all that an initiation names.
     by_key: BTreeMap<[u8; 32], NodeId>,
+    /// The X25519 keys of nodes that were removed from the cluster.
+    refused: BTreeSet<[u8; 32]>,
     timers: BTreeSet<(Instant, NodeId)>,
 }
 
@@ -58,6 +60,7 @@ impl Sessions {
             gate,
             peers: BTreeMap::new(),
             by_key: BTreeMap::new(),
+            refused: BTreeSet::new(),
             timers: BTreeSet::new(),
         }
     }
@@ -65,6 +68,11 @@ impl Sessions {
     /// From when the milliseconds in [`Outbound`](super::Outbound) and [`Inbound`](super::Inbound) count.
     pub const fn start(&self) -> Start {
         self.local.start
+    }
+
+    /// Lets milliseconds count from an earlier start: that of the data threads, which outlive a change of keys.
+    pub const fn set_start(&mut self, start: Start) {
+        self.local.start = start;
     }
 
     /// Enters a cluster or takes up a rotated secret. Peers are answered in the epoch of `current` and of `previous`.
@@ -163,6 +171,12 @@ impl Sessions {
         }
     }
 
+    /// Cuts off a node that was removed from the cluster: its handshakes are counted under a reason of their own.
+    pub fn refuse_peer(&mut self, public: NodePublic, now: Now) {
+        self.remove_peer(public.id(), now);
+        self.refused.insert(public.dh);
+    }
+
     /// Wants a session with a known peer: it is made now, or as soon as a cluster and an endpoint are known, and kept up
     /// for as long as the peer is known.
     pub fn connect(&mut self, peer: NodeId, now: Now) {
@@ -209,6 +223,9 @@ impl Sessions {
             checked.content,
             &mut rng,
         )?;
+        if self.refused.contains(&responder.initiator) {
+            return Err(Drop::Removed);
+        }
         let peer = *self
             .by_key
             .get(&responder.initiator)

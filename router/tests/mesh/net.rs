@@ -35,6 +35,8 @@ pub(crate) struct Net {
     pub(crate) handed_on: u64,
     /// How often a node took another way to a peer.
     pub(crate) moves: u64,
+    /// Nodes that are no members any more: what they own does not count.
+    pub(crate) gone: BTreeSet<usize>,
     /// Every datagram that was put on the wire: from, to, bytes.
     pub(crate) seen: Vec<(usize, SocketAddr, Vec<u8>)>,
     wire: BTreeMap<(Instant, u64), Packet>,
@@ -80,6 +82,7 @@ impl Net {
             cut: BTreeSet::new(),
             handed_on: 0,
             moves: 0,
+            gone: BTreeSet::new(),
             seen: Vec::new(),
             wire: BTreeMap::new(),
             count: 0,
@@ -456,10 +459,11 @@ impl Net {
         }
     }
 
-    /// What each node owns, a crashed one by what its disk says.
+    /// What each node owns, a crashed one by what its disk says; one that is gone nothing.
     pub(crate) fn ownership(&mut self) -> Vec<Vec<Block>> {
         (0..self.nodes.len())
             .map(|n| match &mut self.nodes[n].core {
+                _ if self.gone.contains(&n) => Vec::new(),
                 Some(core) => core.view().mine.clone(),
                 None => {
                     let disk = self.nodes[n].disk.clone();
@@ -488,9 +492,10 @@ impl Net {
 
     /// Every node knows every other, is connected to it, and they agree on who owns what.
     pub(crate) fn agrees(&mut self) -> bool {
-        let count = self.nodes.len();
+        let count = self.nodes.len() - self.gone.len();
         let ownership = self.ownership();
-        (0..count).all(|n| {
+        let members = (0..self.nodes.len()).filter(|n| !self.gone.contains(n));
+        members.collect::<Vec<_>>().into_iter().all(|n| {
             let view = self.view(n);
             let connected = view
                 .members
@@ -498,6 +503,7 @@ impl Net {
                 .filter(|member| member.connected)
                 .count();
             connected == count - 1
+                && view.members.len() == count - 1
                 && view.members.iter().all(|member| {
                     let other = self
                         .nodes

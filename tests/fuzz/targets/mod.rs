@@ -8,6 +8,7 @@ mod api;
 mod core;
 mod docker;
 mod handshake;
+mod members;
 mod mesh;
 mod path;
 mod wire;
@@ -79,6 +80,12 @@ pub(crate) const TARGETS: &[Target] = &[
         "signed records of members",
         mesh::record,
         mesh::record_seeds,
+    ),
+    target(
+        "removal",
+        "signed removals of members",
+        members::removal,
+        members::removal_seeds,
     ),
     target(
         "deed",
