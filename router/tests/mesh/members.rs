@@ -123,7 +123,8 @@ fn only_members_that_are_here_become_admins() {
     let unknown = CommandError::UnknownNode(short.clone());
     assert_eq!(add_admin(&mut net, 0, &short), Err(unknown));
     assert!(add_admin(&mut net, 0, "host1").is_ok(), "it is one");
-    net.cut.extend([(0, 1), (1, 0)]);
+    // A third node would hand the word on.
+    net.cut.extend([(0, 1), (1, 0), (2, 1), (1, 2)]);
     let node = "host2".to_owned();
     assert_eq!(
         add_admin(&mut net, 0, "host2"),
