@@ -8,6 +8,7 @@ mod mac;
 mod mtu;
 mod name;
 mod range;
+mod service;
 mod suite;
 mod token;
 
@@ -19,5 +20,9 @@ pub use name::{
     BadName, CniName, ContainerName, IfName, Label, LabelKey, LabelValue, NetworkName, NodeName,
 };
 pub use range::{BadRange, Block, ClusterRange};
+pub use service::{
+    AddressKind, Affinity, BadProtocol, BalancerIp, BalancerMode, Endpoint, Protocol, Service,
+    ServiceKind, ServiceName, ServicePort, Slice, SlicePort, TrafficPolicy,
+};
 pub use suite::Suite;
 pub use token::{BadToken, MAX_TOKEN_ADDRESSES, Token, TokenId};
