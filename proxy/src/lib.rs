@@ -2,7 +2,8 @@
 //!
 //! Bottom-up: [`facts`] is what has to be known of the node; [`select`] decides which endpoints a Service may use here;
 //! [`table`] is the result, immutable, and what differs between two of them; [`sources`] keeps Services and endpoints as
-//! they are reported and makes the next table out of the last one. An engine does what the table says.
+//! they are reported and makes the next table out of the last one. An engine does what the table says: [`rules`] is the
+//! table as nftables rules, [`stale`] which UDP flows they leave behind, and [`kernel`] the engine that keeps the kernel to both.
 
 pub mod facts;
 pub mod table;
@@ -10,3 +11,9 @@ pub mod table;
 pub mod select;
 
 pub mod sources;
+
+pub mod rules;
+
+pub mod stale;
+
+pub mod kernel;
