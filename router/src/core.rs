@@ -17,6 +17,7 @@ mod gossip;
 mod obey;
 mod saved;
 mod saving;
+mod sheets;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -47,6 +48,7 @@ use admit::JoinCommand;
 use command::{Command, CommandError, Reply};
 use saved::{Membership, Snapshot};
 use saving::{Pending, Saving};
+use sheets::Sheets;
 use view::View;
 
 /// How a node is set up.
@@ -135,6 +137,8 @@ pub struct Core {
     own: Option<Record>,
     endpoints: Vec<SocketAddr>,
     flood: Flood,
+    /// What members tell of their containers and Services.
+    sheets: Sheets,
     pings: Pings,
     parts: Parts,
     joining: Option<JoinCommand>,
@@ -211,6 +215,7 @@ impl Core {
             own: None,
             endpoints: Vec::new(),
             flood: Flood::default(),
+            sheets: Sheets::default(),
             pings: Pings::default(),
             parts: Parts::default(),
             joining: None,
@@ -256,6 +261,7 @@ impl Core {
                 .for_each(|peer| self.saving.after(Pending::Gift { peer }));
         }
         self.membership = Some(membership);
+        self.restore_sheets(&saved.sheets);
         self.enter();
         self.ipam.restore(&saved.journal, self.now);
     }
@@ -373,6 +379,7 @@ impl Core {
             self.sessions.poll_timeout(),
             self.saving.poll_timeout(),
             self.flood.poll_timeout(),
+            self.sheets.flood.poll_timeout(),
             self.pings.poll_timeout(),
             self.joining.as_ref().and_then(JoinCommand::poll_timeout),
             self.asking.as_ref().and_then(Asking::poll_timeout),
@@ -537,6 +544,7 @@ impl Core {
             tokens: &self.tokens,
             journal: self.ipam.journal(self.now),
             records: self.records.values().map(Record::bytes).collect(),
+            sheets: self.sheets.saved().collect(),
         })
     }
 }

@@ -1,7 +1,8 @@
 //! Membership and ownership: who belongs to the cluster, and which addresses are whose.
 //!
 //! Bottom-up: [`codec`] reads and writes bytes; [`cluster`] is the cluster's key and its certificates; [`deed`] is one
-//! proof of ownership, [`deeds`] all that a node has; [`record`] is what a node says of itself; [`message`] and
+//! proof of ownership, [`deeds`] all that a node has; [`record`] is what a node says of itself, [`sheet`] what it tells of its containers
+//! and Services; [`message`] and
 //! [`parts`] are what members send each other; [`tokens`] are the
 //! invitations and [`join`] is how they are used; [`flood`] and [`ping`] say what to send to whom, and when.
 
@@ -15,4 +16,5 @@ pub mod message;
 pub mod parts;
 pub mod ping;
 pub mod record;
+pub mod sheet;
 pub mod tokens;

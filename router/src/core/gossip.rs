@@ -60,6 +60,7 @@ impl Core {
         if before.is_none_or(|before| before.boot != link.boot) {
             info!(peer = %peer.short(), endpoint = %link.endpoint, "a session is up");
             self.flood.up(peer, self.now.mono);
+            self.sheets.flood.up(peer, self.now.mono);
             self.pings.up(peer, self.now.mono);
             self.parts.forget(peer);
             self.resume_giving(peer);
@@ -83,6 +84,7 @@ impl Core {
             (link.up, link.since) = (false, self.now.wall);
         }
         self.flood.down(peer);
+        self.sheets.flood.down(peer);
         self.pings.down(peer);
         self.parts.forget(peer);
         self.changed();
@@ -132,6 +134,11 @@ impl Core {
             Message::DeedGrant(deeds) => self.handle_grant(peer, &deeds),
             Message::DeedAck { block, counter } => self.handle_ack(peer, block, counter),
             Message::DeedRefusal { id } => self.handle_refusal(peer, id),
+            Message::Sheet(bytes) => self.handle_sheet(peer, &bytes),
+            Message::SheetAck { node, version } => self.handle_has_sheet(peer, node, version),
+            Message::SheetSummary { answer, sheets } => {
+                self.handle_sheet_summary(peer, answer, &sheets);
+            }
         }
     }
 
@@ -279,6 +286,7 @@ impl Core {
 
     /// Signs this node's record anew if what it says has changed, and lets everybody know.
     pub(super) fn publish(&mut self) {
+        self.publish_sheet();
         let Some(membership) = self
             .membership
             .as_ref()
@@ -335,6 +343,7 @@ impl Core {
                 }
             }
         }
+        self.send_due_sheets();
         self.send_gifts();
     }
 

@@ -20,6 +20,7 @@ use crate::mesh::codec::{Malformed, Reader, Writer};
 use crate::mesh::deeds::Deeds;
 use crate::mesh::join::{read_range, write_range};
 use crate::mesh::record::MAX_RECORD;
+use crate::mesh::sheet::MAX_SHEET;
 use crate::mesh::tokens::Tokens;
 
 const FORMAT: u8 = 1;
@@ -33,6 +34,7 @@ const JOURNAL: u16 = 7;
 const RECORDS: u16 = 8;
 const ACQUAINTANCES: u16 = 9;
 const STAMP: u16 = 10;
+const SHEETS: u16 = 21;
 
 const MAX_SECRETS: u32 = 2;
 
@@ -60,6 +62,8 @@ pub(super) struct Saved {
     pub journal: Vec<Entry>,
     /// As they were signed; checked again when they are used.
     pub records: Vec<Vec<u8>>,
+    /// As they were signed by others.
+    pub sheets: Vec<Vec<u8>>,
 }
 
 /// What [`encode`] takes: the state as it stands in the core.
@@ -71,6 +75,7 @@ pub(super) struct Snapshot<'a> {
     pub tokens: &'a Tokens,
     pub journal: Vec<Entry>,
     pub records: Vec<&'a [u8]>,
+    pub sheets: Vec<&'a [u8]>,
 }
 
 /// The bytes to save.
@@ -98,6 +103,13 @@ pub(super) fn encode(state: &Snapshot<'_>) -> Zeroizing<Vec<u8>> {
             w.counted(record);
         });
     });
+    if !state.sheets.is_empty() {
+        out.field(SHEETS, |w| {
+            state.sheets.iter().for_each(|sheet| {
+                w.counted(sheet);
+            });
+        });
+    }
     Zeroizing::new(out.0)
 }
 
@@ -156,6 +168,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Saved, Malformed> {
         tokens: fields.tokens,
         journal: fields.journal,
         records: fields.records,
+        sheets: fields.sheets,
     })
 }
 
@@ -169,6 +182,7 @@ struct Fields {
     tokens: Tokens,
     journal: Vec<Entry>,
     records: Vec<Vec<u8>>,
+    sheets: Vec<Vec<u8>>,
     acquaintances: Vec<(NodePublic, SocketAddr)>,
     stamp: u64,
 }
@@ -202,6 +216,11 @@ impl Fields {
                         sign: field.array()?,
                     };
                     self.acquaintances.push((public, field.address()?));
+                }
+            }
+            SHEETS => {
+                while !field.is_empty() {
+                    self.sheets.push(field.counted(MAX_SHEET)?.to_vec());
                 }
             }
             STAMP => self.stamp = field.u64()?,
@@ -299,6 +318,7 @@ mod tests {
             tokens: &tokens,
             journal,
             records: vec![b"one", b"two"],
+            sheets: vec![b"three"],
         };
         let bytes = encode(&snapshot(Some(&membership), journal.clone()));
         let back = decode(&bytes).unwrap();
@@ -311,6 +331,7 @@ mod tests {
             tokens: &back.tokens,
             journal: back.journal.clone(),
             records: back.records.iter().map(Vec::as_slice).collect(),
+            sheets: back.sheets.iter().map(Vec::as_slice).collect(),
         };
         assert_eq!(encode(&again), bytes);
         let alone = decode(&encode(&snapshot(None, vec![]))).unwrap();
@@ -328,11 +349,12 @@ mod tests {
             tokens: &tokens,
             journal: vec![],
             records: vec![],
+            sheets: vec![],
         });
         let cut = (0..bytes.len())
             .filter(|at| decode(&bytes[..*at]).is_ok())
             .count();
-        assert!(cut <= 9, "only between two fields: {cut}");
+        assert!(cut <= 10, "only between two fields: {cut}");
         let mut later = bytes.to_vec();
         later[0] = FORMAT + 1;
         assert!(decode(&later).is_err());

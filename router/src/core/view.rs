@@ -1,6 +1,8 @@
 //! What the core knows, as an immutable snapshot for the data path and for people.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use weave_model::{Block, ClusterRange, NodeId, NodeName, Suite};
@@ -73,6 +75,8 @@ pub struct View {
     pub storage_failure: Option<String>,
     /// The other members, by id.
     pub members: Vec<Member>,
+    /// What the other members tell of their containers and Services; nobody has checked it.
+    pub sheets: BTreeMap<NodeId, Arc<[u8]>>,
     owners: Vec<Run<Owner>>,
 }
 
@@ -91,6 +95,7 @@ impl View {
             used: 0,
             storage_failure: None,
             members: Vec::new(),
+            sheets: BTreeMap::new(),
             owners: Vec::new(),
         }
     }
@@ -147,6 +152,7 @@ impl Core {
             .values()
             .map(|record| self.look_at(record))
             .collect();
+        view.sheets = self.sheets_of_members();
         let mut claims = Vec::new();
         for (at, record) in self.records.values().enumerate() {
             let owner = Owner::Member(at as u32);
