@@ -10,6 +10,7 @@ mod attach;
 mod cluster;
 mod cni;
 mod refusal;
+mod service;
 mod status;
 
 pub use attach::{AttachRequest, Attachment, Attachments, CniOwner, ExposeRequest, HostAddress};
@@ -19,6 +20,7 @@ pub use cni::{
     CniRoute,
 };
 pub use refusal::{Code, Refusal};
+pub use service::{Backend, BackendState, ServiceInfo, ServiceRequest, Services};
 pub use status::{
     Cluster, Connection, Connections, Datagrams, LaneMtu, Offload, Offloads, Peer, PeerState,
     Peers, Problem, Status, Traffic, Verdict,
@@ -35,3 +37,6 @@ pub const DEFAULT_TOKEN_TTL_S: u64 = 3600;
 
 /// The IPv4 range a cluster gets when nothing else is said.
 pub const DEFAULT_RANGE: &str = "10.32.0.0/12";
+
+/// Where Services get their virtual addresses from when nothing else is said.
+pub const DEFAULT_SERVICE_RANGE: &str = "10.96.0.0/16";

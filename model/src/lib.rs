@@ -9,6 +9,7 @@ mod mtu;
 mod name;
 mod range;
 mod service;
+mod sheet;
 mod suite;
 mod token;
 
@@ -23,6 +24,10 @@ pub use range::{BadRange, Block, ClusterRange};
 pub use service::{
     AddressKind, Affinity, BadProtocol, BalancerIp, BalancerMode, Endpoint, Protocol, Service,
     ServiceKind, ServiceName, ServicePort, Slice, SlicePort, TrafficPolicy,
+};
+pub use sheet::{
+    BadService, DeclaredPort, DeclaredService, MAX_ENDPOINTS, MAX_PORTS, MAX_SELECTOR,
+    RemovedService, ServiceSpec, Sheet, SheetContainer,
 };
 pub use suite::Suite;
 pub use token::{BadToken, MAX_TOKEN_ADDRESSES, Token, TokenId};

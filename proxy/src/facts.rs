@@ -18,12 +18,24 @@ pub struct Facts {
     pub no_endpoints: BTreeSet<IpAddr>,
     /// Where containers' addresses are from. What comes from there keeps its source.
     pub containers: Vec<IpNet>,
-    /// Where virtual addresses are from. One that no Service has answers nothing.
+    /// Where virtual addresses are from.
     pub ranges: Vec<IpNet>,
+    /// What becomes of packets to virtual addresses that no Service has.
+    pub unknown: Unknown,
     /// Whether Services may name addresses outside of these ranges.
     pub external_ips: ExternalIps,
     /// The node's own addresses among the containers', by which endpoints of other nodes answer it.
     pub own: Vec<IpAddr>,
+}
+
+/// What becomes of packets to virtual addresses that no Service has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Unknown {
+    /// They vanish, as Kubernetes has it.
+    #[default]
+    Dropped,
+    /// Their sender is told at once.
+    Refused,
 }
 
 /// Whether `externalIPs` of Services are believed. Whoever may write one takes over that address on every node

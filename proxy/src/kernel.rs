@@ -46,9 +46,9 @@ pub struct Kernel {
     conntrack: Conntrack,
     facts: Facts,
     table: Arc<Table>,
-    /// Absent until the kernel's table is known to be right.
+    /// Absent until the kernel's table is known to be right, and as long as there has been no Service.
     rules: Option<Rules>,
-    /// The number of the host's rule sets when ours was right.
+    /// The number of the host's rule sets when ours was right; 0, which no number is, when it is not.
     generation: u32,
 }
 
@@ -77,7 +77,16 @@ impl Kernel {
         let same_facts = self.facts == *facts;
         self.facts.clone_from(facts);
         self.table = table;
+        let applied = self.make(diff, same_facts);
+        if applied.is_err() {
+            self.generation = 0;
+        }
+        applied
+    }
+
+    fn make(&mut self, diff: &Diff, same_facts: bool) -> Result<Done, Error> {
         let done = match self.rules.take() {
+            None if self.table.entries.is_empty() => self.clear()?,
             Some(rules) if same_facts => self.change(rules, diff)?,
             Some(_) => self.remake()?,
             None => self.adopt()?,
@@ -94,11 +103,23 @@ impl Kernel {
     /// When the kernel's rules cannot be read or made.
     pub fn look_after(&mut self) -> Result<Done, Error> {
         let generation = self.nft.generation()?;
-        if self.rules.is_some() && generation == self.generation {
+        if generation == self.generation {
             return Ok(Done::Kept);
         }
+        let looked = self.look(generation);
+        if looked.is_err() {
+            self.generation = 0;
+        }
+        looked
+    }
+
+    fn look(&mut self, generation: u32) -> Result<Done, Error> {
         let Some(rules) = self.rules.take() else {
-            return self.adopt();
+            return if self.table.entries.is_empty() {
+                self.clear()
+            } else {
+                self.adopt()
+            };
         };
         let (_, expected) = self.expected();
         match expected.look(&self.nft, rules.table())? {
@@ -156,6 +177,21 @@ impl Kernel {
             self.generation = after;
         }
         Ok(())
+    }
+
+    /// As long as there has been no Service in this run, there is no table.
+    fn clear(&mut self) -> Result<Done, Error> {
+        let generation = self.nft.generation()?;
+        let (rules, _) = Rules::new(&self.table, &self.facts);
+        let there = self.nft.table(rules.table())?.is_some();
+        (self.rules, self.generation) = (None, generation);
+        if !there {
+            return Ok(Done::Kept);
+        }
+        let mut batch = Batch::new();
+        batch.remove_table(rules.table());
+        self.send(&batch)?;
+        Ok(Done::Remade)
     }
 
     fn adopt(&mut self) -> Result<Done, Error> {

@@ -7,7 +7,7 @@ use weave_linux::nft::{
 
 use super::chains::{containers, is_local, of_family, to_node};
 use super::maps::{At, Map, Maps, Use, daddr, front_fields, saddr};
-use crate::facts::Facts;
+use crate::facts::{Facts, Unknown};
 use crate::table::Family;
 
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
@@ -169,7 +169,11 @@ fn closed(batch: &mut Batch, table: &Table, maps: &Maps, facts: &Facts) {
     }
     for range in &facts.ranges {
         let nobody = Rule::new().inside(daddr(Family::of(range.addr())), *range);
-        batch.add_rule(table, "closed", &nobody.counter().drop());
+        let nobody = match facts.unknown {
+            Unknown::Dropped => nobody.counter().drop(),
+            Unknown::Refused => nobody.counter().goto("refuse"),
+        };
+        batch.add_rule(table, "closed", &nobody);
     }
     let before = priority::FILTER - 10;
     for (name, hook) in [
