@@ -9,6 +9,7 @@ mod cni;
 mod commands;
 mod failure;
 mod print;
+mod service;
 mod table;
 
 use clap::Parser as _;

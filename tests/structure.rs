@@ -25,6 +25,7 @@ const PURE_CRATES: &[&str] = &["model", "router", "proxy"];
 
 /// The files and folders of these crates that are shells around the pure rest.
 const SHELLS: &[&str] = &[
+    "proxy/src/driver.rs",     // the thread around sources and engine
     "proxy/src/kernel.rs",     // writes rules, and reads and deletes tracked flows
     "router/src/attach",       // puts a container on the network: netlink and namespaces
     "router/src/driver",       // sockets, clocks and the thread that runs the core

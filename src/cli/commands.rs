@@ -15,11 +15,11 @@ use super::args::{Args, Attach, CniCommand, Command, Output, TokenCommand};
 use super::client::Client;
 use super::cni::Ports;
 use super::failure::{Exit, Failure};
-use super::{cni, print};
+use super::{cni, print, service};
 use crate::api;
 
 /// What goes to stdout, and how the process ends.
-type Answer = Result<(String, Exit), Failure>;
+pub(super) type Answer = Result<(String, Exit), Failure>;
 
 /// Does what the arguments say.
 pub(super) fn run(args: &Args) -> Answer {
@@ -59,6 +59,7 @@ pub(super) fn run(args: &Args) -> Answer {
             let host: HostAddress = client.delete("/expose")?;
             shown.answer(&host, print::hidden)
         }
+        Command::Service { command } => service::run(&client, &shown, command),
         Command::Status => status(&client, &shown),
         Command::Peers => shown.answer(&client.get("/peers")?, |answer: &Peers| {
             print::peers(answer)
@@ -136,13 +137,17 @@ fn percent_encoded(word: &str) -> String {
 }
 
 /// The form that was asked for.
-struct Shown {
+pub(super) struct Shown {
     output: Output,
 }
 
 impl Shown {
     /// An answer as JSON, or in the words that `human` finds.
-    fn answer<A: Serialize>(&self, answer: &A, human: impl FnOnce(&A) -> String) -> Answer {
+    pub(super) fn answer<A: Serialize>(
+        &self,
+        answer: &A,
+        human: impl FnOnce(&A) -> String,
+    ) -> Answer {
         let text = match self.output {
             Output::Table => human(answer),
             Output::Json => print::json(answer)?,

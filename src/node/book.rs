@@ -4,16 +4,29 @@
 //! interfaces all lie in one namespace, so a second container cannot take a name that is in use.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 use weave_model::api::{Attachment, CniGcRequest, CniRef, HostAddress};
-use weave_model::{ContainerName, IfName, NetworkName};
+use weave_model::{ContainerName, DeclaredService, IfName, NetworkName, RemovedService};
 
 /// What is attached to this node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Book {
     attachments: BTreeMap<(ContainerName, IfName), Entry>,
     host: Option<HostAddress>,
+    services: Declarations,
+}
+
+/// What was said on this node of Services.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Declarations {
+    /// Those that were made here.
+    pub(super) made: Vec<DeclaredService>,
+    /// Those of other nodes that were removed here.
+    pub(super) removed: Vec<RemovedService>,
+    /// The address by which endpoints of other nodes see this one, once there was a Service.
+    pub(super) source: Option<Ipv4Addr>,
 }
 
 /// An attachment and what only the node has to know of it.
@@ -31,6 +44,8 @@ struct Page {
     version: u32,
     attachments: Vec<Entry>,
     host: Option<HostAddress>,
+    #[serde(default)]
+    services: Declarations,
 }
 
 const VERSION: u32 = 1;
@@ -71,6 +86,7 @@ impl Book {
         Ok(Self {
             attachments: attachments.collect(),
             host: page.host,
+            services: page.services,
         })
     }
 
@@ -81,6 +97,7 @@ impl Book {
             version: VERSION,
             attachments,
             host: self.host,
+            services: self.services.clone(),
         };
         serde_json::to_vec(&page).expect("a book of strings and numbers is JSON")
     }
@@ -169,6 +186,16 @@ impl Book {
     /// The host's own addresses.
     pub(super) const fn host(&self) -> Option<HostAddress> {
         self.host
+    }
+
+    /// What was said here of Services.
+    pub(super) const fn services(&self) -> &Declarations {
+        &self.services
+    }
+
+    /// The same, to be changed.
+    pub(super) const fn services_mut(&mut self) -> &mut Declarations {
+        &mut self.services
     }
 
     /// Gives the host its addresses, or takes them.

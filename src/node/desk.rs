@@ -10,9 +10,10 @@ use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 use weave_model::api::{
     AttachRequest, Attachment, Attachments, CniFindings, CniGcRequest, CniRef, ExposeRequest,
-    HostAddress, InitRequest, JoinRequest, Membership, Refusal, TokenAnswer, TokenRequest,
+    HostAddress, InitRequest, JoinRequest, Membership, Refusal, ServiceInfo, ServiceRequest,
+    TokenAnswer, TokenRequest,
 };
-use weave_model::{ContainerName, IfName};
+use weave_model::{ContainerName, IfName, ServiceName};
 
 use super::works::Works;
 
@@ -37,6 +38,10 @@ pub(super) enum Job {
     CniGc(CniGcRequest, Reply<Attachments>),
     Expose(ExposeRequest, Reply<HostAddress>),
     Hide(Reply<HostAddress>),
+    CreateService(Box<ServiceRequest>, Reply<ServiceInfo>),
+    RemoveService(ServiceName, Reply<ServiceInfo>),
+    /// Does for Services what only the desk may.
+    SettleServices,
 }
 
 /// The running desk. It ends when the last [`super::Node`] is dropped.
@@ -95,5 +100,10 @@ async fn do_job(works: &mut Works, job: Job) {
         Job::CniGc(request, reply) => drop(reply.send(works.cni_gc(&request).await)),
         Job::Expose(request, reply) => drop(reply.send(works.expose(request).await)),
         Job::Hide(reply) => drop(reply.send(works.hide().await)),
+        Job::CreateService(request, reply) => {
+            drop(reply.send(works.create_service(*request).await));
+        }
+        Job::RemoveService(name, reply) => drop(reply.send(works.remove_service(&name))),
+        Job::SettleServices => works.settle_services().await,
     }
 }
