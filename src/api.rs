@@ -42,6 +42,9 @@ const DRAIN: Duration = Duration::from_secs(1);
         handlers::cni_gc,
         handlers::expose,
         handlers::hide,
+        handlers::create_service,
+        handlers::services,
+        handlers::remove_service,
         handlers::status,
         handlers::peers,
         handlers::connections,
@@ -112,6 +115,11 @@ fn routes(node: Node) -> Router {
         .route("/v1/cni/check", post(handlers::cni_check))
         .route("/v1/cni/gc", post(handlers::cni_gc))
         .route("/v1/expose", post(handlers::expose).delete(handlers::hide))
+        .route(
+            "/v1/services",
+            get(handlers::services).post(handlers::create_service),
+        )
+        .route("/v1/services/{name}", delete(handlers::remove_service))
         .route("/v1/status", get(handlers::status))
         .route("/v1/peers", get(handlers::peers))
         .route("/v1/connections", get(handlers::connections))

@@ -10,6 +10,7 @@ mod commands;
 mod failure;
 mod members;
 mod print;
+mod service;
 mod table;
 
 use clap::Parser as _;

@@ -12,6 +12,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use ipnet::Ipv4Net;
 use weave_model::{NodeName, Suite};
 
 pub use docker::DockerPlugin;
@@ -40,6 +41,15 @@ pub struct Config {
     pub docker: DockerPlugin,
     /// The overlay.
     pub overlay: Overlay,
+    /// Services.
+    pub services: ServiceConfig,
+}
+
+/// The section of Services.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceConfig {
+    /// Where virtual addresses come from, /8 to /28; the same on every node.
+    pub range: Ipv4Net,
 }
 
 /// The MTUs that a container's interface may have, in bytes: from IPv6's least to what fits a super-packet.
@@ -131,8 +141,26 @@ impl Config {
                     flags.without
                 },
             },
+            services: ServiceConfig {
+                range: check_service_range(flags.service_range.or(file.services.range))?,
+            },
         })
     }
+}
+
+fn check_service_range(given: Option<Ipv4Net>) -> Result<Ipv4Net, Obstacle> {
+    let default = weave_model::api::DEFAULT_SERVICE_RANGE;
+    let range = given
+        .unwrap_or_else(|| default.parse().expect("the default is a range"))
+        .trunc();
+    if (8..=28).contains(&range.prefix_len()) {
+        return Ok(range);
+    }
+    let cause = format!("{range} cannot be the range of virtual addresses");
+    Err(Obstacle::new(
+        cause,
+        format!("give --service-range a range of /8 to /28, such as {default}"),
+    ))
 }
 
 /// An address with an optional port: `192.0.2.1`, `192.0.2.1:6783`, `[2001:db8::1]:6783`.

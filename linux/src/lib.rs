@@ -5,6 +5,7 @@
 mod ifname;
 
 pub mod file;
+pub mod conntrack;
 pub mod netlink;
 pub mod netns;
 pub mod nft;

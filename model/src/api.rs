@@ -12,6 +12,7 @@ mod cni;
 mod ipam;
 mod members;
 mod refusal;
+mod service;
 mod status;
 
 pub use attach::{AttachRequest, Attachment, Attachments, CniOwner, ExposeRequest, HostAddress};
@@ -26,6 +27,7 @@ pub use members::{
     TokenEntry, TokenList, TokenState,
 };
 pub use refusal::{Code, Refusal};
+pub use service::{Backend, BackendState, ServiceInfo, ServiceRequest, Services};
 pub use status::{
     Cluster, Connection, ConnectionPath, Connections, Datagrams, LaneMtu, Offload, Offloads, Peer,
     PeerState, Peers, Problem, Status, Traffic, Verdict,
@@ -42,3 +44,6 @@ pub const DEFAULT_TOKEN_TTL_S: u64 = 3600;
 
 /// The IPv4 range a cluster gets when nothing else is said.
 pub const DEFAULT_RANGE: &str = "10.32.0.0/12";
+
+/// Where Services get their virtual addresses from when nothing else is said.
+pub const DEFAULT_SERVICE_RANGE: &str = "10.96.0.0/16";

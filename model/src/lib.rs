@@ -9,6 +9,8 @@ mod mac;
 mod mtu;
 mod name;
 mod range;
+mod service;
+mod sheet;
 mod suite;
 mod token;
 mod way;
@@ -21,6 +23,14 @@ pub use name::{
     BadName, CniName, ContainerName, IfName, Label, LabelKey, LabelValue, NetworkName, NodeName,
 };
 pub use range::{BadRange, Block, ClusterRange};
+pub use service::{
+    AddressKind, Affinity, BadProtocol, BalancerIp, BalancerMode, Endpoint, Protocol, Service,
+    ServiceKind, ServiceName, ServicePort, Slice, SlicePort, TrafficPolicy,
+};
+pub use sheet::{
+    BadService, DeclaredPort, DeclaredService, MAX_ENDPOINTS, MAX_PORTS, MAX_SELECTOR,
+    RemovedService, ServiceSpec, Sheet, SheetContainer,
+};
 pub use suite::Suite;
 pub use token::{BadToken, MAX_TOKEN_ADDRESSES, Token, TokenId};
 pub use way::PathReason;

@@ -34,12 +34,14 @@ mod overlap;
 mod pair;
 mod spec;
 mod tun;
+mod virtuals;
 
 pub use error::Error;
 pub use lend::Lent;
 pub use pair::{Detached, Repaired, Step};
 pub use spec::{AttachSpec, Attached, Attachment, DefaultRoute, NoIpv6};
 pub use tun::{HostSpec, Prepared};
+pub use virtuals::VIRTUAL_PROTOCOL;
 
 /// What our routes say about who made them; a number that `rt_protos` gives to nobody.
 pub const ROUTE_PROTOCOL: u8 = 87;

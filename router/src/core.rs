@@ -22,6 +22,7 @@ mod obey;
 mod removing;
 mod saved;
 mod saving;
+mod sheets;
 mod ways;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -58,6 +59,7 @@ use leaving::Leaving;
 use removing::Removed;
 use saved::{Membership, Snapshot};
 use saving::{Pending, Saving};
+use sheets::Sheets;
 use view::View;
 use ways::Ways;
 
@@ -148,6 +150,8 @@ pub struct Core {
     endpoints: Vec<SocketAddr>,
     flood: Flood,
     ways: Ways,
+    /// What members tell of their containers and Services.
+    sheets: Sheets,
     parts: Parts,
     joining: Option<JoinCommand>,
     inviting: Inviting,
@@ -230,6 +234,7 @@ impl Core {
             endpoints: Vec::new(),
             flood: Flood::default(),
             ways: Ways::default(),
+            sheets: Sheets::default(),
             parts: Parts::default(),
             joining: None,
             inviting,
@@ -288,6 +293,7 @@ impl Core {
                 .for_each(|peer| self.saving.after(Pending::Gift { peer }));
         }
         self.membership = Some(membership);
+        self.restore_sheets(&saved.sheets);
         self.enter();
         self.ipam.restore(&saved.journal, self.now);
     }
@@ -423,6 +429,7 @@ impl Core {
             self.saving.poll_timeout(),
             self.flood.poll_timeout(),
             self.ways.poll_timeout(),
+            self.sheets.flood.poll_timeout(),
             self.joining.as_ref().and_then(JoinCommand::poll_timeout),
             self.asking.as_ref().and_then(Asking::poll_timeout),
             self.giving.poll_timeout(),
@@ -599,6 +606,7 @@ impl Core {
             journal: self.ipam.journal(self.now),
             records: self.records.values().map(Record::bytes).collect(),
             removed: self.removed_to_save(),
+            sheets: self.sheets.saved().collect(),
         })
     }
 }

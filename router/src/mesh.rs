@@ -6,6 +6,11 @@
 //! [`parts`] are what members send each other, [`inquiry`] how they ask all the others; [`tokens`] are the
 //! invitations and [`join`] is how they are used; [`flood`] says what to send to whom, and when; [`links`] is who reaches
 //! whom, and [`paths`] chooses the way to each peer.
+//! Bottom-up: [`codec`] reads and writes bytes; [`cluster`] is the cluster's key and its certificates; [`deed`] is one
+//! proof of ownership, [`deeds`] all that a node has; [`record`] is what a node says of itself, [`sheet`] what it tells of its containers
+//! and Services; [`message`] and
+//! [`parts`] are what members send each other; [`tokens`] are the
+//! invitations and [`join`] is how they are used; [`flood`] and [`ping`] say what to send to whom, and when.
 
 pub mod cluster;
 pub mod authority;
@@ -22,4 +27,5 @@ mod measure;
 pub mod parts;
 pub mod paths;
 pub mod record;
+pub mod sheet;
 pub mod tokens;

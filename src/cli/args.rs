@@ -11,6 +11,7 @@ use weave_model::{ContainerName, IfName, Label, NetworkName};
 
 use super::cni::Places;
 use super::members::{AdminCommand, IpamCommand};
+use super::service::ServiceCommand;
 use crate::duration;
 
 /// Where the help of a verb lists what all verbs take.
@@ -125,6 +126,12 @@ pub enum Command {
     },
     /// Take the host's own addresses off the network
     Hide,
+    /// Put virtual addresses in front of containers that come and go
+    Service {
+        /// What to do with services.
+        #[command(subcommand)]
+        command: ServiceCommand,
+    },
     /// Tell whether all is well, and why not
     Status,
     /// List the members of the cluster

@@ -14,7 +14,7 @@ use super::args::{Args, Attach, CniCommand, Command, Output};
 use super::client::Client;
 use super::cni::Ports;
 use super::failure::{Exit, Failure};
-use super::{cni, members, print};
+use super::{cni, members, print, service};
 use crate::api;
 
 /// What goes to stdout, and how the process ends.
@@ -62,6 +62,7 @@ pub(super) fn run(args: &Args) -> Answer {
             let host: HostAddress = client.delete("/expose")?;
             shown.answer(&host, print::hidden)
         }
+        Command::Service { command } => service::run(&client, &shown, command),
         Command::Status => status(&client, &shown),
         Command::Peers => shown.answer(&client.get("/peers")?, |answer: &Peers| {
             print::peers(answer)

@@ -3,6 +3,7 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use ipnet::Ipv4Net;
 use serde::Deserialize;
 use weave_model::{NodeName, Suite};
 
@@ -19,6 +20,14 @@ pub(super) struct File {
     pub(super) log: Option<String>,
     pub(super) docker_plugin: Option<DockerPlugin>,
     pub(super) overlay: OverlaySection,
+    pub(super) services: ServiceSection,
+}
+
+/// `[services]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct ServiceSection {
+    pub(super) range: Option<Ipv4Net>,
 }
 
 /// `[overlay]`.

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Parser;
+use ipnet::Ipv4Net;
 use weave_model::{NodeName, Suite};
 
 use super::{Address, DockerPlugin, Facility, parse_suite};
@@ -61,6 +62,10 @@ pub struct Flags {
     /// Facilities of the kernel to do without, with commas between: gso, gro, uso, multiqueue
     #[arg(long, value_name = "FACILITIES", value_delimiter = ',')]
     pub without: Vec<Facility>,
+
+    /// Where services get their virtual addresses from, the same on every node [default: 10.96.0.0/16]
+    #[arg(long, value_name = "CIDR")]
+    pub service_range: Option<Ipv4Net>,
 
     /// What to log: error, warn, info, debug, trace, or per module [default: info]
     #[arg(long, value_name = "FILTER", env = "WEAVE_LOG")]

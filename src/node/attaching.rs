@@ -16,7 +16,7 @@ use weave_router::path::routes::{DEFAULT_NETWORK, Port};
 use super::addresses;
 use super::book::Entry;
 use super::containers::{self, Plan};
-use super::works::{HOST_LEASE, Works};
+use super::works::{HOST_LEASE, SERVICE_LEASE, Works};
 
 impl Works {
     /// Attaches a container.
@@ -257,6 +257,9 @@ impl Works {
         booked.extend(docker.map(|(lease, offset)| (lease, Some(offset))));
         if let Some(host) = self.book.host() {
             booked.insert(HOST_LEASE.to_owned(), range.offset_v4(host.ip));
+        }
+        if let Some(source) = self.book.services().source {
+            booked.insert(SERVICE_LEASE.to_owned(), range.offset_v4(source));
         }
         for (lease, _) in leases
             .iter()

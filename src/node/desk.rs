@@ -11,10 +11,10 @@ use tokio::time::{MissedTickBehavior, interval};
 use weave_model::api::{
     AttachRequest, Attachment, Attachments, CniFindings, CniGcRequest, CniRef, ExposeRequest,
     HostAddress, InitRequest, IpamFindings, JoinRequest, LeaveAnswer, LeaveRequest, Membership,
-    Refusal, TokenAnswer, TokenRequest,
+    Refusal, ServiceInfo, ServiceRequest, TokenAnswer, TokenRequest,
 };
 use weave_model::docker::Call;
-use weave_model::{ContainerName, IfName};
+use weave_model::{ContainerName, IfName, ServiceName};
 
 use super::docker;
 use super::works::Works;
@@ -43,6 +43,10 @@ pub(super) enum Job {
     Docker(Box<Call>, Reply<docker::Answer>),
     Leave(LeaveRequest, Reply<LeaveAnswer>),
     CheckIpam(Reply<IpamFindings>),
+    CreateService(Box<ServiceRequest>, Reply<ServiceInfo>),
+    RemoveService(ServiceName, Reply<ServiceInfo>),
+    /// Does for Services what only the desk may.
+    SettleServices,
 }
 
 /// The running desk. It ends when the last [`super::Node`] is dropped.
@@ -104,5 +108,10 @@ async fn do_job(works: &mut Works, job: Job) {
         Job::Docker(call, reply) => drop(reply.send(works.docker(*call).await)),
         Job::Leave(request, reply) => drop(reply.send(works.leave(request).await)),
         Job::CheckIpam(reply) => drop(reply.send(works.check_ipam().await)),
+        Job::CreateService(request, reply) => {
+            drop(reply.send(works.create_service(*request).await));
+        }
+        Job::RemoveService(name, reply) => drop(reply.send(works.remove_service(&name))),
+        Job::SettleServices => works.settle_services().await,
     }
 }

@@ -26,6 +26,9 @@ use crate::obstacle::{Obstacle, cause_and_fix};
 /// The lease of the host itself. No container's name is empty.
 pub(super) const HOST_LEASE: &str = "/host";
 
+/// The lease of the address by which endpoints of other nodes see this one.
+pub(super) const SERVICE_LEASE: &str = "/service";
+
 /// What the desk works with.
 pub(super) struct Works {
     pub(super) config: Config,
@@ -202,6 +205,8 @@ impl Works {
             }
             None => Vec::new(),
         };
+        let mut obstacles = obstacles;
+        obstacles.extend(self.route_services().await);
         self.obstacles = obstacles.into();
         self.tell_ports().await;
         self.publish();

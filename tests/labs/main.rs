@@ -19,6 +19,7 @@ mod outside;
 mod overlay;
 mod relay;
 mod restart;
+mod services;
 mod wire;
 mod without;
 mod wrong_input;

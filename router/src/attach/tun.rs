@@ -118,7 +118,7 @@ impl Host {
         }
     }
 
-    async fn tun(&self) -> Result<Link, Error> {
+    pub(super) async fn tun(&self) -> Result<Link, Error> {
         let found = self.netlink.link(&self.tun).await?;
         found
             .filter(|link| link.kind == "tun")

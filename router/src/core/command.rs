@@ -81,6 +81,12 @@ pub enum Command {
         /// UDP addresses of this host.
         endpoints: Vec<SocketAddr>,
     },
+    /// Says what this node tells the others of its containers and Services: at most
+    /// [`crate::mesh::sheet::MAX_CONTENT`] bytes, in a form that the mesh does not look at. Known to them soon after.
+    SetSheet {
+        /// All of it.
+        content: Vec<u8>,
+    },
 }
 
 /// A range that this host uses for something else.
@@ -280,6 +286,9 @@ pub enum CommandError {
     /// No member that is known owns it.
     #[error("the address {0} belongs to no member that this node knows")]
     Unowned(Ipv4Addr),
+    /// There is more to tell of containers and Services than a node may.
+    #[error("this node has too many containers and services to tell the others of")]
+    SheetTooLong,
     /// The id is too long to be journalled.
     #[error("the interface's id is longer than {MAX_ID} bytes")]
     BadId,
@@ -336,6 +345,7 @@ impl CommandError {
             Self::NoAddresses => "addresses are still being asked for; see `weavectl status`",
             Self::Exhausted { .. } => "detach containers, or wait: more addresses were asked for from the other members",
             Self::AddressTaken { .. } => "choose another address, or detach its holder first",
+            Self::SheetTooLong => "detach containers, use fewer labels, or attach them on other nodes",
             Self::BadId => "use a shorter container name",
             Self::HasOther { .. } => "detach it first, or attach it without naming an address",
             Self::Reserved(_) | Self::Outside(_) => "choose another address, or let the node choose",
@@ -364,6 +374,7 @@ impl CommandError {
             Self::BadRange(_)
             | Self::TokenTerms
             | Self::BadId
+            | Self::SheetTooLong
             | Self::Reserved(_)
             | Self::Outside(_) => Code::Invalid,
             Self::Stopping | Self::NotMember | Self::NotAdmin { .. } | Self::NoEndpoint => {

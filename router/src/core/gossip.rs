@@ -65,6 +65,7 @@ impl Core {
             info!(peer = %peer.short(), way = %link.way, "a session is up");
             self.flood.up(peer, self.now.mono);
             self.ways.links.up(peer, self.now.mono);
+            self.sheets.flood.up(peer, self.now.mono);
             self.parts.forget(peer);
             self.resume_giving(peer);
             self.changed();
@@ -93,6 +94,7 @@ impl Core {
         self.ways.paths.down(peer);
         self.ways.links.down(peer);
         self.ways.relink(self.now.mono);
+        self.sheets.flood.down(peer);
         self.parts.forget(peer);
         self.changed();
     }
@@ -140,6 +142,11 @@ impl Core {
             Message::Office(certificate) => self.handle_office(peer, certificate),
             Message::DeedInquiry { id, about } => self.handle_inquiry(peer, id, about),
             Message::DeedTestimony(testimony) => self.handle_testimony(peer, testimony),
+            Message::Sheet(bytes) => self.handle_sheet(peer, &bytes),
+            Message::SheetAck { node, version } => self.handle_has_sheet(peer, node, version),
+            Message::SheetSummary { answer, sheets } => {
+                self.handle_sheet_summary(peer, answer, &sheets);
+            }
         }
     }
 
@@ -291,6 +298,7 @@ impl Core {
 
     /// Signs this node's record anew if what it says has changed, and lets everybody know.
     pub(super) fn publish(&mut self) {
+        self.publish_sheet();
         let Some(membership) = self
             .membership
             .as_ref()
@@ -347,6 +355,7 @@ impl Core {
                 }
             }
         }
+        self.send_due_sheets();
         self.send_gifts();
         self.send_offices();
     }

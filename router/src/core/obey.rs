@@ -17,6 +17,7 @@ use crate::keys::ClusterSecret;
 use crate::mesh::authority::Authority;
 use crate::mesh::cluster::{ClusterKey, ClusterPublic};
 use crate::mesh::deeds::Deeds;
+use crate::mesh::sheet::MAX_CONTENT;
 use crate::mesh::tokens::{Refusal, TokenInfo};
 
 const MAX_TTL: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -59,6 +60,13 @@ impl Core {
                 let leases = self.ipam.leases();
                 let leases = leases.map(|(id, offset)| (id.to_owned(), offset));
                 return Ok(Some(Reply::Leases(leases.collect())));
+            }
+            Command::SetSheet { content } => {
+                if content.len() > MAX_CONTENT {
+                    return Err(CommandError::SheetTooLong);
+                }
+                self.set_sheet(content);
+                return Ok(Some(Reply::Done));
             }
             Command::SetEndpoints { mut endpoints } => {
                 let mut seen = std::collections::BTreeSet::new();

@@ -21,6 +21,7 @@ use crate::mesh::codec::{Malformed, Reader, Writer};
 use crate::mesh::deeds::Deeds;
 use crate::mesh::join::{read_range, write_range};
 use crate::mesh::record::MAX_RECORD;
+use crate::mesh::sheet::MAX_SHEET;
 use crate::mesh::tokens::Tokens;
 
 const FORMAT: u8 = 1;
@@ -35,6 +36,7 @@ const RECORDS: u16 = 8;
 const ACQUAINTANCES: u16 = 9;
 const STAMP: u16 = 10;
 const REMOVED: u16 = 11;
+const SHEETS: u16 = 21;
 
 const MAX_SECRETS: u32 = 2;
 
@@ -70,6 +72,8 @@ pub(super) struct Saved {
     /// As they were signed; checked again when they are used.
     pub records: Vec<Vec<u8>>,
     pub removed: Vec<SavedRemoval>,
+    /// As they were signed by others.
+    pub sheets: Vec<Vec<u8>>,
 }
 
 /// A removal, as it was signed; checked again when it is used.
@@ -93,6 +97,7 @@ pub(super) struct Snapshot<'a> {
     pub journal: Vec<Entry>,
     pub records: Vec<&'a [u8]>,
     pub removed: Vec<SavedRemoval>,
+    pub sheets: Vec<&'a [u8]>,
 }
 
 /// The bytes to save.
@@ -126,6 +131,13 @@ pub(super) fn encode(state: &Snapshot<'_>) -> Zeroizing<Vec<u8>> {
             w.counted(&removed.removal).counted(&removed.record);
         }
     });
+    if !state.sheets.is_empty() {
+        out.field(SHEETS, |w| {
+            state.sheets.iter().for_each(|sheet| {
+                w.counted(sheet);
+            });
+        });
+    }
     Zeroizing::new(out.0)
 }
 
@@ -185,6 +197,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Saved, Malformed> {
         journal: fields.journal,
         records: fields.records,
         removed: fields.removed,
+        sheets: fields.sheets,
     })
 }
 
@@ -199,6 +212,7 @@ struct Fields {
     journal: Vec<Entry>,
     records: Vec<Vec<u8>>,
     removed: Vec<SavedRemoval>,
+    sheets: Vec<Vec<u8>>,
     acquaintances: Vec<(NodePublic, SocketAddr)>,
     stamp: u64,
 }
@@ -241,6 +255,11 @@ impl Fields {
                         removal: field.counted(MAX_RECORD)?.to_vec(),
                         record: field.counted(MAX_RECORD)?.to_vec(),
                     });
+                }
+            }
+            SHEETS => {
+                while !field.is_empty() {
+                    self.sheets.push(field.counted(MAX_SHEET)?.to_vec());
                 }
             }
             STAMP => self.stamp = field.u64()?,
@@ -343,6 +362,7 @@ mod tests {
                 record: Vec::new(),
                 settled: true,
             }],
+            sheets: vec![b"three"],
         };
         let bytes = encode(&snapshot(Some(&membership), journal.clone()));
         let back = decode(&bytes).unwrap();
@@ -356,6 +376,7 @@ mod tests {
             journal: back.journal.clone(),
             records: back.records.iter().map(Vec::as_slice).collect(),
             removed: back.removed.clone(),
+            sheets: back.sheets.iter().map(Vec::as_slice).collect(),
         };
         assert_eq!(encode(&again), bytes);
         let alone = decode(&encode(&snapshot(None, vec![]))).unwrap();
@@ -374,6 +395,7 @@ mod tests {
             journal: vec![],
             records: vec![],
             removed: vec![],
+            sheets: vec![],
         });
         let cut = (0..bytes.len())
             .filter(|at| decode(&bytes[..*at]).is_ok())

@@ -1,6 +1,8 @@
 //! What the core knows, as an immutable snapshot for the data path and for people.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use weave_model::{Block, ClusterRange, NodeId, NodeName, PathReason, Suite};
@@ -96,6 +98,8 @@ pub struct View {
     pub removed: bool,
     /// What this node is the heir of, but may not take yet.
     pub waiting: Vec<Waiting>,
+    /// What the other members tell of their containers and Services; nobody has checked it.
+    pub sheets: BTreeMap<NodeId, Arc<[u8]>>,
     owners: Vec<Run<Owner>>,
 }
 
@@ -116,6 +120,7 @@ impl View {
             members: Vec::new(),
             removed: false,
             waiting: Vec::new(),
+            sheets: BTreeMap::new(),
             owners: Vec::new(),
         }
     }
@@ -184,6 +189,7 @@ impl Core {
             silent: self.silent_about(*of),
         });
         view.waiting = waiting.collect();
+        view.sheets = self.sheets_of_members();
         let mut claims = Vec::new();
         for (at, record) in self.records.values().enumerate() {
             let owner = Owner::Member(at as u32);

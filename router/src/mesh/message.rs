@@ -13,6 +13,7 @@ use super::codec::{Malformed, Reader, Writer};
 use super::deed::{Deed, read_block, write_block};
 use super::inquiry::Testimony;
 use super::record::{MAX_RECORD, RecordVersion};
+use super::sheet::MAX_SHEET;
 use crate::wire::{END, ENVELOPE};
 
 /// The longest control message that is sent whole, in bytes: it fits the smallest path, packets of 1200 bytes, with all
@@ -42,6 +43,9 @@ const LINKS_ACK: u8 = 12;
 const OFFICE: u8 = 13;
 const DEED_INQUIRY: u8 = 14;
 const DEED_TESTIMONY: u8 = 15;
+const SHEET: u8 = 21;
+const SHEET_ACK: u8 = 22;
+const SHEET_SUMMARY: u8 = 23;
 
 const MAX_MEMBERS: usize = 4096;
 const MAX_CHAIN: usize = 40;
@@ -145,6 +149,22 @@ pub enum Message {
     },
     /// "This."
     DeedTestimony(Testimony),
+    /// A node's sheet, as it was signed.
+    Sheet(Vec<u8>),
+    /// "I have this sheet, or a newer one."
+    SheetAck {
+        /// Whose sheet.
+        node: NodeId,
+        /// The version it has.
+        version: RecordVersion,
+    },
+    /// "These sheets I have."
+    SheetSummary {
+        /// It answers a summary, so it wants no answer.
+        answer: bool,
+        /// Whose sheets, and which.
+        sheets: Vec<(NodeId, RecordVersion)>,
+    },
 }
 
 impl Message {
@@ -173,13 +193,7 @@ impl Message {
                 .bytes(bytes),
             Self::Record(bytes) => out.u8(RECORD).bytes(bytes),
             Self::RecordAck { node, version } => entry(out.u8(RECORD_ACK), *node, *version),
-            Self::Summary { answer, records } => {
-                out.u8(SUMMARY).u8(u8::from(*answer));
-                records.iter().for_each(|(node, version)| {
-                    entry(&mut out, *node, *version);
-                });
-                &mut out
-            }
+            Self::Summary { answer, records } => summary(&mut out, SUMMARY, *answer, records),
             Self::DeedRequest { id, bits } => out.u8(DEED_REQUEST).u64(*id).u8(*bits),
             Self::DeedGrant(deeds) => {
                 out.u8(DEED_GRANT);
@@ -209,6 +223,11 @@ impl Message {
             Self::DeedTestimony(testimony) => {
                 testimony.write(out.u8(DEED_TESTIMONY));
                 &mut out
+            }
+            Self::Sheet(bytes) => out.u8(SHEET).bytes(bytes),
+            Self::SheetAck { node, version } => entry(out.u8(SHEET_ACK), *node, *version),
+            Self::SheetSummary { answer, sheets } => {
+                summary(&mut out, SHEET_SUMMARY, *answer, sheets)
             }
         };
         out.0
@@ -276,7 +295,21 @@ impl Message {
                 about: NodeId::from_bytes(reader.array()?),
             },
             DEED_TESTIMONY => Self::DeedTestimony(Testimony::read(&mut reader)?),
-            RECORD => return Err(reader.malformed()),
+            SHEET if reader.rest().len() <= MAX_SHEET => {
+                Self::Sheet(reader.bytes(reader.rest().len())?.to_vec())
+            }
+            SHEET_ACK => {
+                let (node, version) = read_entry(&mut reader)?;
+                Self::SheetAck { node, version }
+            }
+            SHEET_SUMMARY => {
+                let answer = reader.u8()? != 0;
+                Self::SheetSummary {
+                    answer,
+                    sheets: read_all(&mut reader, MAX_MEMBERS, read_entry)?,
+                }
+            }
+            RECORD | SHEET => return Err(reader.malformed()),
             _ => return Ok(None),
         };
         reader.end()?;
@@ -288,6 +321,19 @@ fn entry(out: &mut Writer, node: NodeId, version: RecordVersion) -> &mut Writer 
     out.bytes(node.as_bytes())
         .u64(version.boot)
         .u64(version.counter)
+}
+
+fn summary<'a>(
+    out: &'a mut Writer,
+    kind: u8,
+    answer: bool,
+    entries: &[(NodeId, RecordVersion)],
+) -> &'a mut Writer {
+    out.u8(kind).u8(u8::from(answer));
+    entries.iter().for_each(|(node, version)| {
+        entry(out, *node, *version);
+    });
+    out
 }
 
 fn read_entry(reader: &mut Reader<'_>) -> Result<(NodeId, RecordVersion), Malformed> {
@@ -371,9 +417,17 @@ mod tests {
                 .prop_map(|(node, version)| Message::RecordAck { node, version }),
             (
                 any::<bool>(),
-                proptest::collection::vec((node, version), 0..5)
+                proptest::collection::vec((node.clone(), version.clone()), 0..5)
             )
                 .prop_map(|(answer, records)| Message::Summary { answer, records }),
+            any::<Vec<u8>>().prop_map(Message::Sheet),
+            (node.clone(), version.clone())
+                .prop_map(|(node, version)| Message::SheetAck { node, version }),
+            (
+                any::<bool>(),
+                proptest::collection::vec((node, version), 0..5)
+            )
+                .prop_map(|(answer, sheets)| Message::SheetSummary { answer, sheets }),
             (any::<u64>(), 0..=32u8).prop_map(|(id, bits)| Message::DeedRequest { id, bits }),
             (0..4usize).prop_map(move |n| Message::DeedGrant(vec![deed; n])),
             (block, any::<u64>()).prop_map(|(block, counter)| Message::DeedAck { block, counter }),
