@@ -37,7 +37,7 @@ mod set;
 mod socket;
 mod table;
 mod value;
-mod wire;
+pub(crate) mod wire;
 
 pub use batch::Batch;
 pub use field::{Direction, Field};

@@ -5,25 +5,25 @@
 //! big-endian. Source: `linux/netlink.h`, `linux/netfilter/nfnetlink.h`.
 
 /// `NFNL_SUBSYS_NFTABLES`.
-pub(super) const SUBSYSTEM: u8 = 10;
+pub(crate) const SUBSYSTEM: u8 = 10;
 /// Bytes before the first attribute: `nlmsghdr` and `nfgenmsg`.
-pub(super) const HEADERS: usize = 20;
+pub(crate) const HEADERS: usize = 20;
 /// `NFTA_LIST_ELEM`: the type of a member of a list.
-pub(super) const LIST_ELEM: u16 = 1;
+pub(crate) const LIST_ELEM: u16 = 1;
 
 const NLA_F_NESTED: u16 = 0x8000;
 const NLA_TYPE_MASK: u16 = 0x3fff;
 
 /// Appends attributes to a message.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Attrs(Vec<u8>);
+pub(crate) struct Attrs(Vec<u8>);
 
 impl Attrs {
     /// Raw payload.
     ///
     /// # Panics
     /// When the payload does not fit the 16-bit length; callers bound what they write.
-    pub(super) fn bytes(&mut self, kind: u16, payload: &[u8]) -> &mut Self {
+    pub(crate) fn bytes(&mut self, kind: u16, payload: &[u8]) -> &mut Self {
         let length = u16::try_from(payload.len() + 4)
             .expect("attribute payloads are bounded by their callers");
         self.0.extend_from_slice(&length.to_ne_bytes());
@@ -34,17 +34,17 @@ impl Attrs {
     }
 
     /// A big-endian number.
-    pub(super) fn u32(&mut self, kind: u16, value: u32) -> &mut Self {
+    pub(crate) fn u32(&mut self, kind: u16, value: u32) -> &mut Self {
         self.bytes(kind, &value.to_be_bytes())
     }
 
     /// A big-endian number.
-    pub(super) fn u64(&mut self, kind: u16, value: u64) -> &mut Self {
+    pub(crate) fn u64(&mut self, kind: u16, value: u64) -> &mut Self {
         self.bytes(kind, &value.to_be_bytes())
     }
 
     /// A string with its terminating zero.
-    pub(super) fn text(&mut self, kind: u16, value: &str) -> &mut Self {
+    pub(crate) fn text(&mut self, kind: u16, value: &str) -> &mut Self {
         let mut bytes = Vec::with_capacity(value.len() + 1);
         bytes.extend_from_slice(value.as_bytes());
         bytes.push(0);
@@ -52,7 +52,7 @@ impl Attrs {
     }
 
     /// Attributes inside an attribute.
-    pub(super) fn nest(&mut self, kind: u16, fill: impl FnOnce(&mut Self)) -> &mut Self {
+    pub(crate) fn nest(&mut self, kind: u16, fill: impl FnOnce(&mut Self)) -> &mut Self {
         let start = self.0.len();
         self.0.extend_from_slice(&[0; 4]);
         fill(self);
@@ -64,13 +64,13 @@ impl Attrs {
     }
 
     /// Attributes already encoded.
-    pub(super) fn append(&mut self, other: &Self) -> &mut Self {
+    pub(crate) fn append(&mut self, other: &Self) -> &mut Self {
         self.0.extend_from_slice(&other.0);
         self
     }
 
     /// What was written.
-    pub(super) fn as_bytes(&self) -> &[u8] {
+    pub(crate) fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
@@ -82,7 +82,7 @@ impl Attrs {
 /// Appends a whole message: headers and attributes.
 ///
 /// `kind` is `NFT_MSG_*` with the subsystem in the upper byte, or a batch marker; `resource` is `nfgenmsg.res_id`.
-pub(super) fn message(
+pub(crate) fn message(
     to: &mut Vec<u8>,
     kind: u16,
     flags: u16,
@@ -105,32 +105,32 @@ pub(super) fn message(
 
 /// A message read from the kernel (or from a batch of ours).
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Message<'a> {
+pub(crate) struct Message<'a> {
     /// `nlmsg_type`.
-    pub(super) kind: u16,
+    pub(crate) kind: u16,
     /// `nlmsg_flags`.
-    pub(super) flags: u16,
+    pub(crate) flags: u16,
     /// `nlmsg_seq`.
-    pub(super) sequence: u32,
+    pub(crate) sequence: u32,
     /// All after `nlmsghdr`.
-    pub(super) payload: &'a [u8],
+    pub(crate) payload: &'a [u8],
 }
 
 impl<'a> Message<'a> {
     /// The attributes after `nfgenmsg`.
-    pub(super) fn attributes(&self) -> Attributes<'a> {
+    pub(crate) fn attributes(&self) -> Attributes<'a> {
         Attributes(self.payload.get(4..).unwrap_or_default())
     }
 
     /// `nfgenmsg.nfgen_family`.
-    pub(super) fn family(&self) -> u8 {
+    pub(crate) fn family(&self) -> u8 {
         self.payload.first().copied().unwrap_or_default()
     }
 }
 
 /// The messages of one datagram; ends at the first malformed one.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Messages<'a>(pub(super) &'a [u8]);
+pub(crate) struct Messages<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Iterator for Messages<'a> {
     type Item = Message<'a>;
@@ -151,31 +151,31 @@ impl<'a> Iterator for Messages<'a> {
 
 /// Attributes in order, as type without flags and payload; ends at the first malformed one.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Attributes<'a>(pub(super) &'a [u8]);
+pub(crate) struct Attributes<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Attributes<'a> {
     /// The first attribute of a type.
-    pub(super) fn find(self, kind: u16) -> Option<&'a [u8]> {
+    pub(crate) fn find(self, kind: u16) -> Option<&'a [u8]> {
         self.into_iter()
             .find_map(|(found, payload)| (found == kind).then_some(payload))
     }
 
     /// The first attribute of a type as a big-endian number.
-    pub(super) fn u32(self, kind: u16) -> Option<u32> {
+    pub(crate) fn u32(self, kind: u16) -> Option<u32> {
         Some(u32::from_be_bytes(
             self.find(kind)?.get(..4)?.try_into().ok()?,
         ))
     }
 
     /// The first attribute of a type as a big-endian number.
-    pub(super) fn u64(self, kind: u16) -> Option<u64> {
+    pub(crate) fn u64(self, kind: u16) -> Option<u64> {
         Some(u64::from_be_bytes(
             self.find(kind)?.get(..8)?.try_into().ok()?,
         ))
     }
 
     /// The first attribute of a type as text, up to its zero.
-    pub(super) fn text(self, kind: u16) -> Option<String> {
+    pub(crate) fn text(self, kind: u16) -> Option<String> {
         self.find(kind).map(text)
     }
 }
@@ -193,7 +193,7 @@ impl<'a> Iterator for Attributes<'a> {
 }
 
 /// Text up to its first zero.
-pub(super) fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     let end = bytes
         .iter()
         .position(|byte| *byte == 0)
@@ -203,18 +203,18 @@ pub(super) fn text(bytes: &[u8]) -> String {
 
 /// The user data of tables, chains, rules, sets and elements: type, length (one byte each), value.
 #[derive(Clone, Debug, Default)]
-pub(super) struct UserData(Vec<u8>);
+pub(crate) struct UserData(Vec<u8>);
 
 impl UserData {
     /// Adds one value; at most 255 bytes of it.
-    pub(super) fn put(&mut self, kind: u8, value: &[u8]) {
+    pub(crate) fn put(&mut self, kind: u8, value: &[u8]) {
         let value = &value[..value.len().min(255)];
         self.0.extend_from_slice(&[kind, value.len() as u8]);
         self.0.extend_from_slice(value);
     }
 
     /// Adds a text with its zero, cut to what one value may hold.
-    pub(super) fn put_text(&mut self, kind: u8, value: &str) {
+    pub(crate) fn put_text(&mut self, kind: u8, value: &str) {
         let end = (0..=value.len().min(COMMENT_MAX))
             .rev()
             .find(|at| value.is_char_boundary(*at))
@@ -225,12 +225,12 @@ impl UserData {
     }
 
     /// The encoded values; empty when there are none.
-    pub(super) fn as_bytes(&self) -> &[u8] {
+    pub(crate) fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
     /// Finds a value in encoded user data.
-    pub(super) fn find(mut bytes: &[u8], kind: u8) -> Option<&[u8]> {
+    pub(crate) fn find(mut bytes: &[u8], kind: u8) -> Option<&[u8]> {
         while let [found, length, rest @ ..] = bytes {
             let (value, after) = rest.split_at_checked(usize::from(*length))?;
             if *found == kind {
