@@ -5,6 +5,7 @@
 
 mod file;
 mod flags;
+mod sight;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -14,6 +15,7 @@ use std::str::FromStr;
 use weave_model::{NodeName, Suite};
 
 pub use flags::Flags;
+pub use sight::{Place, Sight};
 
 use crate::obstacle::Obstacle;
 
@@ -36,6 +38,8 @@ pub struct Config {
     pub log: String,
     /// The overlay.
     pub overlay: Overlay,
+    /// Metrics and the page.
+    pub sight: Sight,
 }
 
 /// The MTUs that a container's interface may have, in bytes: from IPv6's least to what fits a super-packet.
@@ -79,6 +83,12 @@ impl Config {
 
     fn merge(flags: Flags, file: file::File) -> Result<Self, Obstacle> {
         let overlay = file.overlay;
+        let token_file = flags.metrics_token.or(file.sight.metrics_token);
+        let sight = sight::merge(
+            flags.metrics.or(file.sight.metrics),
+            token_file.as_deref(),
+            flags.dashboard.or(file.sight.dashboard),
+        )?;
         let name = match flags.name.or(file.name) {
             Some(name) => name,
             None => host_name()?,
@@ -123,6 +133,7 @@ impl Config {
                     flags.without
                 },
             },
+            sight,
         })
     }
 }

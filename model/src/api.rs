@@ -11,6 +11,7 @@ mod cluster;
 mod cni;
 mod refusal;
 mod status;
+mod topology;
 
 pub use attach::{AttachRequest, Attachment, Attachments, CniOwner, ExposeRequest, HostAddress};
 pub use cluster::{InitRequest, JoinRequest, Membership, TokenAnswer, TokenRequest};
@@ -22,6 +23,10 @@ pub use refusal::{Code, Refusal};
 pub use status::{
     Cluster, Connection, Connections, Datagrams, LaneMtu, Offload, Offloads, Peer, PeerState,
     Peers, Problem, Status, Traffic, Verdict,
+};
+pub use topology::{
+    Capture, EndKind, Flow, FlowCounts, FlowEnd, PageLogin, Protocol, Report, ReportContainer,
+    ReportFlow, ReportLink, Topology, TopologyContainer, TopologyHost, TopologyLink,
 };
 
 /// Every path of the API begins with this.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use weave_model::{NodeName, Suite};
 
-use super::{Address, DEFAULT_FILE, Facility, parse_suite};
+use super::{Address, DEFAULT_FILE, Facility, Place, parse_suite};
 use crate::obstacle::Obstacle;
 
 /// The file as it is written; absent keys keep their defaults.
@@ -18,6 +18,7 @@ pub(super) struct File {
     pub(super) socket: Option<PathBuf>,
     pub(super) log: Option<String>,
     pub(super) overlay: OverlaySection,
+    pub(super) sight: SightSection,
 }
 
 /// `[overlay]`.
@@ -30,6 +31,15 @@ pub(super) struct OverlaySection {
     pub(super) suites: Vec<Suite>,
     pub(super) mtu: Option<u16>,
     pub(super) without: Vec<Facility>,
+}
+
+/// `[sight]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct SightSection {
+    pub(super) metrics: Option<Place>,
+    pub(super) metrics_token: Option<PathBuf>,
+    pub(super) dashboard: Option<Place>,
 }
 
 /// Reads the named file, or the default one if it exists.

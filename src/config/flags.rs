@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Parser;
 use weave_model::{NodeName, Suite};
 
-use super::{Address, Facility, parse_suite};
+use super::{Address, Facility, Place, parse_suite};
 
 /// The Weave node: connects this host's containers with those of other hosts, always encrypted.
 ///
@@ -49,6 +49,18 @@ pub struct Flags {
     /// Facilities of the kernel to do without, with commas between: gso, gro, uso, multiqueue
     #[arg(long, value_name = "FACILITIES", value_delimiter = ',')]
     pub without: Vec<Facility>,
+
+    /// Where to serve metrics for Prometheus, at /metrics; off for nowhere [default: 127.0.0.1:6782]
+    #[arg(long, value_name = "ADDRESS[:PORT]")]
+    pub metrics: Option<Place>,
+
+    /// File with the token that a reader of metrics must present; needed when others than this host can reach them
+    #[arg(long, value_name = "FILE")]
+    pub metrics_token: Option<PathBuf>,
+
+    /// Where to serve the page, which asks for a login; off for nowhere [default: 127.0.0.1:4040]
+    #[arg(long, value_name = "ADDRESS[:PORT]")]
+    pub dashboard: Option<Place>,
 
     /// What to log: error, warn, info, debug, trace, or per module [default: info]
     #[arg(long, value_name = "FILTER", env = "WEAVE_LOG")]
