@@ -7,7 +7,9 @@ mod args;
 mod client;
 mod cni;
 mod commands;
+mod dashboard;
 mod failure;
+mod flows;
 mod print;
 mod table;
 

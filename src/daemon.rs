@@ -22,6 +22,7 @@ use crate::node::Node;
 use crate::notify;
 use crate::obstacle::Obstacle;
 use crate::preflight;
+use crate::sight::Sight;
 
 /// How long a process that was killed may still hold its sockets.
 const LAST_BREATH: Duration = Duration::from_secs(1);
@@ -90,7 +91,9 @@ fn run(config: Config) -> Result<(), Obstacle> {
             )
         })?;
         let mut ends = Ends::watch()?;
+        let looks = config.sight.clone();
         let (node, desk) = Node::start(config).await?;
+        let sight = Sight::start(&node, &looks).await;
         tracing::info!("ready");
         notify::tell(notify::State::Ready);
         let watched = node.clone();
@@ -105,6 +108,7 @@ fn run(config: Config) -> Result<(), Obstacle> {
             let _ = told.send(end);
         };
         api::serve(listener, node, stop).await;
+        sight.stop().await;
         desk.stop().await;
         end.await.unwrap_or(Ok(()))
     })

@@ -12,6 +12,7 @@ mod containers;
 mod desk;
 mod host;
 mod journal;
+mod sight;
 mod view;
 mod works;
 
@@ -23,7 +24,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use weave_model::api::{
     AttachRequest, Attachment, Attachments, CniFindings, CniGcRequest, CniRef, Code, Connections,
     ExposeRequest, HostAddress, InitRequest, JoinRequest, Membership, Peers, Refusal, Status,
-    TokenAnswer, TokenRequest,
+    TokenAnswer, TokenRequest, Verdict,
 };
 use weave_model::{ContainerName, IfName};
 use weave_router::driver::{self, Offloads, Router, RouterConfig};
@@ -32,11 +33,13 @@ use crate::config::{Config, Facility};
 use crate::obstacle::Obstacle;
 
 pub use desk::Desk;
+pub(crate) use sight::own_netns;
 
 use book::Book;
 use desk::{Job, Reply};
 use host::{HostSide, TUN};
 use journal::Journal;
+use sight::Sight;
 use works::Works;
 
 /// How many changes may wait; a caller beyond that waits to be let in.
@@ -55,6 +58,8 @@ struct Shared {
     router: Arc<Router>,
     /// The book as it was after the last change, and what is amiss on this host.
     published: watch::Receiver<Published>,
+    /// Flows, the picture of the mesh, and the page.
+    sight: Sight,
     /// Seconds since the Unix epoch.
     started_at: u64,
 }
@@ -82,6 +87,7 @@ impl Node {
         .map_err(|error| no_router(&error))?;
         let router = Arc::new(router);
         let (journal, book) = Journal::open(&config.state_dir)?;
+        let page = sight::open_page(&config, router.view().me)?;
         let side = HostSide::open(overlay.listen, overlay.mtu)?;
         let (publisher, published) = watch::channel(Published::default());
         let mut works = Works {
@@ -102,6 +108,7 @@ impl Node {
             config,
             router,
             published,
+            sight: Sight::new(page),
             started_at: wall_seconds(),
         };
         Ok((
@@ -197,6 +204,7 @@ impl Node {
             config,
             router,
             published,
+            sight,
             started_at,
         } = &*self.shared;
         let published = published.borrow().clone();
@@ -207,6 +215,10 @@ impl Node {
             &router.stats(),
             &published,
         );
+        for problem in sight.problems() {
+            status.verdict = Verdict::Degraded;
+            status.problems.push(problem);
+        }
         let containers = self.attachments().attachments;
         status.gone = containers
             .into_iter()

@@ -36,7 +36,7 @@ impl IntoResponse for Refused {
     }
 }
 
-type Answer<A> = Result<Json<A>, Refused>;
+pub(super) type Answer<A> = Result<Json<A>, Refused>;
 
 /// Make a cluster with this node as its first member.
 #[utoipa::path(post, path = "/v1/init", request_body = InitRequest, responses(

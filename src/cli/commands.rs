@@ -15,7 +15,7 @@ use super::args::{Args, Attach, CniCommand, Command, Output, TokenCommand};
 use super::client::Client;
 use super::cni::Ports;
 use super::failure::{Exit, Failure};
-use super::{cni, print};
+use super::{cni, dashboard, flows, print};
 use crate::api;
 
 /// What goes to stdout, and how the process ends.
@@ -67,6 +67,9 @@ pub(super) fn run(args: &Args) -> Answer {
             .answer(&client.get("/connections")?, |answer: &Connections| {
                 print::connections(answer)
             }),
+        Command::Flows { follow, filter } => flows::flows(&client, args.output, filter, *follow),
+        Command::Top { rounds, filter } => flows::top(&client, args.output, filter, *rounds),
+        Command::Dashboard { port } => dashboard::run(&client, *port),
         Command::Cni { command } => {
             let done = place_cni(&args.socket, command)?;
             shown.answer(&done, cni::Done::human)
