@@ -88,7 +88,7 @@ impl Node {
         let router = Arc::new(router);
         let (journal, book) = Journal::open(&config.state_dir)?;
         let page = sight::open_page(&config, router.view().me)?;
-        let side = HostSide::open(overlay.listen, overlay.mtu)?;
+        let side = HostSide::open(overlay.listen, overlay.mtu, config.sight.ports())?;
         let (publisher, published) = watch::channel(Published::default());
         let mut works = Works {
             config: config.clone(),

@@ -41,6 +41,16 @@ impl std::fmt::Debug for Sight {
     }
 }
 
+impl Sight {
+    /// The TCP ports that containers are kept from: what is served, but metrics behind a token, which a Prometheus in a
+    /// container may read.
+    pub fn ports(&self) -> Vec<u16> {
+        let metrics = self.metrics.filter(|_| self.metrics_token.is_none());
+        let places = [metrics, self.dashboard].into_iter().flatten();
+        places.map(|place| place.port()).collect()
+    }
+}
+
 /// An address to serve at, or none: `127.0.0.1:6782`, `192.0.2.1`, `off`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place(Option<Address>);
@@ -141,6 +151,7 @@ mod tests {
             (sight.metrics, sight.dashboard),
             (None, Some("[::1]:80".parse().unwrap()))
         );
+        assert_eq!(sight.ports(), [80]);
         assert!("here".parse::<Place>().unwrap_err().ends_with("or off"));
     }
 
@@ -154,6 +165,7 @@ mod tests {
         std::fs::write(&file, "0123456789abcdef\n").unwrap();
         let sight = merge(place("192.0.2.1"), Some(&file), None).unwrap();
         assert_eq!(sight.metrics_token.as_deref(), Some("0123456789abcdef"));
+        assert_eq!(sight.ports(), [4040], "a Prometheus in a container may ask");
         assert!(!format!("{sight:?}").contains("0123456789abcdef"));
         std::fs::remove_file(&file).unwrap();
         assert!(merge(None, Some(&file), None).is_err());

@@ -4,15 +4,17 @@
 // Members of a group are a packed grid. Groups stand on an ellipse while they are few, so that links between all of them can
 // be told apart, and in rows when they are many. Addresses outside of the network are a group of their own, to the right.
 
-export const CHIP = { width: 132, height: 34, gap: 16 };
+export const CHIP = { width: 132, height: 34, across: 36, down: 30 };
 const CLOSED = { width: 176, height: 64 };
 const PADDING = { side: 22, top: 46, bottom: 22 };
-const APART = 130;
+const APART = 118;
 
 export interface Group {
   id: string;
   /** Members to draw; none when the group is closed. */
   members: string[];
+  /** Members stand one below the other. */
+  narrow?: boolean;
 }
 
 export interface Box {
@@ -27,37 +29,57 @@ export interface Places {
   members: Map<string, { x: number; y: number }>;
 }
 
-function columns(count: number): number {
-  return Math.max(1, Math.min(8, Math.ceil(Math.sqrt(count / 1.6))));
+function columns({ members, narrow }: Group): number {
+  return narrow ? 1 : Math.max(1, Math.min(8, Math.ceil(Math.sqrt(members.length / 1.6))));
 }
 
 function size(group: Group): { width: number; height: number } {
   const count = group.members.length;
   if (count === 0) return CLOSED;
-  const wide = columns(count);
+  const wide = columns(group);
   const high = Math.ceil(count / wide);
   return {
-    width: Math.max(CLOSED.width, wide * CHIP.width + (wide - 1) * CHIP.gap + 2 * PADDING.side),
-    height: high * CHIP.height + (high - 1) * CHIP.gap + PADDING.top + PADDING.bottom,
+    width: Math.max(CLOSED.width, wide * CHIP.width + (wide - 1) * CHIP.across + 2 * PADDING.side),
+    height: high * CHIP.height + (high - 1) * CHIP.down + PADDING.top + PADDING.bottom,
   };
 }
 
-/** The middle of each group. */
-function middles(groups: Group[]): { x: number; y: number }[] {
-  const sizes = groups.map(size);
-  const widest = Math.max(...sizes.map((one) => one.width));
-  const highest = Math.max(...sizes.map((one) => one.height));
-  const few = groups.length <= 8;
-  if (groups.length === 1) return [{ x: 0, y: 0 }];
-  if (groups.length === 2) return [-1, 1].map((side) => ({ x: (side * (widest + APART)) / 2, y: 0 }));
-  if (few) {
-    const across = ((widest + APART) / Math.sin(Math.PI / groups.length)) / 2;
-    const down = ((highest + APART) / Math.sin(Math.PI / groups.length)) / 2;
-    return groups.map((_, at) => {
-      const angle = (2 * Math.PI * at) / groups.length - Math.PI / 2;
-      return { x: across * Math.cos(angle), y: down * Math.sin(angle) };
+interface Point {
+  x: number;
+  y: number;
+}
+
+/** On an ellipse that is as small as it can be without two groups coming close. */
+function round(sizes: { width: number; height: number }[]): Point[] {
+  const [widest, highest] = [Math.max(...sizes.map((one) => one.width)), Math.max(...sizes.map((one) => one.height))];
+  const at = (scale: number): Point[] =>
+    sizes.map((_, place) => {
+      const angle = (2 * Math.PI * place) / sizes.length - Math.PI / 2;
+      return { x: scale * (widest + APART) * Math.cos(angle), y: scale * (highest + APART) * Math.sin(angle) };
     });
+  const close = (points: Point[]): boolean =>
+    points.some((one, place) =>
+      points.slice(place + 1).some((two, more) => {
+        const [a, b] = [sizes[place], sizes[place + 1 + more]];
+        const beside = Math.abs(one.x - two.x) >= (a.width + b.width) / 2 + APART;
+        return !beside && Math.abs(one.y - two.y) < (a.height + b.height) / 2 + APART * 0.6;
+      }),
+    );
+  let scale = 0.5;
+  while (close(at(scale))) scale *= 1.04;
+  return at(scale);
+}
+
+/** The middle of each group. */
+function middles(groups: Group[]): Point[] {
+  const sizes = groups.map(size);
+  if (groups.length === 1) return [{ x: 0, y: 0 }];
+  if (groups.length === 2) {
+    const apart = (sizes[0].width + sizes[1].width) / 2 + APART * 2;
+    return [-1, 1].map((side) => ({ x: (side * apart) / 2, y: 0 }));
   }
+  if (groups.length <= 8) return round(sizes);
+  const [widest, highest] = [Math.max(...sizes.map((one) => one.width)), Math.max(...sizes.map((one) => one.height))];
   const perRow = Math.ceil(Math.sqrt(groups.length * (highest / widest) * 1.7)) || 1;
   return groups.map((_, at) => ({
     x: ((at % perRow) - (perRow - 1) / 2) * (widest + APART / 2),
@@ -66,13 +88,13 @@ function middles(groups: Group[]): { x: number; y: number }[] {
 }
 
 function placeMembers(group: Group, box: Box, places: Places): void {
-  const wide = columns(group.members.length);
-  const left = box.x - (wide * CHIP.width + (wide - 1) * CHIP.gap) / 2 + CHIP.width / 2;
+  const wide = columns(group);
+  const left = box.x - (wide * CHIP.width + (wide - 1) * CHIP.across) / 2 + CHIP.width / 2;
   const top = box.y - box.height / 2 + PADDING.top + CHIP.height / 2;
   group.members.forEach((id, at) => {
     places.members.set(id, {
-      x: left + (at % wide) * (CHIP.width + CHIP.gap),
-      y: top + Math.floor(at / wide) * (CHIP.height + CHIP.gap),
+      x: left + (at % wide) * (CHIP.width + CHIP.across),
+      y: top + Math.floor(at / wide) * (CHIP.height + CHIP.down),
     });
   });
 }

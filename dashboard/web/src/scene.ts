@@ -1,7 +1,8 @@
 // What is drawn, from the picture and from what the person opened: nodes, edges and where they stand. Pure.
 //
-// No picture is drawn whole before it is known to be small: with more than OPEN_ALL containers every host begins closed, and
-// what happens inside a closed host is one edge between hosts, with a count.
+// No picture is drawn whole before it is known to be small: with more than OPEN_ALL containers every host begins closed, its
+// flows are edges between hosts, and of many edges the failing and the busiest are drawn. What is left out is counted, and
+// drawn when one of its ends is chosen.
 
 import { bytes, milliseconds, rate } from "./format";
 import { type Box, type Group, layout } from "./layout";
@@ -9,6 +10,12 @@ import type { Container, End, Flow, Host, Link, Topology } from "./types";
 
 /** Up to this many containers are drawn without being asked for. */
 export const OPEN_ALL = 60;
+/** The most edges of flows that are drawn. */
+const DRAWN = 90;
+/** With more hosts than this only those links are drawn that are down, or belong to the host that is chosen. */
+const LINKED = 8;
+/** The most edges whose rate is written beside them; of the others it is told when they are pointed at. */
+const LABELLED = 8;
 /** The most addresses outside that are drawn one by one. */
 const OUTSIDE_ALL = 12;
 
@@ -42,6 +49,8 @@ export interface EdgeItem {
 export interface Scene {
   nodes: NodeItem[];
   edges: EdgeItem[];
+  /** How many edges of flows are not drawn. */
+  left: number;
 }
 
 export interface Opened {
@@ -50,13 +59,15 @@ export interface Opened {
   /** What passes the filter. */
   passes: { container: (one: Container) => boolean; host: (one: Host) => boolean; flow: (one: Flow) => boolean };
   filtered: boolean;
+  /** What is chosen. */
+  selected: string | null;
 }
 
 export function isOpen(topology: Topology, chosen: Map<string, boolean>, id: string): boolean {
   return chosen.get(id) ?? topology.containers.length <= OPEN_ALL;
 }
 
-const weight = (value: number): number => Math.max(1, Math.min(8, Math.log10(Math.max(1, value)) * 1.3));
+const touches = (edge: EdgeItem, id: string | null): boolean => id !== null && [edge.id, edge.source, edge.target].includes(id);
 
 export function sceneOf(topology: Topology, opened: Opened): Scene {
   const { chosen } = opened;
@@ -68,7 +79,7 @@ export function sceneOf(topology: Topology, opened: Opened): Scene {
   }));
   const away = addresses(topology);
   const outside: Group | undefined = away.length
-    ? { id: OUTSIDE, members: chosen.get(OUTSIDE) ?? away.length <= OUTSIDE_ALL ? away.map((end) => end.id) : [] }
+    ? { id: OUTSIDE, members: chosen.get(OUTSIDE) ?? away.length <= OUTSIDE_ALL ? away.map((end) => end.id) : [], narrow: true }
     : undefined;
   const places = layout(groups, outside);
   const nodes: NodeItem[] = [];
@@ -82,7 +93,9 @@ export function sceneOf(topology: Topology, opened: Opened): Scene {
   });
   if (outside) nodes.push(...outsideNodes(away, outside, places, opened));
   const drawn = new Set(nodes.map((node) => node.id));
-  return { nodes, edges: [...linkEdges(topology), ...flowEdges(topology, drawn, opened)] };
+  const flows = flowEdges(topology, drawn, opened);
+  const shown = flows.slice(0, DRAWN).concat(flows.slice(DRAWN).filter((one) => touches(one, opened.selected)));
+  return { nodes, edges: [...linkEdges(topology, opened.selected), ...shown], left: flows.length - shown.length };
 }
 
 function hostNode(host: Host, all: Container[], group: Group, box: Box | undefined, opened: Opened): NodeItem {
@@ -139,8 +152,10 @@ function outsideNodes(away: End[], group: Group, places: ReturnType<typeof layou
   return nodes;
 }
 
-function linkEdges(topology: Topology): EdgeItem[] {
-  return topology.links.map((link: Link) => {
+function linkEdges(topology: Topology, selected: string | null): EdgeItem[] {
+  const few = topology.hosts.length <= LINKED;
+  const wanted = (link: Link): boolean => few || link.state !== "connected" || [link.id, link.a, link.b].includes(selected ?? "");
+  return topology.links.filter(wanted).map((link: Link) => {
     const facts = [link.rtt_us === null ? "" : milliseconds(link.rtt_us), link.mtu ? `MTU ${link.mtu.bytes}` : ""];
     return {
       id: link.id,
@@ -155,7 +170,7 @@ function linkEdges(topology: Topology): EdgeItem[] {
   });
 }
 
-/** One edge for all flows from one drawn node to another. */
+/** One edge for all flows from one drawn node to another; the failing ones first, then the busiest. */
 function flowEdges(topology: Topology, drawn: Set<string>, opened: Opened): EdgeItem[] {
   const hostOf = new Map(topology.containers.map((one) => [one.id, one.host]));
   const at = (end: End): string | undefined => {
@@ -163,30 +178,46 @@ function flowEdges(topology: Topology, drawn: Set<string>, opened: Opened): Edge
     if (end.kind === "container") return hostOf.get(end.id);
     return end.kind === "host" ? undefined : OUTSIDE;
   };
-  const bundles = new Map<string, { source: string; target: string; flows: Flow[] }>();
+  const bundles = new Map<string, Bundle>();
   for (const flow of topology.flows) {
     const [source, target] = [at(flow.from), at(flow.to)];
     if (!source || !target || source === target) continue;
     const id = `e:${source}>${target}`;
-    const bundle = bundles.get(id);
-    if (bundle) bundle.flows.push(flow);
-    else bundles.set(id, { source, target, flows: [flow] });
+    const bundle = bundles.get(id) ?? { id, source, target, flows: [], moving: 0, failing: false };
+    bundle.flows.push(flow);
+    bundle.moving += flow.sent_rate + flow.received_rate;
+    bundle.failing ||= flow.failing;
+    bundles.set(id, bundle);
   }
-  return [...bundles].map(([id, { source, target, flows }]) => edge(id, source, target, flows, opened));
+  const sorted = [...bundles.values()].sort(
+    (one, two) => Number(two.failing) - Number(one.failing) || two.moving - one.moving || one.id.localeCompare(two.id),
+  );
+  const most = Math.max(1, ...sorted.map((bundle) => bundle.moving));
+  return sorted.map((bundle, place) => edge(bundle, most, place < LABELLED, opened));
 }
 
-function edge(id: string, source: string, target: string, flows: Flow[], opened: Opened): EdgeItem {
-  const sum = (value: (flow: Flow) => number): number => flows.reduce((total, flow) => total + value(flow), 0);
-  const moving = sum((flow) => flow.sent_rate + flow.received_rate);
-  const failing = flows.filter((flow) => flow.failing).length;
+interface Bundle {
+  id: string;
+  source: string;
+  target: string;
+  flows: Flow[];
+  /** Bytes a second, both ways. */
+  moving: number;
+  failing: boolean;
+}
+
+function edge({ id, source, target, flows, moving, failing }: Bundle, most: number, told: boolean, opened: Opened): EdgeItem {
   const classes = [flows[0].protocol];
   if (failing) classes.push("failing");
   if (moving > 0) classes.push("moving");
   else if (flows.every((flow) => flow.open === 0)) classes.push("ended");
   if (opened.filtered && !flows.some(opened.passes.flow)) classes.push("dim");
+  if (!told) classes.push("untold");
   const why = flows.some((flow) => flow.unanswered) ? "no answer" : "refused";
   const label = failing ? why : moving > 0 ? rate(moving) : "";
-  return { id, kind: "flow", source, target, label, weight: weight(moving), classes, ids: flows.map((flow) => flow.id) };
+  // Its share of the busiest, on a scale where a hundredth can still be seen.
+  const weight = moving > 0 ? 1.2 + 4.3 * Math.sqrt(Math.sqrt(moving / most)) : 1;
+  return { id, kind: "flow", source, target, label, weight, classes, ids: flows.map((flow) => flow.id) };
 }
 
 /** What a screen reader is told of the whole. */

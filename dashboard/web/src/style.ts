@@ -71,8 +71,9 @@ export function styleOf(element: HTMLElement): StylesheetJson {
     {
       selector: "edge",
       style: {
-        "curve-style": "bezier",
-        "control-point-step-size": 46,
+        "curve-style": "unbundled-bezier",
+        "control-point-distances": [26],
+        "control-point-weights": [0.5],
         label: "data(label)",
         "font-family": font,
         "font-size": 11,
@@ -113,6 +114,8 @@ export function styleOf(element: HTMLElement): StylesheetJson {
     { selector: "edge.udp", style: { "line-color": colour("teal"), "target-arrow-color": colour("teal") } },
     { selector: "edge.icmp", style: { "line-color": colour("violet"), "target-arrow-color": colour("violet") } },
     { selector: "edge.moving", style: { "line-style": "dashed", "line-dash-pattern": [9, 3] } },
+    { selector: "edge.untold", style: { label: "" } },
+    { selector: "edge.untold.over, edge.untold.chosen, edge.untold.near", style: { label: "data(label)" } },
     { selector: "edge.ended", style: { "line-opacity": 0.35, width: 1 } },
     {
       selector: "edge.failing",
@@ -128,7 +131,8 @@ export function styleOf(element: HTMLElement): StylesheetJson {
       },
     },
     { selector: ".dim", style: { opacity: 0.14 } },
-    { selector: ".far", style: { opacity: 0.22 } },
+    { selector: "node.far", style: { opacity: 0.45 } },
+    { selector: "edge.far", style: { opacity: 0.14 } },
     { selector: "node.over", style: { "border-color": blue } },
     { selector: "edge.over", style: { "line-opacity": 1, "underlay-color": blue, "underlay-opacity": 0.18, "underlay-padding": 5 } },
     { selector: "node.chosen", style: { "border-color": blue, "border-width": 3 } },
