@@ -7,6 +7,7 @@
 
 mod handlers;
 mod members;
+mod looking;
 mod socket;
 
 use std::future::Future;
@@ -19,6 +20,7 @@ use utoipa::OpenApi;
 
 use crate::node::Node;
 
+pub(crate) use looking::{PROTOCOL, STREAM};
 pub use socket::{Socket, SocketError};
 
 /// How long requests in flight may take once the node is asked to stop.
@@ -56,6 +58,8 @@ const DRAIN: Duration = Duration::from_secs(1);
         members::leave,
         members::ipam,
         members::check_ipam,
+        looking::topology,
+        looking::page_login,
     )
 )]
 struct Document;
@@ -123,6 +127,9 @@ fn routes(node: Node) -> Router {
         .route("/v1/status", get(handlers::status))
         .route("/v1/peers", get(handlers::peers))
         .route("/v1/connections", get(handlers::connections))
+        .route("/v1/topology", get(looking::topology))
+        .route("/v1/dashboard", post(looking::page_login))
+        .route(STREAM, post(looking::page_stream))
         .route("/v1/openapi.json", get(handlers::openapi))
         .fallback(handlers::no_such_path)
         .method_not_allowed_fallback(handlers::no_such_path)

@@ -6,6 +6,7 @@
 mod docker;
 mod file;
 mod flags;
+mod sight;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -17,6 +18,7 @@ use weave_model::{NodeName, Suite};
 
 pub use docker::DockerPlugin;
 pub use flags::Flags;
+pub use sight::{Place, Sight};
 
 use crate::obstacle::Obstacle;
 
@@ -43,6 +45,8 @@ pub struct Config {
     pub overlay: Overlay,
     /// Services.
     pub services: ServiceConfig,
+    /// Metrics and the page.
+    pub sight: Sight,
 }
 
 /// The section of Services.
@@ -93,6 +97,12 @@ impl Config {
 
     fn merge(flags: Flags, file: file::File) -> Result<Self, Obstacle> {
         let overlay = file.overlay;
+        let token_file = flags.metrics_token.or(file.sight.metrics_token);
+        let sight = sight::merge(
+            flags.metrics.or(file.sight.metrics),
+            token_file.as_deref(),
+            flags.dashboard.or(file.sight.dashboard),
+        )?;
         let name = match flags.name.or(file.name) {
             Some(name) => name,
             None => host_name()?,
@@ -144,6 +154,7 @@ impl Config {
             services: ServiceConfig {
                 range: check_service_range(flags.service_range.or(file.services.range))?,
             },
+            sight,
         })
     }
 }

@@ -23,6 +23,7 @@ use crate::node::Node;
 use crate::notify;
 use crate::obstacle::Obstacle;
 use crate::preflight;
+use crate::sight::Sight;
 
 /// How long a process that was killed may still hold its sockets.
 const LAST_BREATH: Duration = Duration::from_secs(1);
@@ -92,9 +93,11 @@ fn run(config: Config) -> Result<(), Obstacle> {
         })?;
         let mut ends = Ends::watch()?;
         let docker = config.docker.clone();
+        let looks = config.sight.clone();
         let (node, desk) = Node::start(config).await?;
         let plugin =
             docker::Plugin::start(&docker, node.clone()).map_err(|error| no_plugin(&error))?;
+        let sight = Sight::start(&node, &looks).await;
         tracing::info!("ready");
         notify::tell(notify::State::Ready);
         let watched = node.clone();
@@ -110,6 +113,7 @@ fn run(config: Config) -> Result<(), Obstacle> {
         };
         api::serve(listener, node, stop).await;
         plugin.stop().await;
+        sight.stop().await;
         desk.stop().await;
         end.await.unwrap_or(Ok(()))
     })

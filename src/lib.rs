@@ -5,6 +5,8 @@
 //! systemd. `weavectl` is [`cli`]: it only talks to the API. What keeps either from its work is an [`obstacle`]: a cause
 //! and a fix.
 //!
+//! [`sight`] lets people look: [`metrics`] for Prometheus, and the page of `weave_dashboard`.
+//!
 //! The other crates, from the bottom: `weave_model` has the words that all share, the API's types included;
 //! `weave_linux` is the only door to the kernel; `weave_router` is the overlay, from a container's packet to the wire
 //! and back. [`node`] gives it commands and reads its snapshots.
@@ -21,6 +23,9 @@ pub mod node;
 
 pub mod api;
 pub mod docker;
+
+pub mod metrics;
+pub mod sight;
 
 pub mod notify;
 

@@ -19,6 +19,7 @@ mod journal;
 mod leaving;
 mod members;
 mod services;
+mod sight;
 mod view;
 mod works;
 
@@ -30,7 +31,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use weave_model::api::{
     AttachRequest, Attachment, Attachments, CniFindings, CniGcRequest, CniRef, Code, Connections,
     ExposeRequest, HostAddress, InitRequest, JoinRequest, Membership, Peers, Refusal, ServiceInfo,
-    ServiceRequest, Services, Status, TokenAnswer, TokenRequest,
+    ServiceRequest, Services, Status, TokenAnswer, TokenRequest, Verdict,
 };
 use weave_model::docker::Call;
 use weave_model::{ContainerName, IfName, ServiceName};
@@ -42,12 +43,14 @@ use crate::obstacle::Obstacle;
 
 pub use desk::Desk;
 pub use docker::{Answer as DockerAnswer, Lent, Pool};
+pub(crate) use sight::own_netns;
 
 use book::Book;
 use desk::{Job, Reply};
 use host::{HostSide, TUN};
 use journal::Journal;
 use services::{Known, Memory, Serving};
+use sight::Sight;
 use works::Works;
 
 /// How many changes may wait; a caller beyond that waits to be let in.
@@ -68,6 +71,8 @@ struct Shared {
     published: watch::Receiver<Published>,
     services: watch::Receiver<Known>,
     engine: Arc<Engine>,
+    /// Flows, the picture of the mesh, and the page.
+    sight: Sight,
     /// Seconds since the Unix epoch.
     started_at: u64,
 }
@@ -95,7 +100,8 @@ impl Node {
         .map_err(|error| no_router(&error))?;
         let router = Arc::new(router);
         let (journal, book) = Journal::open(&config.state_dir)?;
-        let side = HostSide::open(overlay.listen, overlay.mtu)?;
+        let page = sight::open_page(&config, router.view().me)?;
+        let side = HostSide::open(overlay.listen, overlay.mtu, config.sight.ports())?;
         let (publisher, published) = watch::channel(Published::default());
         let mut works = Works {
             config: config.clone(),
@@ -129,6 +135,7 @@ impl Node {
             published,
             services,
             engine,
+            sight: Sight::new(page),
             started_at: wall_seconds(),
         };
         Ok((
@@ -246,6 +253,7 @@ impl Node {
             config,
             router,
             published,
+            sight,
             started_at,
             engine,
             ..
@@ -266,6 +274,10 @@ impl Node {
             &router.stats(),
             &published,
         );
+        for problem in sight.problems() {
+            status.verdict = Verdict::Degraded;
+            status.problems.push(problem);
+        }
         let containers = self.attachments().attachments;
         status.gone = containers
             .into_iter()

@@ -14,6 +14,7 @@ mod members;
 mod refusal;
 mod service;
 mod status;
+mod topology;
 
 pub use attach::{AttachRequest, Attachment, Attachments, CniOwner, ExposeRequest, HostAddress};
 pub use cluster::{InitRequest, JoinRequest, Membership, TokenAnswer, TokenRequest};
@@ -31,6 +32,10 @@ pub use service::{Backend, BackendState, ServiceInfo, ServiceRequest, Services};
 pub use status::{
     Cluster, Connection, ConnectionPath, Connections, Datagrams, LaneMtu, Offload, Offloads, Peer,
     PeerState, Peers, Problem, Status, Traffic, Verdict,
+};
+pub use topology::{
+    Capture, EndKind, Flow, FlowCounts, FlowEnd, PageLogin, Protocol, Report, ReportContainer,
+    ReportFlow, ReportLink, Topology, TopologyContainer, TopologyHost, TopologyLink,
 };
 
 /// Every path of the API begins with this.

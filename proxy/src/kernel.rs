@@ -8,7 +8,7 @@
 use std::io;
 use std::sync::Arc;
 
-use weave_linux::conntrack::Conntrack;
+use weave_linux::conntrack::flows::Conntrack;
 use weave_linux::nft::{self, Batch, Expected, Seen, Socket};
 use weave_model::Protocol;
 

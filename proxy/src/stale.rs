@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
-use weave_linux::conntrack::Flow;
+use weave_linux::conntrack::flows::Flow;
 use weave_model::Protocol;
 
 use crate::facts::Facts;

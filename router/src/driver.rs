@@ -3,6 +3,7 @@
 //! [`Router::start`] opens everything, starts the data threads ([`Workers`]) and one thread for control that owns the
 //! [`Core`]. Commands are sent to that thread; what only looks reads a snapshot.
 
+mod bulletin;
 mod control;
 mod lanes;
 mod pmtu;
@@ -32,6 +33,7 @@ use crate::store::{Store, StoreError};
 use crate::time::{Now, Start};
 use control::Control;
 
+pub use bulletin::{Bulletin, Bulletins, MAX_TEXT};
 pub use workers::{Granted, Offloads, Workers, WorkersConfig};
 
 /// How many inputs of data threads may wait for the control thread.
@@ -97,6 +99,7 @@ pub struct Router {
 struct Shared {
     view: ArcSwap<View>,
     stats: Mutex<StatsSource>,
+    bulletins: ArcSwap<Bulletins>,
     orders: Mutex<Vec<Order>>,
 }
 
@@ -111,6 +114,8 @@ struct StatsSource {
 enum Order {
     Command(Command, oneshot::Sender<Result<Reply, CommandError>>),
     Ports(BTreeMap<u32, Port>),
+    Post(Vec<u8>),
+    Ask,
     Stop,
 }
 
@@ -177,6 +182,7 @@ impl Router {
             stats: Mutex::new(StatsSource {
                 workers: Some(Arc::clone(&workers)),
             }),
+            bulletins: ArcSwap::default(),
             orders: Mutex::default(),
         });
         let mut control = Control::new(core, store, workers, inputs, Arc::clone(&shared));
@@ -206,6 +212,21 @@ impl Router {
     /// Says which interfaces belong to which addresses, for broadcast and multicast.
     pub fn set_ports(&self, ports: BTreeMap<u32, Port>) {
         self.order(Order::Ports(ports));
+    }
+
+    /// Says what this node tells members that ask; not if it is longer than [`MAX_TEXT`].
+    pub fn post_bulletin(&self, text: Vec<u8>) {
+        self.order(Order::Post(text));
+    }
+
+    /// Asks every connected member what it has to tell; [`Router::bulletins`] has what came.
+    pub fn ask_bulletins(&self) {
+        self.order(Order::Ask);
+    }
+
+    /// What members told when they were last asked; those that are members no more are left out.
+    pub fn bulletins(&self) -> Arc<Bulletins> {
+        self.shared.bulletins.load_full()
     }
 
     /// The cluster as this node knows it.

@@ -138,6 +138,30 @@ pub enum Command {
     Peers,
     /// List the sessions with other members
     Connections,
+    /// Show who talks to whom
+    Flows {
+        /// Go on: print each flow again when something of it moved
+        #[arg(short, long)]
+        follow: bool,
+        /// Which.
+        #[command(flatten)]
+        filter: FlowFilter,
+    },
+    /// Show who talks most, over and over
+    Top {
+        /// How many times [default: until interrupted]
+        #[arg(short = 'n', long, value_name = "TIMES", value_parser = clap::value_parser!(u32).range(1..))]
+        rounds: Option<u32>,
+        /// Which.
+        #[command(flatten)]
+        filter: FlowFilter,
+    },
+    /// Print a link that opens the page in a browser, and forward the page where it cannot be reached
+    Dashboard {
+        /// Forward the page to this port on loopback [default: only if needed; 4040, or any free one]
+        #[arg(long)]
+        port: Option<u16>,
+    },
     /// Let container runtimes attach their containers: containerd, CRI-O, Podman, Nomad
     Cni {
         /// What to do with the plugin.
@@ -146,6 +170,26 @@ pub enum Command {
     },
     /// Print the OpenAPI document of the node API
     Openapi,
+}
+
+/// Which flows are meant; all conditions must hold.
+#[derive(Clone, Debug, clap::Args)]
+pub struct FlowFilter {
+    /// Only those begun by this container or address
+    #[arg(long, value_name = "NAME")]
+    pub from: Option<String>,
+    /// Only those to this container or address
+    #[arg(long, value_name = "NAME")]
+    pub to: Option<String>,
+    /// Only those with this container or address at either end
+    #[arg(long, value_name = "NAME")]
+    pub with: Option<String>,
+    /// Only those to this port
+    #[arg(long)]
+    pub port: Option<u16>,
+    /// Only those that are refused or get no answer
+    #[arg(long)]
+    pub failing: bool,
 }
 
 /// `weavectl cni ...`.

@@ -14,7 +14,7 @@ use super::args::{Args, Attach, CniCommand, Command, Output};
 use super::client::Client;
 use super::cni::Ports;
 use super::failure::{Exit, Failure};
-use super::{cni, members, print, service};
+use super::{cni, dashboard, flows, members, print, service};
 use crate::api;
 
 /// What goes to stdout, and how the process ends.
@@ -71,6 +71,9 @@ pub(super) fn run(args: &Args) -> Answer {
             .answer(&client.get("/connections")?, |answer: &Connections| {
                 print::connections(answer)
             }),
+        Command::Flows { follow, filter } => flows::flows(&client, args.output, filter, *follow),
+        Command::Top { rounds, filter } => flows::top(&client, args.output, filter, *rounds),
+        Command::Dashboard { port } => dashboard::run(&client, *port),
         Command::Cni { command } => {
             let done = place_cni(&args.socket, command)?;
             shown.answer(&done, cni::Done::human)

@@ -434,7 +434,7 @@ fn offloads(offloads: &Offloads) -> String {
 }
 
 /// A number of bytes with three figures or so: `999 B`, `1.5 kB`, `20.1 GB`.
-fn bytes(count: u64) -> String {
+pub(super) fn bytes(count: u64) -> String {
     let units = ["kB", "MB", "GB", "TB", "PB", "EB"];
     let mut tenths = count / 100;
     if count < 1000 {

@@ -7,7 +7,7 @@ use ipnet::Ipv4Net;
 use serde::Deserialize;
 use weave_model::{NodeName, Suite};
 
-use super::{Address, DEFAULT_FILE, DockerPlugin, Facility, parse_suite};
+use super::{Address, DEFAULT_FILE, DockerPlugin, Facility, Place, parse_suite};
 use crate::obstacle::Obstacle;
 
 /// The file as it is written; absent keys keep their defaults.
@@ -21,6 +21,7 @@ pub(super) struct File {
     pub(super) docker_plugin: Option<DockerPlugin>,
     pub(super) overlay: OverlaySection,
     pub(super) services: ServiceSection,
+    pub(super) sight: SightSection,
 }
 
 /// `[services]`.
@@ -40,6 +41,15 @@ pub(super) struct OverlaySection {
     pub(super) suites: Vec<Suite>,
     pub(super) mtu: Option<u16>,
     pub(super) without: Vec<Facility>,
+}
+
+/// `[sight]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct SightSection {
+    pub(super) metrics: Option<Place>,
+    pub(super) metrics_token: Option<PathBuf>,
+    pub(super) dashboard: Option<Place>,
 }
 
 /// Reads the named file, or the default one if it exists.

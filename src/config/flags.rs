@@ -6,7 +6,7 @@ use clap::Parser;
 use ipnet::Ipv4Net;
 use weave_model::{NodeName, Suite};
 
-use super::{Address, DockerPlugin, Facility, parse_suite};
+use super::{Address, DockerPlugin, Facility, Place, parse_suite};
 
 /// The Weave node: connects this host's containers with those of other hosts, always encrypted.
 ///
@@ -66,6 +66,18 @@ pub struct Flags {
     /// Where services get their virtual addresses from, the same on every node [default: 10.96.0.0/16]
     #[arg(long, value_name = "CIDR")]
     pub service_range: Option<Ipv4Net>,
+
+    /// Where to serve metrics for Prometheus, at /metrics; off for nowhere [default: 127.0.0.1:6782]
+    #[arg(long, value_name = "ADDRESS[:PORT]")]
+    pub metrics: Option<Place>,
+
+    /// File with the token that a reader of metrics must present; needed when others than this host can reach them
+    #[arg(long, value_name = "FILE")]
+    pub metrics_token: Option<PathBuf>,
+
+    /// Where to serve the page, which asks for a login; off for nowhere [default: 127.0.0.1:4040]
+    #[arg(long, value_name = "ADDRESS[:PORT]")]
+    pub dashboard: Option<Place>,
 
     /// What to log: error, warn, info, debug, trace, or per module [default: info]
     #[arg(long, value_name = "FILTER", env = "WEAVE_LOG")]

@@ -27,9 +27,6 @@ const VETHS: &str = "wv";
 /// How long the desk waits for the host's firewall programs.
 const FIREWALL_WAIT: Duration = Duration::from_secs(1);
 
-/// TCP ports of the node that are not for containers: metrics and the page.
-const CLOSED_TCP: [u16; 2] = [6782, 4040];
-
 /// The host, and our table of rules on it.
 pub(super) struct HostSide {
     /// Devices, addresses and routes.
@@ -38,6 +35,8 @@ pub(super) struct HostSide {
     firewall: Firewall,
     mtu: u16,
     port: u16,
+    /// TCP ports of the node that containers must not reach: metrics and the page.
+    closed_tcp: Vec<u16>,
     /// Whether the host has IPv6, as it was seen last.
     ipv6: bool,
 }
@@ -53,7 +52,11 @@ enum Firewall {
 
 impl HostSide {
     /// Opens what is needed to change the host of the calling thread's network namespace. Changes nothing.
-    pub(super) fn open(listen: SocketAddr, mtu: u16) -> Result<Self, Obstacle> {
+    pub(super) fn open(
+        listen: SocketAddr,
+        mtu: u16,
+        closed_tcp: Vec<u16>,
+    ) -> Result<Self, Obstacle> {
         let tun = TUN.parse().expect("a short word is an interface name");
         let host = Host::open(tun)
             .map_err(|error| Obstacle::new(error.to_string(), "look at the log of the kernel"))?;
@@ -68,6 +71,7 @@ impl HostSide {
             firewall,
             mtu,
             port: listen.port(),
+            closed_tcp,
             ipv6: true,
         })
     }
@@ -174,7 +178,7 @@ impl HostSide {
             veths: VETHS.to_owned(),
             range,
             closed_udp: vec![self.port],
-            closed_tcp: CLOSED_TCP.to_vec(),
+            closed_tcp: self.closed_tcp.clone(),
         }
     }
 

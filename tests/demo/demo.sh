@@ -251,6 +251,29 @@ wire() {
   [ "$seen_inside" = 40 ] || fail "the capture inside red should read 20 pings and 20 answers"
 }
 
+# Steady traffic among the containers, and one that knocks where nobody listens, for the page to show.
+life() {
+  say "A little life: red and blue fetch from yellow, green sends to violet, orange knocks where nobody listens"
+  spawn yellow socat TCP-LISTEN:8080,fork,reuseaddr SYSTEM:'read line; head -c 40000 /dev/zero' 2>/dev/null
+  spawn violet socat -u UDP-RECV:5000 OPEN:/dev/null 2>/dev/null
+  # shellcheck disable=SC2016 # for the shell inside
+  local fetch='while sleep "$2"; do echo get | timeout 2 socat -t 1 - "TCP:$1:8080" >/dev/null; done'
+  spawn red sh -c "$fetch" fetch "${v4[yellow]}" 0.5 2>/dev/null
+  spawn blue sh -c "$fetch" fetch "${v4[yellow]}" 1.5 2>/dev/null
+  # shellcheck disable=SC2016 # for the shell inside
+  spawn green sh -c 'while sleep 0.1; do head -c 1200 /dev/zero | socat -u - "UDP:$1:5000"; done' send "${v4[violet]}" 2>/dev/null
+  # shellcheck disable=SC2016 # for the shell inside
+  spawn orange sh -c 'while sleep 2; do timeout 1 socat -u OPEN:/dev/null "TCP:$1:6379"; done' knock "${v4[green]}" 2>/dev/null
+}
+
+# The page of host1, on a port of this machine.
+open_page() {
+  WEAVE_SOCKET="$dir/host1.sock" setsid setpriv --pdeathsig KILL -- "$WEAVECTL" dashboard >"$dir/page.link" 2>/dev/null 3>&- &
+  wait_for "the page" grep -q code= "$dir/page.link"
+  say "The page, for a browser on this machine (the link is good once; a new one: weavectl dashboard):"
+  head -n 1 "$dir/page.link"
+}
+
 where_to_look() {
   say "It is all still there. Try, in another terminal:"
   local host
@@ -288,8 +311,12 @@ throughput
 wire
 ctl host1 status
 if [ "$failed" = 0 ]; then say "All checks passed."; else say "Some checks failed; see above."; fi
+life
+sleep 3
+ctl host2 flows
 [ "$once" = no ] || exit "$failed"
 where_to_look
+open_page
 say "Ctrl-C removes everything."
 wait -n "${nodes[@]}" || true
 stop "a node ended by itself" "read what the nodes say below"

@@ -12,6 +12,7 @@ use weave_linux::udp::is_too_big;
 use weave_linux::uplink::mtu_towards;
 use weave_model::NodeId;
 
+use super::bulletin::{self, Board, Bulletin};
 use super::lanes::{self, Lanes};
 use super::pmtu::{self, Answer, Mtus};
 use super::workers::Workers;
@@ -58,6 +59,7 @@ pub(super) struct Control {
     ports: BTreeMap<u32, Port>,
     lanes: Lanes,
     mtus: Mtus,
+    board: Board,
     waiting: HashMap<u64, oneshot::Sender<Result<Reply, CommandError>>>,
     last_command: u64,
     batch: Batch,
@@ -85,6 +87,7 @@ impl Control {
             ports: BTreeMap::new(),
             lanes: Lanes::default(),
             mtus: Mtus::default(),
+            board: Board::default(),
             waiting: HashMap::new(),
             last_command: 0,
             batch: Batch::new(),
@@ -191,8 +194,37 @@ impl Control {
                 };
                 self.mtus.answered(peer, answer, at.mono);
             }
+            [bulletin::ASK, ..] => {
+                for part in self.board.answer(peer, body, at.mono) {
+                    self.core.send_control(peer, &part, at);
+                }
+            }
+            [bulletin::PART, ..] => {
+                if let Some(text) = self.board.take(peer, body) {
+                    self.told(peer, text, at.mono);
+                }
+            }
             _ => self.core.handle_control(peer, body, from, at),
         }
+    }
+
+    /// Asks all members that can be reached what they have to tell.
+    fn ask_members(&mut self) {
+        let members: Vec<NodeId> = self.links.keys().copied().collect();
+        let question = self.board.ask(&members);
+        for member in members {
+            self.core.send_control(member, &question, now());
+        }
+    }
+
+    /// A member told something.
+    fn told(&mut self, peer: NodeId, text: Vec<u8>, at: Instant) {
+        let view = self.core.view();
+        let mut bulletins = (*self.shared.bulletins.load_full()).clone();
+        let text = text.into();
+        bulletins.insert(peer, Bulletin { at, text });
+        bulletins.retain(|id, _| view.member(*id).is_some());
+        self.shared.bulletins.store(Arc::new(bulletins));
     }
 
     fn take_orders(&mut self) {
@@ -208,6 +240,8 @@ impl Control {
                     self.ports = ports;
                     self.stale = true;
                 }
+                Order::Post(text) => self.board.post(text),
+                Order::Ask => self.ask_members(),
                 Order::Stop => self.stop = true,
             }
         }

@@ -1,0 +1,472 @@
+//! Flows from looks at the kernel's table of connections: what was counted since the last look, summed by who talks to
+//! whom over which protocol and port.
+//!
+//! Pure: a look is [`Flows::begin`], [`Flows::take`] for each connection and [`Flows::finish`]. A connection's own counters
+//! only grow, so the difference to the look before is what it carried in between; rates are these differences over the
+//! time between two looks. What was there before the first look counts for the sums, not for the rates.
+//!
+//! The table is bounded: beyond [`MAX_FLOWS`] the flow that is idle for longest makes room, and when none is idle, or
+//! beyond [`MAX_CONNECTIONS`], what comes is counted as lost. A flow of which nothing was seen for [`KEPT`] is forgotten.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use weave_linux::conntrack::{Connection, Count};
+use weave_model::api::{FlowCounts, Protocol, ReportFlow};
+
+/// The most flows that are kept.
+pub const MAX_FLOWS: usize = 4096;
+
+/// The most connections whose counters are remembered between two looks.
+pub const MAX_CONNECTIONS: usize = 65_536;
+
+/// How long a flow is kept after its last connection was gone.
+pub const KEPT: Duration = Duration::from_secs(300);
+
+/// How long a flow counts as failing after a refusal.
+const SORE: Duration = Duration::from_secs(15);
+
+/// How long an answer may take before it is missed.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Whose an address is, as this node sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whose {
+    /// This node's: a container's or the host's own.
+    Mine,
+    /// Another member's.
+    Members,
+    /// Not in the network.
+    Outside,
+}
+
+/// What makes connections one flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    from: IpAddr,
+    to: IpAddr,
+    protocol: Protocol,
+    port: u16,
+    via: Option<SocketAddr>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Flow {
+    counts: FlowCounts,
+    /// Bytes each way since the last look.
+    moved: [u64; 2],
+    refused_at: Option<Instant>,
+    last: Instant,
+}
+
+/// What is remembered of a connection until the next look.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    key: Key,
+    look: u64,
+    first: Instant,
+    sent: Count,
+    received: Count,
+    refused: bool,
+}
+
+/// The flows of one host.
+#[derive(Debug, Default)]
+pub struct Flows {
+    flows: BTreeMap<Key, Flow>,
+    /// By the kernel's id and the port it came from.
+    known: HashMap<(u32, u16), Known>,
+    look: u64,
+    at: Option<(Instant, u64)>,
+    before: Option<Instant>,
+    lost: u64,
+    accounting: bool,
+}
+
+impl Flows {
+    /// Begins a look; `wall` is seconds since the Unix epoch.
+    pub fn begin(&mut self, now: Instant, wall: u64) {
+        self.before = self.at.map(|(at, _)| at);
+        self.at = Some((now, wall));
+        self.look += 1;
+        self.accounting = false;
+        for flow in self.flows.values_mut() {
+            flow.moved = [0; 2];
+            (flow.counts.open, flow.counts.unanswered) = (0, 0);
+        }
+    }
+
+    /// Takes one connection, unless it is another member's to tell of, or has nothing to do with the network.
+    pub fn take(&mut self, connection: &Connection, whose: impl Fn(IpAddr) -> Whose) {
+        let Some((now, wall)) = self.at else {
+            return;
+        };
+        self.accounting |= connection.sent.is_some();
+        let ours = match (whose(connection.from.ip), whose(connection.to.ip)) {
+            (Whose::Mine, _) => true,
+            (Whose::Outside, to) => to == Whose::Mine,
+            (Whose::Members, _) => false,
+        };
+        if !ours {
+            return;
+        }
+        let key = key_of(connection);
+        let id = (connection.id, connection.from.port);
+        let known = self
+            .known
+            .get(&id)
+            .filter(|known| known.key == key)
+            .copied();
+        if known.is_none() && self.known.len() >= MAX_CONNECTIONS || !self.has_room(&key) {
+            self.lost += 1;
+            return;
+        }
+        let flow = self
+            .flows
+            .entry(key)
+            .or_insert_with(|| Flow::new(now, wall));
+        let refused = is_refused(connection);
+        let first = known.map_or(now, |known| known.first);
+        let grown = [
+            grown(known.map(|known| known.sent), connection.sent),
+            grown(known.map(|known| known.received), connection.received),
+        ];
+        // What was there before the first look is no news.
+        let news = known.is_some() || self.before.is_some();
+        flow.add(grown, news);
+        flow.counts.open += 1;
+        flow.counts.connections += u64::from(known.is_none());
+        flow.counts.unanswered +=
+            u32::from(is_missed(connection) && now.saturating_duration_since(first) >= PATIENCE);
+        if refused && !known.is_some_and(|known| known.refused) {
+            flow.counts.refused += 1;
+            flow.refused_at = Some(now);
+        }
+        if known.is_none() || grown.iter().any(|grown| grown.packets > 0) {
+            (flow.last, flow.counts.last_at) = (now, wall);
+        }
+        let known = Known {
+            key,
+            look: self.look,
+            first,
+            sent: connection.sent.unwrap_or_default(),
+            received: connection.received.unwrap_or_default(),
+            refused,
+        };
+        self.known.insert(id, known);
+    }
+
+    /// Ends a look: connections that are gone are forgotten, rates are set.
+    pub fn finish(&mut self) {
+        let Some((now, _)) = self.at else {
+            return;
+        };
+        let look = self.look;
+        self.known.retain(|_, known| known.look == look);
+        let elapsed = self
+            .before
+            .map(|before| now.saturating_duration_since(before));
+        let rate = |bytes: u64| match elapsed {
+            Some(elapsed) if !elapsed.is_zero() => (bytes as f64 / elapsed.as_secs_f64()) as u64,
+            _ => 0,
+        };
+        for flow in self.flows.values_mut() {
+            flow.counts.sent_rate = rate(flow.moved[0]);
+            flow.counts.received_rate = rate(flow.moved[1]);
+            let sore = |at| now.saturating_duration_since(at) < SORE;
+            flow.counts.failing = flow.refused_at.is_some_and(sore) || flow.counts.unanswered > 0;
+        }
+        self.flows.retain(|_, flow| {
+            flow.counts.open > 0 || now.saturating_duration_since(flow.last) < KEPT
+        });
+    }
+
+    /// The busiest flows, failing ones first, at most `most`; and how many were left out.
+    pub fn busiest(&self, most: usize) -> (Vec<ReportFlow>, u32) {
+        let mut flows: Vec<ReportFlow> = self
+            .flows
+            .iter()
+            .map(|(key, flow)| told(key, flow))
+            .collect();
+        flows.sort_by_key(|flow| {
+            let counts = &flow.counts;
+            std::cmp::Reverse((
+                counts.failing,
+                counts.sent_rate + counts.received_rate,
+                counts.open,
+                counts.last_at,
+            ))
+        });
+        let left = flows.len().saturating_sub(most);
+        flows.truncate(most);
+        (flows, left as u32)
+    }
+
+    /// How many flows there are.
+    pub fn len(&self) -> usize {
+        self.flows.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.flows.is_empty()
+    }
+
+    /// How many connections were left out because there were too many.
+    pub const fn lost(&self) -> u64 {
+        self.lost
+    }
+
+    /// Whether some connection of the last look had counters.
+    pub const fn has_counters(&self) -> bool {
+        self.accounting
+    }
+
+    /// Whether there is a place for the flow, after the idlest one made room if it had to.
+    fn has_room(&mut self, key: &Key) -> bool {
+        if self.flows.len() < MAX_FLOWS || self.flows.contains_key(key) {
+            return true;
+        }
+        let idle = self.flows.iter().filter(|(_, flow)| flow.counts.open == 0);
+        let oldest = idle.min_by_key(|(_, flow)| flow.last).map(|(key, _)| *key);
+        oldest.is_some_and(|key| self.flows.remove(&key).is_some())
+    }
+}
+
+impl Flow {
+    fn new(now: Instant, wall: u64) -> Self {
+        Self {
+            counts: FlowCounts {
+                last_at: wall,
+                ..FlowCounts::default()
+            },
+            moved: [0; 2],
+            refused_at: None,
+            last: now,
+        }
+    }
+
+    fn add(&mut self, [sent, received]: [Count; 2], news: bool) {
+        self.counts.sent_bytes += sent.bytes;
+        self.counts.sent_packets += sent.packets;
+        self.counts.received_bytes += received.bytes;
+        self.counts.received_packets += received.packets;
+        if news {
+            self.moved[0] += sent.bytes;
+            self.moved[1] += received.bytes;
+        }
+    }
+}
+
+fn key_of(connection: &Connection) -> Key {
+    let Connection {
+        from, asked, to, ..
+    } = connection;
+    Key {
+        from: from.ip,
+        to: to.ip,
+        protocol: Protocol::from_number(connection.protocol),
+        port: to.port,
+        via: (asked != to).then(|| SocketAddr::new(asked.ip, asked.port)),
+    }
+}
+
+/// Nothing came back where something must: UDP may well go one way.
+const fn is_missed(connection: &Connection) -> bool {
+    let answers = matches!(
+        Protocol::from_number(connection.protocol),
+        Protocol::Tcp | Protocol::Icmp
+    );
+    answers && !connection.answered
+}
+
+/// TCP that was reset before it was taken up.
+const fn is_refused(connection: &Connection) -> bool {
+    connection.reset && connection.answered && !connection.assured
+}
+
+fn grown(before: Option<Count>, now: Option<Count>) -> Count {
+    let (before, now) = (before.unwrap_or_default(), now.unwrap_or_default());
+    Count {
+        packets: now.packets.saturating_sub(before.packets),
+        bytes: now.bytes.saturating_sub(before.bytes),
+    }
+}
+
+fn told(key: &Key, flow: &Flow) -> ReportFlow {
+    ReportFlow {
+        from: key.from,
+        to: key.to,
+        protocol: key.protocol,
+        port: key.port,
+        via: key.via,
+        counts: flow.counts,
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use weave_linux::conntrack::End;
+
+    use super::*;
+
+    const MINE: [u8; 4] = [10, 32, 0, 2];
+    const THEIRS: [u8; 4] = [10, 40, 0, 2];
+    const OUTSIDE: [u8; 4] = [192, 0, 2, 7];
+
+    fn whose(ip: IpAddr) -> Whose {
+        match ip {
+            IpAddr::V4(ip) if ip.octets() == MINE => Whose::Mine,
+            IpAddr::V4(ip) if ip.octets() == THEIRS => Whose::Members,
+            _ => Whose::Outside,
+        }
+    }
+
+    fn connection(id: u32, from: [u8; 4], to: [u8; 4], sent: u64, received: u64) -> Connection {
+        let end = |ip: [u8; 4], port| End {
+            ip: ip.into(),
+            port,
+        };
+        let count = |bytes| {
+            Some(Count {
+                packets: bytes / 100,
+                bytes,
+            })
+        };
+        Connection {
+            id,
+            protocol: 6,
+            from: end(from, 40_000),
+            asked: end(to, 80),
+            to: end(to, 80),
+            answered: true,
+            assured: true,
+            reset: false,
+            sent: count(sent),
+            received: count(received),
+        }
+    }
+
+    /// Looks at these connections, `second` seconds after the first look.
+    fn look(
+        flows: &mut Flows,
+        start: Instant,
+        second: u64,
+        connections: &[Connection],
+    ) -> Vec<ReportFlow> {
+        flows.begin(start + Duration::from_secs(second), 1000 + second);
+        connections.iter().for_each(|one| flows.take(one, whose));
+        flows.finish();
+        flows.busiest(100).0
+    }
+
+    #[test]
+    fn what_is_counted_is_what_came_since() {
+        let (mut flows, start) = (Flows::default(), Instant::now());
+        let first = look(
+            &mut flows,
+            start,
+            0,
+            &[connection(1, MINE, THEIRS, 500, 100)],
+        );
+        assert_eq!(
+            first[0].counts.sent_rate, 0,
+            "it may have been there for hours"
+        );
+        let two = [
+            connection(1, MINE, THEIRS, 2500, 100),
+            connection(2, MINE, THEIRS, 0, 400),
+        ];
+        let counts = look(&mut flows, start, 2, &two)[0].counts;
+        assert_eq!((counts.sent_rate, counts.received_rate), (1000, 200));
+        assert_eq!((counts.sent_bytes, counts.received_bytes), (2500, 500));
+        assert_eq!((counts.connections, counts.open), (2, 2));
+        let counts = look(&mut flows, start, 3, &[])[0].counts;
+        assert_eq!(
+            (counts.connections, counts.open, counts.sent_rate),
+            (2, 0, 0)
+        );
+        assert_eq!((counts.sent_bytes, counts.last_at), (2500, 1002));
+    }
+
+    #[test]
+    fn each_flow_is_told_by_one_node() {
+        let (mut flows, start) = (Flows::default(), Instant::now());
+        let seen = [
+            connection(1, MINE, THEIRS, 1, 1),
+            connection(2, MINE, OUTSIDE, 1, 1),
+            connection(3, OUTSIDE, MINE, 1, 1),
+            connection(4, THEIRS, MINE, 1, 1),
+            connection(5, OUTSIDE, OUTSIDE, 1, 1),
+            connection(6, OUTSIDE, THEIRS, 1, 1),
+        ];
+        assert_eq!(look(&mut flows, start, 0, &seen).len(), 3);
+    }
+
+    #[test]
+    fn refusals_count_once_and_hurt_for_a_while() {
+        let (mut flows, start) = (Flows::default(), Instant::now());
+        let refused = Connection {
+            assured: false,
+            reset: true,
+            ..connection(1, MINE, THEIRS, 60, 40)
+        };
+        for second in 0..3 {
+            let counts = look(&mut flows, start, second, &[refused])[0].counts;
+            assert_eq!((counts.refused, counts.failing), (1, true));
+        }
+        let counts = look(&mut flows, start, 20, &[])[0].counts;
+        assert_eq!((counts.refused, counts.failing), (1, false));
+    }
+
+    #[test]
+    fn silence_is_missed_after_a_moment() {
+        let (mut flows, start) = (Flows::default(), Instant::now());
+        let asking = Connection {
+            answered: false,
+            assured: false,
+            ..connection(1, MINE, OUTSIDE, 60, 0)
+        };
+        assert!(!look(&mut flows, start, 0, &[asking])[0].counts.failing);
+        let counts = look(&mut flows, start, 3, &[asking])[0].counts;
+        assert_eq!((counts.unanswered, counts.failing), (1, true));
+        assert!(!look(&mut flows, start, 4, &[])[0].counts.failing);
+    }
+
+    #[test]
+    fn a_service_is_named_beside_who_answers() {
+        let (mut flows, start) = (Flows::default(), Instant::now());
+        let mut one = connection(1, MINE, THEIRS, 1, 1);
+        one.asked.ip = [10, 96, 0, 9].into();
+        let told = look(&mut flows, start, 0, &[one])[0];
+        assert_eq!(told.via, Some("10.96.0.9:80".parse().unwrap()));
+        assert_eq!(told.to, IpAddr::from(THEIRS));
+    }
+
+    #[test]
+    fn memory_is_bounded_and_what_is_lost_is_counted() {
+        let (mut flows, start) = (Flows::default(), Instant::now());
+        let many: Vec<Connection> = (0..MAX_FLOWS as u32 + 10)
+            .map(|n| {
+                let mut one = connection(n, MINE, OUTSIDE, 1, 1);
+                one.to.ip = IpAddr::from((0xc000_0000 + n).to_be_bytes());
+                one.asked = one.to;
+                one
+            })
+            .collect();
+        look(&mut flows, start, 0, &many);
+        assert_eq!((flows.len(), flows.lost()), (MAX_FLOWS, 10));
+        look(&mut flows, start, 1, &[]);
+        look(&mut flows, start, 2, &many[MAX_FLOWS..]);
+        assert_eq!(
+            (flows.len(), flows.lost()),
+            (MAX_FLOWS, 10),
+            "the idle ones make room"
+        );
+        assert_eq!(flows.busiest(7).1 as usize, MAX_FLOWS - 7);
+        look(&mut flows, start, 400, &[]);
+        assert!(flows.is_empty() && flows.known.is_empty());
+    }
+}

@@ -1,0 +1,231 @@
+// What is drawn, from the picture and from what the person opened: nodes, edges and where they stand. Pure.
+//
+// No picture is drawn whole before it is known to be small: with more than OPEN_ALL containers every host begins closed, its
+// flows are edges between hosts, and of many edges the failing and the busiest are drawn. What is left out is counted, and
+// drawn when one of its ends is chosen.
+
+import { bytes, milliseconds, rate } from "./format";
+import { type Box, type Group, layout } from "./layout";
+import type { Container, End, Flow, Host, Link, Topology } from "./types";
+
+/** Up to this many containers are drawn without being asked for. */
+export const OPEN_ALL = 60;
+/** The most edges of flows that are drawn. */
+const DRAWN = 90;
+/** With more hosts than this only those links are drawn that are down, or belong to the host that is chosen. */
+const LINKED = 8;
+/** The most edges whose rate is written beside them; of the others it is told when they are pointed at. */
+const LABELLED = 8;
+/** The most addresses outside that are drawn one by one. */
+const OUTSIDE_ALL = 12;
+
+export const OUTSIDE = "outside";
+
+export interface NodeItem {
+  id: string;
+  kind: "host" | "container" | "outside" | "address";
+  label: string;
+  parent?: string;
+  x: number;
+  y: number;
+  box?: Box;
+  open: boolean;
+  classes: string[];
+}
+
+export interface EdgeItem {
+  id: string;
+  kind: "link" | "flow";
+  source: string;
+  target: string;
+  label: string;
+  /** How thick, from 1 to 8. */
+  weight: number;
+  classes: string[];
+  /** The flows it stands for, or the link. */
+  ids: string[];
+}
+
+export interface Scene {
+  nodes: NodeItem[];
+  edges: EdgeItem[];
+  /** How many edges of flows are not drawn. */
+  left: number;
+}
+
+export interface Opened {
+  /** Hosts that the person opened or closed. */
+  chosen: Map<string, boolean>;
+  /** What passes the filter. */
+  passes: { container: (one: Container) => boolean; host: (one: Host) => boolean; flow: (one: Flow) => boolean };
+  filtered: boolean;
+  /** What is chosen. */
+  selected: string | null;
+}
+
+export function isOpen(topology: Topology, chosen: Map<string, boolean>, id: string): boolean {
+  return chosen.get(id) ?? topology.containers.length <= OPEN_ALL;
+}
+
+const touches = (edge: EdgeItem, id: string | null): boolean => id !== null && [edge.id, edge.source, edge.target].includes(id);
+
+export function sceneOf(topology: Topology, opened: Opened): Scene {
+  const { chosen } = opened;
+  const inside = new Map<string, Container[]>(topology.hosts.map((host) => [host.id, []]));
+  for (const one of topology.containers) inside.get(one.host)?.push(one);
+  const groups: Group[] = topology.hosts.map((host) => ({
+    id: host.id,
+    members: isOpen(topology, chosen, host.id) ? (inside.get(host.id) ?? []).map((one) => one.id) : [],
+  }));
+  const away = addresses(topology);
+  const outside: Group | undefined = away.length
+    ? { id: OUTSIDE, members: chosen.get(OUTSIDE) ?? away.length <= OUTSIDE_ALL ? away.map((end) => end.id) : [], narrow: true }
+    : undefined;
+  const places = layout(groups, outside);
+  const nodes: NodeItem[] = [];
+  topology.hosts.forEach((host, at) => {
+    const all = inside.get(host.id) ?? [];
+    nodes.push(hostNode(host, all, groups[at], places.groups.get(host.id), opened));
+    for (const one of all) {
+      const place = places.members.get(one.id);
+      if (place) nodes.push(containerNode(one, host, place, opened));
+    }
+  });
+  if (outside) nodes.push(...outsideNodes(away, outside, places, opened));
+  const drawn = new Set(nodes.map((node) => node.id));
+  const flows = flowEdges(topology, drawn, opened);
+  const shown = flows.slice(0, DRAWN).concat(flows.slice(DRAWN).filter((one) => touches(one, opened.selected)));
+  return { nodes, edges: [...linkEdges(topology, opened.selected), ...shown], left: flows.length - shown.length };
+}
+
+function hostNode(host: Host, all: Container[], group: Group, box: Box | undefined, opened: Opened): NodeItem {
+  const open = group.members.length > 0;
+  const hidden = open ? host.more_containers : all.length + host.more_containers;
+  const what = hidden === 1 ? "container" : "containers";
+  const more = open ? `+${hidden} more` : `${hidden} ${what}`;
+  const below = host.silent ? host.state === "unreachable" ? "unreachable" : "tells nothing" : hidden ? more : open ? "" : "no containers";
+  const classes = [host.state, open ? "open" : "closed"];
+  if (host.problems.length) classes.push("sick");
+  if (opened.filtered && !opened.passes.host(host) && !all.some(opened.passes.container)) classes.push("dim");
+  return {
+    id: host.id,
+    kind: "host",
+    label: below ? (open ? `${host.name}  ·  ${below}` : `${host.name}\n${below}`) : host.name,
+    x: box?.x ?? 0,
+    y: box?.y ?? 0,
+    box,
+    open,
+    classes,
+  };
+}
+
+function containerNode(one: Container, host: Host, place: { x: number; y: number }, opened: Opened): NodeItem {
+  const classes = [one.alive ? "alive" : "gone"];
+  if (opened.filtered && !opened.passes.container(one)) classes.push("dim");
+  return { id: one.id, kind: "container", label: one.name, parent: host.id, ...place, open: false, classes };
+}
+
+function addresses(topology: Topology): End[] {
+  const found = new Map<string, End>();
+  for (const flow of topology.flows) {
+    for (const end of [flow.from, flow.to]) {
+      if (end.kind === "outside" || end.kind === "unknown") found.set(end.id, end);
+    }
+  }
+  return [...found.values()].sort((one, two) => one.ip.localeCompare(two.ip, undefined, { numeric: true }));
+}
+
+function outsideNodes(away: End[], group: Group, places: ReturnType<typeof layout>, opened: Opened): NodeItem[] {
+  const box = places.groups.get(OUTSIDE);
+  const open = group.members.length > 0;
+  const label = open ? "Outside" : `Outside\n${away.length} addresses`;
+  const dim = opened.filtered ? ["quiet"] : [];
+  const nodes: NodeItem[] = [
+    { id: OUTSIDE, kind: "outside", label, x: box?.x ?? 0, y: box?.y ?? 0, box, open, classes: [open ? "open" : "closed", ...dim] },
+  ];
+  for (const end of away) {
+    const place = places.members.get(end.id);
+    if (!place) continue;
+    const classes = end.kind === "unknown" ? ["unknown"] : [];
+    nodes.push({ id: end.id, kind: "address", label: end.ip, parent: OUTSIDE, ...place, open: false, classes });
+  }
+  return nodes;
+}
+
+function linkEdges(topology: Topology, selected: string | null): EdgeItem[] {
+  const few = topology.hosts.length <= LINKED;
+  const wanted = (link: Link): boolean => few || link.state !== "connected" || [link.id, link.a, link.b].includes(selected ?? "");
+  return topology.links.filter(wanted).map((link: Link) => {
+    const facts = [link.rtt_us === null ? "" : milliseconds(link.rtt_us), link.mtu ? `MTU ${link.mtu.bytes}` : ""];
+    return {
+      id: link.id,
+      kind: "link",
+      source: link.a,
+      target: link.b,
+      label: link.state === "connected" ? facts.filter(Boolean).join(" · ") : "no session",
+      weight: 6,
+      classes: [link.state],
+      ids: [link.id],
+    };
+  });
+}
+
+/** One edge for all flows from one drawn node to another; the failing ones first, then the busiest. */
+function flowEdges(topology: Topology, drawn: Set<string>, opened: Opened): EdgeItem[] {
+  const hostOf = new Map(topology.containers.map((one) => [one.id, one.host]));
+  const at = (end: End): string | undefined => {
+    if (drawn.has(end.id)) return end.id;
+    if (end.kind === "container") return hostOf.get(end.id);
+    return end.kind === "host" ? undefined : OUTSIDE;
+  };
+  const bundles = new Map<string, Bundle>();
+  for (const flow of topology.flows) {
+    const [source, target] = [at(flow.from), at(flow.to)];
+    if (!source || !target || source === target) continue;
+    const id = `e:${source}>${target}`;
+    const bundle = bundles.get(id) ?? { id, source, target, flows: [], moving: 0, failing: false };
+    bundle.flows.push(flow);
+    bundle.moving += flow.sent_rate + flow.received_rate;
+    bundle.failing ||= flow.failing;
+    bundles.set(id, bundle);
+  }
+  const sorted = [...bundles.values()].sort(
+    (one, two) => Number(two.failing) - Number(one.failing) || two.moving - one.moving || one.id.localeCompare(two.id),
+  );
+  const most = Math.max(1, ...sorted.map((bundle) => bundle.moving));
+  return sorted.map((bundle, place) => edge(bundle, most, place < LABELLED, opened));
+}
+
+interface Bundle {
+  id: string;
+  source: string;
+  target: string;
+  flows: Flow[];
+  /** Bytes a second, both ways. */
+  moving: number;
+  failing: boolean;
+}
+
+function edge({ id, source, target, flows, moving, failing }: Bundle, most: number, told: boolean, opened: Opened): EdgeItem {
+  const classes = [flows[0].protocol];
+  if (failing) classes.push("failing");
+  if (moving > 0) classes.push("moving");
+  else if (flows.every((flow) => flow.open === 0)) classes.push("ended");
+  if (opened.filtered && !flows.some(opened.passes.flow)) classes.push("dim");
+  if (!told) classes.push("untold");
+  const why = flows.some((flow) => flow.unanswered) ? "no answer" : "refused";
+  const label = failing ? why : moving > 0 ? rate(moving) : "";
+  // Its share of the busiest, on a scale where a hundredth can still be seen.
+  const weight = moving > 0 ? 1.2 + 4.3 * Math.sqrt(Math.sqrt(moving / most)) : 1;
+  return { id, kind: "flow", source, target, label, weight, classes, ids: flows.map((flow) => flow.id) };
+}
+
+/** What a screen reader is told of the whole. */
+export function described(topology: Topology): string {
+  const moving = topology.flows.reduce((total, flow) => total + flow.sent_rate + flow.received_rate, 0);
+  const failing = topology.flows.filter((flow) => flow.failing).length;
+  return (
+    `${topology.hosts.length} hosts, ${topology.containers.length} containers, ${topology.flows.length} flows, ` +
+    `${bytes(moving)} a second, ${failing} failing. The table has the same in words.`
+  );
+}

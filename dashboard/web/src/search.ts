@@ -1,0 +1,105 @@
+// The filter language: words that must all hold. A word is text to be found anywhere, `field:text`, a number compared
+// (`rate>10kB`, `port=80`), or any of these after `!`. What it is asked of is one flow, container or host. Pure.
+
+import type { Container, Flow, Host } from "./types";
+
+/** What can be asked: text by field, numbers by field. */
+export interface Subject {
+  text: Record<string, string[]>;
+  numbers: Record<string, number>;
+}
+
+type Test = (subject: Subject) => boolean;
+
+const SUFFIX: Record<string, number> = { "": 1, b: 1, k: 1e3, kb: 1e3, m: 1e6, mb: 1e6, g: 1e9, gb: 1e9 };
+
+function numberOf(text: string): number | undefined {
+  const parts = /^(\d+(?:\.\d+)?)([a-z]*)(?:\/s)?$/i.exec(text);
+  const factor = parts ? SUFFIX[parts[2].toLowerCase()] : undefined;
+  return parts && factor !== undefined ? Number(parts[1]) * factor : undefined;
+}
+
+function one(word: string): Test {
+  if (word.startsWith("!") && word.length > 1) {
+    const test = one(word.slice(1));
+    return (subject) => !test(subject);
+  }
+  const compared = /^([a-z]+)(>=|<=|>|<|=)(.+)$/i.exec(word);
+  const wanted = compared && numberOf(compared[3]);
+  if (compared && wanted !== undefined && wanted !== null) {
+    const field = compared[1].toLowerCase();
+    return ({ numbers }) => {
+      const value = numbers[field];
+      if (value === undefined) return false;
+      if (compared[2] === ">") return value > wanted;
+      if (compared[2] === "<") return value < wanted;
+      if (compared[2] === ">=") return value >= wanted;
+      return compared[2] === "<=" ? value <= wanted : value === wanted;
+    };
+  }
+  const colon = word.indexOf(":");
+  const field = word.slice(0, Math.max(colon, 0)).toLowerCase();
+  if (FIELDS.includes(field)) {
+    const part = word.slice(colon + 1).toLowerCase();
+    return ({ text }) => (text[field] ?? []).some((value) => value.toLowerCase().includes(part));
+  }
+  const part = word.toLowerCase();
+  return ({ text }) => Object.values(text).some((values) => values.some((value) => value.toLowerCase().includes(part)));
+}
+
+export const FIELDS = ["name", "from", "to", "host", "ip", "net", "label", "proto", "is", "via"];
+export const NUMBERS = ["rate", "bytes", "port", "conns", "refused"];
+
+/** The test for a whole line; an empty one holds for everything. */
+export function parse(line: string): Test {
+  const tests = line.split(/\s+/).filter(Boolean).map(one);
+  return (subject) => tests.every((test) => test(subject));
+}
+
+const labels = (container?: Container): string[] =>
+  Object.entries(container?.labels ?? {}).map(([key, value]) => `${key}=${value}`);
+
+export function ofContainer(one: Container, host?: Host): Subject {
+  return {
+    text: {
+      name: [one.name],
+      host: [host?.name ?? ""],
+      ip: [one.ip, one.ip6 ?? ""],
+      net: [one.network],
+      label: labels(one),
+      is: [one.alive ? "up" : "gone"],
+    },
+    numbers: {},
+  };
+}
+
+export function ofHost(host: Host): Subject {
+  return { text: { name: [host.name], host: [host.name], ip: host.endpoints, is: [host.state] }, numbers: {} };
+}
+
+export function ofFlow(flow: Flow, containers: Map<string, Container>, hosts: Map<string, Host>): Subject {
+  const ends = [containers.get(flow.from.id), containers.get(flow.to.id)];
+  const states = [flow.failing ? "failing" : "ok", flow.open > 0 ? "open" : "ended"];
+  if (flow.from.kind === "outside" || flow.to.kind === "outside") states.push("outside");
+  return {
+    text: {
+      name: [flow.from.name, flow.to.name],
+      from: [flow.from.name, flow.from.ip],
+      to: [flow.to.name, flow.to.ip],
+      host: ends.map((end) => (end && hosts.get(end.host)?.name) ?? ""),
+      ip: [flow.from.ip, flow.to.ip],
+      net: ends.map((end) => end?.network ?? ""),
+      label: ends.flatMap(labels),
+      proto: [flow.protocol],
+      via: [flow.via ?? ""],
+      is: states,
+    },
+    numbers: {
+      rate: flow.sent_rate + flow.received_rate,
+      bytes: flow.sent_bytes + flow.received_bytes,
+      port: flow.port,
+      conns: flow.open,
+      refused: flow.refused,
+    },
+  };
+}

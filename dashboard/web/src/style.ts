@@ -1,0 +1,142 @@
+// How the graph looks: the page's own colours, read from its style, so that dark and light need one definition.
+
+import type { StylesheetJson } from "cytoscape";
+
+export function styleOf(element: HTMLElement): StylesheetJson {
+  const css = getComputedStyle(element);
+  const colour = (name: string): string => css.getPropertyValue(`--${name}`).trim();
+  const font = css.fontFamily;
+  const [ink, soft, line, card, ground] = ["ink", "soft", "line", "card", "ground"].map(colour);
+  const [blue, green, red, amber, grey] = ["blue", "green", "red", "amber", "grey"].map(colour);
+  // The library's types do not know every property that it has.
+  const style: unknown = [
+    {
+      selector: "node",
+      style: {
+        label: "data(label)",
+        "font-family": font,
+        "font-size": 13,
+        "font-weight": 500,
+        color: ink,
+        shape: "round-rectangle",
+        "text-valign": "center",
+        "text-halign": "center",
+        "text-wrap": "ellipsis",
+        "text-max-width": "112px",
+        "border-width": 1.5,
+        "border-color": line,
+        "background-color": card,
+        "overlay-opacity": 0,
+      },
+    },
+    { selector: "node.container, node.address", style: { width: 132, height: 34, "corner-radius": "9" } },
+    { selector: "node.container", style: { "border-color": green, "border-opacity": 0.75 } },
+    { selector: "node.container.gone", style: { "border-style": "dashed", "border-color": grey, color: soft } },
+    { selector: "node.address", style: { "border-style": "dotted", color: soft, "font-size": 12 } },
+    {
+      selector: "node.host, node.outside",
+      style: {
+        "background-color": ground,
+        "background-opacity": 1,
+        "corner-radius": "16",
+        "font-size": 15,
+        "font-weight": 600,
+        "text-max-width": "260px",
+        "line-height": 1.45,
+      },
+    },
+    {
+      selector: "node.open",
+      style: { "text-valign": "top", "text-margin-y": 27, padding: "0px" },
+    },
+    {
+      selector: "node.host:parent, node.outside:parent",
+      style: {
+        "min-width": "data(width)",
+        "min-height": "data(height)",
+        "min-width-bias-left": "50%",
+        "min-width-bias-right": "50%",
+        "min-height-bias-top": "68%",
+        "min-height-bias-bottom": "32%",
+        "compound-sizing-wrt-labels": "exclude",
+      },
+    },
+    {
+      selector: "node.closed",
+      style: { width: 176, height: 64, "text-wrap": "wrap", "background-color": card },
+    },
+    { selector: "node.outside", style: { "border-style": "dotted", color: soft } },
+    { selector: "node.unreachable", style: { "border-color": red, "border-style": "dashed", color: red } },
+    { selector: "node.sick", style: { "border-color": amber, "border-width": 2 } },
+    {
+      selector: "edge",
+      style: {
+        "curve-style": "unbundled-bezier",
+        "control-point-distances": [26],
+        "control-point-weights": [0.5],
+        label: "data(label)",
+        "font-family": font,
+        "font-size": 11,
+        color: soft,
+        "text-background-color": colour("page"),
+        "text-background-opacity": 0.86,
+        "text-background-padding": "3px",
+        "text-background-shape": "roundrectangle",
+        "overlay-opacity": 0,
+      },
+    },
+    {
+      selector: "edge.link",
+      style: {
+        width: 9,
+        "line-color": colour("link"),
+        "line-opacity": 0.55,
+        "line-cap": "round",
+        "z-index": 1,
+        "font-size": 12,
+        "curve-style": "straight",
+      },
+    },
+    { selector: "edge.link.unreachable", style: { "line-color": red, "line-style": "dashed", color: red } },
+    {
+      selector: "edge.flow",
+      style: {
+        width: "data(weight)",
+        "line-color": blue,
+        "target-arrow-color": blue,
+        "target-arrow-shape": "triangle",
+        "arrow-scale": 0.9,
+        "line-opacity": 0.85,
+        "z-index": 5,
+        "z-compound-depth": "top",
+      },
+    },
+    { selector: "edge.udp", style: { "line-color": colour("teal"), "target-arrow-color": colour("teal") } },
+    { selector: "edge.icmp", style: { "line-color": colour("violet"), "target-arrow-color": colour("violet") } },
+    { selector: "edge.moving", style: { "line-style": "dashed", "line-dash-pattern": [9, 3] } },
+    { selector: "edge.untold", style: { label: "" } },
+    { selector: "edge.untold.over, edge.untold.chosen, edge.untold.near", style: { label: "data(label)" } },
+    { selector: "edge.ended", style: { "line-opacity": 0.35, width: 1 } },
+    {
+      selector: "edge.failing",
+      style: {
+        "line-color": red,
+        "target-arrow-color": red,
+        "line-style": "dashed",
+        "line-dash-pattern": [4, 5],
+        color: red,
+        width: 2.5,
+        "line-opacity": 1,
+        "font-weight": 600,
+      },
+    },
+    { selector: ".dim", style: { opacity: 0.14 } },
+    { selector: "node.far", style: { opacity: 0.45 } },
+    { selector: "edge.far", style: { opacity: 0.14 } },
+    { selector: "node.over", style: { "border-color": blue } },
+    { selector: "edge.over", style: { "line-opacity": 1, "underlay-color": blue, "underlay-opacity": 0.18, "underlay-padding": 5 } },
+    { selector: "node.chosen", style: { "border-color": blue, "border-width": 3 } },
+    { selector: "edge.chosen", style: { "line-opacity": 1, "underlay-color": blue, "underlay-opacity": 0.28, "underlay-padding": 6 } },
+  ];
+  return style as StylesheetJson;
+}

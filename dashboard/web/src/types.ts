@@ -1,0 +1,119 @@
+// What the server says, as the node API's document has it (/v1/topology).
+
+export type PeerState = "myself" | "connected" | "unreachable";
+export type EndKind = "container" | "host" | "unknown" | "outside";
+
+export interface Problem {
+  cause: string;
+  fix: string;
+}
+
+export interface Capture {
+  connections: number;
+  lost: number;
+  untold: number;
+  accounting: boolean;
+  interval_ms: number;
+  took_us: number;
+  failure: string | null;
+}
+
+export interface Host {
+  id: string;
+  name: string;
+  state: PeerState;
+  version: string | null;
+  endpoints: string[];
+  blocks: string[];
+  exposed: { ip: string; ip6: string | null } | null;
+  silent: string | null;
+  more_containers: number;
+  capture: Capture | null;
+  problems: Problem[];
+}
+
+export interface Container {
+  id: string;
+  host: string;
+  name: string;
+  ifname: string;
+  network: string;
+  ip: string;
+  ip6: string | null;
+  labels: Record<string, string>;
+  attached_at: number;
+  alive: boolean;
+}
+
+export interface Link {
+  id: string;
+  a: string;
+  b: string;
+  state: PeerState;
+  rtt_us: number | null;
+  mtu: { bytes: number; reason: string } | null;
+  suite: string | null;
+  traffic: { sent_bytes: number; received_bytes: number; sent_packets: number; received_packets: number };
+}
+
+export interface End {
+  kind: EndKind;
+  id: string;
+  name: string;
+  ip: string;
+}
+
+export interface Flow {
+  id: string;
+  from: End;
+  to: End;
+  protocol: string;
+  port: number;
+  via: string | null;
+  connections: number;
+  open: number;
+  refused: number;
+  unanswered: number;
+  sent_bytes: number;
+  sent_packets: number;
+  received_bytes: number;
+  received_packets: number;
+  sent_rate: number;
+  received_rate: number;
+  failing: boolean;
+  last_at: number;
+}
+
+export interface Topology {
+  at: number;
+  node: string;
+  verdict: "ok" | "degraded";
+  summary: string;
+  problems: Problem[];
+  hosts: Host[];
+  containers: Container[];
+  links: Link[];
+  flows: Flow[];
+}
+
+export interface Whole {
+  seq: number;
+  topology: Topology;
+}
+
+interface Changes<T> {
+  set?: T[];
+  gone?: string[];
+}
+
+export interface Step {
+  seq: number;
+  at: number;
+  verdict: Topology["verdict"];
+  summary: string;
+  problems: Problem[];
+  hosts: Changes<Host>;
+  containers: Changes<Container>;
+  links: Changes<Link>;
+  flows: Changes<Flow>;
+}

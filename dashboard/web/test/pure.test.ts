@@ -1,0 +1,118 @@
+// The parts of the page that only compute: the filter language, changes of the picture, where things stand, what is drawn.
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { bytes } from "../src/format";
+import { layout } from "../src/layout";
+import { stepped } from "../src/picture";
+import { OPEN_ALL, sceneOf } from "../src/scene";
+import { ofFlow, parse } from "../src/search";
+import type { Container, End, Flow, Host, Topology } from "../src/types";
+
+const host = (at: number): Host => ({
+  id: `h${at}`, name: `host${at}`, state: "connected", version: "1", endpoints: [], blocks: [], exposed: null,
+  silent: null, more_containers: 0, capture: null, problems: [],
+});
+
+const container = (at: number, of: number): Container => ({
+  id: `c:${at}`, host: `h${of}`, name: `c${at}`, ifname: "eth0", network: "default", ip: `10.32.0.${at}`, ip6: null,
+  labels: { app: `app${at}` }, attached_at: 1, alive: true,
+});
+
+const end = (one: Container): End => ({ kind: "container", id: one.id, name: one.name, ip: one.ip });
+
+const flow = (from: End, to: End, more: Partial<Flow> = {}): Flow => ({
+  id: `f:${from.id}>${to.id}`, from, to, protocol: "tcp", port: 80, via: null, connections: 1, open: 1, refused: 0, unanswered: 0,
+  sent_bytes: 100, sent_packets: 1, received_bytes: 0, received_packets: 0, sent_rate: 0, received_rate: 0, failing: false, last_at: 1,
+  ...more,
+});
+
+function mesh(hosts: number, each: number): Topology {
+  const all = Array.from({ length: hosts }, (_, at) => host(at));
+  const containers = all.flatMap((_, of) => Array.from({ length: each }, (_, at) => container(of * each + at, of)));
+  return { at: 1, node: "h0", verdict: "ok", summary: "", problems: [], hosts: all, containers, links: [], flows: [] };
+}
+
+const everything = { container: () => true, host: () => true, flow: () => true };
+const draw = (topology: Topology, more = {}) =>
+  sceneOf(topology, { chosen: new Map(), passes: everything, filtered: false, selected: null, ...more });
+
+test("all words of a search must hold, and ! turns one round", () => {
+  const [web, db] = [container(1, 0), container(2, 1)];
+  const subject = ofFlow(
+    flow(end(web), end(db), { port: 6379, sent_rate: 15_000, failing: true }),
+    new Map([web, db].map((one) => [one.id, one])),
+    new Map([host(0), host(1)].map((one) => [one.id, one])),
+  );
+  const table: [string, boolean][] = [
+    ["", true], ["c1", true], ["C2", true], ["nobody", false], ["!nobody", true], ["c1 nobody", false],
+    ["from:c1", true], ["to:c1", false], ["host:host1", true], ["label:app=app2", true], ["net:default", true],
+    ["is:failing", true], ["!is:failing", false], ["port=6379", true], ["port>6379", false], ["port>=6379", true],
+    ["rate>10kB", true], ["rate>1MB", false], ["rate<20k", true], ["bytes=100", true], ["unknown>5", false],
+    ["is:failing port=6379 !c3", true], ["fd00::1", false], ["!", false],
+  ];
+  for (const [line, expected] of table) assert.equal(parse(line)(subject), expected, line);
+});
+
+test("a step sets, replaces and removes, and keeps the rest in place", () => {
+  const before = mesh(2, 1);
+  const changed = { ...before.containers[0], alive: false };
+  const none = {};
+  const after = stepped(before, {
+    seq: 2, at: 9, verdict: "degraded", summary: "s", problems: [],
+    hosts: { set: [host(2)], gone: ["h1"] }, containers: { set: [changed] }, links: none, flows: none,
+  });
+  assert.deepEqual(after.hosts.map((one) => one.id), ["h0", "h2"]);
+  assert.deepEqual(after.containers.map((one) => one.alive), [false, true]);
+  assert.deepEqual([after.at, after.verdict, after.links === before.links], [9, "degraded", true]);
+});
+
+test("nothing stands on anything else", () => {
+  for (const hosts of [1, 2, 3, 5, 8, 9, 30]) {
+    for (const members of [0, 1, 7, 60]) {
+      const groups = Array.from({ length: hosts }, (_, at) => ({
+        id: `h${at}`, members: Array.from({ length: members }, (_, one) => `c${at}-${one}`),
+      }));
+      const boxes = [...layout(groups, { id: "outside", members: ["o"], narrow: true }).groups.values()];
+      boxes.forEach((one, at) =>
+        boxes.slice(at + 1).forEach((two) => {
+          const apart =
+            Math.abs(one.x - two.x) >= (one.width + two.width) / 2 || Math.abs(one.y - two.y) >= (one.height + two.height) / 2;
+          assert.ok(apart, `${hosts} hosts of ${members}: ${JSON.stringify([one, two])}`);
+        }),
+      );
+    }
+  }
+});
+
+test("a large mesh begins closed, and flows of closed hosts are edges between hosts", () => {
+  const small = draw(mesh(2, 3));
+  assert.equal(small.nodes.filter((node) => node.kind === "container").length, 6);
+  const topology = mesh(3, OPEN_ALL);
+  const [a, b] = [topology.containers[0], topology.containers[OPEN_ALL]].map(end);
+  topology.flows = [flow(a, b, { sent_rate: 10 }), flow(a, end(topology.containers[1]))];
+  const closed = draw(topology);
+  assert.deepEqual(closed.nodes.map((node) => node.kind), ["host", "host", "host"]);
+  assert.deepEqual(closed.edges.map((edge) => [edge.source, edge.target]), [["h0", "h1"]]);
+  const opened = draw(topology, { chosen: new Map([["h0", true]]) });
+  assert.deepEqual(opened.edges.map((edge) => [edge.source, edge.target]).sort(), [["c:0", "c:1"], ["c:0", "h1"]]);
+});
+
+test("of many edges the failing and the busiest are drawn, and those of what is chosen", () => {
+  const topology = mesh(20, 1);
+  const ends = topology.containers.map(end);
+  topology.flows = ends.flatMap((from, at) =>
+    ends.filter((to) => to !== from).map((to, n) => flow(from, to, { sent_rate: at === 19 ? 0 : 100 + n, failing: at === 19 && n === 0 })),
+  );
+  const scene = draw(topology);
+  assert.equal(scene.edges.length + scene.left, 380);
+  assert.ok(scene.left > 250 && scene.edges[0].classes.includes("failing"));
+  const chosen = draw(topology, { selected: "c:19" });
+  assert.equal(chosen.edges.filter((edge) => edge.source === "c:19").length, 19);
+});
+
+test("bytes read well", () => {
+  const shown = [0, 999, 1000, 15_340, 999_999, 2_000_000_000].map(bytes);
+  assert.deepEqual(shown, ["0 B", "999 B", "1.0 kB", "15.3 kB", "1.0 MB", "2.0 GB"]);
+});

@@ -1,0 +1,364 @@
+//! Who talks to whom: the picture of the whole mesh, and what each node tells the others for it.
+//!
+//! A node sees the connections that pass its own host, so each member writes a [`Report`] of its containers and flows;
+//! a [`Topology`] is what one node makes of all reports it has. A flow is told once, by the node of whoever began it; what
+//! came from outside, by the node it came to.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+
+use super::{HostAddress, PeerState, Problem, Traffic, Verdict};
+use crate::{
+    ContainerName, IfName, LabelKey, LabelValue, NetworkName, NodeId, NodeName, PathMtu, Suite,
+};
+
+/// What a node tells the others of itself, so that any of them can show the whole mesh.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// The version of `weaved`.
+    pub version: String,
+    /// Its containers.
+    pub containers: Vec<ReportContainer>,
+    /// How many more containers it has than there was room for.
+    pub more_containers: u32,
+    /// The host's own addresses, if it is exposed.
+    pub host: Option<HostAddress>,
+    /// Its sessions with other members.
+    pub links: Vec<ReportLink>,
+    /// The flows it sees, the busiest first.
+    pub flows: Vec<ReportFlow>,
+    /// How well it sees them.
+    pub capture: Capture,
+    /// What is not well there.
+    pub problems: Vec<Problem>,
+}
+
+/// A container, as its node tells of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReportContainer {
+    /// Its name on that node.
+    pub name: ContainerName,
+    /// Its interface.
+    pub ifname: IfName,
+    /// The network it is attached to.
+    pub network: NetworkName,
+    /// Its IPv4 address.
+    pub ip: Ipv4Addr,
+    /// Its IPv6 address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ip6: Option<Ipv6Addr>,
+    /// Its labels.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<LabelKey, LabelValue>,
+    /// When it was attached.
+    pub attached_at: u64,
+    /// Whether its namespace and its interface are still there.
+    pub alive: bool,
+}
+
+/// A session, as one of its ends tells of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReportLink {
+    /// The other end.
+    pub peer: NodeId,
+    /// Whether there is a session.
+    pub state: PeerState,
+    /// The smoothed round-trip time, in microseconds.
+    pub rtt_us: Option<u32>,
+    /// The largest packet that crosses it.
+    pub mtu: Option<PathMtu>,
+    /// The suite of the session.
+    pub suite: Option<Suite>,
+    /// What this end sent and received since its start.
+    pub traffic: Traffic,
+}
+
+/// Connections of one kind between two addresses, as a node counts them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReportFlow {
+    /// Who began them.
+    pub from: IpAddr,
+    /// Who answers.
+    pub to: IpAddr,
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The port of who answers; 0 where the protocol has none.
+    pub port: u16,
+    /// The address and port that were asked for, where the destination was translated: a Service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub via: Option<SocketAddr>,
+    /// What was counted.
+    #[serde(flatten)]
+    pub counts: FlowCounts,
+}
+
+/// What is counted of a flow since it was first seen. Bytes are those of IP packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct FlowCounts {
+    /// Connections that were begun.
+    pub connections: u64,
+    /// Connections that the kernel still follows.
+    pub open: u32,
+    /// Connections that were refused.
+    pub refused: u64,
+    /// Connections being followed that nobody has answered for longer than a moment.
+    pub unanswered: u32,
+    /// Bytes from who began it.
+    pub sent_bytes: u64,
+    /// Packets of these.
+    pub sent_packets: u64,
+    /// Bytes to who began it.
+    pub received_bytes: u64,
+    /// Packets of these.
+    pub received_packets: u64,
+    /// Bytes a second from who began it, of late.
+    pub sent_rate: u64,
+    /// Bytes a second to who began it, of late.
+    pub received_rate: u64,
+    /// Connections were refused, or nobody answers, of late.
+    pub failing: bool,
+    /// When something of it was last seen to move.
+    pub last_at: u64,
+}
+
+/// The protocol of a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// ICMP and ICMPv6.
+    Icmp,
+    /// SCTP.
+    Sctp,
+    /// Any other.
+    Other,
+}
+
+impl Protocol {
+    /// From the number in the IP header (<https://www.iana.org/assignments/protocol-numbers>).
+    pub const fn from_number(number: u8) -> Self {
+        match number {
+            6 => Self::Tcp,
+            17 => Self::Udp,
+            1 | 58 => Self::Icmp,
+            132 => Self::Sctp,
+            _ => Self::Other,
+        }
+    }
+
+    /// The word that JSON and people use.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Icmp => "icmp",
+            Self::Sctp => "sctp",
+            Self::Other => "other",
+        }
+    }
+}
+
+/// How well a node sees the flows of its host.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Capture {
+    /// Connections that the kernel follows on the host, those of others included.
+    pub connections: u64,
+    /// Flows that were left out because there were too many to keep, since the start.
+    pub lost: u64,
+    /// Flows that are kept but were too many to be told.
+    pub untold: u32,
+    /// Whether the kernel counts packets and bytes.
+    pub accounting: bool,
+    /// Milliseconds between two looks at the kernel's table.
+    pub interval_ms: u32,
+    /// Microseconds that the last look took.
+    pub took_us: u64,
+    /// Why nothing is seen, if so.
+    pub failure: Option<String>,
+}
+
+/// `GET /v1/topology`: the whole mesh, as this node knows it now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Topology {
+    /// When it was made.
+    pub at: u64,
+    /// The node that made it.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    pub node: NodeId,
+    /// Whether all is well on that node.
+    pub verdict: Verdict,
+    /// The same in one line.
+    pub summary: String,
+    /// What is not well there.
+    pub problems: Vec<Problem>,
+    /// The members, by name.
+    pub hosts: Vec<TopologyHost>,
+    /// Their containers, by host and name.
+    pub containers: Vec<TopologyContainer>,
+    /// Each pair of members once.
+    pub links: Vec<TopologyLink>,
+    /// Who talks to whom.
+    pub flows: Vec<Flow>,
+}
+
+/// A member.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct TopologyHost {
+    /// Its id.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    pub id: NodeId,
+    /// Its name.
+    pub name: NodeName,
+    /// Whether it can be reached from the node that made the picture.
+    pub state: PeerState,
+    /// Its version; absent while it tells nothing.
+    pub version: Option<String>,
+    /// Where it says it can be reached.
+    #[cfg_attr(feature = "openapi", schema(value_type = Vec<String>))]
+    pub endpoints: Vec<SocketAddr>,
+    /// The prefixes it gives to its containers.
+    #[cfg_attr(feature = "openapi", schema(value_type = Vec<String>))]
+    pub blocks: Vec<Ipv4Net>,
+    /// The host's own addresses on the network, if it is exposed.
+    pub exposed: Option<HostAddress>,
+    /// Why nothing is known of its containers and flows, if so.
+    pub silent: Option<String>,
+    /// How many more containers it has than are shown.
+    pub more_containers: u32,
+    /// How well it sees flows.
+    pub capture: Option<Capture>,
+    /// What is not well there.
+    pub problems: Vec<Problem>,
+}
+
+/// A container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct TopologyContainer {
+    /// Names it in flows: `c:`, the first figures of the host's id, name and interface.
+    pub id: String,
+    /// The id of its host.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    pub host: NodeId,
+    /// Its name.
+    pub name: ContainerName,
+    /// Its interface.
+    pub ifname: IfName,
+    /// Its network.
+    pub network: NetworkName,
+    /// Its IPv4 address.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    pub ip: Ipv4Addr,
+    /// Its IPv6 address.
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
+    pub ip6: Option<Ipv6Addr>,
+    /// Its labels.
+    pub labels: BTreeMap<LabelKey, LabelValue>,
+    /// When it was attached.
+    pub attached_at: u64,
+    /// Whether its namespace and its interface are still there.
+    pub alive: bool,
+}
+
+/// The encrypted link between two members.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct TopologyLink {
+    /// Names it: `l:` and the first figures of both ids.
+    pub id: String,
+    /// The id of one end.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    pub a: NodeId,
+    /// The id of the other.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    pub b: NodeId,
+    /// Connected if either end says so.
+    pub state: PeerState,
+    /// The smoothed round-trip time, in microseconds.
+    pub rtt_us: Option<u32>,
+    /// The largest packet that crosses it: the smaller of both directions.
+    pub mtu: Option<PathMtu>,
+    /// The suite of the session.
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
+    pub suite: Option<Suite>,
+    /// What `a` sent to `b` and received from it since the start of who tells it.
+    pub traffic: Traffic,
+}
+
+/// Connections of one kind between two ends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Flow {
+    /// Names it.
+    pub id: String,
+    /// Who began it.
+    pub from: FlowEnd,
+    /// Who answers.
+    pub to: FlowEnd,
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The port of who answers; 0 where the protocol has none.
+    pub port: u16,
+    /// The address and port that were asked for, where the destination was translated: a Service.
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
+    pub via: Option<SocketAddr>,
+    /// What was counted.
+    #[serde(flatten)]
+    pub counts: FlowCounts,
+}
+
+/// One end of a flow.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct FlowEnd {
+    /// What it is.
+    pub kind: EndKind,
+    /// The container's id, the host's id, or the address.
+    pub id: String,
+    /// For people: the name, or the address.
+    pub name: String,
+    /// Its address.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    pub ip: IpAddr,
+}
+
+/// What an end of a flow is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum EndKind {
+    /// A container.
+    Container,
+    /// A member itself.
+    Host,
+    /// An address of the network that no container is known to have: gone, or its host tells nothing.
+    Unknown,
+    /// Not in the network.
+    Outside,
+}
+
+/// `POST /v1/dashboard`: a login for the page.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct PageLogin {
+    /// Opens the page once, soon.
+    pub code: String,
+    /// How many seconds it is good.
+    pub good_for_s: u32,
+    /// Where the page is served on the node's host; nowhere but through the socket when absent.
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
+    pub address: Option<SocketAddr>,
+    /// The network namespace that the node is in, as the kernel numbers it: the address is good in that one.
+    pub netns: u64,
+}

@@ -1,0 +1,80 @@
+//! Metrics for Prometheus, at `/metrics`: read from the node's counters when somebody asks, kept nowhere.
+//!
+//! [`families`] is pure: what the node says in, the text out. Names begin with `weave_`, units are seconds and bytes, labels
+//! have few values: names of members, reasons, facilities, never an address. On loopback anybody on the host may read;
+//! elsewhere a bearer token is asked for (RFC 6750).
+
+mod families;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use subtle::ConstantTimeEq as _;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::node::Node;
+
+pub use families::{Facts, render};
+
+/// The form of the answer: the text format of Prometheus, version 0.0.4.
+const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Answers scrapes until told to stop, and those in progress to their end.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    node: Node,
+    token: Option<String>,
+    mut stopped: watch::Receiver<bool>,
+) {
+    let stop = async move {
+        // Whoever would tell is gone: that is a stop as well.
+        let _ = stopped.wait_for(|&stopped| stopped).await;
+    };
+    let served = axum::serve(listener, routes(node, token)).with_graceful_shutdown(stop);
+    if let Err(error) = served.await {
+        tracing::warn!(%error, "the metrics ended");
+    }
+}
+
+fn routes(node: Node, token: Option<String>) -> Router {
+    Router::new()
+        .route("/metrics", get(scrape))
+        .with_state(node)
+        .layer(middleware::from_fn_with_state(token, may_read))
+}
+
+async fn scrape(State(node): State<Node>) -> Response {
+    let (capture, flows) = node.capture();
+    let page = node.dashboard();
+    let facts = Facts {
+        status: node.status(),
+        connections: node.connections().connections,
+        capture,
+        flows,
+        viewers: page.viewers(),
+        resyncs: page.resyncs(),
+    };
+    ([(header::CONTENT_TYPE, TEXT)], render(&facts)).into_response()
+}
+
+async fn may_read(State(token): State<Option<String>>, request: Request, next: Next) -> Response {
+    let shown = request.headers().get(header::AUTHORIZATION);
+    let shown = shown.and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
+    let granted = token
+        .is_none_or(|token| shown.is_some_and(|shown| bool::from(shown.ct_eq(token.as_bytes()))));
+    if granted {
+        next.run(request).await
+    } else {
+        let ask = [(header::WWW_AUTHENTICATE, "Bearer")];
+        (
+            StatusCode::UNAUTHORIZED,
+            ask,
+            "metrics need the token of --metrics-token\n",
+        )
+            .into_response()
+    }
+}

@@ -1,0 +1,176 @@
+//! The page, as a person meets it: in a real browser, through the node's socket, before and after a restart.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::lab::node::WEAVECTL;
+use crate::lab::traffic::{udp, wait_for};
+use crate::lab::{Container, Host, Lab};
+
+/// The script that plays the person, and where its modules and what it saw are.
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/page/person.mjs");
+
+/// `weavectl dashboard`, which forwards the page until it is dropped.
+struct Forward {
+    child: Child,
+    link: String,
+}
+
+impl Forward {
+    /// Starts it outside of the host's namespace, where the node's own listener cannot be reached.
+    fn start(host: &Host) -> Self {
+        let mut child = Command::new(WEAVECTL)
+            .env("WEAVE_SOCKET", host.socket())
+            .arg("dashboard")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("weavectl starts");
+        let mut link = String::new();
+        let out = child.stdout.take().expect("it was piped");
+        BufReader::new(out)
+            .read_line(&mut link)
+            .expect("it prints a link");
+        Self {
+            child,
+            link: link.trim().to_owned(),
+        }
+    }
+}
+
+impl Drop for Forward {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Traffic that goes on until it is dropped: datagrams both ways, and a connection that is refused each second.
+struct Life(Arc<AtomicBool>);
+
+impl Life {
+    fn start(from: &Container, to: &Container) -> Self {
+        let go_on = Arc::new(AtomicBool::new(true));
+        let until = Arc::clone(&go_on);
+        let (left, right) = (udp(&from.ns, (from.v4, 0)), udp(&to.ns, (to.v4, 7000)));
+        let target = right.local_addr().expect("a bound socket has an address");
+        let (ns, refused) = (from.ns.clone(), (to.v4, 7009));
+        std::thread::spawn(move || {
+            while until.load(Ordering::Relaxed) {
+                for _ in 0..20 {
+                    // Whether one arrives is not what this is about.
+                    let _ = left.send_to(&[1; 1000], target);
+                    let _ = right.send_to(&[2; 200], left.local_addr().expect("bound"));
+                    std::thread::sleep(Duration::from_millis(40));
+                }
+                let _ = ns.inside(|| std::net::TcpStream::connect(refused));
+            }
+        });
+        Self(go_on)
+    }
+}
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
+/// Logs in by the link, sees hosts, containers and flows, opens and closes a group, clicks a flow, filters, reads the table, goes
+/// back in time, changes colours, and finds the page again after the node was killed. No error in the console, nothing from
+/// elsewhere, nothing that keeps anybody from using it.
+#[test]
+fn a_person_uses_the_page() {
+    let modules =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("dashboard/web/node_modules/playwright-core");
+    assert!(
+        modules.exists(),
+        "the page's modules are missing: build the page with ./run page"
+    );
+    Lab::run(|lab| {
+        let hosts = lab.cluster::<2>();
+        let [h1, h2] = &hosts;
+        let [web, db] = [
+            h1.attach_with("web", &["--label", "tier=front"]),
+            h2.attach("db"),
+        ];
+        h1.attach("idle");
+        let _life = Life::start(&web, &db);
+        let forward = Forward::start(h1);
+        assert!(
+            forward.link.starts_with("http://127.0.0.1:"),
+            "{}",
+            forward.link
+        );
+        let shots = Path::new(env!("CARGO_MANIFEST_DIR")).join(".cache/page");
+        std::fs::create_dir_all(&shots).expect("a place for pictures");
+        let mut person = Command::new("node")
+            .arg(SCRIPT)
+            .arg(&forward.link)
+            .arg(&shots)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("node is installed");
+        let mut stdin = person.stdin.take().expect("it was piped");
+        let mut lines = BufReader::new(person.stdout.take().expect("it was piped")).lines();
+        let mut heard = Vec::new();
+        for line in lines.by_ref() {
+            let line = line.expect("the script writes text");
+            println!("{line}");
+            heard.push(line.clone());
+            if line == "restart the node" {
+                h1.end("KILL");
+                std::thread::sleep(Duration::from_secs(1));
+                h1.start();
+                writeln!(stdin, "restarted").expect("the script listens");
+            }
+        }
+        let ended = person.wait().expect("the script ends");
+        assert!(ended.success(), "{heard:#?}");
+        assert_eq!(heard.last().map(String::as_str), Some("all seen"));
+    });
+}
+
+/// In the node's own namespace the link leads to the node's own listener, and nothing is forwarded.
+#[test]
+fn the_link_leads_to_the_node_where_it_can() {
+    Lab::run(|lab| {
+        let host = lab.host("h1", 1);
+        host.start();
+        let ask = format!("{WEAVECTL} --socket {} dashboard", host.socket().display());
+        let said = host.ns.sh(&ask);
+        let link = said.lines().next().unwrap_or_default();
+        assert!(link.starts_with("http://127.0.0.1:4040/#code="), "{said}");
+        let code = link.split('=').next_back().unwrap_or_default();
+        let table = [
+            ("/api/topology", "", "401"),
+            ("/api/topology", "-H 'Host: evil.example'", "403"),
+            ("/", "", "200"),
+            ("/api/login", "-X POST -d '{}'", "403"),
+        ];
+        for (path, more, expected) in table {
+            let line = format!(
+                "curl -s -o /dev/null -w '%{{http_code}}' {more} http://127.0.0.1:4040{path}"
+            );
+            assert_eq!(host.ns.sh(&line), expected, "{path} {more}");
+        }
+        let jar = lab.dir().join("jar");
+        let jar = jar.display();
+        host.ns.sh(&format!(
+            "curl -fsS -c {jar} -H 'Origin: http://127.0.0.1:4040' -d '{{\"code\":\"{code}\"}}' http://127.0.0.1:4040/api/login"
+        ));
+        wait_for("there is a picture", Duration::from_secs(20), || {
+            // A viewer must look before pictures are made.
+            let seen = host.ns.try_sh(&format!(
+                "curl -s --max-time 2 -b {jar} http://127.0.0.1:4040/api/events"
+            ));
+            String::from_utf8_lossy(&seen.stdout).contains("event: whole")
+        });
+    });
+}

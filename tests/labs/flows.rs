@@ -1,0 +1,131 @@
+//! Who talks to whom, as every node of a cluster tells it.
+
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::lab::ns::Ns;
+use crate::lab::traffic::{datagrams, ping, wait_for};
+use crate::lab::{Container, Host, Lab};
+
+/// Bytes that each TCP flow of these labs carries, one way.
+const SIZE: usize = 2 << 20;
+
+/// Sends [`SIZE`] bytes over one connection, all of which are read before it ends.
+fn send(from: &Ns, to: &Ns, ip: IpAddr, port: u16) {
+    let listener = to
+        .inside(|| TcpListener::bind((ip, port)))
+        .expect("the port is free");
+    let reader = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a connection comes");
+        let mut bytes = Vec::new();
+        stream.read_to_end(&mut bytes).expect("all of it comes");
+        bytes.len()
+    });
+    let mut stream = from
+        .inside(|| TcpStream::connect((ip, port)))
+        .expect("it listens");
+    stream.write_all(&vec![7; SIZE]).expect("it is read");
+    drop(stream);
+    assert_eq!(reader.join().expect("the reader ends"), SIZE);
+}
+
+/// The flow between two ends to a port, if the node tells of one.
+fn find(host: &Host, from: &str, to: &str, protocol: &str, port: u16) -> Option<Value> {
+    let shown = host.json(&["flows"]);
+    let is = |flow: &&Value| {
+        flow["from"]["name"] == from
+            && flow["to"]["name"] == to
+            && flow["protocol"] == protocol
+            && flow["port"] == port
+    };
+    shown["flows"].as_array()?.iter().find(is).cloned()
+}
+
+/// TCP and UDP, both families, on one host and across, refused and without an answer, to the outside and from it: each is
+/// told by every node, with its ends and its bytes, once.
+#[test]
+fn every_node_tells_who_talks_to_whom() {
+    Lab::run(|lab| {
+        let hosts = lab.cluster::<2>();
+        let [h1, h2] = &hosts;
+        let [a, b, c] = [h1.attach("a"), h2.attach("b"), h1.attach("c")];
+        send(&a.ns, &b.ns, b.v4.into(), 8001);
+        send(&b.ns, &a.ns, a.v6.into(), 8002);
+        send(&a.ns, &c.ns, c.v4.into(), 8003);
+        ping(&a.ns, b.v4.into(), 56);
+        datagrams((&c.ns, c.v6.into()), (&b.ns, b.v6.into()), 1000);
+        let refused: SocketAddr = (b.v4, 8009).into();
+        let answer = c.ns.inside(|| TcpStream::connect(refused));
+        assert!(answer.is_err(), "nothing listens there");
+        outside(lab, &a);
+        for host in &hosts {
+            let expected = [("a", "b", 8001), ("b", "a", 8002), ("a", "c", 8003)];
+            for (from, to, port) in expected {
+                let counts = awaited(host, from, to, "tcp", port);
+                let sent = counts["sent_bytes"].as_u64().unwrap_or_default();
+                // Headers are counted too: 52 to 72 bytes on each 1448, fewer on super-packets.
+                assert!(
+                    (SIZE as u64..SIZE as u64 * 105 / 100).contains(&sent),
+                    "{sent} of {SIZE} bytes"
+                );
+                assert_eq!(
+                    (&counts["connections"], &counts["refused"]),
+                    (&1.into(), &0.into())
+                );
+            }
+            awaited(host, "a", "b", "icmp", 0);
+            let counts = awaited(host, "c", "b", "tcp", 8009);
+            assert_eq!(
+                (&counts["refused"], &counts["failing"]),
+                (&1.into(), &true.into())
+            );
+            let away = awaited(host, "a", "192.168.77.9", "tcp", 8004);
+            assert_eq!(away["to"]["kind"], "outside");
+        }
+        let said = h1.ok(&["flows", "--failing", "--with", "c"]);
+        let lines: Vec<&str> = said.lines().collect();
+        assert_eq!(lines.len(), 2, "{said}");
+        assert!(
+            lines[1].contains("tcp/8009") && lines[1].contains("refused"),
+            "{said}"
+        );
+        let top = h2.ok(&["top", "-n", "1", "--port", "8001"]);
+        assert_eq!(top.lines().count(), 2, "{top}");
+        let picture = h2.json(&["flows"]);
+        let ids: Vec<&str> = picture["flows"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|flow| flow["id"].as_str())
+            .collect();
+        let mut once = ids.clone();
+        once.sort_unstable();
+        once.dedup();
+        assert_eq!(once.len(), ids.len(), "each once: {ids:?}");
+    });
+}
+
+/// A machine of the outside, to which a container sends.
+fn outside(lab: &Lab, from: &Container) {
+    let machine = Ns::add("outside");
+    lab.plug(&machine, "u0", 9);
+    let address = "192.168.77.9".parse().expect("an address");
+    lab.allow_outside(address);
+    send(&from.ns, &machine, address, 8004);
+}
+
+fn awaited(host: &Host, from: &str, to: &str, protocol: &str, port: u16) -> Value {
+    let mut found = None;
+    let what = format!(
+        "{} tells of {protocol}/{port} from {from} to {to}",
+        host.name
+    );
+    wait_for(&what, Duration::from_secs(20), || {
+        found = find(host, from, to, protocol, port);
+        found.is_some()
+    });
+    found.expect("it was just there")
+}
