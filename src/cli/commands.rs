@@ -15,11 +15,13 @@ use super::args::{Args, Attach, CniCommand, Command, Output, TokenCommand};
 use super::client::Client;
 use super::cni::Ports;
 use super::failure::{Exit, Failure};
-use super::{cni, print};
+use super::table::Columns;
+use super::targets::Targets;
+use super::{check, cni, print};
 use crate::api;
 
 /// What goes to stdout, and how the process ends.
-type Answer = Result<(String, Exit), Failure>;
+pub(super) type Answer = Result<(String, Exit), Failure>;
 
 /// Does what the arguments say.
 pub(super) fn run(args: &Args) -> Answer {
@@ -48,8 +50,8 @@ pub(super) fn run(args: &Args) -> Answer {
         }
         Command::Attach(args) => attach(&client, &shown, args),
         Command::Detach { name, ifname } => detach(&client, &shown, name, ifname.as_ref()),
-        Command::Ps => shown.answer(&client.get("/attachments")?, |answer: &Attachments| {
-            print::attachments(answer)
+        Command::Ps(_) => shown.answer(&client.get("/attachments")?, |answer: &Attachments| {
+            print::attachments(answer, shown.columns())
         }),
         Command::Expose { ip } => {
             let host: HostAddress = client.post("/expose", &ExposeRequest { ip: *ip })?;
@@ -59,14 +61,23 @@ pub(super) fn run(args: &Args) -> Answer {
             let host: HostAddress = client.delete("/expose")?;
             shown.answer(&host, print::hidden)
         }
-        Command::Status => status(&client, &shown),
-        Command::Peers => shown.answer(&client.get("/peers")?, |answer: &Peers| {
-            print::peers(answer)
+        Command::Status(_) => status(&client, &shown),
+        Command::Peers(_) => shown.answer(&client.get("/peers")?, |answer: &Peers| {
+            print::peers(answer, shown.columns())
         }),
-        Command::Connections => shown
+        Command::Connections(_) => shown
             .answer(&client.get("/connections")?, |answer: &Connections| {
-                print::connections(answer)
+                print::connections(answer, shown.columns())
             }),
+        Command::Targets(_) => {
+            let targets = Targets::new(&client.get("/peers")?, &client.get("/connections")?);
+            shown.answer(&targets, Targets::human)
+        }
+        Command::Check(check) => {
+            let points = check.look()?;
+            let (text, _) = shown.answer(&points, check::human)?;
+            Ok((text, check::exit(&points)))
+        }
         Command::Cni { command } => {
             let done = place_cni(&args.socket, command)?;
             shown.answer(&done, cni::Done::human)
@@ -100,7 +111,7 @@ fn create_token(client: &Client<'_>, shown: &Shown, command: &TokenCommand) -> A
         uses: *uses,
     };
     let answer: TokenAnswer = client.post("/tokens", &request)?;
-    if shown.output == Output::Table && std::io::stdout().is_terminal() {
+    if shown.is_human() && std::io::stdout().is_terminal() {
         print::to_stdout(&format!("{}\n", answer.token))?;
         eprintln!("{}", print::invitation(&answer, print::now()));
         return Ok((String::new(), Exit::Ok));
@@ -141,11 +152,25 @@ struct Shown {
 }
 
 impl Shown {
+    /// Which columns a table has.
+    fn columns(&self) -> Columns {
+        match self.output {
+            Output::Wide => Columns::All,
+            _ => Columns::Usual,
+        }
+    }
+
+    /// Whether the answer is for a person.
+    fn is_human(&self) -> bool {
+        matches!(self.output, Output::Table | Output::Wide)
+    }
+
     /// An answer as JSON, or in the words that `human` finds.
     fn answer<A: Serialize>(&self, answer: &A, human: impl FnOnce(&A) -> String) -> Answer {
         let text = match self.output {
-            Output::Table => human(answer),
+            Output::Table | Output::Wide => human(answer),
             Output::Json => print::json(answer)?,
+            Output::Yaml => print::yaml(answer)?,
         };
         Ok((text, Exit::Ok))
     }
