@@ -107,10 +107,8 @@ impl Config {
             Some(name) => name,
             None => host_name()?,
         };
-        let port_of =
-            |address: &Address, port| SocketAddr::new(address.ip, address.port.unwrap_or(port));
         let listen = flags.listen.or(overlay.listen).unwrap_or_else(Address::any);
-        let listen = port_of(&listen, DEFAULT_PORT);
+        let listen = listen.at(DEFAULT_PORT);
         let advertise = if flags.advertise.is_empty() {
             overlay.advertise
         } else {
@@ -118,7 +116,7 @@ impl Config {
         };
         let advertise = advertise
             .iter()
-            .map(|address| port_of(address, listen.port()))
+            .map(|address| address.at(listen.port()))
             .collect();
         let suites = if flags.suites.is_empty() {
             overlay.suites
@@ -183,7 +181,7 @@ pub struct Address {
 
 impl Address {
     /// Every address of the host: both families, or IPv4 alone where the kernel has no IPv6.
-    fn any() -> Self {
+    pub fn any() -> Self {
         let v6 = Path::new("/proc/net/if_inet6").exists();
         let ip = if v6 {
             Ipv6Addr::UNSPECIFIED.into()
@@ -191,6 +189,11 @@ impl Address {
             Ipv4Addr::UNSPECIFIED.into()
         };
         Self { ip, port: None }
+    }
+
+    /// With its port, or this one if it has none.
+    pub fn at(self, port: u16) -> SocketAddr {
+        SocketAddr::new(self.ip, self.port.unwrap_or(port))
     }
 }
 

@@ -9,6 +9,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use weave_model::api::DEFAULT_SOCKET;
 use weave_model::{ContainerName, IfName, Label, NetworkName};
 
+use super::check::Check;
 use super::cni::Places;
 use super::members::{AdminCommand, IpamCommand};
 use super::service::ServiceCommand;
@@ -53,8 +54,20 @@ pub struct Args {
 pub enum Output {
     /// Words and aligned columns, for people.
     Table,
+    /// The same with more columns.
+    Wide,
     /// The API's JSON, for programs.
     Json,
+    /// The same as YAML.
+    Yaml,
+}
+
+/// What lists and the status take.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct Watch {
+    /// Go on, and print the answer anew whenever it has changed
+    #[arg(short, long)]
+    pub watch: bool,
 }
 
 /// The verbs.
@@ -117,7 +130,7 @@ pub enum Command {
         ifname: Option<IfName>,
     },
     /// List the attached containers
-    Ps,
+    Ps(Watch),
     /// Give the host itself addresses on the network
     Expose {
         /// An address it should have [default: any free one]
@@ -133,11 +146,15 @@ pub enum Command {
         command: ServiceCommand,
     },
     /// Tell whether all is well, and why not
-    Status,
+    Status(Watch),
     /// List the members of the cluster
-    Peers,
+    Peers(Watch),
     /// List the sessions with other members
-    Connections,
+    Connections(Watch),
+    /// List the addresses at which this node looks for the other members
+    Targets(Watch),
+    /// Look whether this host is ready for a node, and what to do if not
+    Check(Check),
     /// Show who talks to whom
     Flows {
         /// Go on: print each flow again when something of it moved
@@ -190,6 +207,20 @@ pub struct FlowFilter {
     /// Only those that are refused or get no answer
     #[arg(long)]
     pub failing: bool,
+}
+
+impl Command {
+    /// Whether it is to be asked again and again.
+    pub(super) const fn is_watched(&self) -> bool {
+        match self {
+            Self::Ps(Watch { watch })
+            | Self::Status(Watch { watch })
+            | Self::Peers(Watch { watch })
+            | Self::Connections(Watch { watch })
+            | Self::Targets(Watch { watch }) => *watch,
+            _ => false,
+        }
+    }
 }
 
 /// `weavectl cni ...`.

@@ -11,10 +11,13 @@ use weave_model::api::{
 use weave_model::{ContainerName, IfName};
 
 use super::args::{Args, Attach, CniCommand, Command, Output};
+use super::check::Check;
 use super::client::Client;
 use super::cni::Ports;
 use super::failure::{Exit, Failure};
-use super::{cni, dashboard, flows, members, print, service};
+use super::table::Columns;
+use super::targets::Targets;
+use super::{check, cni, dashboard, flows, members, print, service};
 use crate::api;
 
 /// What goes to stdout, and how the process ends.
@@ -31,10 +34,8 @@ pub(super) fn run(args: &Args) -> Answer {
     };
     match &args.command {
         Command::Init { range, range6 } => {
-            let request = InitRequest {
-                range: *range,
-                range6: *range6,
-            };
+            let (range, range6) = (*range, *range6);
+            let request = InitRequest { range, range6 };
             shown.answer(&client.post("/init", &request)?, print::made)
         }
         Command::Token { command } => members::token(&client, &shown, command),
@@ -42,17 +43,11 @@ pub(super) fn run(args: &Args) -> Answer {
         Command::Rmpeer { node, heir } => members::remove(&client, &shown, node, heir.as_deref()),
         Command::Leave { force } => members::leave(&client, &shown, *force),
         Command::Ipam { command } => members::ipam(&client, &shown, command.as_ref()),
-        Command::Join { token } => {
-            let token = read_token(token)?;
-            shown.answer(
-                &client.post("/join", &JoinRequest { token })?,
-                print::joined,
-            )
-        }
+        Command::Join { token } => join(&client, &shown, token),
         Command::Attach(args) => attach(&client, &shown, args),
         Command::Detach { name, ifname } => detach(&client, &shown, name, ifname.as_ref()),
-        Command::Ps => shown.answer(&client.get("/attachments")?, |answer: &Attachments| {
-            print::attachments(answer)
+        Command::Ps(_) => shown.answer(&client.get("/attachments")?, |answer: &Attachments| {
+            print::attachments(answer, shown.columns())
         }),
         Command::Expose { ip } => {
             let host: HostAddress = client.post("/expose", &ExposeRequest { ip: *ip })?;
@@ -63,23 +58,40 @@ pub(super) fn run(args: &Args) -> Answer {
             shown.answer(&host, print::hidden)
         }
         Command::Service { command } => service::run(&client, &shown, command),
-        Command::Status => status(&client, &shown),
-        Command::Peers => shown.answer(&client.get("/peers")?, |answer: &Peers| {
-            print::peers(answer)
+        Command::Status(_) => status(&client, &shown),
+        Command::Peers(_) => shown.answer(&client.get("/peers")?, |answer: &Peers| {
+            print::peers(answer, shown.columns())
         }),
-        Command::Connections => shown
+        Command::Connections(_) => shown
             .answer(&client.get("/connections")?, |answer: &Connections| {
-                print::connections(answer)
+                print::connections(answer, shown.columns())
             }),
         Command::Flows { follow, filter } => flows::flows(&client, args.output, filter, *follow),
         Command::Top { rounds, filter } => flows::top(&client, args.output, filter, *rounds),
         Command::Dashboard { port } => dashboard::run(&client, *port),
+        Command::Targets(_) => {
+            let targets = Targets::new(&client.get("/peers")?, &client.get("/connections")?);
+            shown.answer(&targets, Targets::human)
+        }
+        Command::Check(check) => check_host(&shown, check),
         Command::Cni { command } => {
             let done = place_cni(&args.socket, command)?;
             shown.answer(&done, cni::Done::human)
         }
         Command::Openapi => Ok((api::document(), Exit::Ok)),
     }
+}
+
+fn join(client: &Client<'_>, shown: &Shown, token: &str) -> Answer {
+    let token = read_token(token)?;
+    let joined = client.post("/join", &JoinRequest { token })?;
+    shown.answer(&joined, print::joined)
+}
+
+fn check_host(shown: &Shown, check: &Check) -> Answer {
+    let points = check.look()?;
+    let (text, _) = shown.answer(&points, check::human)?;
+    Ok((text, check::exit(&points)))
 }
 
 fn place_cni(socket: &Path, command: &CniCommand) -> Result<cni::Done, Failure> {
@@ -134,6 +146,19 @@ pub(super) struct Shown {
 }
 
 impl Shown {
+    /// Which columns a table has.
+    fn columns(&self) -> Columns {
+        match self.output {
+            Output::Wide => Columns::All,
+            _ => Columns::Usual,
+        }
+    }
+
+    /// Whether the answer is for a person.
+    pub(super) fn is_human(&self) -> bool {
+        matches!(self.output, Output::Table | Output::Wide)
+    }
+
     /// An answer as JSON, or in the words that `human` finds.
     pub(super) fn answer<A: Serialize>(
         &self,
@@ -141,8 +166,9 @@ impl Shown {
         human: impl FnOnce(&A) -> String,
     ) -> Answer {
         let text = match self.output {
-            Output::Table => human(answer),
+            Output::Table | Output::Wide => human(answer),
             Output::Json => print::json(answer)?,
+            Output::Yaml => print::yaml(answer)?,
         };
         Ok((text, Exit::Ok))
     }

@@ -6,7 +6,7 @@ use weave_model::api::{
     RemovalRequest, TokenAnswer, TokenEntry, TokenList, TokenRequest, TokenState,
 };
 
-use super::args::{Output, TokenCommand};
+use super::args::TokenCommand;
 use super::client::Client;
 use super::commands::{Answer, Shown, percent_encoded};
 use super::failure::Exit;
@@ -60,7 +60,7 @@ pub(super) fn token(client: &Client<'_>, shown: &Shown, command: &TokenCommand) 
 
 fn create_token(answer: &TokenAnswer, shown: &Shown) -> Answer {
     use std::io::IsTerminal as _;
-    if shown.output == Output::Table && std::io::stdout().is_terminal() {
+    if shown.is_human() && std::io::stdout().is_terminal() {
         print::to_stdout(&format!("{}\n", answer.token))?;
         eprintln!("{}", print::invitation(answer, print::now()));
         return Ok((String::new(), Exit::Ok));

@@ -247,7 +247,7 @@ fn names(members: &[Member]) -> BTreeMap<NodeId, NodeName> {
 
 fn name_of(members: &[Member], id: NodeId) -> String {
     let found = members.iter().find(|member| member.id == id);
-    found.map_or_else(|| id.short().to_string(), |member| member.name.to_string())
+    found.map_or_else(|| id.short(), |member| member.name.to_string())
 }
 
 fn gone(name: &ServiceName) -> Refusal {

@@ -322,7 +322,6 @@ pub(super) fn info(declared: &Declared, names: &BTreeMap<NodeId, NodeName>) -> S
         declared
             .maker
             .short()
-            .to_string()
             .parse()
             .expect("hex digits are a name")
     };

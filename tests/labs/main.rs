@@ -23,6 +23,7 @@ mod overlay;
 mod relay;
 mod restart;
 mod services;
+mod tools;
 mod wire;
 mod without;
 mod wrong_input;

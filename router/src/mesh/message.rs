@@ -207,9 +207,7 @@ impl Message {
             Self::DeedRefusal { id } => out.u8(DEED_REFUSAL).u64(*id),
             Self::Links { version, links } => {
                 out.u8(LINKS).u64(*version);
-                links.iter().for_each(|link| {
-                    out.bytes(&link.end).u32(link.rtt_us).u16(link.loss);
-                });
+                links.iter().for_each(|link| write_link(link, &mut out));
                 &mut out
             }
             Self::LinksAck { version } => out.u8(LINKS_ACK).u64(*version),
@@ -239,7 +237,8 @@ impl Message {
     /// When it is of a known kind but does not have that kind's form.
     pub fn decode(bytes: &[u8]) -> Result<Option<Self>, Malformed> {
         let mut reader = Reader::new(bytes, "control message");
-        let message = match reader.u8()? {
+        let kind = reader.u8()?;
+        let message = match kind {
             PING => Self::Ping {
                 id: reader.u64()?,
                 alarm: reader.u8()? != 0,
@@ -258,30 +257,6 @@ impl Message {
                     bytes,
                 }
             }
-            RECORD if reader.rest().len() <= MAX_RECORD => {
-                Self::Record(reader.bytes(reader.rest().len())?.to_vec())
-            }
-            RECORD_ACK => {
-                let (node, version) = read_entry(&mut reader)?;
-                Self::RecordAck { node, version }
-            }
-            SUMMARY => {
-                let answer = reader.u8()? != 0;
-                Self::Summary {
-                    answer,
-                    records: read_all(&mut reader, MAX_MEMBERS, read_entry)?,
-                }
-            }
-            DEED_REQUEST => Self::DeedRequest {
-                id: reader.u64()?,
-                bits: reader.u8()?.min(32),
-            },
-            DEED_GRANT => Self::DeedGrant(read_all(&mut reader, MAX_CHAIN, Deed::read)?),
-            DEED_ACK => Self::DeedAck {
-                block: read_block(&mut reader)?,
-                counter: reader.u64()?,
-            },
-            DEED_REFUSAL => Self::DeedRefusal { id: reader.u64()? },
             LINKS => Self::Links {
                 version: reader.u64()?,
                 links: read_all(&mut reader, MAX_LINKS, read_link)?,
@@ -289,32 +264,70 @@ impl Message {
             LINKS_ACK => Self::LinksAck {
                 version: reader.u64()?,
             },
-            OFFICE => Self::Office(Certificate::read(&mut reader)?),
-            DEED_INQUIRY => Self::DeedInquiry {
-                id: reader.u64()?,
-                about: NodeId::from_bytes(reader.array()?),
-            },
-            DEED_TESTIMONY => Self::DeedTestimony(Testimony::read(&mut reader)?),
-            SHEET if reader.rest().len() <= MAX_SHEET => {
-                Self::Sheet(reader.bytes(reader.rest().len())?.to_vec())
+            RECORD | RECORD_ACK | SUMMARY | SHEET | SHEET_ACK | SHEET_SUMMARY => {
+                Self::decode_flooded(kind, &mut reader)?
             }
-            SHEET_ACK => {
-                let (node, version) = read_entry(&mut reader)?;
-                Self::SheetAck { node, version }
+            DEED_REQUEST..=DEED_REFUSAL | OFFICE..=DEED_TESTIMONY => {
+                Self::decode_deed(kind, &mut reader)?
             }
-            SHEET_SUMMARY => {
-                let answer = reader.u8()? != 0;
-                Self::SheetSummary {
-                    answer,
-                    sheets: read_all(&mut reader, MAX_MEMBERS, read_entry)?,
-                }
-            }
-            RECORD | SHEET => return Err(reader.malformed()),
             _ => return Ok(None),
         };
         reader.end()?;
         Ok(Some(message))
     }
+
+    /// The messages about records and sheets, which are flooded alike.
+    fn decode_flooded(kind: u8, reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let len = reader.rest().len();
+        Ok(match kind {
+            RECORD if len <= MAX_RECORD => Self::Record(reader.bytes(len)?.to_vec()),
+            SHEET if len <= MAX_SHEET => Self::Sheet(reader.bytes(len)?.to_vec()),
+            RECORD_ACK => {
+                let (node, version) = read_entry(reader)?;
+                Self::RecordAck { node, version }
+            }
+            SHEET_ACK => {
+                let (node, version) = read_entry(reader)?;
+                Self::SheetAck { node, version }
+            }
+            SUMMARY => Self::Summary {
+                answer: reader.u8()? != 0,
+                records: read_all(reader, MAX_MEMBERS, read_entry)?,
+            },
+            SHEET_SUMMARY => Self::SheetSummary {
+                answer: reader.u8()? != 0,
+                sheets: read_all(reader, MAX_MEMBERS, read_entry)?,
+            },
+            _ => return Err(reader.malformed()),
+        })
+    }
+
+    /// The messages about deeds and offices.
+    fn decode_deed(kind: u8, reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+        Ok(match kind {
+            DEED_REQUEST => Self::DeedRequest {
+                id: reader.u64()?,
+                bits: reader.u8()?.min(32),
+            },
+            DEED_GRANT => Self::DeedGrant(read_all(reader, MAX_CHAIN, Deed::read)?),
+            DEED_ACK => Self::DeedAck {
+                block: read_block(reader)?,
+                counter: reader.u64()?,
+            },
+            DEED_REFUSAL => Self::DeedRefusal { id: reader.u64()? },
+            OFFICE => Self::Office(Certificate::read(reader)?),
+            DEED_INQUIRY => Self::DeedInquiry {
+                id: reader.u64()?,
+                about: NodeId::from_bytes(reader.array()?),
+            },
+            DEED_TESTIMONY => Self::DeedTestimony(Testimony::read(reader)?),
+            _ => return Err(reader.malformed()),
+        })
+    }
+}
+
+fn write_link(link: &Link, out: &mut Writer) {
+    out.bytes(&link.end).u32(link.rtt_us).u16(link.loss);
 }
 
 fn entry(out: &mut Writer, node: NodeId, version: RecordVersion) -> &mut Writer {
@@ -386,13 +399,6 @@ mod tests {
         let node = any::<[u8; 32]>().prop_map(NodeId::from_bytes);
         let version =
             any::<(u64, u64)>().prop_map(|(boot, counter)| RecordVersion { boot, counter });
-        let block = (any::<u16>(), 0..20u8)
-            .prop_map(|(first, bits)| Block::new(u32::from(first) >> bits << bits, bits).unwrap());
-        let deed = Deed::genesis(
-            Block::new(0, 12).unwrap(),
-            NodeId::from_bytes([1; 32]),
-            &ClusterKey::from_bytes(&[2; 32]),
-        );
         let link = (any::<[u8; END]>(), any::<u32>(), 0..=1000_u16)
             .prop_map(|(end, rtt_us, loss)| Link { end, rtt_us, loss });
         prop_oneof![
@@ -428,6 +434,19 @@ mod tests {
                 proptest::collection::vec((node, version), 0..5)
             )
                 .prop_map(|(answer, sheets)| Message::SheetSummary { answer, sheets }),
+            any_deed_message(),
+        ]
+    }
+
+    fn any_deed_message() -> impl Strategy<Value = Message> {
+        let block = (any::<u16>(), 0..20u8)
+            .prop_map(|(first, bits)| Block::new(u32::from(first) >> bits << bits, bits).unwrap());
+        let deed = Deed::genesis(
+            Block::new(0, 12).unwrap(),
+            NodeId::from_bytes([1; 32]),
+            &ClusterKey::from_bytes(&[2; 32]),
+        );
+        prop_oneof![
             (any::<u64>(), 0..=32u8).prop_map(|(id, bits)| Message::DeedRequest { id, bits }),
             (0..4usize).prop_map(move |n| Message::DeedGrant(vec![deed; n])),
             (block, any::<u64>()).prop_map(|(block, counter)| Message::DeedAck { block, counter }),

@@ -96,6 +96,32 @@ pub(super) fn message_seeds() -> Vec<Vec<u8>> {
             answer: false,
             records: vec![(node, version)],
         },
+        Message::SheetAck { node, version },
+        Message::SheetSummary {
+            answer: true,
+            sheets: vec![(node, version)],
+        },
+    ];
+    let mut seeds: Vec<Vec<u8>> = all
+        .into_iter()
+        .chain(deed_messages(node))
+        .map(|message| {
+            let mut seed = Vec::new();
+            push_chunk(&mut seed, &message.encode());
+            seed
+        })
+        .collect();
+    let mut in_parts = Vec::new();
+    let long = Message::DeedGrant(vec![genesis(); 8]).encode();
+    for part in split(&long).expect("it is short enough") {
+        push_chunk(&mut in_parts, &part);
+    }
+    seeds.push(in_parts);
+    seeds
+}
+
+fn deed_messages(node: NodeId) -> [Message; 7] {
+    [
         Message::DeedRequest { id: 1, bits: 8 },
         Message::DeedGrant(vec![genesis()]),
         Message::DeedAck {
@@ -113,22 +139,7 @@ pub(super) fn message_seeds() -> Vec<Vec<u8>> {
             claims: vec![(&genesis()).into()],
             deeds: vec![genesis()],
         }),
-    ];
-    let mut seeds: Vec<Vec<u8>> = all
-        .iter()
-        .map(|message| {
-            let mut seed = Vec::new();
-            push_chunk(&mut seed, &message.encode());
-            seed
-        })
-        .collect();
-    let mut in_parts = Vec::new();
-    let long = Message::DeedGrant(vec![genesis(); 8]).encode();
-    for part in split(&long).expect("it is short enough") {
-        push_chunk(&mut in_parts, &part);
-    }
-    seeds.push(in_parts);
-    seeds
+    ]
 }
 
 fn genesis() -> Deed {
