@@ -10,9 +10,10 @@
 //! published ports are Docker's own, by its bridge `docker_gwbridge`, which it adds to a container whose other networks
 //! name no gateway: so `docker port`, ports chosen by Docker, its proxy and its rules work as on any of its networks.
 //!
-//! `weaved` serves it where Docker is ([`DOCKER`] exists), from the start or from when Docker first runs; `--docker-plugin`
-//! says otherwise.
+//! `weaved` serves it where Docker is: [`DOCKER`] exists, from the start or from when Docker first runs, and the node is in
+//! the network namespace of process 1, so not one of several nodes of a lab. `--docker-plugin` says otherwise.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -79,7 +80,21 @@ impl Plugin {
     }
 }
 
+/// Whether this is the network that Docker most likely is in: where it cannot be told, it is.
+fn in_network_of_host() -> bool {
+    let netns = |process: &str| {
+        let found = std::fs::metadata(format!("/proc/{process}/ns/net")).ok()?;
+        Some((found.dev(), found.ino()))
+    };
+    netns("1")
+        .zip(netns("self"))
+        .is_none_or(|(host, own)| host == own)
+}
+
 async fn wait_for_docker(node: Node, mut stopped: watch::Receiver<bool>) {
+    if !in_network_of_host() {
+        return;
+    }
     let path = PathBuf::from(DEFAULT_SOCKET);
     let mut told = false;
     loop {

@@ -37,8 +37,7 @@ pub struct Flags {
         value_name = "PATH",
         num_args = 0..=1,
         require_equals = true,
-        default_missing_value = "on",
-        overrides_with = "docker_plugin"
+        default_missing_value = "on"
     )]
     pub docker_plugin: Option<DockerPlugin>,
 

@@ -143,6 +143,7 @@ impl Works {
     /// Takes one interface off the network and gives its address back.
     pub(super) async fn take_off(&mut self, entry: Entry) -> Result<Attachment, Refusal> {
         self.strike_out(&entry).await?;
+        self.forget_endpoint(&entry).await?;
         let Entry { attachment, .. } = entry;
         let Attachment { name, ifname, .. } = &attachment;
         self.release(&containers::lease_id(name, ifname)).await;

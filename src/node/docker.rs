@@ -161,8 +161,11 @@ impl Works {
 
     async fn take_address_back(&mut self, what: &AddressRef) -> Result<(), Refusal> {
         let range = self.range()?;
-        // The gateway's is nobody's to give back, and one of a cluster of the past is not there.
-        let Ok(offset) = offset_of(range, what.pool.family, what.address) else {
+        // The gateway's is nobody's to give back, and one of a cluster of the past is not there. Docker deletes an
+        // endpoint before it gives its addresses back: one that an endpoint has was given again since.
+        let offset = offset_of(range, what.pool.family, what.address).ok();
+        let Some(offset) = offset.filter(|offset| self.book.docker().holder(*offset).is_none())
+        else {
             return Ok(());
         };
         let before = self.book.docker().clone();
@@ -364,6 +367,24 @@ impl Works {
             return Err(refusal);
         }
         self.tell_ports().await;
+        Ok(())
+    }
+
+    /// Forgets an endpoint whose attachment somebody took off by hand, and its addresses: Docker may have lost it.
+    pub(super) async fn forget_endpoint(&mut self, entry: &Entry) -> Result<(), Refusal> {
+        let Some(owner) = &entry.attachment.owner else {
+            return Ok(());
+        };
+        let before = self.book.docker().clone();
+        let table = self.book.docker_mut();
+        let Some(Endpoint { offset, .. }) = table.remove_endpoint(&owner.container) else {
+            return Ok(());
+        };
+        let over = [Family::V4, Family::V6].map(|family| table.give_back(family, offset));
+        self.save_docker(before)?;
+        for number in over.into_iter().flatten() {
+            self.release(&lease_id(number)).await;
+        }
         Ok(())
     }
 

@@ -114,7 +114,6 @@ impl Host {
             &state,
             "--socket",
             &socket,
-            "--docker-plugin=off",
         ]
         .map(str::to_owned)
         .to_vec()
