@@ -3,6 +3,7 @@
 //! The file is optional and has the same words as the flags. An unknown key is an error: a typing mistake must not
 //! silently mean the default.
 
+mod docker;
 mod file;
 mod flags;
 
@@ -13,6 +14,7 @@ use std::str::FromStr;
 
 use weave_model::{NodeName, Suite};
 
+pub use docker::DockerPlugin;
 pub use flags::Flags;
 
 use crate::obstacle::Obstacle;
@@ -34,6 +36,8 @@ pub struct Config {
     pub socket: PathBuf,
     /// What to log, in the syntax of `tracing_subscriber::EnvFilter`.
     pub log: String,
+    /// Whether Docker is served.
+    pub docker: DockerPlugin,
     /// The overlay.
     pub overlay: Overlay,
 }
@@ -112,6 +116,10 @@ impl Config {
                 .or(file.socket)
                 .unwrap_or_else(|| weave_model::api::DEFAULT_SOCKET.into()),
             log: flags.log.or(file.log).unwrap_or_else(|| "info".to_owned()),
+            docker: flags
+                .docker_plugin
+                .or(file.docker_plugin)
+                .unwrap_or_default(),
             overlay: Overlay {
                 listen,
                 advertise,

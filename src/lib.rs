@@ -1,7 +1,7 @@
 //! The node: the only crate that knows every part.
 //!
-//! `weaved` is [`config`] (what it is told), [`node`] (the parts, wired) and [`api`] (what it can be asked), started in
-//! that order by [`daemon`] and stopped in reverse, after [`preflight`] looked whether the host will do; [`notify`] tells
+//! `weaved` is [`config`] (what it is told), [`node`] (the parts, wired), [`api`] (what it can be asked) and [`docker`]
+//! (the same for Docker), started in that order by [`daemon`] and stopped in reverse, after [`preflight`] looked whether the host will do; [`notify`] tells
 //! systemd. `weavectl` is [`cli`]: it only talks to the API. What keeps either from its work is an [`obstacle`]: a cause
 //! and a fix.
 //!
@@ -20,6 +20,7 @@ pub mod preflight;
 pub mod node;
 
 pub mod api;
+pub mod docker;
 
 pub mod notify;
 

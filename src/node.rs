@@ -10,6 +10,8 @@ mod book;
 mod cni;
 mod containers;
 mod desk;
+mod docker;
+mod given;
 mod host;
 mod journal;
 mod view;
@@ -25,6 +27,7 @@ use weave_model::api::{
     ExposeRequest, HostAddress, InitRequest, JoinRequest, Membership, Peers, Refusal, Status,
     TokenAnswer, TokenRequest,
 };
+use weave_model::docker::Call;
 use weave_model::{ContainerName, IfName};
 use weave_router::driver::{self, Offloads, Router, RouterConfig};
 
@@ -32,6 +35,7 @@ use crate::config::{Config, Facility};
 use crate::obstacle::Obstacle;
 
 pub use desk::Desk;
+pub use docker::{Answer as DockerAnswer, Lent, Pool};
 
 use book::Book;
 use desk::{Job, Reply};
@@ -166,6 +170,11 @@ impl Node {
     /// Takes the host's own addresses.
     pub async fn hide(&self) -> Result<HostAddress, Refusal> {
         self.ask(Job::Hide).await
+    }
+
+    /// Does what Docker asks.
+    pub async fn docker(&self, call: Call) -> Result<DockerAnswer, Refusal> {
+        self.ask(|reply| Job::Docker(Box::new(call), reply)).await
     }
 
     /// What is attached to this node.

@@ -4,6 +4,7 @@
 
 mod ifname;
 
+pub mod file;
 pub mod netlink;
 pub mod netns;
 pub mod nft;

@@ -1,6 +1,7 @@
 //! The words every part of Weave shares. No I/O: values, their text and JSON forms, and the rules they obey.
 
 pub mod api;
+pub mod docker;
 
 mod drops;
 mod id;

@@ -121,6 +121,8 @@ pub enum Input {
         peer: NodeId,
         /// The lane it came by.
         lane: u8,
+        /// Bytes of the largest datagram that came by that lane since its control message before, this one included.
+        largest: usize,
         /// The message.
         body: Vec<u8>,
         /// By which way it came.

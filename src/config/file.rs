@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use weave_model::{NodeName, Suite};
 
-use super::{Address, DEFAULT_FILE, Facility, parse_suite};
+use super::{Address, DEFAULT_FILE, DockerPlugin, Facility, parse_suite};
 use crate::obstacle::Obstacle;
 
 /// The file as it is written; absent keys keep their defaults.
@@ -17,6 +17,7 @@ pub(super) struct File {
     pub(super) state_dir: Option<PathBuf>,
     pub(super) socket: Option<PathBuf>,
     pub(super) log: Option<String>,
+    pub(super) docker_plugin: Option<DockerPlugin>,
     pub(super) overlay: OverlaySection,
 }
 

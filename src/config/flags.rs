@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Parser;
 use weave_model::{NodeName, Suite};
 
-use super::{Address, Facility, parse_suite};
+use super::{Address, DockerPlugin, Facility, parse_suite};
 
 /// The Weave node: connects this host's containers with those of other hosts, always encrypted.
 ///
@@ -28,6 +28,18 @@ pub struct Flags {
     /// Unix socket of the node API [default: /run/weave/weaved.sock]
     #[arg(long, value_name = "PATH", env = "WEAVE_SOCKET")]
     pub socket: Option<PathBuf>,
+
+    /// Serve Docker as a plugin for networks and addresses: on, off, or the path of the socket
+    /// [default: on where Docker is, at /run/docker/plugins/weave.sock]
+    #[arg(
+        long,
+        value_name = "PATH",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "on",
+        overrides_with = "docker_plugin"
+    )]
+    pub docker_plugin: Option<DockerPlugin>,
 
     /// UDP address of the overlay [default: every address of the host, port 6783]
     #[arg(long, value_name = "ADDRESS[:PORT]")]

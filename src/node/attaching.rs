@@ -245,6 +245,7 @@ impl Works {
         let mut booked: BTreeMap<String, Option<u32>> = self
             .book
             .entries()
+            .filter(|entry| !self.book.is_docker(entry))
             .map(|Entry { attachment: a, .. }| {
                 (
                     containers::lease_id(&a.name, &a.ifname),
@@ -252,6 +253,8 @@ impl Works {
                 )
             })
             .collect();
+        let docker = self.book.docker().leases();
+        booked.extend(docker.map(|(lease, offset)| (lease, Some(offset))));
         if let Some(host) = self.book.host() {
             booked.insert(HOST_LEASE.to_owned(), range.offset_v4(host.ip));
         }

@@ -9,11 +9,14 @@ use serde::{Deserialize, Serialize};
 use weave_model::api::{Attachment, CniGcRequest, CniRef, HostAddress};
 use weave_model::{ContainerName, IfName, NetworkName};
 
+use super::given::Table;
+
 /// What is attached to this node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Book {
     attachments: BTreeMap<(ContainerName, IfName), Entry>,
     host: Option<HostAddress>,
+    docker: Table,
 }
 
 /// An attachment and what only the node has to know of it.
@@ -31,6 +34,8 @@ struct Page {
     version: u32,
     attachments: Vec<Entry>,
     host: Option<HostAddress>,
+    #[serde(default)]
+    docker: Table,
 }
 
 const VERSION: u32 = 1;
@@ -71,6 +76,7 @@ impl Book {
         Ok(Self {
             attachments: attachments.collect(),
             host: page.host,
+            docker: page.docker,
         })
     }
 
@@ -81,6 +87,7 @@ impl Book {
             version: VERSION,
             attachments,
             host: self.host,
+            docker: self.docker.clone(),
         };
         serde_json::to_vec(&page).expect("a book of strings and numbers is JSON")
     }
@@ -164,6 +171,22 @@ impl Book {
     /// Strikes an attachment out.
     pub(super) fn remove(&mut self, name: &ContainerName, ifname: &IfName) -> Option<Entry> {
         self.attachments.remove(&(name.clone(), ifname.clone()))
+    }
+
+    /// What Docker was given.
+    pub(super) const fn docker(&self) -> &Table {
+        &self.docker
+    }
+
+    /// The same, to be changed.
+    pub(super) const fn docker_mut(&mut self) -> &mut Table {
+        &mut self.docker
+    }
+
+    /// Whether an attachment is an endpoint of Docker's, whose address has a lease of Docker's own.
+    pub(super) fn is_docker(&self, entry: &Entry) -> bool {
+        let owner = entry.attachment.owner.as_ref();
+        owner.is_some_and(|owner| self.docker.endpoint(&owner.container).is_some())
     }
 
     /// The host's own addresses.

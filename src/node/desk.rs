@@ -12,8 +12,10 @@ use weave_model::api::{
     AttachRequest, Attachment, Attachments, CniFindings, CniGcRequest, CniRef, ExposeRequest,
     HostAddress, InitRequest, JoinRequest, Membership, Refusal, TokenAnswer, TokenRequest,
 };
+use weave_model::docker::Call;
 use weave_model::{ContainerName, IfName};
 
+use super::docker;
 use super::works::Works;
 
 /// How often the host is looked after.
@@ -37,6 +39,7 @@ pub(super) enum Job {
     CniGc(CniGcRequest, Reply<Attachments>),
     Expose(ExposeRequest, Reply<HostAddress>),
     Hide(Reply<HostAddress>),
+    Docker(Box<Call>, Reply<docker::Answer>),
 }
 
 /// The running desk. It ends when the last [`super::Node`] is dropped.
@@ -95,5 +98,6 @@ async fn do_job(works: &mut Works, job: Job) {
         Job::CniGc(request, reply) => drop(reply.send(works.cni_gc(&request).await)),
         Job::Expose(request, reply) => drop(reply.send(works.expose(request).await)),
         Job::Hide(reply) => drop(reply.send(works.hide().await)),
+        Job::Docker(call, reply) => drop(reply.send(works.docker(*call).await)),
     }
 }

@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use weave_linux::nft::{self, Found};
 use weave_model::ClusterRange;
-use weave_router::attach::{Host, HostSpec};
+use weave_router::attach::{self, Host, HostSpec};
 use weave_router::hostfw::{self, HostFirewall};
 use weave_router::rules::AttachRules;
 
@@ -95,11 +95,9 @@ impl HostSide {
                 if !prepared.changed.is_empty() {
                     tracing::info!(changes = ?prepared.changed, "put right on this host");
                 }
+                obstacles.extend(prepared.overlap.map(|overlap| obstacle(&overlap)));
             }
-            Err(error) => {
-                let refusal = containers::refused(&error);
-                obstacles.push(Obstacle::new(refusal.message, refusal.fix));
-            }
+            Err(error) => obstacles.push(obstacle(&error)),
         }
         if let Err(error) = self.ensure_rules(range) {
             obstacles.push(Obstacle::new(
@@ -167,4 +165,9 @@ impl HostSide {
         }
         Ok(())
     }
+}
+
+fn obstacle(error: &attach::Error) -> Obstacle {
+    let refusal = containers::refused(error);
+    Obstacle::new(refusal.message, refusal.fix)
 }

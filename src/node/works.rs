@@ -200,6 +200,7 @@ impl Works {
     /// Puts right what is ours on this host, tells the others new addresses of it, and publishes what is amiss.
     pub(super) async fn look_after(&mut self) {
         self.drain_cni_journal().await;
+        self.learn_namespaces();
         self.tell_endpoints().await;
         let obstacles = match self.router.view().range {
             Some(range) => {

@@ -8,6 +8,7 @@ mod attaching;
 mod broadcast;
 mod cni;
 mod counters;
+mod docker;
 mod firewall;
 mod hostile;
 mod idle;

@@ -13,7 +13,7 @@ use weave_linux::uplink::mtu_towards;
 use weave_model::NodeId;
 
 use super::lanes::{self, Lanes};
-use super::pmtu::{self, Mtus};
+use super::pmtu::{self, Answer, Mtus};
 use super::workers::Workers;
 use super::{Order, Shared, lock, now};
 use crate::core::command::{CommandError, Reply};
@@ -151,9 +151,10 @@ impl Control {
             Input::Control {
                 peer,
                 lane,
+                largest,
                 body,
                 from,
-            } => self.take_control(peer, lane, &body, from),
+            } => self.take_control(peer, (lane, largest), &body, from),
             Input::Heard {
                 peer,
                 index,
@@ -165,7 +166,7 @@ impl Control {
         }
     }
 
-    fn take_control(&mut self, peer: NodeId, lane: u8, body: &[u8], from: Way) {
+    fn take_control(&mut self, peer: NodeId, (lane, largest): (u8, usize), body: &[u8], from: Way) {
         let at = now();
         match *body {
             [lanes::PROBE, ..] => {
@@ -178,12 +179,17 @@ impl Control {
                 }
             }
             [pmtu::PROBE, a, b, c, d, ..] => {
-                self.core
-                    .send_control(peer, &[pmtu::ANSWER, lane, a, b, c, d], at);
+                let [high, low] = u16::try_from(largest).unwrap_or(u16::MAX).to_be_bytes();
+                let answer = [pmtu::ANSWER, lane, a, b, c, d, high, low];
+                self.core.send_control(peer, &answer, at);
             }
-            [pmtu::ANSWER, lane, a, b, c, d] => {
-                let id = u32::from_be_bytes([a, b, c, d]);
-                self.mtus.answered(peer, lane, id, at.mono);
+            [pmtu::ANSWER, lane, a, b, c, d, high, low] => {
+                let answer = Answer {
+                    lane,
+                    id: u32::from_be_bytes([a, b, c, d]),
+                    largest: u16::from_be_bytes([high, low]),
+                };
+                self.mtus.answered(peer, answer, at.mono);
             }
             _ => self.core.handle_control(peer, body, from, at),
         }

@@ -190,7 +190,7 @@ impl Incoming {
             heard,
             ecn: got.ecn,
         };
-        self.shell.counters.call(got.len.div_ceil(got.stride));
+        self.shell.counters.batch(got.len.div_ceil(got.stride));
         let mut known: Option<&Receive> = None;
         for datagram in bytes.chunks(got.stride) {
             match Header::parse(datagram) {
@@ -237,12 +237,11 @@ impl Incoming {
                 if !lane.may_tell(heard.now) {
                     return Err(Drop::RateLimited);
                 }
-                let body = content[..len - 1].to_vec();
-                let (peer, lane) = (receive.inbound.peer(), header.lane);
                 self.shell.tell(Input::Control {
-                    peer,
-                    lane,
-                    body,
+                    peer: receive.inbound.peer(),
+                    lane: header.lane,
+                    largest: lane.take_largest(),
+                    body: content[..len - 1].to_vec(),
                     from,
                 });
             }
@@ -335,6 +334,7 @@ impl Incoming {
         let len = sealed.len().checked_sub(TAG).ok_or(Drop::TooShort)?;
         let mut lane = lane.lock().unwrap_or_else(PoisonError::into_inner);
         let newest = lane.open_into(header.counter, head, sealed, self.reassembly.room(len))?;
+        lane.note_size(datagram.len());
         if newest && lane.note_from(from) {
             let told = lane.may_tell(heard.now)
                 && self.shell.tell(Input::Heard {

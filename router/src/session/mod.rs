@@ -256,6 +256,7 @@ impl ReceiveLane {
             window: ReplayWindow::new(limit),
             from: None,
             told: None,
+            largest: 0,
             relayed: None,
         };
         Self(Mutex::new(lane))
@@ -270,6 +271,7 @@ pub struct LaneIn {
     pub window: ReplayWindow,
     from: Option<Way>,
     told: Option<Bucket>,
+    largest: usize,
     relayed: Option<Bucket>,
 }
 
@@ -324,6 +326,17 @@ impl LaneIn {
             self.from = Some(from);
         }
         news
+    }
+
+    /// Notes the size of an authentic datagram, in bytes of UDP payload.
+    #[inline]
+    pub fn note_size(&mut self, datagram: usize) {
+        self.largest = self.largest.max(datagram);
+    }
+
+    /// The largest size noted since this was asked last; 0 if there was none.
+    pub const fn take_largest(&mut self) -> usize {
+        std::mem::replace(&mut self.largest, 0)
     }
 
     /// Whether the control core may be told once more of something on this lane: a member can send control messages and

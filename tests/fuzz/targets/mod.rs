@@ -6,6 +6,7 @@
 
 mod api;
 mod core;
+mod docker;
 mod handshake;
 mod mesh;
 mod path;
@@ -102,6 +103,12 @@ pub(crate) const TARGETS: &[Target] = &[
         "request bodies of the node API",
         api::bodies,
         api::bodies_seeds,
+    ),
+    target(
+        "docker",
+        "calls of Docker to its plugin",
+        docker::call,
+        docker::call_seeds,
     ),
     target(
         "core",

@@ -114,6 +114,7 @@ impl Host {
             &state,
             "--socket",
             &socket,
+            "--docker-plugin=off",
         ]
         .map(str::to_owned)
         .to_vec()
