@@ -21,7 +21,7 @@ fn main() -> ExitCode {
         .skip(1)
         .filter_map(|word| word.parse().ok())
         .collect();
-    let [services, endpoints, changes @ 1..] = numbers[..] else {
+    let [services, endpoints, changes] = numbers[..] else {
         eprintln!("usage: sync SERVICES ENDPOINTS CHANGES, such as: sync 10000 25 200");
         return ExitCode::from(2);
     };
