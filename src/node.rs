@@ -101,6 +101,8 @@ impl Node {
         let router = Arc::new(router);
         let (journal, book) = Journal::open(&config.state_dir)?;
         let page = sight::open_page(&config, router.view().me)?;
+        // Before there are connections; where the kernel cannot yet, it is tried again at every look.
+        sight::count_bytes();
         let side = HostSide::open(overlay.listen, overlay.mtu, config.sight.ports())?;
         let (publisher, published) = watch::channel(Published::default());
         let mut works = Works {

@@ -1,7 +1,8 @@
 //! Flows from looks at the kernel's table of connections: what was counted since the last look, summed by who talks to
 //! whom over which protocol and port.
 //!
-//! Pure: a look is [`Flows::begin`], [`Flows::take`] for each connection and [`Flows::finish`]. A connection's own counters
+//! Pure: a look is [`Flows::begin`], [`Flows::take`] for each connection that there is, [`Flows::ended`] for each that was
+//! taken out of the table since the look before, and [`Flows::finish`], in that order. A connection's own counters
 //! only grow, so the difference to the look before is what it carried in between; rates are these differences over the
 //! time between two looks. What was there before the first look counts for the sums, not for the rates.
 //!
@@ -97,8 +98,28 @@ impl Flows {
         }
     }
 
-    /// Takes one connection, unless it is another member's to tell of, or has nothing to do with the network.
+    /// Takes a connection that there is, unless it is another member's to tell of, or has nothing to do with the network.
     pub fn take(&mut self, connection: &Connection, whose: impl Fn(IpAddr) -> Whose) {
+        self.note(connection, whose);
+    }
+
+    /// Takes a connection that is gone, with its last counts.
+    pub fn ended(&mut self, connection: &Connection, whose: impl Fn(IpAddr) -> Whose) {
+        self.note(connection, whose);
+        let Some(known) = self.known.remove(&(connection.id, connection.from.port)) else {
+            return;
+        };
+        if let Some(flow) = self.flows.get_mut(&known.key) {
+            flow.counts.open = flow.counts.open.saturating_sub(1);
+        }
+    }
+
+    /// More came than could be told: so many are unknown that one is counted for all.
+    pub const fn missed(&mut self) {
+        self.lost += 1;
+    }
+
+    fn note(&mut self, connection: &Connection, whose: impl Fn(IpAddr) -> Whose) {
         let Some((now, wall)) = self.at else {
             return;
         };
@@ -135,7 +156,7 @@ impl Flows {
         // What was there before the first look is no news.
         let news = known.is_some() || self.before.is_some();
         flow.add(grown, news);
-        flow.counts.open += 1;
+        flow.counts.open += u32::from(known.is_none_or(|known| known.look != self.look));
         flow.counts.connections += u64::from(known.is_none());
         flow.counts.unanswered +=
             u32::from(is_missed(connection) && now.saturating_duration_since(first) >= PATIENCE);
@@ -281,9 +302,13 @@ const fn is_missed(connection: &Connection) -> bool {
     answers && !connection.answered
 }
 
-/// TCP that was reset before it was taken up.
-const fn is_refused(connection: &Connection) -> bool {
-    connection.reset && connection.answered && !connection.assured
+/// TCP that was reset before it was taken up. Where that was the only answer, the kernel takes the connection out of its
+/// table at once, and does not even count it as answered.
+fn is_refused(connection: &Connection) -> bool {
+    let tcp = matches!(Protocol::from_number(connection.protocol), Protocol::Tcp);
+    let only_reset =
+        !connection.answered && connection.received.is_some_and(|count| count.packets > 0);
+    tcp && !connection.assured && (connection.reset && connection.answered || only_reset)
 }
 
 fn grown(before: Option<Count>, now: Option<Count>) -> Count {
@@ -419,6 +444,32 @@ mod tests {
         }
         let counts = look(&mut flows, start, 20, &[])[0].counts;
         assert_eq!((counts.refused, counts.failing), (1, false));
+    }
+
+    #[test]
+    fn what_came_and_went_between_two_looks_is_counted() {
+        let (mut flows, start) = (Flows::default(), Instant::now());
+        look(
+            &mut flows,
+            start,
+            0,
+            &[connection(1, MINE, THEIRS, 100, 100)],
+        );
+        let refused = Connection {
+            answered: false,
+            assured: false,
+            ..connection(2, MINE, THEIRS, 100, 100)
+        };
+        flows.begin(start + Duration::from_secs(1), 1001);
+        flows.take(&connection(3, MINE, THEIRS, 100, 0), whose);
+        flows.ended(&connection(1, MINE, THEIRS, 900, 100), whose);
+        flows.ended(&refused, whose);
+        flows.ended(&connection(3, MINE, THEIRS, 300, 0), whose);
+        flows.finish();
+        let counts = flows.busiest(9).0[0].counts;
+        assert_eq!((counts.connections, counts.open, counts.refused), (3, 0, 1));
+        assert_eq!((counts.sent_bytes, counts.failing), (1300, true));
+        assert!(flows.known.is_empty());
     }
 
     #[test]

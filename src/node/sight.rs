@@ -191,7 +191,7 @@ impl Node {
     }
 
     fn look_at_kernel(&self, door: Option<Conntrack>) -> Option<Conntrack> {
-        let accounting = sysctl::ensure(ACCOUNTING, "1").is_ok();
+        let accounting = count_bytes();
         let view = self.shared.router.view();
         let mut seen = lock(&self.shared.sight.seen);
         let seen = &mut *seen;
@@ -202,6 +202,12 @@ impl Node {
             let count = door.dump(|connection| {
                 seen.flows.take(&connection, |ip| whose(&view, ip));
             })?;
+            let missed = door.ended(|connection| {
+                seen.flows.ended(&connection, |ip| whose(&view, ip));
+            })?;
+            if missed {
+                seen.flows.missed();
+            }
             seen.flows.finish();
             Ok((door, count))
         });
@@ -355,6 +361,11 @@ impl Node {
 /// The network namespace of this process, as the kernel numbers it; 0 if that cannot be told.
 pub(crate) fn own_netns() -> u64 {
     std::fs::metadata("/proc/self/ns/net").map_or(0, |found| found.ino())
+}
+
+/// Has the kernel count bytes; whether it does. Connections that are there already stay without.
+pub(super) fn count_bytes() -> bool {
+    sysctl::ensure(ACCOUNTING, "1").is_ok()
 }
 
 /// A member's report, or why there is none.

@@ -65,7 +65,9 @@ impl Life {
                 for _ in 0..20 {
                     // Whether one arrives is not what this is about.
                     let _ = left.send_to(&[1; 1000], target);
-                    let _ = right.send_to(&[2; 200], left.local_addr().expect("bound"));
+                    if let Ok((_, asker)) = right.recv_from(&mut [0; 1500]) {
+                        let _ = right.send_to(&[2; 200], asker);
+                    }
                     std::thread::sleep(Duration::from_millis(40));
                 }
                 let _ = ns.inside(|| std::net::TcpStream::connect(refused));

@@ -112,7 +112,8 @@ async function look() {
   await click("/web/eth0");
   await details.getByText("tier").waitFor();
   say("a container tells its labels");
-  await click("l:");
+  await page.getByRole("navigation").getByRole("button", { name: /^h1/ }).click();
+  await details.getByRole("button", { name: "to h2" }).click();
   await details.getByText("Round trip").waitFor();
   say("a link tells its round trip");
   await shot("link");

@@ -1,7 +1,7 @@
-//! Reads the whole table, one entry after another, in one network namespace.
+//! Reads the whole table, one entry after another, in one network namespace, and what was taken out of it.
 //!
 //! The request is `IPCTNL_MSG_CT_GET` with `NLM_F_DUMP`; each answer is a `nfgenmsg` with nested attributes, numbers
-//! big-endian. Source: `linux/netfilter/nfnetlink_conntrack.h`, `nf_conntrack_common.h`, `nf_conntrack_tcp.h`.
+//! big-endian. What is taken out is told, in the same form, to the group `NFNLGRP_CONNTRACK_DESTROY`. Source: `linux/netfilter/nfnetlink_conntrack.h`, `nf_conntrack_common.h`, `nf_conntrack_tcp.h`.
 
 use std::io;
 use std::net::IpAddr;
@@ -58,6 +58,7 @@ pub struct Connection {
 #[derive(Debug)]
 pub struct Conntrack {
     socket: Socket,
+    ended: Socket,
 }
 
 impl Conntrack {
@@ -68,7 +69,38 @@ impl Conntrack {
     pub fn open() -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_NETFILTER)?;
         socket.bind_auto()?;
-        Ok(Self { socket })
+        let mut ended = Socket::new(NETLINK_NETFILTER)?;
+        ended.bind_auto()?;
+        ended.set_non_blocking(true)?;
+        // A wish: the kernel may grant less.
+        ended.set_rx_buf_sz(ROOM)?;
+        ended.add_membership(NFNLGRP_CONNTRACK_DESTROY)?;
+        Ok(Self { socket, ended })
+    }
+
+    /// Gives every connection that was taken out of the table since the last call to `each`, as it was at its end. True
+    /// when there were more than there was room for, and some are lost.
+    ///
+    /// # Errors
+    /// When the socket fails.
+    pub fn ended(&self, mut each: impl FnMut(Connection)) -> io::Result<bool> {
+        let mut buffer = Vec::with_capacity(BUFFER);
+        let mut lost = false;
+        loop {
+            buffer.clear();
+            match self.ended.recv(&mut buffer, 0) {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(lost),
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                    lost = true;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            }
+            let gone = Messages(&buffer).filter(|message| message.kind == DELETE);
+            gone.filter_map(|message| parse(message.attributes()))
+                .for_each(&mut each);
+        }
     }
 
     /// Gives every connection of both families to `each`; returns how many there were. Blocks while the kernel writes.
@@ -179,6 +211,11 @@ fn count(bytes: &[u8]) -> Option<Count> {
 
 /// `NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_GET`.
 const GET: u16 = 0x101;
+/// `NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_DELETE`.
+const DELETE: u16 = 0x102;
+const NFNLGRP_CONNTRACK_DESTROY: u32 = 3;
+/// Bytes of news that may wait: some thousand connections.
+const ROOM: i32 = 2 << 20;
 const REQUEST_DUMP: u16 = 0x301;
 const ERROR: u16 = 2;
 const DONE: u16 = 3;

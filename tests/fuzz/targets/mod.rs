@@ -11,6 +11,7 @@ mod handshake;
 mod members;
 mod mesh;
 mod path;
+mod sight;
 mod wire;
 
 /// One thing to be fuzzed.
@@ -104,6 +105,12 @@ pub(crate) const TARGETS: &[Target] = &[
         "join tokens as people paste them",
         api::token,
         api::token_seeds,
+    ),
+    target(
+        "report",
+        "what members tell of themselves, and the picture of it",
+        sight::report,
+        sight::report_seeds,
     ),
     target(
         "api",
