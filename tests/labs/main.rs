@@ -16,6 +16,7 @@ mod nat;
 mod outside;
 mod overlay;
 mod restart;
+mod stopped;
 mod wire;
 mod without;
 mod wrong_input;
