@@ -76,7 +76,8 @@ pub struct Overlay {
 
 /// A facility of the kernel that makes the data path faster and that it can do without.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
 pub enum Facility {
     /// Batches of datagrams on send (`UDP_SEGMENT`).
     Gso,
@@ -84,6 +85,8 @@ pub enum Facility {
     Gro,
     /// Super-packets of UDP from containers (`TUN_F_USO4`, `TUN_F_USO6`).
     Uso,
+    /// Packets of TCP over IPv4 of more than 65,535 bytes, several joined into one on receive.
+    BigTcp,
     /// A queue, a lane and a thread for each core.
     Multiqueue,
 }
@@ -355,12 +358,12 @@ mod tests {
         let facility = file::parse("[overlay]\nwithout = ['gso', 'lro']").unwrap_err();
         assert_eq!(
             facility,
-            "line 2: unknown variant `lro`, expected one of `gso`, `gro`, `uso`, `multiqueue`"
+            "line 2: unknown variant `lro`, expected one of `gso`, `gro`, `uso`, `big_tcp`, `multiqueue`"
         );
         let facility = Flags::try_parse_from(["weaved", "--without", "gso,lro"]).unwrap_err();
         let said = facility.to_string();
         assert!(
-            said.contains("'lro'") && said.contains("gso, gro, uso, multiqueue"),
+            said.contains("'lro'") && said.contains("gso, gro, uso, big_tcp, multiqueue"),
             "{said}"
         );
         let small = Config::merge(
@@ -385,10 +388,10 @@ mod tests {
             let config = Config::merge(flags(&words), file::parse(text).unwrap()).unwrap();
             config.overlay.without
         };
-        let text = "[overlay]\nwithout = ['uso', 'multiqueue']";
-        let both = [Facility::Uso, Facility::Multiqueue];
+        let text = "[overlay]\nwithout = ['big_tcp', 'multiqueue']";
+        let both = [Facility::BigTcp, Facility::Multiqueue];
         assert_eq!(without(&[], text), both);
-        let flag = ["--without", "gso,gro"];
-        assert_eq!(without(&flag, text), [Facility::Gso, Facility::Gro]);
+        let flag = ["--without", "gso,big_tcp"];
+        assert_eq!(without(&flag, text), [Facility::Gso, Facility::BigTcp]);
     }
 }

@@ -320,6 +320,7 @@ fn offloads(without: &[Facility]) -> Offloads {
         gso: has(Facility::Gso),
         gro: has(Facility::Gro),
         uso: has(Facility::Uso),
+        big_tcp: has(Facility::BigTcp),
         multiqueue: has(Facility::Multiqueue),
     }
 }

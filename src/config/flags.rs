@@ -58,7 +58,7 @@ pub struct Flags {
     #[arg(long, value_name = "BYTES")]
     pub mtu: Option<u16>,
 
-    /// Facilities of the kernel to do without, with commas between: gso, gro, uso, multiqueue
+    /// Facilities of the kernel to do without, with commas between: gso, gro, uso, big_tcp, multiqueue
     #[arg(long, value_name = "FACILITIES", value_delimiter = ',')]
     pub without: Vec<Facility>,
 

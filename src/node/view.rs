@@ -90,7 +90,7 @@ fn offloads(without: &[Facility], granted: &Granted) -> Offloads {
         gro: asked(Facility::Gro, granted.gro),
         tso: has(granted.tso),
         uso: asked(Facility::Uso, granted.uso),
-        big_tcp: has(granted.big_tcp),
+        big_tcp: asked(Facility::BigTcp, granted.big_tcp),
         multiqueue: asked(Facility::Multiqueue, granted.queues > 0),
         queues: granted.queues as u32,
     }

@@ -24,6 +24,7 @@ mod relay;
 mod restart;
 mod services;
 mod tools;
+mod stopped;
 mod wire;
 mod without;
 mod wrong_input;

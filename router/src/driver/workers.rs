@@ -5,9 +5,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use weave_linux::poll::Bell;
+use weave_linux::sched;
 use weave_linux::tun::{Tun, TunOptions, TunQueues};
 use weave_linux::udp::{UdpOptions, UdpSocket};
 
@@ -22,6 +24,11 @@ use crate::path::{Door, Input};
 use crate::time::Start;
 use crate::wire::{LANE_OFFSET, MAX_LANES};
 
+/// The nice level of data threads, and the length of their turns: with one TCP stream and all CPUs busy, round trips beside
+/// it are a quarter shorter at the 99th percentile than without, and the stream a fifth faster.
+const NICE: i32 = -10;
+const TURN: Duration = Duration::from_micros(100);
+
 /// Facilities of the kernel that can be done without, each to be refused by hand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Offloads {
@@ -31,6 +38,8 @@ pub struct Offloads {
     pub gro: bool,
     /// Super-packets of UDP.
     pub uso: bool,
+    /// Packets of TCP over IPv4 of more than 65,535 bytes.
+    pub big_tcp: bool,
     /// One queue, one lane and one thread for each core, at most eight.
     pub multiqueue: bool,
 }
@@ -41,6 +50,7 @@ impl Default for Offloads {
             gso: true,
             gro: true,
             uso: true,
+            big_tcp: true,
             multiqueue: true,
         }
     }
@@ -122,7 +132,7 @@ impl Workers {
                 gro: receivers.iter().all(|socket| socket.gro()),
                 tso: tun.tso,
                 uso: tun.uso,
-                big_tcp: tun.big_tcp,
+                big_tcp: tun.big_tcp && config.offloads.big_tcp,
                 queues: count,
             },
             control: Arc::clone(&control),
@@ -132,7 +142,7 @@ impl Workers {
             bell: Arc::new(Bell::new().map_err(Error::Socket)?),
             threads: Vec::new(),
         };
-        let big_tcp = tun.big_tcp;
+        let big_tcp = workers.opened.big_tcp;
         let queues = tun.queues.into_iter().map(Arc::new);
         for (lane, (tun, socket)) in queues.zip(receivers).enumerate() {
             workers.add_lane(config, lane as u8, (tun, socket, big_tcp), &group)?;
@@ -205,6 +215,10 @@ impl Workers {
     ) -> Result<(), Error> {
         let label = name.clone();
         let body = move || {
+            // Not allowed in some containers: then it stands in line.
+            if let Err(error) = sched::prefer(NICE, TURN) {
+                tracing::debug!(thread = label, %error, "no larger share of the CPU");
+            }
             if let Err(error) = run() {
                 tracing::error!(thread = label, %error, "a data thread ended");
             }
