@@ -246,8 +246,8 @@ fn connections_stand_through_changes_restarts_and_flushes() {
                     }
                 }
             });
-            for turn in 0..3 {
-                let extra = web(&hosts[turn], &format!("extra{turn}"));
+            for (turn, host) in hosts.iter().take(3).enumerate() {
+                let extra = web(host, &format!("extra{turn}"));
                 wait_for("the new one is picked", SOON, || {
                     connect(&client.ns, v4).is_ok_and(|(_, name, _)| name == extra.name)
                 });
@@ -299,7 +299,14 @@ fn odd_services_are_refused_and_say_why() {
         );
         says(&["create", "a", "--port", "80"], "--selector");
         says(&["rm", "nothing"], "there is no service");
-        // Addresses that can be nobody's are left out, the others serve.
+    });
+}
+
+#[test]
+fn addresses_that_can_be_nobody_s_are_left_out_and_the_others_serve() {
+    Lab::run(|lab| {
+        let hosts: [Host; 2] = lab.cluster();
+        let host = &hosts[0];
         let server = web(host, "w1");
         let good = format!("{}:8080", server.v4);
         let node = format!("{}:22", host.v4);
