@@ -72,6 +72,19 @@ pub struct Config {
     pub lanes: usize,
 }
 
+impl Config {
+    fn terms(&self, boot: u64, stamp_floor: u64) -> SessionConfig {
+        SessionConfig {
+            suites: self.suites.clone(),
+            preferred: self.preferred,
+            lanes: self.lanes,
+            boot,
+            record: 0,
+            stamp_floor,
+        }
+    }
+}
+
 /// What the core tells the shell.
 #[derive(Debug)]
 pub enum CoreEvent {
@@ -197,14 +210,7 @@ impl Core {
         let boot = (now.wall.as_secs() << 24 | u64::from(rng.next_u32() >> 8)).max(last + 1);
         let mut session_seed = [0; 32];
         rng.fill_bytes(&mut session_seed);
-        let terms = SessionConfig {
-            suites: config.suites.clone(),
-            preferred: config.preferred,
-            lanes: config.lanes,
-            boot,
-            record: 0,
-            stamp_floor: saved.as_ref().map_or(0, |saved| saved.stamp),
-        };
+        let terms = config.terms(boot, saved.as_ref().map_or(0, |saved| saved.stamp));
         let inviting = Inviting::new(&mut rng, now.mono);
         let me = keys.id();
         let mut core = Self {
@@ -247,13 +253,18 @@ impl Core {
         if let Some(saved) = saved {
             core.restore(saved);
         }
-        if core.has_left() {
-            core.rng.fill_bytes(&mut session_seed);
-            return Self::new(core.config, None, session_seed, now);
+        core.begin(session_seed)
+    }
+
+    /// Takes up its work; or begins as another node, if it left its cluster and only did not get to forget it.
+    fn begin(mut self, mut seed: [u8; 32]) -> Result<Self, Malformed> {
+        if self.has_left() {
+            self.rng.fill_bytes(&mut seed);
+            return Self::new(self.config, None, seed, self.now);
         }
-        core.saving.after(Pending::Boot);
-        core.settle();
-        Ok(core)
+        self.saving.after(Pending::Boot);
+        self.settle();
+        Ok(self)
     }
 
     fn restore(&mut self, saved: saved::Saved) {
