@@ -12,7 +12,6 @@ pub mod netns;
 pub mod nft;
 pub mod packet;
 pub mod poll;
-pub mod sched;
 pub mod sysctl;
 pub mod tun;
 pub mod udp;

@@ -5,11 +5,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use weave_linux::poll::Bell;
-use weave_linux::sched;
 use weave_linux::tun::{Tun, TunOptions, TunQueues};
 use weave_linux::udp::{UdpOptions, UdpSocket};
 
@@ -23,11 +21,6 @@ use crate::path::stats::{Counters, Sum};
 use crate::path::{Door, Input};
 use crate::time::Start;
 use crate::wire::{LANE_OFFSET, MAX_LANES};
-
-/// The nice level of data threads, and the length of their turns: with one TCP stream and all CPUs busy, round trips beside
-/// it are a quarter shorter at the 99th percentile than without, and the stream a fifth faster.
-const NICE: i32 = -10;
-const TURN: Duration = Duration::from_micros(100);
 
 /// Facilities of the kernel that can be done without, each to be refused by hand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -215,10 +208,6 @@ impl Workers {
     ) -> Result<(), Error> {
         let label = name.clone();
         let body = move || {
-            // Not allowed in some containers: then it stands in line.
-            if let Err(error) = sched::prefer(NICE, TURN) {
-                tracing::debug!(thread = label, %error, "no larger share of the CPU");
-            }
             if let Err(error) = run() {
                 tracing::error!(thread = label, %error, "a data thread ended");
             }
