@@ -10,6 +10,7 @@ mod commands;
 mod failure;
 mod members;
 mod print;
+mod shown;
 mod table;
 
 use clap::Parser as _;
