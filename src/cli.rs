@@ -15,6 +15,7 @@ mod members;
 mod flows;
 mod print;
 mod service;
+mod shown;
 mod table;
 mod targets;
 mod watch;

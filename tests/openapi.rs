@@ -50,7 +50,8 @@ fn every_answer_has_a_type_and_every_change_can_be_refused() {
         }
     }
     assert_eq!(
-        operations, 17,
-        "init, token, join, attach, detach, list, cni del, check and gc, expose, hide, services: make, list and remove, status, peers, connections"
+        operations, 27,
+        "init, join, leave; tokens: make, list, revoke; admins: make and list; remove; ipam and its check; attach, detach, list; \
+         cni del, check and gc; expose, hide; services: make, list, remove; status, peers, connections, topology, page login"
     );
 }

@@ -25,6 +25,7 @@ use crate::table::{Diff, Table};
 
 mod base;
 mod chains;
+mod choice;
 mod elements;
 mod maps;
 mod stick;

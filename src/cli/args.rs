@@ -1,5 +1,7 @@
 //! The words of `weavectl`.
 
+pub(super) mod service;
+
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,9 +13,8 @@ use weave_model::{ContainerName, IfName, Label, NetworkName};
 
 use super::check::Check;
 use super::cni::Places;
-use super::members::{AdminCommand, IpamCommand};
-use super::service::ServiceCommand;
 use crate::duration;
+use service::ServiceCommand;
 
 /// Where the help of a verb lists what all verbs take.
 const GLOBAL: &str = "Global options";
@@ -287,6 +288,27 @@ pub enum TokenCommand {
         /// Its id as listed, or the first digits of it, four or more
         id: String,
     },
+}
+
+/// `weavectl admin ...`.
+#[derive(Debug, Subcommand)]
+pub enum AdminCommand {
+    /// Let another member invite and remove nodes, and make admins itself
+    Add {
+        /// The member's name, or the start of its id
+        node: String,
+    },
+    /// List the nodes that may
+    List,
+}
+
+/// `weavectl ipam ...`.
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub enum IpamCommand {
+    /// List who owns which addresses, and how many are in use here
+    Show,
+    /// Look whether journal, leases and kernel agree; code 3 if not
+    Check,
 }
 
 fn range_v4(text: &str) -> Result<Ipv4Net, &'static str> {

@@ -1,39 +1,17 @@
 //! The verbs about who is in the cluster, who may invite, and whose addresses are whose.
 
-use clap::Subcommand;
 use weave_model::api::{
     AdminRequest, Admins, Ipam, IpamFindings, LeaveAnswer, LeaveRequest, NodeRef, RemovalAnswer,
     RemovalRequest, TokenAnswer, TokenEntry, TokenList, TokenRequest, TokenState,
 };
 
-use super::args::TokenCommand;
+use super::args::{AdminCommand, IpamCommand, TokenCommand};
 use super::client::Client;
-use super::commands::{Answer, Shown, percent_encoded};
 use super::failure::Exit;
 use super::print;
+use super::shown::{Answer, Shown, percent_encoded};
 use super::table::Table;
 use crate::duration::human;
-
-/// `weavectl admin ...`.
-#[derive(Debug, Subcommand)]
-pub enum AdminCommand {
-    /// Let another member invite and remove nodes, and make admins itself
-    Add {
-        /// The member's name, or the start of its id
-        node: String,
-    },
-    /// List the nodes that may
-    List,
-}
-
-/// `weavectl ipam ...`.
-#[derive(Clone, Copy, Debug, Subcommand)]
-pub enum IpamCommand {
-    /// List who owns which addresses, and how many are in use here
-    Show,
-    /// Look whether journal, leases and kernel agree; code 3 if not
-    Check,
-}
 
 /// Does `weavectl token ...`.
 pub(super) fn token(client: &Client<'_>, shown: &Shown, command: &TokenCommand) -> Answer {

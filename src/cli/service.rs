@@ -1,100 +1,16 @@
 //! `weavectl service ...`: virtual addresses in front of containers.
 
 use std::fmt::Write as _;
-use std::net::SocketAddr;
-use std::str::FromStr;
-use std::time::Duration;
 
-use clap::Subcommand;
 use weave_model::api::{Backend, BackendState, ServiceInfo, ServiceRequest, Services};
-use weave_model::{DeclaredPort, Label, Protocol, ServiceName, ServiceSpec};
+use weave_model::{DeclaredPort, ServiceSpec};
 
+use super::args::service::{Create, ServiceCommand};
 use super::client::Client;
-use super::commands::{Answer, Shown};
 use super::failure::{Exit, Failure};
+use super::shown::{Answer, Shown};
 use super::table::Table;
 use crate::duration;
-
-/// `weavectl service ...`.
-#[derive(Debug, Subcommand)]
-pub enum ServiceCommand {
-    /// Make a service; every container and host of the cluster reaches it
-    Create(Create),
-    /// List the services of the cluster
-    List,
-    /// Show a service and who is behind it
-    Describe {
-        /// The service
-        name: ServiceName,
-    },
-    /// Remove a service, whichever node it was made on
-    Rm {
-        /// The service
-        name: ServiceName,
-    },
-}
-
-/// `weavectl service create ...`.
-#[derive(Debug, clap::Args)]
-pub struct Create {
-    /// The service's name
-    pub name: ServiceName,
-    /// A port, the containers' port if it is another, and the protocol if it is not tcp; may be repeated
-    #[arg(
-        long = "port",
-        value_name = "PORT[:TARGET][/PROTOCOL]",
-        required = true
-    )]
-    pub ports: Vec<Port>,
-    /// A label that the containers behind it have; of several, all
-    #[arg(
-        long = "selector",
-        value_name = "KEY=VALUE",
-        required_unless_present = "endpoints"
-    )]
-    pub selector: Vec<Label>,
-    /// An endpoint by address, in place of a selector; may be repeated
-    #[arg(
-        long = "endpoint",
-        value_name = "ADDRESS:PORT",
-        conflicts_with = "selector"
-    )]
-    pub endpoints: Vec<SocketAddr>,
-    /// Keep clients at their endpoint until they made no connection for this long
-    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
-    pub affinity: Option<Duration>,
-    /// A port of every host's own addresses that leads to it too; with several ports, in their order
-    #[arg(long = "node-port", value_name = "PORT")]
-    pub node_ports: Vec<u16>,
-}
-
-/// `80`, `80:8080`, `53/udp`, `80:8080/tcp`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Port {
-    port: u16,
-    target: u16,
-    protocol: Protocol,
-}
-
-impl FromStr for Port {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (numbers, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
-        let (port, target) = numbers.split_once(':').unwrap_or((numbers, numbers));
-        let number = |text: &str| match text.parse::<u16>() {
-            Ok(number) if number > 0 => Ok(number),
-            _ => Err(format!(
-                "\"{text}\" is not a port, such as 80, 80:8080 or 53/udp"
-            )),
-        };
-        Ok(Self {
-            port: number(port)?,
-            target: number(target)?,
-            protocol: protocol.parse().map_err(|error| format!("{error}"))?,
-        })
-    }
-}
 
 pub(super) fn run(client: &Client<'_>, shown: &Shown, command: &ServiceCommand) -> Answer {
     match command {
@@ -273,21 +189,4 @@ fn behind(service: &ServiceInfo) -> String {
         .iter()
         .map(|(key, value)| format!("{key}={value}"));
     labels.collect::<Vec<_>>().join(" ")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ports_are_read_in_all_their_forms() {
-        let port = |text: &str| text.parse::<Port>().map(|p| (p.port, p.target, p.protocol));
-        assert_eq!(port("80"), Ok((80, 80, Protocol::Tcp)));
-        assert_eq!(port("80:8080"), Ok((80, 8080, Protocol::Tcp)));
-        assert_eq!(port("53/udp"), Ok((53, 53, Protocol::Udp)));
-        assert_eq!(port("53:5353/udp"), Ok((53, 5353, Protocol::Udp)));
-        for wrong in ["", "0", "80:", ":80", "80/icmp", "70000", "80:80:80"] {
-            assert!(port(wrong).is_err(), "{wrong}");
-        }
-    }
 }

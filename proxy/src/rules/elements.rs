@@ -7,49 +7,13 @@ use weave_linux::nft::{Element, Value, Verdict};
 use weave_model::{Affinity, TrafficPolicy};
 
 use super::chains::Shared;
+use super::choice::Choice;
 use super::maps::{At, Map, Use};
 use super::stick;
-use crate::table::{Entry, Family, Front, Key, Origin, Target, Way};
+use crate::table::{Entry, Family, Front, Key, Target, Way};
 
 /// An element and where it belongs.
 pub(super) type Placed = (Map, Element);
-
-/// The targets that a front picks from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Choice<'a> {
-    /// Everybody from the same.
-    One(&'a [Target]),
-    /// Containers and the host from the first, others from the second.
-    Two(&'a [Target], &'a [Target]),
-}
-
-impl<'a> Choice<'a> {
-    pub(super) fn of(entry: &'a Entry, way: Way) -> Self {
-        let (inside, outside) = (
-            entry.uses_local(way, Origin::Container),
-            entry.uses_local(way, Origin::Outside),
-        );
-        let set = |local| {
-            if local {
-                &entry.local[..]
-            } else {
-                &entry.cluster[..]
-            }
-        };
-        if inside == outside {
-            Self::One(set(inside))
-        } else {
-            Self::Two(set(inside), set(outside))
-        }
-    }
-
-    /// Whether somebody gets no endpoint.
-    const fn leaves_out(self) -> bool {
-        match self {
-            Self::One(targets) | Self::Two(_, targets) => targets.is_empty(),
-        }
-    }
-}
 
 /// All elements of an entry but those that it shares with others.
 pub(super) fn of(key: &Key, entry: &Entry) -> Vec<Placed> {

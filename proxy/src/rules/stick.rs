@@ -11,7 +11,7 @@ use weave_linux::nft::{Batch, Chain, Element, Field, Rule, Set, Table, Type, Val
 use weave_model::Affinity;
 
 use super::chains::{by_origin, hash, of_family};
-use super::elements::Choice;
+use super::choice::Choice;
 use super::maps::{ip_type, saddr};
 use crate::facts::Facts;
 use crate::table::{Entry, Family, Key, Target, Way};

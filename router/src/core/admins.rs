@@ -10,14 +10,12 @@ use tracing::{debug, info};
 use weave_model::{NodeId, NodeName};
 
 use super::Core;
-use super::command::{CommandError, Reply};
+use super::command::{CommandError, PATIENCE, Reply};
 use super::saving::Pending;
 use crate::mesh::cluster::Certificate;
 use crate::mesh::message::Message;
 use crate::mesh::record::Record;
 
-/// How long a member may take to confirm what it was told.
-pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_millis(500);
 
 /// Members that are being made admins.

@@ -9,6 +9,9 @@ use weave_model::{BadRange, ClusterRange, NodeId, NodeName, Token};
 
 use crate::mesh::tokens::{self, TokenInfo};
 
+/// How long a member may take to confirm what it was told.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+
 /// The longest id of an allocation, in bytes.
 pub const MAX_ID: usize = 512;
 
@@ -185,7 +188,7 @@ pub enum CommandError {
     #[error("there is no connection to {0} just now")]
     NotConnected(String),
     /// It did not say that it has done it.
-    #[error("{node} did not confirm within {} seconds", super::admins::PATIENCE.as_secs())]
+    #[error("{node} did not confirm within {} seconds", PATIENCE.as_secs())]
     NotConfirmed {
         /// Its name.
         node: String,

@@ -10,7 +10,7 @@ use weave_model::{NodeId, NodeName};
 use super::Core;
 use super::command::{CommandError, Reply};
 use super::saved::SavedRemoval;
-use super::saving::Pending;
+use super::saving::{Pending, Removing};
 use crate::mesh::cluster::ClusterPublic;
 use crate::mesh::message::Message;
 use crate::mesh::record::{Record, RecordVersion};
@@ -25,15 +25,6 @@ pub(super) struct Removed {
     pub(super) saved: u64,
     /// This node is the heir and has taken what there was.
     pub(super) settled: bool,
-}
-
-/// What the command is to be answered with once the removal is durable.
-#[derive(Debug)]
-pub(super) struct Removing {
-    pub(super) command: u64,
-    pub(super) node: NodeId,
-    name: NodeName,
-    heir: (NodeId, NodeName),
 }
 
 impl Core {

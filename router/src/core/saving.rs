@@ -8,10 +8,9 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use weave_model::{Block, NodeId, TokenId};
+use weave_model::{Block, NodeId, NodeName, TokenId};
 
 use super::command::Reply;
-use super::removing::Removing;
 use crate::mesh::join::Asked;
 use crate::mesh::tokens::TokenInfo;
 
@@ -64,6 +63,16 @@ pub(super) enum Pending {
     Inherited,
     /// This node's own removal: everybody may be told.
     Left,
+}
+
+/// What removes a member: how its command is answered once that is durable.
+#[derive(Debug)]
+pub(super) struct Removing {
+    pub command: u64,
+    pub node: NodeId,
+    pub name: NodeName,
+    /// Who takes its addresses.
+    pub heir: (NodeId, NodeName),
 }
 
 /// The queue in front of the disk.

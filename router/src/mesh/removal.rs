@@ -1,7 +1,7 @@
 //! The signed word that a node is no member any more.
 //!
 //! An admin signs it for another node, a node signs it for itself when it leaves. It takes the place of the node's
-//! record and is newer than every version of it ([`RecordVersion::LAST`]), so it spreads as records do and nothing
+//! record and is newer than every version of it ([`super::record::RecordVersion::LAST`]), so it spreads as records do and nothing
 //! brings the node back. It names one *heir*: the only node that may take what the removed one owned, once every living
 //! member has confirmed that it knows of the removal. Of two removals of one node a member believes the first that it
 //! gets and never another, or two heirs could take the same addresses.
