@@ -6,6 +6,7 @@
 //! `deploy/openapi.json`.
 
 mod handlers;
+mod members;
 mod looking;
 mod socket;
 
@@ -43,9 +44,20 @@ const DRAIN: Duration = Duration::from_secs(1);
         handlers::cni_gc,
         handlers::expose,
         handlers::hide,
+        handlers::create_service,
+        handlers::services,
+        handlers::remove_service,
         handlers::status,
         handlers::peers,
         handlers::connections,
+        members::tokens,
+        members::revoke_token,
+        members::add_admin,
+        members::admins,
+        members::remove,
+        members::leave,
+        members::ipam,
+        members::check_ipam,
         looking::topology,
         looking::page_login,
     )
@@ -87,7 +99,16 @@ pub async fn serve(
 fn routes(node: Node) -> Router {
     Router::new()
         .route("/v1/init", post(handlers::init))
-        .route("/v1/tokens", post(handlers::create_token))
+        .route(
+            "/v1/tokens",
+            get(members::tokens).post(handlers::create_token),
+        )
+        .route("/v1/tokens/{id}", delete(members::revoke_token))
+        .route("/v1/removals", post(members::remove))
+        .route("/v1/leave", post(members::leave))
+        .route("/v1/ipam", get(members::ipam))
+        .route("/v1/ipam/check", get(members::check_ipam))
+        .route("/v1/admins", get(members::admins).post(members::add_admin))
         .route("/v1/join", post(handlers::join))
         .route(
             "/v1/attachments",
@@ -98,6 +119,11 @@ fn routes(node: Node) -> Router {
         .route("/v1/cni/check", post(handlers::cni_check))
         .route("/v1/cni/gc", post(handlers::cni_gc))
         .route("/v1/expose", post(handlers::expose).delete(handlers::hide))
+        .route(
+            "/v1/services",
+            get(handlers::services).post(handlers::create_service),
+        )
+        .route("/v1/services/{name}", delete(handlers::remove_service))
         .route("/v1/status", get(handlers::status))
         .route("/v1/peers", get(handlers::peers))
         .route("/v1/connections", get(handlers::connections))

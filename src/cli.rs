@@ -4,14 +4,20 @@
 //! code says the same as the words: see [`Exit`].
 
 mod args;
+mod check;
 mod client;
 mod cni;
+mod colour;
 mod commands;
 mod dashboard;
 mod failure;
+mod members;
 mod flows;
 mod print;
+mod service;
 mod table;
+mod targets;
+mod watch;
 
 use clap::Parser as _;
 
@@ -21,6 +27,9 @@ pub use failure::{Exit, Failure};
 /// Runs `weavectl` with the process's arguments; what it returns is the exit code.
 pub fn main() -> Exit {
     let args = Args::parse();
+    if args.command.is_watched() {
+        return watch::repeat(|| commands::run(&args));
+    }
     match commands::run(&args) {
         Ok((text, exit)) => match print::to_stdout(&text) {
             Ok(()) => exit,

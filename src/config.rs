@@ -3,6 +3,7 @@
 //! The file is optional and has the same words as the flags. An unknown key is an error: a typing mistake must not
 //! silently mean the default.
 
+mod docker;
 mod file;
 mod flags;
 mod sight;
@@ -12,8 +13,10 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use ipnet::Ipv4Net;
 use weave_model::{NodeName, Suite};
 
+pub use docker::DockerPlugin;
 pub use flags::Flags;
 pub use sight::{Place, Sight};
 
@@ -36,10 +39,21 @@ pub struct Config {
     pub socket: PathBuf,
     /// What to log, in the syntax of `tracing_subscriber::EnvFilter`.
     pub log: String,
+    /// Whether Docker is served.
+    pub docker: DockerPlugin,
     /// The overlay.
     pub overlay: Overlay,
+    /// Services.
+    pub services: ServiceConfig,
     /// Metrics and the page.
     pub sight: Sight,
+}
+
+/// The section of Services.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceConfig {
+    /// Where virtual addresses come from, /8 to /28; the same on every node.
+    pub range: Ipv4Net,
 }
 
 /// The MTUs that a container's interface may have, in bytes: from IPv6's least to what fits a super-packet.
@@ -62,7 +76,8 @@ pub struct Overlay {
 
 /// A facility of the kernel that makes the data path faster and that it can do without.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
 pub enum Facility {
     /// Batches of datagrams on send (`UDP_SEGMENT`).
     Gso,
@@ -70,6 +85,8 @@ pub enum Facility {
     Gro,
     /// Super-packets of UDP from containers (`TUN_F_USO4`, `TUN_F_USO6`).
     Uso,
+    /// Packets of TCP over IPv4 of more than 65,535 bytes, several joined into one on receive.
+    BigTcp,
     /// A queue, a lane and a thread for each core.
     Multiqueue,
 }
@@ -93,10 +110,8 @@ impl Config {
             Some(name) => name,
             None => host_name()?,
         };
-        let port_of =
-            |address: &Address, port| SocketAddr::new(address.ip, address.port.unwrap_or(port));
         let listen = flags.listen.or(overlay.listen).unwrap_or_else(Address::any);
-        let listen = port_of(&listen, DEFAULT_PORT);
+        let listen = listen.at(DEFAULT_PORT);
         let advertise = if flags.advertise.is_empty() {
             overlay.advertise
         } else {
@@ -104,7 +119,7 @@ impl Config {
         };
         let advertise = advertise
             .iter()
-            .map(|address| port_of(address, listen.port()))
+            .map(|address| address.at(listen.port()))
             .collect();
         let suites = if flags.suites.is_empty() {
             overlay.suites
@@ -122,6 +137,10 @@ impl Config {
                 .or(file.socket)
                 .unwrap_or_else(|| weave_model::api::DEFAULT_SOCKET.into()),
             log: flags.log.or(file.log).unwrap_or_else(|| "info".to_owned()),
+            docker: flags
+                .docker_plugin
+                .or(file.docker_plugin)
+                .unwrap_or_default(),
             overlay: Overlay {
                 listen,
                 advertise,
@@ -133,9 +152,27 @@ impl Config {
                     flags.without
                 },
             },
+            services: ServiceConfig {
+                range: check_service_range(flags.service_range.or(file.services.range))?,
+            },
             sight,
         })
     }
+}
+
+fn check_service_range(given: Option<Ipv4Net>) -> Result<Ipv4Net, Obstacle> {
+    let default = weave_model::api::DEFAULT_SERVICE_RANGE;
+    let range = given
+        .unwrap_or_else(|| default.parse().expect("the default is a range"))
+        .trunc();
+    if (8..=28).contains(&range.prefix_len()) {
+        return Ok(range);
+    }
+    let cause = format!("{range} cannot be the range of virtual addresses");
+    Err(Obstacle::new(
+        cause,
+        format!("give --service-range a range of /8 to /28, such as {default}"),
+    ))
 }
 
 /// An address with an optional port: `192.0.2.1`, `192.0.2.1:6783`, `[2001:db8::1]:6783`.
@@ -147,7 +184,7 @@ pub struct Address {
 
 impl Address {
     /// Every address of the host: both families, or IPv4 alone where the kernel has no IPv6.
-    fn any() -> Self {
+    pub fn any() -> Self {
         let v6 = Path::new("/proc/net/if_inet6").exists();
         let ip = if v6 {
             Ipv6Addr::UNSPECIFIED.into()
@@ -155,6 +192,11 @@ impl Address {
             Ipv4Addr::UNSPECIFIED.into()
         };
         Self { ip, port: None }
+    }
+
+    /// With its port, or this one if it has none.
+    pub fn at(self, port: u16) -> SocketAddr {
+        SocketAddr::new(self.ip, self.port.unwrap_or(port))
     }
 }
 
@@ -316,12 +358,12 @@ mod tests {
         let facility = file::parse("[overlay]\nwithout = ['gso', 'lro']").unwrap_err();
         assert_eq!(
             facility,
-            "line 2: unknown variant `lro`, expected one of `gso`, `gro`, `uso`, `multiqueue`"
+            "line 2: unknown variant `lro`, expected one of `gso`, `gro`, `uso`, `big_tcp`, `multiqueue`"
         );
         let facility = Flags::try_parse_from(["weaved", "--without", "gso,lro"]).unwrap_err();
         let said = facility.to_string();
         assert!(
-            said.contains("'lro'") && said.contains("gso, gro, uso, multiqueue"),
+            said.contains("'lro'") && said.contains("gso, gro, uso, big_tcp, multiqueue"),
             "{said}"
         );
         let small = Config::merge(
@@ -346,10 +388,10 @@ mod tests {
             let config = Config::merge(flags(&words), file::parse(text).unwrap()).unwrap();
             config.overlay.without
         };
-        let text = "[overlay]\nwithout = ['uso', 'multiqueue']";
-        let both = [Facility::Uso, Facility::Multiqueue];
+        let text = "[overlay]\nwithout = ['big_tcp', 'multiqueue']";
+        let both = [Facility::BigTcp, Facility::Multiqueue];
         assert_eq!(without(&[], text), both);
-        let flag = ["--without", "gso,gro"];
-        assert_eq!(without(&flag, text), [Facility::Gso, Facility::Gro]);
+        let flag = ["--without", "gso,big_tcp"];
+        assert_eq!(without(&flag, text), [Facility::Gso, Facility::BigTcp]);
     }
 }

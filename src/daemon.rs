@@ -18,6 +18,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::api::{self, Socket, SocketError};
 use crate::config::{Config, Flags};
+use crate::docker;
 use crate::node::Node;
 use crate::notify;
 use crate::obstacle::Obstacle;
@@ -91,8 +92,11 @@ fn run(config: Config) -> Result<(), Obstacle> {
             )
         })?;
         let mut ends = Ends::watch()?;
+        let docker = config.docker.clone();
         let looks = config.sight.clone();
         let (node, desk) = Node::start(config).await?;
+        let plugin =
+            docker::Plugin::start(&docker, node.clone()).map_err(|error| no_plugin(&error))?;
         let sight = Sight::start(&node, &looks).await;
         tracing::info!("ready");
         notify::tell(notify::State::Ready);
@@ -108,6 +112,7 @@ fn run(config: Config) -> Result<(), Obstacle> {
             let _ = told.send(end);
         };
         api::serve(listener, node, stop).await;
+        plugin.stop().await;
         sight.stop().await;
         desk.stop().await;
         end.await.unwrap_or(Ok(()))
@@ -160,6 +165,13 @@ fn no_socket(error: &SocketError) -> Obstacle {
         SocketError::Failed { .. } => "give a path in a writable directory with --socket",
     };
     Obstacle::new(error.to_string(), fix)
+}
+
+fn no_plugin(error: &SocketError) -> Obstacle {
+    Obstacle::new(
+        error.to_string(),
+        "give Docker's plugin another path with --docker-plugin=PATH, or turn it off: --docker-plugin=off",
+    )
 }
 
 /// The signals that end `weaved`.

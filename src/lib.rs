@@ -1,8 +1,9 @@
 //! The node: the only crate that knows every part.
 //!
-//! `weaved` is [`config`] (what it is told), [`node`] (the parts, wired) and [`api`] (what it can be asked), started in
-//! that order by [`daemon`] and stopped in reverse, after [`preflight`] looked whether the host will do; [`notify`] tells
-//! systemd. `weavectl` is [`cli`]: it only talks to the API. What keeps either from its work is an [`obstacle`]: a cause
+//! `weaved` is [`config`] (what it is told), [`node`] (the parts, wired), [`api`] (what it can be asked) and [`docker`]
+//! (the same for Docker), started in that order by [`daemon`] and stopped in reverse, after [`preflight`] looked whether
+//! the host will do; [`notify`] tells systemd. `weavectl` is [`cli`]: it talks to the API, and [`check`]s a host before
+//! there is one. What keeps either from its work is an [`obstacle`]: a cause
 //! and a fix.
 //!
 //! [`sight`] lets people look: [`metrics`] for Prometheus, and the page of `weave_dashboard`.
@@ -19,9 +20,12 @@ pub mod obstacle;
 pub mod config;
 pub mod preflight;
 
+pub mod check;
+
 pub mod node;
 
 pub mod api;
+pub mod docker;
 
 pub mod metrics;
 pub mod sight;

@@ -9,36 +9,47 @@ mod attaching;
 mod book;
 mod cni;
 mod containers;
+mod declaring;
 mod desk;
+mod docker;
+mod given;
 mod host;
+mod ipam;
 mod journal;
+mod leaving;
+mod members;
+mod services;
 mod sight;
 mod view;
 mod works;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use weave_model::api::{
     AttachRequest, Attachment, Attachments, CniFindings, CniGcRequest, CniRef, Code, Connections,
-    ExposeRequest, HostAddress, InitRequest, JoinRequest, Membership, Peers, Refusal, Status,
-    TokenAnswer, TokenRequest, Verdict,
+    ExposeRequest, HostAddress, InitRequest, JoinRequest, Membership, Peers, Refusal, ServiceInfo,
+    ServiceRequest, Services, Status, TokenAnswer, TokenRequest, Verdict,
 };
-use weave_model::{ContainerName, IfName};
+use weave_model::docker::Call;
+use weave_model::{ContainerName, IfName, ServiceName};
+use weave_proxy::driver::Engine;
 use weave_router::driver::{self, Offloads, Router, RouterConfig};
 
 use crate::config::{Config, Facility};
 use crate::obstacle::Obstacle;
 
 pub use desk::Desk;
+pub use docker::{Answer as DockerAnswer, Lent, Pool};
 pub(crate) use sight::own_netns;
 
 use book::Book;
 use desk::{Job, Reply};
 use host::{HostSide, TUN};
 use journal::Journal;
+use services::{Known, Memory, Serving};
 use sight::Sight;
 use works::Works;
 
@@ -58,6 +69,8 @@ struct Shared {
     router: Arc<Router>,
     /// The book as it was after the last change, and what is amiss on this host.
     published: watch::Receiver<Published>,
+    services: watch::Receiver<Known>,
+    engine: Arc<Engine>,
     /// Flows, the picture of the mesh, and the page.
     sight: Sight,
     /// Seconds since the Unix epoch.
@@ -106,10 +119,24 @@ impl Node {
         works.look_after().await;
         works.adopt().await;
         let (jobs, waiting) = mpsc::channel(WAITING);
+        let engine = Arc::new(Engine::start().map_err(|error| no_engine(&error))?);
+        let (knower, services) = watch::channel(Known::default());
+        let serving = Serving {
+            config: config.clone(),
+            router: Arc::clone(&router),
+            engine: Arc::clone(&engine),
+            published: published.clone(),
+            jobs: jobs.downgrade(),
+            known: knower,
+            memory: Memory::new(Instant::now()),
+        };
+        tokio::spawn(serving.run());
         let shared = Shared {
             config,
             router,
             published,
+            services,
+            engine,
             sight: Sight::new(page),
             started_at: wall_seconds(),
         };
@@ -177,6 +204,28 @@ impl Node {
         self.ask(Job::Hide).await
     }
 
+    /// Does what Docker asks.
+    pub async fn docker(&self, call: Call) -> Result<DockerAnswer, Refusal> {
+        self.ask(|reply| Job::Docker(Box::new(call), reply)).await
+    }
+
+    /// Makes a Service.
+    pub async fn create_service(&self, request: ServiceRequest) -> Result<ServiceInfo, Refusal> {
+        self.ask(|reply| Job::CreateService(Box::new(request), reply))
+            .await
+    }
+
+    /// Removes a Service, whichever node it was made on.
+    pub async fn remove_service(&self, name: ServiceName) -> Result<ServiceInfo, Refusal> {
+        self.ask(|reply| Job::RemoveService(name, reply)).await
+    }
+
+    /// The Services of the cluster.
+    pub fn services(&self) -> Services {
+        let known = self.shared.services.borrow().clone();
+        services::listed(&known, &self.shared.engine)
+    }
+
     /// What is attached to this node.
     pub fn attachments(&self) -> Attachments {
         let Published { book, pairs, .. } = self.shared.published.borrow().clone();
@@ -208,8 +257,18 @@ impl Node {
             published,
             sight,
             started_at,
+            engine,
+            ..
         } = &*self.shared;
-        let published = published.borrow().clone();
+        let mut published = published.borrow().clone();
+        if let Some(failure) = engine.shown().failure {
+            let obstacle = Obstacle::new(
+                failure,
+                "look at the log of the kernel, and at: nft list ruleset",
+            );
+            let all = published.obstacles.iter().cloned().chain([obstacle]);
+            published.obstacles = all.collect();
+        }
         let mut status = view::status(
             config,
             *started_at,
@@ -261,6 +320,7 @@ fn offloads(without: &[Facility]) -> Offloads {
         gso: has(Facility::Gso),
         gro: has(Facility::Gro),
         uso: has(Facility::Uso),
+        big_tcp: has(Facility::BigTcp),
         multiqueue: has(Facility::Multiqueue),
     }
 }
@@ -276,6 +336,21 @@ fn no_router(error: &driver::Error) -> Obstacle {
         driver::Error::LaterVersion(_) => "start the newer weaved",
     };
     Obstacle::new(error.to_string(), fix)
+}
+
+fn no_engine(error: &std::io::Error) -> Obstacle {
+    let cause = format!("missing kernel feature: nftables or connection tracking: {error}");
+    Obstacle::new(
+        cause,
+        "load the kernel modules: modprobe nf_tables nf_conntrack_netlink",
+    )
+}
+
+/// Milliseconds since the Unix epoch.
+fn wall_millis() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_millis() as u64)
 }
 
 /// Seconds since the Unix epoch.

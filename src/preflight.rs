@@ -61,14 +61,19 @@ pub fn claim_network() -> Result<Claim, Obstacle> {
 
 /// Checks privileges and the TUN device.
 pub fn check_host() -> Result<(), Obstacle> {
-    let status = std::fs::read_to_string("/proc/self/status")
-        .map_err(|error| Obstacle::new(format!("cannot read /proc: {error}"), "mount /proc"))?;
-    check_privileges(&status)?;
+    check_privileges()?;
     check_tun()
 }
 
+/// Checks that this process has the capabilities that a node needs.
+pub fn check_privileges() -> Result<(), Obstacle> {
+    let status = std::fs::read_to_string("/proc/self/status")
+        .map_err(|error| Obstacle::new(format!("cannot read /proc: {error}"), "mount /proc"))?;
+    read_privileges(&status)
+}
+
 /// Reads the effective capabilities out of `/proc/self/status`; see proc_pid_status(5).
-fn check_privileges(status: &str) -> Result<(), Obstacle> {
+fn read_privileges(status: &str) -> Result<(), Obstacle> {
     let effective = status
         .lines()
         .find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok())
@@ -85,7 +90,8 @@ fn check_privileges(status: &str) -> Result<(), Obstacle> {
     Ok(())
 }
 
-fn check_tun() -> Result<(), Obstacle> {
+/// Checks that the TUN device can be opened.
+pub fn check_tun() -> Result<(), Obstacle> {
     let path = "/dev/net/tun";
     let Err(error) = OpenOptions::new().read(true).write(true).open(path) else {
         return Ok(());
@@ -142,18 +148,18 @@ mod tests {
     #[test]
     fn missing_capabilities_are_named() {
         assert_eq!(
-            check_privileges("Name:\tx\nCapEff:\t000001ffffffffff\n"),
+            read_privileges("Name:\tx\nCapEff:\t000001ffffffffff\n"),
             Ok(())
         );
-        let some = check_privileges("CapEff:\t0000000000001000\n").unwrap_err();
+        let some = read_privileges("CapEff:\t0000000000001000\n").unwrap_err();
         assert!(some.cause.contains("CAP_NET_RAW"), "{some}");
         assert!(
-            check_privileges("CapEff:\t0\n")
+            read_privileges("CapEff:\t0\n")
                 .unwrap_err()
                 .cause
                 .contains("CAP_NET_ADMIN")
         );
-        assert!(check_privileges("").is_err());
+        assert!(read_privileges("").is_err());
     }
 
     #[test]

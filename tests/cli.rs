@@ -161,7 +161,9 @@ fn wrong_usage_is_2() {
             &["init", "--range6", "banana"],
             "not an IPv6 range, such as fd00:1:2::/48",
         ),
-        (&["status", "-o", "yaml"], "yaml"),
+        (&["status", "-o", "xml"], "xml"),
+        (&["check"], "--pre"),
+        (&["check", "--pre", "--range", "10.0.0.0"], "--range"),
     ];
     for (words, said) in cases {
         let ended = scratch.run(words);
@@ -555,5 +557,29 @@ fn a_missing_plugin_is_told_before_anything_is_written() {
         ![&folders.bin, &folders.conf]
             .into_iter()
             .any(|folder| std::fs::exists(folder).unwrap())
+    );
+}
+
+#[test]
+fn an_answer_comes_as_yaml_or_with_more_columns() {
+    let scratch = Scratch::new("forms");
+    let list = json!({"attachments": [attachment()], "host": null});
+    let _asked = scratch.node(200, &list);
+    let ended = scratch.run(&["ps", "-o", "yaml"]);
+    assert_eq!(ended.code, 0, "{}", ended.err);
+    for line in ["attachments:", "name: web1", "ip: 10.32.0.2/12", "app: web"] {
+        assert!(ended.out.contains(line), "{}", ended.out);
+    }
+    std::fs::remove_file(scratch.socket()).unwrap();
+    let _asked = scratch.node(200, &list);
+    let ended = scratch.run(&["ps", "-o", "wide"]);
+    let lines: Vec<&str> = ended.out.lines().collect();
+    assert!(
+        lines[0].contains("HOST-INTERFACE") && lines[0].contains("NAMESPACE"),
+        "{lines:?}"
+    );
+    assert!(
+        lines[1].contains("wv0123456789") && lines[1].contains("/run/netns/web1"),
+        "{lines:?}"
     );
 }

@@ -50,7 +50,7 @@ fn every_answer_has_a_type_and_every_change_can_be_refused() {
         }
     }
     assert_eq!(
-        operations, 16,
-        "init, token, join, attach, detach, list, cni del, check and gc, expose, hide, status, peers, connections, topology, dashboard"
+        operations, 17,
+        "init, token, join, attach, detach, list, cni del, check and gc, expose, hide, services: make, list and remove, status, peers, connections"
     );
 }

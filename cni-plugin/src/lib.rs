@@ -6,8 +6,10 @@
 //! half-way kills no half-made container: the node carries what it took to its end, and DEL or GC free it.
 //!
 //! Two things it does itself. A DEL that finds no node is written down beside the socket for the node to read when it
-//! starts ([`journal`]), because a runtime does not ask twice. And where the configuration names another IPAM plugin,
+//! starts ([`journal`], [`free`]), because a runtime does not ask twice. And where the configuration names another IPAM plugin,
 //! that one is called as the specification says ([`delegate`]), and the node is asked for the address it chose.
+//!
+//! Called with one of netavark's words, the same program is a plugin of netavark ([`netavark`]).
 
 pub mod version;
 
@@ -22,4 +24,7 @@ pub mod delegate;
 pub mod journal;
 pub mod node;
 
+pub mod free;
+
+pub mod netavark;
 pub mod verbs;

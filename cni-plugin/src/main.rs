@@ -1,10 +1,13 @@
 //! The process: environment and stdin in, one JSON object on stdout, nothing else there.
 
 use std::io::{Read as _, Write as _};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
+use serde_json::Value;
 use weave_cni::environment::Environment;
 use weave_cni::error::Error;
+use weave_cni::netavark::{self, Verb};
 use weave_cni::verbs::{self, Outcome};
 use weave_cni::version::Version;
 
@@ -16,10 +19,13 @@ fn main() -> ExitCode {
         println!("weave-cni {}", env!("CARGO_PKG_VERSION"));
         return ExitCode::SUCCESS;
     }
-    let Outcome { version, answer } = answer();
-    let (text, code) = match answer {
-        Ok(text) => (text, ExitCode::SUCCESS),
-        Err(error) => (Some(error.to_json(version)), ExitCode::FAILURE),
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let (text, code) = match Verb::read(&words) {
+        Some(verb) => said(for_netavark(&verb), netavark::error_json),
+        None => {
+            let Outcome { version, answer } = answer();
+            said(answer, |error| error.to_json(version))
+        }
     };
     let mut out = std::io::stdout().lock();
     let written = text.map_or(Ok(()), |text| writeln!(out, "{text}"));
@@ -30,6 +36,27 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// What goes to stdout, and how the process ends.
+fn said(
+    answer: Result<Option<Value>, Error>,
+    error_json: impl Fn(&Error) -> Value,
+) -> (Option<Value>, ExitCode) {
+    match answer {
+        Ok(text) => (text, ExitCode::SUCCESS),
+        Err(error) => (Some(error_json(&error)), ExitCode::FAILURE),
+    }
+}
+
+fn for_netavark(verb: &Verb) -> Result<Option<Value>, Error> {
+    let mut stdin = Vec::new();
+    if verb.takes_input() {
+        let read = std::io::stdin().read_to_end(&mut stdin);
+        read.map_err(|error| Error::io("stdin cannot be read", &error))?;
+    }
+    let socket = std::env::var_os("WEAVE_SOCKET").filter(|path| !path.is_empty());
+    netavark::run(verb, &stdin, socket.map(PathBuf::from))
 }
 
 fn answer() -> Outcome {

@@ -14,7 +14,7 @@ use crate::environment::{Environment, Verb};
 use crate::error::{Error, code};
 use crate::node::NoAnswer;
 use crate::version::Version;
-use crate::{delegate, journal, node, result};
+use crate::{delegate, free, node, result};
 
 /// What a call comes to.
 #[derive(Debug)]
@@ -177,22 +177,7 @@ impl Call<'_> {
     }
 
     fn free(&self) -> Result<(), Error> {
-        let (what, socket) = (self.what()?, &self.config.socket);
-        let gone: Result<Attachments, NoAnswer> = node::post(socket, "/cni/del", &what);
-        let why = match gone {
-            Ok(_) => return Ok(()),
-            Err(NoAnswer::Unheard(why)) => why,
-            Err(NoAnswer::Refused(refusal)) if refusal.code == Code::NotReady => refusal.message,
-            Err(NoAnswer::Refused(refusal)) => {
-                return Err(Error::new(code::LATER, refusal.message).with(refusal.fix));
-            }
-        };
-        journal::write(socket, &what).map_err(|error| {
-            let message = format!("{why}, and it cannot be written down for later: {error}");
-            Error::new(code::LATER, message)
-        })?;
-        eprintln!("weave-cni: {why}; written down beside its socket");
-        Ok(())
+        free::free(&self.config.socket, &self.what()?)
     }
 
     fn check(&self) -> Result<(), Error> {

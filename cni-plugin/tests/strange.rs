@@ -13,6 +13,7 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 use weave_cni::config::Config;
 use weave_cni::environment::Environment;
+use weave_cni::netavark::{Verb, run};
 
 /// Values as they come in JSON, three levels deep, with the texts that mean something here among them.
 fn value() -> impl Strategy<Value = Value> {
@@ -89,7 +90,62 @@ fn environment(verb: &str, args: Vec<u8>) -> Result<Environment, weave_cni::erro
     })
 }
 
+/// What netavark sends, with strange things in strange places.
+fn netavark() -> impl Strategy<Value = Value> {
+    let key = prop_oneof![
+        Just("container_id"),
+        Just("container_name"),
+        Just("port_mappings"),
+        Just("network"),
+        Just("network_options"),
+        Just("subnets"),
+        Just("options"),
+        Just("internal"),
+    ];
+    let inner = hash_map(
+        prop_oneof![
+            Just("name"),
+            Just("options"),
+            Just("interface_name"),
+            Just("static_ips"),
+            Just("static_mac"),
+            Just("mtu"),
+        ]
+        .prop_map(str::to_owned),
+        value(),
+        0..4,
+    );
+    let inner = inner.prop_map(|map| Value::Object(map.into_iter().collect()));
+    hash_map(
+        key.prop_map(str::to_owned),
+        prop_oneof![value(), inner],
+        0..6,
+    )
+    .prop_map(|changed| {
+        let mut whole = json!({
+            "container_id": "75f1", "container_name": "web", "port_mappings": null,
+            "network": {"name": "weave", "driver": "weave", "id": "2f", "options": null},
+            "network_options": {"interface_name": "eth0", "static_ips": ["10.32.0.9"]},
+        });
+        for (key, value) in changed {
+            whole[key] = value;
+        }
+        whole
+    })
+}
+
 proptest! {
+    #[test]
+    fn what_netavark_sends_is_done_or_refused(sent in netavark()) {
+        let (bytes, nowhere) = (sent.to_string().into_bytes(), Some("/nowhere/weaved.sock".into()));
+        match run(&Verb::Create, &bytes, None) {
+            Ok(made) => prop_assert_eq!(&made.unwrap()["ipam_options"]["driver"], "none"),
+            Err(error) => prop_assert!([2, 7].contains(&error.code), "{}", error),
+        }
+        let error = run(&Verb::Setup("/nowhere".to_owned()), &bytes, nowhere).unwrap_err();
+        prop_assert!([2, 6, 7, 11].contains(&error.code), "{}", error);
+    }
+
     #[test]
     fn a_configuration_is_read_or_refused(config in config(), verb in prop_oneof![Just("ADD"), Just("DEL"), Just("CHECK"), Just("GC"), Just("STATUS")]) {
         let environment = environment(verb, Vec::new()).unwrap();

@@ -4,7 +4,9 @@
 
 mod ifname;
 
+pub mod clock;
 pub mod conntrack;
+pub mod file;
 pub mod netlink;
 pub mod netns;
 pub mod nft;

@@ -22,13 +22,15 @@
 //! assert_eq!(batch.len(), 9);
 //! ```
 //!
-//! A table that is to stay as we made it, over restarts and other people's flushes, is a [`RuleSet`].
+//! A table that is to stay as we made it, over restarts and other people's flushes, is a [`RuleSet`]. One that is changed
+//! a little at a time is held against [`Expected`].
 //!
 //! The numbers are those of `linux/netfilter/nf_tables.h`; the encodings are the ones `nft` 1.0 chooses, so that
 //! `nft list ruleset` prints what was meant.
 
 mod action;
 mod batch;
+mod expected;
 mod field;
 mod read;
 mod rule;
@@ -40,6 +42,7 @@ mod value;
 pub(crate) mod wire;
 
 pub use batch::Batch;
+pub use expected::{Expected, Seen};
 pub use field::{Direction, Field};
 pub use read::{ChainInfo, RuleInfo, TableInfo};
 pub use rule::{Cmp, Reject, Rule};

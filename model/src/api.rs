@@ -9,7 +9,10 @@
 mod attach;
 mod cluster;
 mod cni;
+mod ipam;
+mod members;
 mod refusal;
+mod service;
 mod status;
 mod topology;
 
@@ -19,10 +22,16 @@ pub use cni::{
     CNI_JOURNAL, CniDns, CniFindings, CniGcRequest, CniInterface, CniIp, CniRef, CniResult,
     CniRoute,
 };
+pub use ipam::{Ipam, IpamFinding, IpamFindings, IpamNode};
+pub use members::{
+    AdminRequest, Admins, LeaveAnswer, LeaveRequest, NodeRef, RemovalAnswer, RemovalRequest,
+    TokenEntry, TokenList, TokenState,
+};
 pub use refusal::{Code, Refusal};
+pub use service::{Backend, BackendState, ServiceInfo, ServiceRequest, Services};
 pub use status::{
-    Cluster, Connection, Connections, Datagrams, LaneMtu, Offload, Offloads, Peer, PeerState,
-    Peers, Problem, Status, Traffic, Verdict,
+    Cluster, Connection, ConnectionPath, Connections, Datagrams, LaneMtu, Offload, Offloads, Peer,
+    PeerState, Peers, Problem, Status, Traffic, Verdict,
 };
 pub use topology::{
     Capture, EndKind, Flow, FlowCounts, FlowEnd, PageLogin, Protocol, Report, ReportContainer,
@@ -40,3 +49,6 @@ pub const DEFAULT_TOKEN_TTL_S: u64 = 3600;
 
 /// The IPv4 range a cluster gets when nothing else is said.
 pub const DEFAULT_RANGE: &str = "10.32.0.0/12";
+
+/// Where Services get their virtual addresses from when nothing else is said.
+pub const DEFAULT_SERVICE_RANGE: &str = "10.96.0.0/16";

@@ -51,11 +51,22 @@ pub enum Drop {
     BadHandshake,
     /// The opening of a handshake that has yet to show a cookie of this run: each peer's first after a start, and replays.
     Unproven,
+    /// An envelope to hand on whose receiver has no session of its own with this node, or whose sender is not who handed
+    /// it over.
+    NotRelayed,
+    /// An envelope that was handed on as often as one may.
+    TooManyHops,
+    /// More envelopes came from a member than are handed on for it.
+    RelayLimit,
+    /// A relayed datagram from a node that is no member, or of a kind that is never relayed.
+    UnknownOrigin,
+    /// The handshake of a node that was removed from the cluster.
+    Removed,
 }
 
 impl Drop {
     /// Every reason, in the order of their counters.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 27] = [
         Self::TooShort,
         Self::UnknownType,
         Self::UnknownSession,
@@ -78,6 +89,11 @@ impl Drop {
         Self::Congested,
         Self::BadHandshake,
         Self::Unproven,
+        Self::NotRelayed,
+        Self::TooManyHops,
+        Self::RelayLimit,
+        Self::UnknownOrigin,
+        Self::Removed,
     ];
 
     /// The name used in `weavectl status -o json` and as the metric's label.
@@ -105,6 +121,11 @@ impl Drop {
             Self::Congested => "congested",
             Self::BadHandshake => "bad_handshake",
             Self::Unproven => "unproven",
+            Self::NotRelayed => "not_relayed",
+            Self::TooManyHops => "too_many_hops",
+            Self::RelayLimit => "relay_limit",
+            Self::UnknownOrigin => "unknown_origin",
+            Self::Removed => "removed",
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The words every part of Weave shares. No I/O: values, their text and JSON forms, and the rules they obey.
 
 pub mod api;
+pub mod docker;
 
 mod drops;
 mod id;
@@ -8,8 +9,11 @@ mod mac;
 mod mtu;
 mod name;
 mod range;
+mod service;
+mod sheet;
 mod suite;
 mod token;
+mod way;
 
 pub use drops::Drop;
 pub use id::{BadNodeId, NodeId};
@@ -19,5 +23,14 @@ pub use name::{
     BadName, CniName, ContainerName, IfName, Label, LabelKey, LabelValue, NetworkName, NodeName,
 };
 pub use range::{BadRange, Block, ClusterRange};
+pub use service::{
+    AddressKind, Affinity, BadProtocol, BalancerIp, BalancerMode, Endpoint, Protocol, Service,
+    ServiceKind, ServiceName, ServicePort, Slice, SlicePort, TrafficPolicy,
+};
+pub use sheet::{
+    BadService, DeclaredPort, DeclaredService, MAX_ENDPOINTS, MAX_PORTS, MAX_SELECTOR,
+    RemovedService, ServiceSpec, Sheet, SheetContainer,
+};
 pub use suite::Suite;
 pub use token::{BadToken, MAX_TOKEN_ADDRESSES, Token, TokenId};
+pub use way::PathReason;

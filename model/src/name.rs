@@ -5,15 +5,12 @@
 
 use std::fmt;
 use std::str::FromStr;
-
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
 /// Why a text is not a name; its message states the rule that was broken.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("\"{text}\" is not {rule}")]
 pub struct BadName {
-    text: String,
-    rule: &'static str,
+    pub(crate) text: String,
+    pub(crate) rule: &'static str,
 }
 
 /// Makes a newtype over `String` whose every way in is checked by `$check`.
@@ -30,7 +27,7 @@ macro_rules! name {
             }
         }
 
-        impl FromStr for $name {
+        impl std::str::FromStr for $name {
             type Err = BadName;
 
             fn from_str(text: &str) -> Result<Self, BadName> {
@@ -43,21 +40,21 @@ macro_rules! name {
             }
         }
 
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.pad(&self.0)
             }
         }
 
-        impl Serialize for $name {
-            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
                 serializer.serialize_str(&self.0)
             }
         }
 
-        impl<'de> Deserialize<'de> for $name {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                <String as serde::Deserialize>::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
             }
         }
 
@@ -76,6 +73,8 @@ macro_rules! name {
         impl utoipa::ToSchema for $name {}
     };
 }
+
+pub(crate) use name;
 
 name! {
     /// A node's label, by default its hostname: 1 to 63 letters, digits, `.`, `_` or `-`, a letter or digit first and
@@ -216,7 +215,7 @@ impl fmt::Display for Label {
 }
 
 /// 1 to `longest` ASCII letters, digits, `.`, `_` or `-`; a letter or digit first and last.
-fn word(text: &str, longest: usize) -> bool {
+pub(crate) fn word(text: &str, longest: usize) -> bool {
     let edge = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphanumeric);
     let bytes = text.as_bytes();
     bytes.len() <= longest

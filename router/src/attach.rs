@@ -13,9 +13,11 @@
 //! The gateway's address stands on every outer end, and not on the TUN device alone, so that containers find it by ARP
 //! whatever `arp_ignore` says, and so that those of one host keep talking when the TUN device is gone.
 //!
-//! Nothing is half made: [`Host::attach`], [`Host::prepare`] and [`Host::expose`] undo what they did when a step
-//! fails. Nothing right is made again: [`Host::prepare`] and [`Host::repair`] look first, so a restart changes nothing;
-//! [`Host::check`] only looks.
+//! A runtime that moves the container's end itself is lent a pair ([`Host::lend`]); its outer end is the same.
+//!
+//! Nothing is half made: [`Host::attach`], [`Host::lend`], [`Host::prepare`] and [`Host::expose`] undo what they did
+//! when a step fails. Nothing right is made again: [`Host::prepare`] and [`Host::repair`] look first, so a restart
+//! changes nothing; [`Host::check`] only looks.
 //! The futures are not to be dropped half-way: run them in a task that is waited for.
 
 use weave_linux::netlink::{IfName, Link, Netlink};
@@ -26,16 +28,20 @@ mod changes;
 mod check;
 mod container;
 mod error;
+mod lend;
 mod outer;
 mod overlap;
 mod pair;
 mod spec;
 mod tun;
+mod virtuals;
 
 pub use error::Error;
+pub use lend::Lent;
 pub use pair::{Detached, Repaired, Step};
 pub use spec::{AttachSpec, Attached, Attachment, DefaultRoute, NoIpv6};
 pub use tun::{HostSpec, Prepared};
+pub use virtuals::VIRTUAL_PROTOCOL;
 
 /// What our routes say about who made them; a number that `rt_protos` gives to nobody.
 pub const ROUTE_PROTOCOL: u8 = 87;

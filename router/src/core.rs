@@ -12,11 +12,19 @@ pub mod command;
 pub mod view;
 
 mod addresses;
+mod admins;
 mod admit;
 mod gossip;
+mod inherit;
+mod leaving;
+mod named;
 mod obey;
+mod removing;
 mod saved;
 mod saving;
+mod sheets;
+mod start;
+mod ways;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -35,19 +43,26 @@ use crate::mesh::codec::Malformed;
 use crate::mesh::flood::Flood;
 use crate::mesh::join::Inviting;
 use crate::mesh::parts::Parts;
-use crate::mesh::ping::Pings;
 use crate::mesh::record::{Record, RecordVersion};
+use crate::mesh::removal::Removals;
 use crate::mesh::tokens::Tokens;
 use crate::noise::locks::Locks;
 use crate::session::{SessionConfig, SessionEvent, Sessions, Transmit};
 use crate::time::{Now, Start};
+use crate::way::Way;
 use crate::wire::{Header, Type};
 use addresses::{Asking, Giving};
+use admins::Naming;
 use admit::JoinCommand;
 use command::{Command, CommandError, Reply};
+use inherit::Inquiries;
+use leaving::Leaving;
+use removing::Removed;
 use saved::{Membership, Snapshot};
 use saving::{Pending, Saving};
+use sheets::Sheets;
 use view::View;
+use ways::Ways;
 
 /// How a node is set up.
 #[derive(Clone, Debug)]
@@ -90,8 +105,8 @@ pub enum CoreEvent {
         peer: NodeId,
         /// The message, its kind byte first.
         body: Vec<u8>,
-        /// Where its datagram came from.
-        from: SocketAddr,
+        /// By which way it came.
+        from: Way,
     },
 }
 
@@ -103,7 +118,7 @@ struct Link {
     silent: bool,
     /// Since the Unix epoch.
     since: Duration,
-    endpoint: SocketAddr,
+    way: Way,
     suite: Suite,
     /// The peer's boot nonce.
     boot: u64,
@@ -135,10 +150,18 @@ pub struct Core {
     own: Option<Record>,
     endpoints: Vec<SocketAddr>,
     flood: Flood,
-    pings: Pings,
+    ways: Ways,
+    /// What members tell of their containers and Services.
+    sheets: Sheets,
     parts: Parts,
     joining: Option<JoinCommand>,
     inviting: Inviting,
+    naming: Naming,
+    leaving: Option<Leaving>,
+    removals: Removals,
+    /// What is remembered of the nodes in `removals`.
+    removed: BTreeMap<NodeId, Removed>,
+    inquiries: Inquiries,
     asking: Option<Asking>,
     giving: Giving,
     saving: Saving,
@@ -160,106 +183,6 @@ impl std::fmt::Debug for Core {
 }
 
 impl Core {
-    /// A node from its saved state, or a new one that makes its identity now. `seed` comes from the kernel's random
-    /// source and is used once.
-    ///
-    /// # Errors
-    /// When the state was written by a later version.
-    pub fn new(
-        config: Config,
-        saved: Option<&[u8]>,
-        seed: [u8; 32],
-        now: Now,
-    ) -> Result<Self, Malformed> {
-        let mut rng = StdRng::from_seed(seed);
-        let saved = saved.map(saved::decode).transpose()?;
-        let keys = Arc::new(match &saved {
-            Some(saved) => NodeKeys::from_bytes(&saved.keys),
-            None => NodeKeys::generate(&mut rng),
-        });
-        let last = saved.as_ref().map_or(0, |saved| saved.boot);
-        let boot = (now.wall.as_secs() << 24 | u64::from(rng.next_u32() >> 8)).max(last + 1);
-        let mut session_seed = [0; 32];
-        rng.fill_bytes(&mut session_seed);
-        let terms = SessionConfig {
-            suites: config.suites.clone(),
-            preferred: config.preferred,
-            lanes: config.lanes,
-            boot,
-            record: 0,
-            stamp_floor: saved.as_ref().map_or(0, |saved| saved.stamp),
-        };
-        let inviting = Inviting::new(&mut rng, now.mono);
-        let me = keys.id();
-        let mut core = Self {
-            view: Arc::new(View::empty(me, config.name.clone())),
-            sessions: Sessions::new(Arc::clone(&keys), terms, session_seed, now),
-            config,
-            keys,
-            me,
-            rng,
-            now,
-            boot,
-            booted: false,
-            version: RecordVersion { boot, counter: 0 },
-            membership: None,
-            active: false,
-            ipam: Ipam::new(0),
-            tokens: Tokens::default(),
-            links: BTreeMap::new(),
-            records: BTreeMap::new(),
-            own: None,
-            endpoints: Vec::new(),
-            flood: Flood::default(),
-            pings: Pings::default(),
-            parts: Parts::default(),
-            joining: None,
-            inviting,
-            asking: None,
-            giving: Giving::default(),
-            saving: Saving::default(),
-            stale: true,
-            relocked: true,
-            out: VecDeque::new(),
-            events: VecDeque::new(),
-        };
-        if let Some(saved) = saved {
-            core.restore(saved);
-        }
-        core.saving.after(Pending::Boot);
-        core.settle();
-        Ok(core)
-    }
-
-    fn restore(&mut self, saved: saved::Saved) {
-        self.tokens = saved.tokens;
-        let Some(mut membership) = saved.membership else {
-            return;
-        };
-        self.ipam = Ipam::new(membership.range.size());
-        for bytes in &saved.records {
-            match Record::read(bytes, &membership.public) {
-                Ok(record) => {
-                    self.records.insert(record.node(), record);
-                }
-                Err(error) => warn!(%error, "a saved record is left out"),
-            }
-        }
-        let next = self.saving.next();
-        if membership
-            .deeds
-            .reissue(self.boot, next, &self.keys, &membership.public)
-        {
-            let receivers = membership.deeds.receivers();
-            receivers
-                .into_iter()
-                .for_each(|peer| self.saving.after(Pending::Gift { peer }));
-        }
-        self.membership = Some(membership);
-        self.enter();
-        self.ipam.restore(&saved.journal, self.now);
-    }
-
     /// Takes part in the cluster: the membership is durable.
     fn enter(&mut self) {
         let Some(membership) = &self.membership else {
@@ -271,7 +194,9 @@ impl Core {
             self.sessions
                 .set_cluster(membership.public.id(), current, secrets.next(), self.now);
         }
-        let acquaintances = membership.acquaintances.clone();
+        let mut acquaintances = membership.acquaintances.clone();
+        let outside = self.removals.contains(self.me);
+        acquaintances.retain(|(public, _)| !outside && !self.removals.contains(public.id()));
         for (public, endpoint) in acquaintances {
             self.sessions.add_peer(public, vec![endpoint], self.now);
             self.sessions.connect(public.id(), self.now);
@@ -289,30 +214,45 @@ impl Core {
     pub fn handle_datagram(
         &mut self,
         bytes: &[u8],
-        from: SocketAddr,
+        from: impl Into<Way>,
         now: Now,
     ) -> Result<(), Drop> {
         self.now = now;
         self.relocked = true;
-        let result = match Header::parse(bytes)?.kind {
-            Type::JoinHello | Type::JoinRequest => self.handle_stranger(bytes, from),
-            Type::JoinProof | Type::JoinGrant => self.handle_inviter(bytes, from),
-            Type::Cookie if self.handle_inviter(bytes, from).is_ok() => Ok(()),
-            _ => self.sessions.handle_datagram(bytes, from, now),
+        let kind = Header::parse(bytes)?.kind;
+        let result = match (kind, from.into()) {
+            (Type::JoinHello | Type::JoinRequest, Way::Direct(from)) => {
+                self.handle_stranger(bytes, from)
+            }
+            (Type::JoinProof | Type::JoinGrant, Way::Direct(from)) => {
+                self.handle_inviter(bytes, from)
+            }
+            (Type::Cookie, Way::Direct(from)) if self.handle_inviter(bytes, from).is_ok() => Ok(()),
+            (Type::Initiation | Type::Response | Type::Cookie, from) => {
+                self.sessions.handle_datagram(bytes, from, now)
+            }
+            _ => Err(Drop::UnknownType),
         };
         self.settle();
         result
     }
 
     /// Takes the body of a control message that a data thread opened.
-    pub fn handle_control(&mut self, peer: NodeId, body: &[u8], from: SocketAddr, now: Now) {
+    pub fn handle_control(&mut self, peer: NodeId, body: &[u8], from: impl Into<Way>, now: Now) {
         self.now = now;
-        self.handle_message(peer, body, from);
+        self.handle_message(peer, body, from.into());
         self.settle();
     }
 
     /// A data thread authenticated a packet of a peer, the first of its session or from a new address.
-    pub fn handle_heard(&mut self, peer: NodeId, index: u32, lane: u8, from: SocketAddr, now: Now) {
+    pub fn handle_heard(
+        &mut self,
+        peer: NodeId,
+        index: u32,
+        lane: u8,
+        from: impl Into<Way>,
+        now: Now,
+    ) {
         self.now = now;
         self.sessions.handle_heard(peer, index, lane, from, now);
         self.settle();
@@ -373,10 +313,14 @@ impl Core {
             self.sessions.poll_timeout(),
             self.saving.poll_timeout(),
             self.flood.poll_timeout(),
-            self.pings.poll_timeout(),
+            self.ways.poll_timeout(),
+            self.sheets.flood.poll_timeout(),
             self.joining.as_ref().and_then(JoinCommand::poll_timeout),
             self.asking.as_ref().and_then(Asking::poll_timeout),
             self.giving.poll_timeout(),
+            self.naming.poll_timeout(),
+            self.leaving.as_ref().and_then(Leaving::poll_timeout),
+            self.inquiries.poll_timeout(),
         ];
         own.into_iter().flatten().min()
     }
@@ -403,7 +347,7 @@ impl Core {
         let invites = self
             .membership
             .as_ref()
-            .is_some_and(|own| own.key.is_some());
+            .is_some_and(|own| own.authority(&self.keys).is_some());
         if invites && self.active {
             let joins = self.inviting.locks();
             locks
@@ -472,6 +416,8 @@ impl Core {
             }
         }
         self.ask_if_needed();
+        self.inquire();
+        self.go_on_leaving();
         self.send_due();
     }
 
@@ -489,6 +435,9 @@ impl Core {
             Pending::Address {
                 command, offset, ..
             } => self.reply(command, Ok(Reply::Address(offset))),
+            Pending::Revoked { command, info } => {
+                self.reply(command, Ok(Reply::Tokens(vec![info])));
+            }
             Pending::Token { command, reply, .. } | Pending::Answer { command, reply } => {
                 self.reply(command, Ok(reply));
             }
@@ -499,6 +448,10 @@ impl Core {
                 counter,
             } => self.handle_title(peer, block, counter),
             Pending::Gift { peer } => self.giving.start(peer, self.now.mono),
+            Pending::Office => self.take_office(),
+            Pending::Removing(removing) => self.removal_saved(removing),
+            Pending::Inherited => self.refresh(),
+            Pending::Left => self.say_farewell(),
         }
     }
 
@@ -537,6 +490,8 @@ impl Core {
             tokens: &self.tokens,
             journal: self.ipam.journal(self.now),
             records: self.records.values().map(Record::bytes).collect(),
+            removed: self.removed_to_save(),
+            sheets: self.sheets.saved().collect(),
         })
     }
 }

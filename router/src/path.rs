@@ -3,16 +3,19 @@
 //! The pure parts come first: [`inner`] reads a container's packet, [`cut`] turns it into sealed datagrams,
 //! [`assembly`] and [`frames`] put opened slices together again, [`header`] builds what the kernel wants to see and
 //! [`join`] makes one packet of several, [`deliver`] gives it to whom it may go, and [`reassembly`] says when. [`routes`]
-//! says whose an address is, [`errors`] lets this node's kernel be heard. Around them stand the two directions, [`egress`] and [`ingress`], that a [`lane`]'s thread runs, and [`group`]
-//! for broadcast and multicast. Threads share nothing but an immutable snapshot of the routes, and count what they do in
+//! says whose an address is, [`errors`] lets this node's kernel be heard. Around them stand the two directions, [`egress`]
+//! and [`ingress`], that a [`lane`]'s thread runs, [`relay`], which hands on what is for others, and [`group`] for broadcast
+//! and multicast. Threads share nothing but an immutable snapshot of the routes, and count what they do in
 //! [`stats`].
 
 pub mod assembly;
+pub mod backlog;
 pub mod csum;
 pub mod cut;
 pub mod deliver;
 pub mod egress;
 pub mod errors;
+pub mod fair;
 pub mod frames;
 pub mod group;
 pub mod header;
@@ -21,10 +24,10 @@ pub mod inner;
 pub mod join;
 pub mod lane;
 pub mod reassembly;
+pub mod relay;
 pub mod routes;
 pub mod stats;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -33,6 +36,7 @@ use weave_model::{Drop as Reason, NodeId};
 
 use crate::noise::MAX_DATAGRAM;
 use crate::noise::locks::{Knock, Locks};
+use crate::way::Way;
 
 /// How many handshakes with a right MAC may wait for the control core: the rest of the channel's room is for members.
 const MOST_KEYED: usize = 256;
@@ -56,8 +60,8 @@ struct Behind {
 pub struct Stranger {
     /// The whole of it.
     pub bytes: Vec<u8>,
-    /// Who sent it.
-    pub from: SocketAddr,
+    /// By which way it came.
+    pub from: Way,
     door: Door,
     knock: Knock,
 }
@@ -73,7 +77,7 @@ impl Door {
     /// # Errors
     /// [`Reason::Malformed`] if it is longer than any handshake, [`Reason::QueueFull`] if too many wait, else as
     /// [`Locks::knock`].
-    pub fn admit(&self, datagram: &[u8], from: SocketAddr) -> Result<Stranger, Reason> {
+    pub fn admit(&self, datagram: &[u8], from: impl Into<Way>) -> Result<Stranger, Reason> {
         if datagram.len() > MAX_DATAGRAM {
             return Err(Reason::Malformed);
         }
@@ -85,7 +89,7 @@ impl Door {
         }
         Ok(Stranger {
             bytes: datagram.to_vec(),
-            from,
+            from: from.into(),
             door: self.clone(),
             knock,
         })
@@ -119,12 +123,14 @@ pub enum Input {
         peer: NodeId,
         /// The lane it came by.
         lane: u8,
+        /// Bytes of the largest datagram that came by that lane since its control message before, this one included.
+        largest: usize,
         /// The message.
         body: Vec<u8>,
-        /// Where it came from.
-        from: SocketAddr,
+        /// By which way it came.
+        from: Way,
     },
-    /// The newest authentic datagram of a lane came from an address that is news.
+    /// The newest authentic datagram of a lane came by a way that is news.
     Heard {
         /// Who sealed it.
         peer: NodeId,
@@ -132,8 +138,8 @@ pub enum Input {
         index: u32,
         /// The lane.
         lane: u8,
-        /// The address.
-        from: SocketAddr,
+        /// The way.
+        from: Way,
     },
     /// A datagram was larger than the path's MTU.
     TooBig {
@@ -146,6 +152,8 @@ pub enum Input {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
     use crate::noise::mac;
     use crate::wire::{Header, Type};

@@ -2,8 +2,9 @@
 //!
 //! | chain | hook, priority | what |
 //! |---|---|---|
-//! | `antispoof` | prerouting −310 | from a container come only packets with its own addresses: the route back to the source must leave by the interface the packet came in by. It runs before connection tracking, so a forged packet leaves no trace there. Duplicate address detection (from `::`) and link-local addresses pass; ARP is not IP and never comes here |
+//! | `antispoof` | prerouting −310 | from a container come only packets with its own addresses: the route back to the source must leave by the interface the packet came in by. And from no other device come packets with a source in the cluster's range, or they would be taken for a container's. It runs before connection tracking, so a forged packet leaves no trace there. Duplicate address detection (from `::`) and link-local addresses pass; ARP is not IP and never comes here |
 //! | `input` | input −10 | containers, of this node and of others, do not reach the node's control ports; the host does not hear their broadcasts and multicasts, except what manages the link (neighbour discovery, MLD, IGMP) |
+//! | `border` | forward −10 | what a container sends to the cluster goes to a device of ours or nowhere, so that it never leaves in clear by the default route while the cluster's own is missing; and nothing outside opens a connection to a container but by an address that was translated (a published port, a Service) |
 //! | `mss` | forward −150 | TCP between containers and the outside announces no larger segments than both routes carry |
 //! | `outbound` | postrouting, srcnat +5 | what containers send to the outside leaves with the node's address |
 //!
@@ -38,6 +39,7 @@ impl AttachRules {
         RuleSet::new(Table::inet(TABLE).comment("weave"), |batch, table| {
             self.antispoof(batch, table);
             self.input(batch, table);
+            self.border(batch, table);
             self.mss(batch, table);
             self.outbound(batch, table);
         })
@@ -59,6 +61,52 @@ impl AttachRules {
             "antispoof",
             &forged.counter().drop().comment(SPOOFED),
         );
+        for source in self.within(Field::Ip4Saddr, Field::Ip6Saddr) {
+            let foreign = self
+                .not_ours(source, Field::Iifname)
+                .is_not(Field::Iifname, Value::name("lo"));
+            batch.add_rule(
+                table,
+                "antispoof",
+                &foreign.counter().drop().comment(FOREIGN),
+            );
+        }
+    }
+
+    fn border(&self, batch: &mut Batch, table: &Table) {
+        batch.add_chain(table, &Chain::regular("uninvited"));
+        let translated = Rule::new().any_bit(Field::CtStatus, Field::DNAT).ret();
+        batch.add_rule(table, "uninvited", &translated);
+        let first = Rule::new().any_bit(Field::CtState, Field::NEW);
+        batch.add_rule(
+            table,
+            "uninvited",
+            &first.counter().drop().comment(UNINVITED),
+        );
+        let chain = Chain::filter(
+            "border",
+            Hook::Forward,
+            priority::FILTER - 10,
+            Policy::Accept,
+        );
+        batch.add_chain(table, &chain);
+        let ours = self.any_veth();
+        for destination in self.within(Field::Ip4Daddr, Field::Ip6Daddr) {
+            let astray = self.not_ours(destination.iifname(&ours), Field::Oifname);
+            batch.add_rule(table, "border", &astray.counter().drop().comment(ASTRAY));
+        }
+        for device in [&ours, &self.tun] {
+            let entering = self.not_ours(Rule::new().oifname(device), Field::Iifname);
+            batch.add_rule(table, "border", &entering.jump("uninvited"));
+        }
+    }
+
+    /// Rules for an address of the cluster, one a family.
+    fn within(&self, v4: Field, v6: Field) -> [Rule; 2] {
+        [
+            Rule::new().inside(v4, self.range.v4()),
+            Rule::new().inside(v6, self.range.v6()),
+        ]
     }
 
     fn input(&self, batch: &mut Batch, table: &Table) {
@@ -153,6 +201,12 @@ impl AttachRules {
 
 /// Comment of the rule that counts packets with a forged source; as long as the table stands it counts on.
 pub const SPOOFED: &str = "spoofed";
+/// Comment of the rules that count packets of other devices with a source in the cluster's range.
+pub const FOREIGN: &str = "foreign";
+/// Comment of the rules that count packets from containers to the cluster for which there is no way but in clear.
+pub const ASTRAY: &str = "astray";
+/// Comment of the rule that counts packets with which the outside wanted to open a connection to a container.
+pub const UNINVITED: &str = "uninvited";
 /// Comment of the rules that count packets from containers to the node's control ports.
 pub const CONTROL: &str = "control";
 /// Comment of the rule that counts broadcasts and multicasts that the host was not given.

@@ -12,10 +12,11 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use blake2::{Blake2s256, Digest};
+use weave_linux::file;
 use zeroize::Zeroizing;
 
 const MAGIC: &[u8; 8] = b"WEAVEST1";
@@ -142,28 +143,13 @@ impl Store {
             file.set_len(bytes.len() as u64)?;
             file.sync_all()?;
         } else {
-            self.create(&path, &bytes)?;
+            // The first copy in a slot appears whole or not at all: a torn file beside an absent one could not be told
+            // from a damaged state.
+            file::replace(&path, &bytes, 0o600)?;
         }
         self.sequence = sequence;
         self.next = 1 - self.next;
         Ok(())
-    }
-
-    /// The first copy in a slot appears whole or not at all: a torn file beside an absent one could not be told from a
-    /// damaged state.
-    fn create(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        let fresh = path.with_extension("new");
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&fresh)?;
-        file.set_permissions(fs::Permissions::from_mode(0o600))?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&fresh, path)?;
-        File::open(&self.directory)?.sync_all()
     }
 }
 
@@ -244,6 +230,8 @@ fn decode(bytes: &[u8]) -> Option<(u64, &[u8])> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     /// A directory of its own for each test, gone afterwards.

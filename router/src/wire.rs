@@ -9,8 +9,8 @@
 //! +--------+--------+--------+--------+---------------+-----------------------+
 //! ```
 //!
-//! *ver* is 1. *hops* is 0 on a direct path; it has its place so that relays fit later without a new version. *session
-//! index* is the receiver's. A data datagram goes on with sealed content and ends with a tag of 16 bytes. The content
+//! *ver* is 1. *hops* is 0: what is relayed lies in an envelope, and how often that may be handed on is sealed with it.
+//! *session index* is the receiver's. A data datagram goes on with sealed content and ends with a tag of 16 bytes. The content
 //! is a body and, at its **end**, a trailer whose last byte is the [`Kind`]. Standing at the end, the trailer never
 //! separates what belongs together: the payloads of a super-frame's slices are opened in place and written to the
 //! kernel from where they lie.
@@ -19,13 +19,18 @@
 //! control    body = one control message                                          | kind 1
 //! packets    body = (length:15 bits with the top bit CSUM, network:2, packet)... | kind 2
 //! slice      body = payload, then a copy of the packet's headers                 | trailer of 12 bytes, kind 3
+//! envelope   body = a whole datagram of another session or handshake             | trailer of 34 bytes, kind 4
 //! ```
+//!
+//! An *envelope* is how two members talk that cannot reach one another: each seals it in its session with a third, which
+//! opens it, looks at the trailer and seals the same body for the next. The body begins with a header of its own and is
+//! sealed end to end, so whoever hands it on sees no more of it than the wire does.
 //!
 //! A packet for a broadcast or multicast address travels as slices (mostly one) with the flag *group*.
 //!
 //! The network id travels inside the sealed part: outsiders do not learn it.
 
-use weave_model::Drop;
+use weave_model::{Drop, NodeId};
 
 /// The version this build speaks.
 pub const VERSION: u8 = 1;
@@ -132,6 +137,8 @@ pub enum Kind {
     Packets = 2,
     /// A piece of one packet, or all of it.
     Slice = 3,
+    /// A datagram to be handed on, or one that was.
+    Envelope = 4,
 }
 
 impl Kind {
@@ -141,6 +148,7 @@ impl Kind {
             1 => Some(Self::Control),
             2 => Some(Self::Packets),
             3 => Some(Self::Slice),
+            4 => Some(Self::Envelope),
             _ => None,
         }
     }
@@ -314,6 +322,84 @@ impl Slice {
     }
 }
 
+/// Bytes of a node's id by which an envelope names it. Nobody can make keys whose id begins like another's.
+pub const END: usize = 16;
+
+/// By how many members an envelope may be handed on.
+pub const MAX_RELAYS: u8 = 1;
+
+/// Bytes that a relayed datagram is shorter than a direct one on the same path: the outer header, trailer and tag.
+pub const ENVELOPE: usize = HEADER + Envelope::SIZE + TAG;
+
+/// What an envelope says of the datagram in it: its last 34 bytes.
+///
+/// ```text
+/// 0             16            32     33
+/// |    from     |     to      | hops | kind |
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Envelope {
+    /// Who sent the datagram. A relay checks it against the session that the envelope came in.
+    pub from: [u8; END],
+    /// Whom it is for.
+    pub to: [u8; END],
+    /// By how many members it may still be handed on, at most [`MAX_RELAYS`].
+    pub hops: u8,
+}
+
+impl Envelope {
+    /// Bytes of the trailer.
+    pub const SIZE: usize = 2 * END + 2;
+
+    /// An envelope that leaves its sender.
+    pub fn new(from: &NodeId, to: &NodeId) -> Self {
+        Self {
+            from: end_of(from),
+            to: end_of(to),
+            hops: MAX_RELAYS,
+        }
+    }
+
+    /// Writes the trailer.
+    pub fn to_bytes(self) -> [u8; Self::SIZE] {
+        let mut b = [0; Self::SIZE];
+        b[..END].copy_from_slice(&self.from);
+        b[END..2 * END].copy_from_slice(&self.to);
+        b[2 * END] = self.hops;
+        b[2 * END + 1] = Kind::Envelope as u8;
+        b
+    }
+
+    /// Reads the trailer of an envelope's content and the datagram in it.
+    ///
+    /// # Errors
+    /// [`Drop::TooShort`] if it cannot hold a datagram, [`Drop::TooManyHops`] if it claims more than [`MAX_RELAYS`].
+    pub fn parse(content: &[u8]) -> Result<(Self, &[u8]), Drop> {
+        let (datagram, b) = content
+            .split_last_chunk::<{ Self::SIZE }>()
+            .filter(|(datagram, _)| datagram.len() >= HEADER)
+            .ok_or(Drop::TooShort)?;
+        let mut envelope = Self {
+            from: [0; END],
+            to: [0; END],
+            hops: b[2 * END],
+        };
+        envelope.from.copy_from_slice(&b[..END]);
+        envelope.to.copy_from_slice(&b[END..2 * END]);
+        if envelope.hops > MAX_RELAYS {
+            return Err(Drop::TooManyHops);
+        }
+        Ok((envelope, datagram))
+    }
+}
+
+/// How an envelope names a node.
+pub fn end_of(node: &NodeId) -> [u8; END] {
+    let mut end = [0; END];
+    end.copy_from_slice(&node.as_bytes()[..END]);
+    end
+}
+
 fn u16_at(bytes: &[u8], at: usize) -> u16 {
     u16::from_be_bytes([bytes[at], bytes[at + 1]])
 }
@@ -368,6 +454,22 @@ mod tests {
         assert_eq!(next_packet(&body, second.end), None);
         assert_eq!(next_packet(&body[..6], 0), Some(Err(Drop::TooShort)));
         assert_eq!(next_packet(&[0, 0, 0, 0], 0), Some(Err(Drop::TooShort)));
+    }
+
+    #[test]
+    fn an_envelope_has_this_layout() {
+        let (from, to) = (NodeId::from_bytes([7; 32]), NodeId::from_bytes([8; 32]));
+        let envelope = Envelope::new(&from, &to);
+        let trailer = [&[7; 16][..], &[8; 16], &[MAX_RELAYS, 4]].concat();
+        assert_eq!(envelope.to_bytes()[..], trailer);
+        let content = [&[9; HEADER][..], &trailer].concat();
+        assert_eq!(Envelope::parse(&content), Ok((envelope, &[9; HEADER][..])));
+        assert_eq!(Kind::of(&content), Some(Kind::Envelope));
+        assert_eq!(Envelope::parse(&content[1..]), Err(Drop::TooShort));
+        let mut further = content;
+        let hops = further.len() - 2;
+        further[hops] = MAX_RELAYS + 1;
+        assert_eq!(Envelope::parse(&further), Err(Drop::TooManyHops));
     }
 
     #[test]

@@ -20,9 +20,16 @@ use weave_router::path::Input;
 use weave_router::path::routes::{Owned, Owner, Peer, Port, Receive, Routes};
 use weave_router::session::{Keys, Outbound, Terms};
 use weave_router::time::Start;
-use weave_router::wire::{HEADER, Header, Kind, Shape, Slice, TAG, Type, push_packet};
+use weave_router::wire::{
+    Envelope, HEADER, Header, Kind, MAX_RELAYS, Shape, Slice, TAG, Type, end_of, push_packet,
+};
 
 const PREFIX: &str = "wvlies-";
+/// The host, the member, another member that the host has no session with, and one that is none.
+const ME: NodeId = NodeId::from_bytes([1; 32]);
+const LIAR: NodeId = NodeId::from_bytes([9; 32]);
+const OTHER: NodeId = NodeId::from_bytes([10; 32]);
+const STRANGER: NodeId = NodeId::from_bytes([5; 32]);
 const MEMBER: &str = "10.99.0.1:6783";
 const HOST: &str = "10.99.0.2:6783";
 /// The container of the host, and one of the member.
@@ -219,13 +226,14 @@ fn publish(workers: &Workers) -> Outbound {
         network: 0,
     };
     workers.routes.store(Arc::new(Routes {
+        me: end_of(&ME),
         range: Some(range()),
         owners: vec![
             owned(0, Owner::Peer(0)),
             owned(256, Owner::Here),
             owned(512, Owner::Peer(1)),
         ],
-        peers: vec![peer(9), peer(8)],
+        peers: vec![peer(9), peer(10)],
         inbound: [(7, receive)].into(),
         ports: [(interface.trim().parse().unwrap(), port)].into(),
     }));
@@ -299,6 +307,68 @@ fn packets(packet: &[u8], csum_pending: bool) -> Vec<u8> {
 fn frame(packet: &[u8], lie: impl Fn(Slice) -> Slice) -> Vec<u8> {
     let slice = lie(slice(Shape::Tcp4, packet.len() - 40, 40));
     [&packet[40..], &packet[..40], &slice.to_bytes()].concat()
+}
+
+/// A datagram in an envelope.
+fn envelope(datagram: &[u8], from: NodeId, to: NodeId) -> Vec<u8> {
+    [datagram, &Envelope::new(&from, &to).to_bytes()].concat()
+}
+
+/// Asking to be relayed for what may not be.
+fn lies_to_a_relay(lab: &Lab) {
+    let inside = lab.seal(&plain(&udp4(THEIRS, OURS, b"lie")));
+    let sealed = |contents: &[Vec<u8>]| -> Vec<Vec<u8>> {
+        contents.iter().map(|content| lab.seal(content)).collect()
+    };
+    let onward = [(LIAR, STRANGER), (LIAR, OTHER), (LIAR, LIAR), (OTHER, LIAR)];
+    let onward = onward.map(|(from, to)| envelope(&inside, from, to));
+    lab.refused("to nobody", Reason::NotRelayed, &sealed(&onward));
+    let spent = [0, MAX_RELAYS + 1, 255].map(|hops| {
+        let envelope = Envelope {
+            hops,
+            ..Envelope::new(&LIAR, &OTHER)
+        };
+        [&inside[..], &envelope.to_bytes()].concat()
+    });
+    lab.refused("on and on", Reason::TooManyHops, &sealed(&spent));
+    let short = [
+        envelope(&inside[..HEADER - 1], LIAR, OTHER),
+        vec![7, Kind::Envelope as u8],
+    ];
+    lab.refused("with nothing in it", Reason::TooShort, &sealed(&short));
+    lab.honest();
+}
+
+/// As a relay: what nobody sent.
+fn lies_of_a_relay(lab: &Lab) {
+    let inside = lab.seal(&plain(&udp4(THEIRS, OURS, b"lie")));
+    let sealed = |contents: &[Vec<u8>]| -> Vec<Vec<u8>> {
+        contents.iter().map(|content| lab.seal(content)).collect()
+    };
+    let shake = |kind| {
+        let header = Header {
+            kind,
+            lane: 0,
+            receiver: 7,
+            counter: 3,
+        };
+        [&header.to_bytes()[..], &[0; 200]].concat()
+    };
+    let origins = [
+        envelope(&inside, STRANGER, ME),
+        envelope(&inside, LIAR, ME),
+        envelope(&inside, ME, ME),
+        envelope(&shake(Type::JoinHello), OTHER, ME),
+        envelope(&shake(Type::JoinGrant), OTHER, ME),
+    ];
+    lab.refused("from nobody", Reason::UnknownOrigin, &sealed(&origins));
+    // Sealed with its own keys and said to be another's, whatever is in it.
+    let around = envelope(&lab.seal(&envelope(&inside, LIAR, OTHER)), OTHER, ME);
+    let borrowed = [envelope(&inside, OTHER, ME), around];
+    lab.refused("another's", Reason::UnknownSession, &sealed(&borrowed));
+    let forged = [envelope(&shake(Type::Initiation), OTHER, ME)];
+    lab.refused("a handshake", Reason::BadHandshake, &sealed(&forged));
+    lab.honest();
 }
 
 fn lies_about_the_form(lab: &Lab) {
@@ -556,6 +626,8 @@ fn every_lie_is_counted_and_none_reaches_a_container() {
     let lab = Lab::new();
     lab.honest();
     lies_about_the_form(&lab);
+    lies_to_a_relay(&lab);
+    lies_of_a_relay(&lab);
     lab.honest();
     lies_about_the_packet(&lab);
     lab.honest();

@@ -2,8 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "mesh/members.rs"]
+mod members;
 #[path = "mesh/net.rs"]
 mod net;
+#[path = "mesh/ways.rs"]
+mod ways;
 
 use std::collections::BTreeMap;
 use std::time::Duration;

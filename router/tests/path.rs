@@ -143,16 +143,16 @@ fn start(name: &str, offloads: Offloads) -> Host {
 
 fn publish(host: &Host, to: &str, keys: (Outbound, Inbound), here: u32, there: u32) {
     let counters = Arc::default();
-    let lanes = OpenLanes::default();
+    let lanes = Arc::new(OpenLanes::default());
     for lane in 0..host.workers.lanes.len() as u8 {
         lanes.open(lane);
         lanes.set_path(lane, 1472, MtuReason::Interface);
     }
-    let lanes = Arc::new(lanes);
     let send = Send {
         to: to.parse().unwrap(),
         outbound: Arc::new(keys.0),
         lanes,
+        via: None,
     };
     let id = NodeId::from_bytes([9; 32]);
     let peers = vec![Peer {
@@ -195,6 +195,7 @@ fn publish(host: &Host, to: &str, keys: (Outbound, Inbound), here: u32, there: u
     )]
     .into();
     host.workers.routes.store(Arc::new(Routes {
+        me: [0; 16],
         range: Some(range()),
         owners,
         peers,

@@ -495,6 +495,90 @@ proptest! {
     }
 }
 
+/// The newer one of two packets is whole although the older one's slices came in between: what there is of the older one
+/// goes first, without waiting for its time.
+#[test]
+fn an_older_packet_does_not_go_after_a_newer_one_that_is_whole() {
+    let streams = |flow| {
+        let items = small_items(flow, 3).into_iter();
+        items.filter(|traffic| !traffic.streams.is_empty())
+    };
+    let mut seen = 0;
+    for (older, newer) in streams(0).zip(streams(1)) {
+        let mut run = Run::new(&older.beside(&newer, 0));
+        let mut ports = Vec::new();
+        for (item, slice) in [(1, 0), (0, 0), (1, 1), (0, 2), (1, 2)] {
+            let bytes = &run.sent[item][slice].bytes;
+            assert_eq!(run.hosts.receive(bytes, false), Ok(()));
+            run.hosts.flush();
+            run.model.arrive(item, slice, false);
+            for written in run.hosts.take() {
+                run.model.deliver(&written);
+                let packet = Packet::read(&written).bytes;
+                let at = kernel::place(&packet).transport;
+                ports.push(kernel::u16_at(&packet, at) as u16);
+            }
+        }
+        assert_eq!(ports, [port(0), port(0), port(1)]);
+        assert!(!run.hosts.is_waiting());
+        run.end();
+        seen += 1;
+    }
+    assert!(seen > 5);
+}
+
+/// A packet whose slices come one by one, each just in time, waits no longer than any other, whether it lies where it was
+/// opened or was set aside on the way.
+#[test]
+fn slices_that_trickle_do_not_keep_a_packet_for_ever() {
+    const STEP: Duration = Duration::from_micros(450);
+    let head = |number| Head {
+        v6: false,
+        extras: vec![],
+        ecn: 0,
+        id: 1,
+        may_fragment: false,
+        port: port(number),
+        tcp: Some(Tcp {
+            sequence: 1,
+            flags: ACK,
+            options: 3,
+        }),
+    };
+    let stream = |number| Stream {
+        head: head(number),
+        segment: 1000,
+        parts: vec![(59_000, ACK)],
+    };
+    let (slow, other) = (stream(0), stream(1));
+    for disturbed_at in [None, Some(20)] {
+        let items = [slow.items(0, 0), other.items(1, 0)].concat();
+        let mut run = Run::new(&Traffic {
+            datagram: 1152,
+            streams: vec![slow.clone(), other.clone()],
+            items,
+        });
+        assert!(run.sent[0].len() > 50);
+        let mut waited = Duration::ZERO;
+        for slice in 0..50 {
+            let bytes = &run.sent[0][slice].bytes;
+            assert_eq!(run.hosts.receive(bytes, false), Ok(()));
+            if disturbed_at == Some(slice) {
+                let bytes = &run.sent[1][0].bytes;
+                assert_eq!(run.hosts.receive(bytes, false), Ok(()));
+            }
+            run.hosts.pass(STEP);
+            waited += STEP;
+            let first = |written: &Vec<u8>| Packet::read(written).bytes.len() > 10_000;
+            if run.hosts.take().iter().any(first) {
+                break;
+            }
+        }
+        let limit = Duration::from_millis(20);
+        assert!(waited >= limit && waited < limit + 2 * STEP, "{waited:?}");
+    }
+}
+
 /// What waits together of a stream is written as one packet, of more bytes than its length field can say.
 #[test]
 fn super_packets_of_a_stream_are_joined() {

@@ -9,10 +9,10 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use weave_model::api::{
     AttachRequest, Attachment, Attachments, CniFindings, CniGcRequest, CniRef, Code, Connections,
-    ExposeRequest, HostAddress, InitRequest, JoinRequest, Membership, Peers, Refusal, Status,
-    TokenAnswer, TokenRequest,
+    ExposeRequest, HostAddress, InitRequest, JoinRequest, Membership, Peers, Refusal, ServiceInfo,
+    ServiceRequest, Services, Status, TokenAnswer, TokenRequest,
 };
-use weave_model::{ContainerName, IfName};
+use weave_model::{ContainerName, IfName, ServiceName};
 
 use crate::node::Node;
 
@@ -161,6 +161,39 @@ pub(super) async fn hide(State(node): State<Node>) -> Answer<HostAddress> {
     Ok(Json(node.hide().await?))
 }
 
+/// Make a Service: a virtual address in front of containers.
+#[utoipa::path(post, path = "/v1/services", request_body = ServiceRequest, responses(
+    (status = 200, description = "the service is made", body = ServiceInfo),
+    (status = "default", description = "refused, nothing was changed", body = Refusal),
+))]
+pub(super) async fn create_service(State(node): State<Node>, body: Bytes) -> Answer<ServiceInfo> {
+    let request: ServiceRequest = read(&body)?;
+    Ok(Json(node.create_service(request).await?))
+}
+
+/// List the Services of the cluster.
+#[utoipa::path(get, path = "/v1/services", responses(
+    (status = 200, description = "by name", body = Services),
+))]
+pub(super) async fn services(State(node): State<Node>) -> Json<Services> {
+    Json(node.services())
+}
+
+/// Remove a Service, whichever node it was made on.
+#[utoipa::path(delete, path = "/v1/services/{name}",
+    params(("name" = ServiceName, Path, description = "the service")),
+    responses(
+        (status = 200, description = "what was removed", body = ServiceInfo),
+        (status = "default", description = "refused, nothing was changed", body = Refusal),
+    ))]
+pub(super) async fn remove_service(
+    State(node): State<Node>,
+    name: Result<Path<ServiceName>, axum::extract::rejection::PathRejection>,
+) -> Answer<ServiceInfo> {
+    let Path(name) = name.map_err(|error| invalid(&error.body_text()))?;
+    Ok(Json(node.remove_service(name).await?))
+}
+
 /// Tell whether all is well, and why not.
 #[utoipa::path(get, path = "/v1/status", responses(
     (status = 200, description = "the verdict first", body = Status),
@@ -203,7 +236,7 @@ pub(super) async fn no_such_path(uri: Uri) -> Refused {
     ))
 }
 
-fn read<R: DeserializeOwned>(body: &[u8]) -> Result<R, Refused> {
+pub(super) fn read<R: DeserializeOwned>(body: &[u8]) -> Result<R, Refused> {
     serde_json::from_slice(body).map_err(|error| invalid(&error.to_string()))
 }
 

@@ -54,17 +54,31 @@ impl Socket {
             path: path.to_owned(),
             source,
         };
+        let socket = Self::bind_with(path, 0o660)?;
+        let groups = std::fs::read_to_string("/etc/group").unwrap_or_default();
+        if let Some(gid) = group_id(&groups, GROUP) {
+            chown(path, None, Some(gid)).map_err(failed)?;
+        }
+        Ok(socket)
+    }
+
+    /// The same for the user alone who runs the node.
+    pub fn bind_for_root(path: &Path) -> Result<Self, SocketError> {
+        Self::bind_with(path, 0o600)
+    }
+
+    fn bind_with(path: &Path, mode: u32) -> Result<Self, SocketError> {
+        let failed = |source| SocketError::Failed {
+            path: path.to_owned(),
+            source,
+        };
         clear(path)?;
         if let Some(directory) = path.parent() {
             std::fs::create_dir_all(directory).map_err(failed)?;
         }
         let listener = net::UnixListener::bind(path).map_err(failed)?;
         let file = File(path.to_owned());
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(failed)?;
-        let groups = std::fs::read_to_string("/etc/group").unwrap_or_default();
-        if let Some(gid) = group_id(&groups, GROUP) {
-            chown(path, None, Some(gid)).map_err(failed)?;
-        }
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(failed)?;
         listener.set_nonblocking(true).map_err(failed)?;
         Ok(Self { listener, file })
     }

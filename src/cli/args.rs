@@ -9,7 +9,10 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use weave_model::api::DEFAULT_SOCKET;
 use weave_model::{ContainerName, IfName, Label, NetworkName};
 
+use super::check::Check;
 use super::cni::Places;
+use super::members::{AdminCommand, IpamCommand};
+use super::service::ServiceCommand;
 use crate::duration;
 
 /// Where the help of a verb lists what all verbs take.
@@ -51,8 +54,20 @@ pub struct Args {
 pub enum Output {
     /// Words and aligned columns, for people.
     Table,
+    /// The same with more columns.
+    Wide,
     /// The API's JSON, for programs.
     Json,
+    /// The same as YAML.
+    Yaml,
+}
+
+/// What lists and the status take.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct Watch {
+    /// Go on, and print the answer anew whenever it has changed
+    #[arg(short, long)]
+    pub watch: bool,
 }
 
 /// The verbs.
@@ -73,10 +88,36 @@ pub enum Command {
         #[command(subcommand)]
         command: TokenCommand,
     },
+    /// Say which nodes may invite and remove others
+    Admin {
+        /// What to do with admins.
+        #[command(subcommand)]
+        command: AdminCommand,
+    },
+    /// Remove a member for good: one that is lost, or not to be trusted any more
+    Rmpeer {
+        /// The member's name, or the start of its id
+        node: String,
+        /// Who takes its addresses [default: who gave them to it, or else this node]
+        #[arg(long, value_name = "NODE")]
+        heir: Option<String>,
+    },
     /// Join the cluster that a token invites to
     Join {
         /// What `weavectl token create` printed on a member; - reads it from stdin
         token: String,
+    },
+    /// Leave the cluster for good: hand the addresses over, forget everything
+    Leave {
+        /// Detach all containers first; leave also as the last admin, or with nobody to take the addresses
+        #[arg(long)]
+        force: bool,
+    },
+    /// Tell whose addresses are whose
+    Ipam {
+        /// What to look at [default: show].
+        #[command(subcommand)]
+        command: Option<IpamCommand>,
     },
     /// Give a container an interface and addresses
     Attach(Attach),
@@ -89,7 +130,7 @@ pub enum Command {
         ifname: Option<IfName>,
     },
     /// List the attached containers
-    Ps,
+    Ps(Watch),
     /// Give the host itself addresses on the network
     Expose {
         /// An address it should have [default: any free one]
@@ -98,12 +139,22 @@ pub enum Command {
     },
     /// Take the host's own addresses off the network
     Hide,
+    /// Put virtual addresses in front of containers that come and go
+    Service {
+        /// What to do with services.
+        #[command(subcommand)]
+        command: ServiceCommand,
+    },
     /// Tell whether all is well, and why not
-    Status,
+    Status(Watch),
     /// List the members of the cluster
-    Peers,
+    Peers(Watch),
     /// List the sessions with other members
-    Connections,
+    Connections(Watch),
+    /// List the addresses at which this node looks for the other members
+    Targets(Watch),
+    /// Look whether this host is ready for a node, and what to do if not
+    Check(Check),
     /// Show who talks to whom
     Flows {
         /// Go on: print each flow again when something of it moved
@@ -156,6 +207,20 @@ pub struct FlowFilter {
     /// Only those that are refused or get no answer
     #[arg(long)]
     pub failing: bool,
+}
+
+impl Command {
+    /// Whether it is to be asked again and again.
+    pub(super) const fn is_watched(&self) -> bool {
+        match self {
+            Self::Ps(Watch { watch })
+            | Self::Status(Watch { watch })
+            | Self::Peers(Watch { watch })
+            | Self::Connections(Watch { watch })
+            | Self::Targets(Watch { watch }) => *watch,
+            _ => false,
+        }
+    }
 }
 
 /// `weavectl cni ...`.
@@ -214,6 +279,13 @@ pub enum TokenCommand {
         /// How many nodes may join with it
         #[arg(long, value_name = "NODES", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
         uses: u32,
+    },
+    /// List the tokens that were made on this node, those that are no longer good as well
+    List,
+    /// Take a token back: nobody joins with it any more
+    Revoke {
+        /// Its id as listed, or the first digits of it, four or more
+        id: String,
     },
 }
 

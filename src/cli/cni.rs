@@ -3,13 +3,13 @@
 //! A runtime reads its folder of configurations at any moment and calls what they name. So each file appears whole or
 //! not at all, the plugin before the configuration that names it, and on the way out the configuration goes first.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde_json::{Value, json};
+use weave_linux::file;
 use weave_model::api::DEFAULT_SOCKET;
 
 use super::failure::{Exit, Failure};
@@ -169,23 +169,7 @@ fn beside_us() -> Result<PathBuf, Failure> {
 /// Writes a file whole: under a name that nobody looks for, to the disk, then to its place.
 fn put(folder: &Path, name: &str, content: &[u8], mode: u32) -> Result<PathBuf, Failure> {
     let path = folder.join(name);
-    let write = || {
-        fs::create_dir_all(folder)?;
-        let fresh = folder.join(format!(".{name}.{}", std::process::id()));
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(mode)
-            .open(&fresh)?;
-        let written = file.write_all(content).and_then(|()| file.sync_all());
-        if let Err(error) = written.and_then(|()| fs::rename(&fresh, &path)) {
-            // The reason is the first failure, whatever becomes of what was begun.
-            let _ = fs::remove_file(&fresh);
-            return Err(error);
-        }
-        File::open(folder)?.sync_all()
-    };
+    let write = || fs::create_dir_all(folder).and_then(|()| file::replace(&path, content, mode));
     write().map_err(|error| failed("write", &path, &error))?;
     Ok(path)
 }

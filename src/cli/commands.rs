@@ -1,25 +1,27 @@
 //! Each verb: the request it makes and how its answer is shown.
 
 use std::fmt::Write as _;
-use std::io::IsTerminal as _;
 use std::path::Path;
 
 use serde::Serialize;
 use weave_model::api::{
     AttachRequest, Attachment, Attachments, CniResult, Connections, ExposeRequest, HostAddress,
-    InitRequest, JoinRequest, Peers, Status, TokenAnswer, TokenRequest, Verdict,
+    InitRequest, JoinRequest, Peers, Status, Verdict,
 };
 use weave_model::{ContainerName, IfName};
 
-use super::args::{Args, Attach, CniCommand, Command, Output, TokenCommand};
+use super::args::{Args, Attach, CniCommand, Command, Output};
+use super::check::Check;
 use super::client::Client;
 use super::cni::Ports;
 use super::failure::{Exit, Failure};
-use super::{cni, dashboard, flows, print};
+use super::table::Columns;
+use super::targets::Targets;
+use super::{check, cni, dashboard, flows, members, print, service};
 use crate::api;
 
 /// What goes to stdout, and how the process ends.
-type Answer = Result<(String, Exit), Failure>;
+pub(super) type Answer = Result<(String, Exit), Failure>;
 
 /// Does what the arguments say.
 pub(super) fn run(args: &Args) -> Answer {
@@ -32,24 +34,20 @@ pub(super) fn run(args: &Args) -> Answer {
     };
     match &args.command {
         Command::Init { range, range6 } => {
-            let request = InitRequest {
-                range: *range,
-                range6: *range6,
-            };
+            let (range, range6) = (*range, *range6);
+            let request = InitRequest { range, range6 };
             shown.answer(&client.post("/init", &request)?, print::made)
         }
-        Command::Token { command } => create_token(&client, &shown, command),
-        Command::Join { token } => {
-            let token = read_token(token)?;
-            shown.answer(
-                &client.post("/join", &JoinRequest { token })?,
-                print::joined,
-            )
-        }
+        Command::Token { command } => members::token(&client, &shown, command),
+        Command::Admin { command } => members::admin(&client, &shown, command),
+        Command::Rmpeer { node, heir } => members::remove(&client, &shown, node, heir.as_deref()),
+        Command::Leave { force } => members::leave(&client, &shown, *force),
+        Command::Ipam { command } => members::ipam(&client, &shown, command.as_ref()),
+        Command::Join { token } => join(&client, &shown, token),
         Command::Attach(args) => attach(&client, &shown, args),
         Command::Detach { name, ifname } => detach(&client, &shown, name, ifname.as_ref()),
-        Command::Ps => shown.answer(&client.get("/attachments")?, |answer: &Attachments| {
-            print::attachments(answer)
+        Command::Ps(_) => shown.answer(&client.get("/attachments")?, |answer: &Attachments| {
+            print::attachments(answer, shown.columns())
         }),
         Command::Expose { ip } => {
             let host: HostAddress = client.post("/expose", &ExposeRequest { ip: *ip })?;
@@ -59,23 +57,41 @@ pub(super) fn run(args: &Args) -> Answer {
             let host: HostAddress = client.delete("/expose")?;
             shown.answer(&host, print::hidden)
         }
-        Command::Status => status(&client, &shown),
-        Command::Peers => shown.answer(&client.get("/peers")?, |answer: &Peers| {
-            print::peers(answer)
+        Command::Service { command } => service::run(&client, &shown, command),
+        Command::Status(_) => status(&client, &shown),
+        Command::Peers(_) => shown.answer(&client.get("/peers")?, |answer: &Peers| {
+            print::peers(answer, shown.columns())
         }),
-        Command::Connections => shown
+        Command::Connections(_) => shown
             .answer(&client.get("/connections")?, |answer: &Connections| {
-                print::connections(answer)
+                print::connections(answer, shown.columns())
             }),
         Command::Flows { follow, filter } => flows::flows(&client, args.output, filter, *follow),
         Command::Top { rounds, filter } => flows::top(&client, args.output, filter, *rounds),
         Command::Dashboard { port } => dashboard::run(&client, *port),
+        Command::Targets(_) => {
+            let targets = Targets::new(&client.get("/peers")?, &client.get("/connections")?);
+            shown.answer(&targets, Targets::human)
+        }
+        Command::Check(check) => check_host(&shown, check),
         Command::Cni { command } => {
             let done = place_cni(&args.socket, command)?;
             shown.answer(&done, cni::Done::human)
         }
         Command::Openapi => Ok((api::document(), Exit::Ok)),
     }
+}
+
+fn join(client: &Client<'_>, shown: &Shown, token: &str) -> Answer {
+    let token = read_token(token)?;
+    let joined = client.post("/join", &JoinRequest { token })?;
+    shown.answer(&joined, print::joined)
+}
+
+fn check_host(shown: &Shown, check: &Check) -> Answer {
+    let points = check.look()?;
+    let (text, _) = shown.answer(&points, check::human)?;
+    Ok((text, check::exit(&points)))
 }
 
 fn place_cni(socket: &Path, command: &CniCommand) -> Result<cni::Done, Failure> {
@@ -96,21 +112,6 @@ fn place_cni(socket: &Path, command: &CniCommand) -> Result<cni::Done, Failure> 
     }
 }
 
-fn create_token(client: &Client<'_>, shown: &Shown, command: &TokenCommand) -> Answer {
-    let TokenCommand::Create { ttl, uses } = command;
-    let request = TokenRequest {
-        ttl_s: ttl.as_secs().max(1),
-        uses: *uses,
-    };
-    let answer: TokenAnswer = client.post("/tokens", &request)?;
-    if shown.output == Output::Table && std::io::stdout().is_terminal() {
-        print::to_stdout(&format!("{}\n", answer.token))?;
-        eprintln!("{}", print::invitation(&answer, print::now()));
-        return Ok((String::new(), Exit::Ok));
-    }
-    shown.answer(&answer, |answer| format!("{}\n", answer.token))
-}
-
 fn detach(
     client: &Client<'_>,
     shown: &Shown,
@@ -127,7 +128,7 @@ fn detach(
 }
 
 /// A word as it may stand in a query (RFC 3986 section 2).
-fn percent_encoded(word: &str) -> String {
+pub(super) fn percent_encoded(word: &str) -> String {
     word.bytes().fold(String::new(), |mut text, byte| {
         if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
             text.push(char::from(byte));
@@ -139,16 +140,35 @@ fn percent_encoded(word: &str) -> String {
 }
 
 /// The form that was asked for.
-struct Shown {
-    output: Output,
+pub(super) struct Shown {
+    /// Words or JSON.
+    pub(super) output: Output,
 }
 
 impl Shown {
+    /// Which columns a table has.
+    fn columns(&self) -> Columns {
+        match self.output {
+            Output::Wide => Columns::All,
+            _ => Columns::Usual,
+        }
+    }
+
+    /// Whether the answer is for a person.
+    pub(super) fn is_human(&self) -> bool {
+        matches!(self.output, Output::Table | Output::Wide)
+    }
+
     /// An answer as JSON, or in the words that `human` finds.
-    fn answer<A: Serialize>(&self, answer: &A, human: impl FnOnce(&A) -> String) -> Answer {
+    pub(super) fn answer<A: Serialize>(
+        &self,
+        answer: &A,
+        human: impl FnOnce(&A) -> String,
+    ) -> Answer {
         let text = match self.output {
-            Output::Table => human(answer),
+            Output::Table | Output::Wide => human(answer),
             Output::Json => print::json(answer)?,
+            Output::Yaml => print::yaml(answer)?,
         };
         Ok((text, Exit::Ok))
     }

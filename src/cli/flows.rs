@@ -84,8 +84,10 @@ fn whole(topology: &Topology, output: Output, filter: &FlowFilter) -> Result<Str
             counts.last_at,
         ))
     });
-    if output == Output::Json {
-        return super::print::json(&Shown { flows });
+    match output {
+        Output::Json => return super::print::json(&Shown { flows }),
+        Output::Yaml => return super::print::yaml(&Shown { flows }),
+        Output::Table | Output::Wide => {}
     }
     let mut text = if flows.is_empty() {
         none(topology)
@@ -134,11 +136,15 @@ fn row(flow: &Flow) -> [String; 9] {
 
 /// One flow in one line, as it goes on.
 fn line(flow: &Flow, output: Output) -> Result<String, Failure> {
-    if output == Output::Json {
-        let json = serde_json::to_string(flow).map_err(|error| {
-            Failure::new(Exit::Failed, format!("cannot write JSON: {error}"), "")
-        })?;
-        return Ok(json + "\n");
+    match output {
+        Output::Json => {
+            let json = serde_json::to_string(flow).map_err(|error| {
+                Failure::new(Exit::Failed, format!("cannot write JSON: {error}"), "")
+            })?;
+            return Ok(json + "\n");
+        }
+        Output::Yaml => return Ok(format!("---\n{}", super::print::yaml(flow)?)),
+        Output::Table | Output::Wide => {}
     }
     let [from, to, protocol, state, open, sent, received, ..] = row(flow);
     Ok(format!(

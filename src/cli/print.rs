@@ -2,20 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::{ErrorKind, IsTerminal as _, Write as _};
+use std::io::{ErrorKind, Write as _};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ipnet::Ipv4Net;
 use serde::Serialize;
-use weave_model::Drop;
 use weave_model::api::{
-    Attachment, Attachments, Cluster, Connections, Datagrams, HostAddress, Membership, Offload,
-    Offloads, Peer, PeerState, Peers, Status, TokenAnswer, Traffic, Verdict,
+    Attachment, Attachments, Cluster, Connection, Connections, Datagrams, HostAddress, Membership,
+    Offload, Offloads, Peer, PeerState, Peers, Status, TokenAnswer, Traffic, Verdict,
 };
+use weave_model::{Drop, NodeId};
 
+use super::colour::{Tone, paint};
 use super::failure::{Exit, Failure};
-use super::table::Table;
+use super::table::{Columns, Table};
 use crate::duration::human;
 
 /// Writes an answer; a reader that went away early is not an error.
@@ -36,6 +37,12 @@ pub(super) fn json(answer: &impl Serialize) -> Result<String, Failure> {
     serde_json::to_string_pretty(answer)
         .map(|text| text + "\n")
         .map_err(|error| Failure::new(Exit::Failed, format!("cannot write JSON: {error}"), ""))
+}
+
+/// An answer as YAML.
+pub(super) fn yaml(answer: &impl Serialize) -> Result<String, Failure> {
+    serde_saphyr::to_string(answer)
+        .map_err(|error| Failure::new(Exit::Failed, format!("cannot write YAML: {error}"), ""))
 }
 
 /// A cluster that was just made.
@@ -72,12 +79,12 @@ pub(super) fn joined(answer: &Membership) -> String {
 }
 
 /// The attached containers, and the host if it is exposed.
-pub(super) fn attachments(answer: &Attachments) -> String {
+pub(super) fn attachments(answer: &Attachments, columns: Columns) -> String {
     if answer.attachments.is_empty() && answer.host.is_none() {
         return "no containers are attached; attach one with: weavectl attach NETNS --name NAME\n"
             .to_owned();
     }
-    let mut table = Table::new(&[
+    let usual = [
         "NAME",
         "IP",
         "IP6",
@@ -86,43 +93,52 @@ pub(super) fn attachments(answer: &Attachments) -> String {
         "AGE",
         "STATE",
         "LABELS",
-    ]);
+    ];
+    let more = ["MAC", "MTU", "HOST-INTERFACE", "NAMESPACE", "OWNER"];
+    let mut table = Table::with(&usual, columns, &more);
     if let Some(host) = &answer.host {
-        let [name, state] = ["(host)", "exposed"].map(str::to_owned);
-        let blank = String::new;
-        table.row([
-            name,
-            host.ip.to_string(),
-            show(host.ip6),
-            blank(),
-            blank(),
-            blank(),
-            state,
-            blank(),
-        ]);
+        let mut cells = vec![String::new(); usual.len()];
+        cells[0] = "(host)".to_owned();
+        cells[1] = host.ip.to_string();
+        cells[2] = show(host.ip6);
+        cells[6] = "exposed".to_owned();
+        if columns == Columns::All {
+            cells.resize(usual.len() + more.len(), String::new());
+        }
+        table.row(cells);
     }
     for one in &answer.attachments {
-        let labels: Vec<String> = one
-            .labels
-            .iter()
-            .map(|(key, value)| format!("{key}={value}"))
-            .collect();
-        table.row([
-            one.name.to_string(),
-            one.ip.addr().to_string(),
-            show(one.ip6.map(|ip6| ip6.addr())),
-            one.ifname.to_string(),
-            one.network.to_string(),
-            human(now().saturating_sub(one.attached_at)),
-            if one.alive {
-                "up".to_owned()
-            } else {
-                "gone".to_owned()
-            },
-            labels.join(","),
-        ]);
+        table.row(attachment_cells(one, columns));
     }
     table.render()
+}
+
+fn attachment_cells(one: &Attachment, columns: Columns) -> Vec<String> {
+    let labels = one
+        .labels
+        .iter()
+        .map(|(key, value)| format!("{key}={value}"));
+    let mut cells = vec![
+        one.name.to_string(),
+        one.ip.addr().to_string(),
+        show(one.ip6.map(|ip6| ip6.addr())),
+        one.ifname.to_string(),
+        one.network.to_string(),
+        human(now().saturating_sub(one.attached_at)),
+        if one.alive { "up" } else { "gone" }.to_owned(),
+        labels.collect::<Vec<_>>().join(","),
+    ];
+    if columns == Columns::All {
+        let owner = one.owner.as_ref();
+        cells.extend([
+            one.mac.clone(),
+            one.mtu.to_string(),
+            one.host_ifname.to_string(),
+            one.netns.clone(),
+            show(owner.map(|owner| format!("{}/{}", owner.network, owner.container))),
+        ]);
+    }
+    cells
 }
 
 /// A container that was just attached.
@@ -173,8 +189,12 @@ fn show(value: Option<impl ToString>) -> String {
 }
 
 /// The members.
-pub(super) fn peers(answer: &Peers) -> String {
+pub(super) fn peers(answer: &Peers, columns: Columns) -> String {
     let mut table = Table::new(&["NAME", "ID", "STATE", "ADDRESSES", "OWNS"]);
+    let shown_id = |id: &NodeId| match columns {
+        Columns::Usual => id.short(),
+        Columns::All => id.to_string(),
+    };
     for Peer {
         name,
         id,
@@ -185,7 +205,7 @@ pub(super) fn peers(answer: &Peers) -> String {
     {
         table.row([
             name.to_string(),
-            id.short(),
+            shown_id(id),
             state(*how).to_owned(),
             list(endpoints),
             runs(blocks),
@@ -195,31 +215,70 @@ pub(super) fn peers(answer: &Peers) -> String {
 }
 
 /// The sessions.
-pub(super) fn connections(answer: &Connections) -> String {
+pub(super) fn connections(answer: &Connections, columns: Columns) -> String {
     if answer.connections.is_empty() {
         return "this node has no peers; invite one with: weavectl token create\n".to_owned();
     }
-    let mut table = Table::new(&[
-        "PEER", "STATE", "ENDPOINT", "SUITE", "LANES", "MTU", "RTT", "FOR", "SENT", "RECEIVED",
-    ]);
+    let usual = [
+        "PEER", "STATE", "PATH", "BECAUSE", "SUITE", "KEYS", "LANES", "MTU", "RTT", "LOSS", "FOR",
+        "SENT", "RECEIVED",
+    ];
+    let mut table = Table::with(&usual, columns, &["ID", "REKEYS", "RETRIES", "LANE-MTUS"]);
     for one in &answer.connections {
-        table.row([
+        let mut cells = vec![
             one.name.to_string(),
             state(one.state).to_owned(),
-            show(one.endpoint),
+            path(one),
+            show(one.path.as_ref().map(|path| path.reason)),
             show(one.suite),
+            show(one.keys_at.map(age)),
             one.lanes.to_string(),
             show(one.mtu.map(|mtu| format!("{} {}", mtu.bytes, mtu.reason))),
-            show(
-                one.rtt_us
-                    .map(|us| format!("{}.{:02} ms", us / 1000, us % 1000 / 10)),
-            ),
-            show(one.since_at.map(|at| human(now().saturating_sub(at)))),
+            show(one.rtt_us.map(milliseconds)),
+            show(loss(one)),
+            show(one.since_at.map(age)),
             bytes(one.traffic.sent_bytes),
             bytes(one.traffic.received_bytes),
-        ]);
+        ];
+        if columns == Columns::All {
+            let lanes = one.lane_mtus.iter();
+            let lanes = lanes.map(|each| format!("{}:{}", each.lane, each.mtu.bytes));
+            cells.extend([
+                one.id.short(),
+                one.rekeys.to_string(),
+                one.handshake_retries.to_string(),
+                lanes.collect::<Vec<_>>().join(" "),
+            ]);
+        }
+        table.row(cells);
     }
     table.render()
+}
+
+/// Where a peer's packets go.
+fn path(one: &Connection) -> String {
+    let via = one.path.as_ref().and_then(|path| path.via.as_ref());
+    match (via, one.endpoint) {
+        (Some(via), _) => format!("via {via}"),
+        (None, Some(endpoint)) => format!("direct {endpoint}"),
+        (None, None) => String::new(),
+    }
+}
+
+/// How long ago something was.
+fn age(at: u64) -> String {
+    human(now().saturating_sub(at))
+}
+
+/// How many of its pings are lost.
+fn loss(one: &Connection) -> Option<String> {
+    let permille = one.path.as_ref()?.loss_permille?;
+    Some(format!("{}.{} %", permille / 10, permille % 10))
+}
+
+/// Microseconds as people read them: `0.37 ms`.
+pub(super) fn milliseconds(us: u32) -> String {
+    format!("{}.{:02} ms", us / 1000, us % 1000 / 10)
 }
 
 /// The verdict, what is wrong and how to mend it, then the facts.
@@ -331,18 +390,14 @@ fn datagrams(count: &Datagrams) -> String {
     )
 }
 
-fn verdict(verdict: Verdict) -> &'static str {
-    let coloured = std::io::stdout().is_terminal()
-        && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
-    match (verdict, coloured) {
-        (Verdict::Ok, false) => "ok",
-        (Verdict::Ok, true) => "\x1b[32mok\x1b[0m",
-        (Verdict::Degraded, false) => "degraded",
-        (Verdict::Degraded, true) => "\x1b[33mdegraded\x1b[0m",
+fn verdict(verdict: Verdict) -> String {
+    match verdict {
+        Verdict::Ok => paint("ok", Tone::Good),
+        Verdict::Degraded => paint("degraded", Tone::Doubtful),
     }
 }
 
-const fn state(state: PeerState) -> &'static str {
+pub(super) const fn state(state: PeerState) -> &'static str {
     match state {
         PeerState::Myself => "this node",
         PeerState::Connected => "connected",

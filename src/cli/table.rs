@@ -1,5 +1,14 @@
 //! Aligned columns for people: a heading, rows, two spaces between, nothing else.
 
+/// Which columns a table has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Columns {
+    /// Those that a person looks for.
+    Usual,
+    /// Everything that fits a line.
+    All,
+}
+
 /// A table that is printed when all its rows are known.
 pub(super) struct Table {
     rows: Vec<Vec<String>>,
@@ -13,8 +22,16 @@ impl Table {
         }
     }
 
+    /// The same, with more headings when all columns are asked for.
+    pub(super) fn with(headings: &[&str], columns: Columns, more: &[&str]) -> Self {
+        match columns {
+            Columns::Usual => Self::new(headings),
+            Columns::All => Self::new(&[headings, more].concat()),
+        }
+    }
+
     /// Adds a row of as many cells as there are headings; an empty cell shows as `-`.
-    pub(super) fn row<const N: usize>(&mut self, cells: [String; N]) {
+    pub(super) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
         let shown = cells.into_iter().map(|cell| {
             if cell.is_empty() {
                 "-".to_owned()

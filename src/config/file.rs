@@ -3,10 +3,11 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use ipnet::Ipv4Net;
 use serde::Deserialize;
 use weave_model::{NodeName, Suite};
 
-use super::{Address, DEFAULT_FILE, Facility, Place, parse_suite};
+use super::{Address, DEFAULT_FILE, DockerPlugin, Facility, Place, parse_suite};
 use crate::obstacle::Obstacle;
 
 /// The file as it is written; absent keys keep their defaults.
@@ -17,8 +18,17 @@ pub(super) struct File {
     pub(super) state_dir: Option<PathBuf>,
     pub(super) socket: Option<PathBuf>,
     pub(super) log: Option<String>,
+    pub(super) docker_plugin: Option<DockerPlugin>,
     pub(super) overlay: OverlaySection,
+    pub(super) services: ServiceSection,
     pub(super) sight: SightSection,
+}
+
+/// `[services]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct ServiceSection {
+    pub(super) range: Option<Ipv4Net>,
 }
 
 /// `[overlay]`.

@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use clap::Parser;
+use ipnet::Ipv4Net;
 use weave_model::{NodeName, Suite};
 
-use super::{Address, Facility, Place, parse_suite};
+use super::{Address, DockerPlugin, Facility, Place, parse_suite};
 
 /// The Weave node: connects this host's containers with those of other hosts, always encrypted.
 ///
@@ -29,6 +30,17 @@ pub struct Flags {
     #[arg(long, value_name = "PATH", env = "WEAVE_SOCKET")]
     pub socket: Option<PathBuf>,
 
+    /// Serve Docker as a plugin for networks and addresses: on, off, or the path of the socket
+    /// [default: on where Docker is, at /run/docker/plugins/weave.sock]
+    #[arg(
+        long,
+        value_name = "PATH",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "on"
+    )]
+    pub docker_plugin: Option<DockerPlugin>,
+
     /// UDP address of the overlay [default: every address of the host, port 6783]
     #[arg(long, value_name = "ADDRESS[:PORT]")]
     pub listen: Option<Address>,
@@ -46,9 +58,13 @@ pub struct Flags {
     #[arg(long, value_name = "BYTES")]
     pub mtu: Option<u16>,
 
-    /// Facilities of the kernel to do without, with commas between: gso, gro, uso, multiqueue
+    /// Facilities of the kernel to do without, with commas between: gso, gro, uso, big_tcp, multiqueue
     #[arg(long, value_name = "FACILITIES", value_delimiter = ',')]
     pub without: Vec<Facility>,
+
+    /// Where services get their virtual addresses from, the same on every node [default: 10.96.0.0/16]
+    #[arg(long, value_name = "CIDR")]
+    pub service_range: Option<Ipv4Net>,
 
     /// Where to serve metrics for Prometheus, at /metrics; off for nowhere [default: 127.0.0.1:6782]
     #[arg(long, value_name = "ADDRESS[:PORT]")]

@@ -16,7 +16,7 @@ use weave_router::path::routes::{DEFAULT_NETWORK, Port};
 use super::addresses;
 use super::book::Entry;
 use super::containers::{self, Plan};
-use super::works::{HOST_LEASE, Works};
+use super::works::{HOST_LEASE, SERVICE_LEASE, Works};
 
 impl Works {
     /// Attaches a container.
@@ -143,6 +143,7 @@ impl Works {
     /// Takes one interface off the network and gives its address back.
     pub(super) async fn take_off(&mut self, entry: Entry) -> Result<Attachment, Refusal> {
         self.strike_out(&entry).await?;
+        self.forget_endpoint(&entry).await?;
         let Entry { attachment, .. } = entry;
         let Attachment { name, ifname, .. } = &attachment;
         self.release(&containers::lease_id(name, ifname)).await;
@@ -245,6 +246,7 @@ impl Works {
         let mut booked: BTreeMap<String, Option<u32>> = self
             .book
             .entries()
+            .filter(|entry| !self.book.is_docker(entry))
             .map(|Entry { attachment: a, .. }| {
                 (
                     containers::lease_id(&a.name, &a.ifname),
@@ -252,8 +254,13 @@ impl Works {
                 )
             })
             .collect();
+        let docker = self.book.docker().leases();
+        booked.extend(docker.map(|(lease, offset)| (lease, Some(offset))));
         if let Some(host) = self.book.host() {
             booked.insert(HOST_LEASE.to_owned(), range.offset_v4(host.ip));
+        }
+        if let Some(source) = self.book.services().source {
+            booked.insert(SERVICE_LEASE.to_owned(), range.offset_v4(source));
         }
         for (lease, _) in leases
             .iter()

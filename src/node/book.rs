@@ -4,16 +4,32 @@
 //! interfaces all lie in one namespace, so a second container cannot take a name that is in use.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 use weave_model::api::{Attachment, CniGcRequest, CniRef, HostAddress};
-use weave_model::{ContainerName, IfName, NetworkName};
+use weave_model::{ContainerName, DeclaredService, IfName, NetworkName, RemovedService};
+
+use super::given::Table;
 
 /// What is attached to this node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Book {
     attachments: BTreeMap<(ContainerName, IfName), Entry>,
     host: Option<HostAddress>,
+    docker: Table,
+    services: Declarations,
+}
+
+/// What was said on this node of Services.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Declarations {
+    /// Those that were made here.
+    pub(super) made: Vec<DeclaredService>,
+    /// Those of other nodes that were removed here.
+    pub(super) removed: Vec<RemovedService>,
+    /// The address by which endpoints of other nodes see this one, once there was a Service.
+    pub(super) source: Option<Ipv4Addr>,
 }
 
 /// An attachment and what only the node has to know of it.
@@ -31,6 +47,10 @@ struct Page {
     version: u32,
     attachments: Vec<Entry>,
     host: Option<HostAddress>,
+    #[serde(default)]
+    docker: Table,
+    #[serde(default)]
+    services: Declarations,
 }
 
 const VERSION: u32 = 1;
@@ -71,6 +91,8 @@ impl Book {
         Ok(Self {
             attachments: attachments.collect(),
             host: page.host,
+            docker: page.docker,
+            services: page.services,
         })
     }
 
@@ -81,6 +103,8 @@ impl Book {
             version: VERSION,
             attachments,
             host: self.host,
+            docker: self.docker.clone(),
+            services: self.services.clone(),
         };
         serde_json::to_vec(&page).expect("a book of strings and numbers is JSON")
     }
@@ -166,9 +190,35 @@ impl Book {
         self.attachments.remove(&(name.clone(), ifname.clone()))
     }
 
+    /// What Docker was given.
+    pub(super) const fn docker(&self) -> &Table {
+        &self.docker
+    }
+
+    /// The same, to be changed.
+    pub(super) const fn docker_mut(&mut self) -> &mut Table {
+        &mut self.docker
+    }
+
+    /// Whether an attachment is an endpoint of Docker's, whose address has a lease of Docker's own.
+    pub(super) fn is_docker(&self, entry: &Entry) -> bool {
+        let owner = entry.attachment.owner.as_ref();
+        owner.is_some_and(|owner| self.docker.endpoint(&owner.container).is_some())
+    }
+
     /// The host's own addresses.
     pub(super) const fn host(&self) -> Option<HostAddress> {
         self.host
+    }
+
+    /// What was said here of Services.
+    pub(super) const fn services(&self) -> &Declarations {
+        &self.services
+    }
+
+    /// The same, to be changed.
+    pub(super) const fn services_mut(&mut self) -> &mut Declarations {
+        &mut self.services
     }
 
     /// Gives the host its addresses, or takes them.

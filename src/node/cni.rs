@@ -85,7 +85,7 @@ impl Works {
         })
     }
 
-    async fn find_faults(
+    pub(super) async fn find_faults(
         &self,
         entry: &Entry,
         range: ClusterRange,

@@ -16,7 +16,10 @@ use crate::config::MTU_RANGE;
 const NETNS_FIX: &str = "give a path, a name that ip netns lists, or the id of a process in it";
 
 /// The gateway of every container for IPv6.
-const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+pub(super) const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+
+/// The identity of a namespace that was not there yet when its container was attached. The kernel gives no inode 0.
+pub(super) const UNKNOWN: (u64, u64) = (0, 0);
 
 /// By which name the allocator knows an interface of a container. No container's name holds a slash.
 pub(super) fn lease_id(name: &ContainerName, ifname: &IfName) -> String {
@@ -47,8 +50,11 @@ pub(super) fn netns_id(netns: &Netns) -> (u64, u64) {
     (netns.id().device, netns.id().inode)
 }
 
-/// Whether an entry's namespace is still the one that was attached.
+/// Whether an entry's namespace is still the one that was attached, or yet to come.
 pub(super) fn is_alive(entry: &Entry) -> bool {
+    if entry.netns_id == UNKNOWN {
+        return true;
+    }
     std::fs::metadata(&entry.attachment.netns)
         .is_ok_and(|found| (found.dev(), found.ino()) == entry.netns_id)
 }
@@ -360,13 +366,13 @@ pub(super) fn kernel_name(name: &IfName) -> weave_linux::netlink::IfName {
         .expect("both types follow the kernel's rule for names")
 }
 
-fn model_name(name: &weave_linux::netlink::IfName) -> IfName {
+pub(super) fn model_name(name: &weave_linux::netlink::IfName) -> IfName {
     name.as_str()
         .parse()
         .expect("both types follow the kernel's rule for names")
 }
 
-fn mac_text(mac: [u8; 6]) -> String {
+pub(super) fn mac_text(mac: [u8; 6]) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 

@@ -10,10 +10,13 @@ use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 use weave_model::api::{
     AttachRequest, Attachment, Attachments, CniFindings, CniGcRequest, CniRef, ExposeRequest,
-    HostAddress, InitRequest, JoinRequest, Membership, Refusal, TokenAnswer, TokenRequest,
+    HostAddress, InitRequest, IpamFindings, JoinRequest, LeaveAnswer, LeaveRequest, Membership,
+    Refusal, ServiceInfo, ServiceRequest, TokenAnswer, TokenRequest,
 };
-use weave_model::{ContainerName, IfName};
+use weave_model::docker::Call;
+use weave_model::{ContainerName, IfName, ServiceName};
 
+use super::docker;
 use super::works::Works;
 
 /// How often the host is looked after.
@@ -37,6 +40,13 @@ pub(super) enum Job {
     CniGc(CniGcRequest, Reply<Attachments>),
     Expose(ExposeRequest, Reply<HostAddress>),
     Hide(Reply<HostAddress>),
+    Docker(Box<Call>, Reply<docker::Answer>),
+    Leave(LeaveRequest, Reply<LeaveAnswer>),
+    CheckIpam(Reply<IpamFindings>),
+    CreateService(Box<ServiceRequest>, Reply<ServiceInfo>),
+    RemoveService(ServiceName, Reply<ServiceInfo>),
+    /// Does for Services what only the desk may.
+    SettleServices,
 }
 
 /// The running desk. It ends when the last [`super::Node`] is dropped.
@@ -95,5 +105,13 @@ async fn do_job(works: &mut Works, job: Job) {
         Job::CniGc(request, reply) => drop(reply.send(works.cni_gc(&request).await)),
         Job::Expose(request, reply) => drop(reply.send(works.expose(request).await)),
         Job::Hide(reply) => drop(reply.send(works.hide().await)),
+        Job::Docker(call, reply) => drop(reply.send(works.docker(*call).await)),
+        Job::Leave(request, reply) => drop(reply.send(works.leave(request).await)),
+        Job::CheckIpam(reply) => drop(reply.send(works.check_ipam().await)),
+        Job::CreateService(request, reply) => {
+            drop(reply.send(works.create_service(*request).await));
+        }
+        Job::RemoveService(name, reply) => drop(reply.send(works.remove_service(&name))),
+        Job::SettleServices => works.settle_services().await,
     }
 }

@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use weave_linux::nft::{self, Found};
 use weave_model::ClusterRange;
-use weave_router::attach::{Host, HostSpec};
+use weave_router::attach::{self, Host, HostSpec};
 use weave_router::hostfw::{self, HostFirewall};
 use weave_router::rules::AttachRules;
 
@@ -99,11 +99,9 @@ impl HostSide {
                 if !prepared.changed.is_empty() {
                     tracing::info!(changes = ?prepared.changed, "put right on this host");
                 }
+                obstacles.extend(prepared.overlap.map(|overlap| obstacle(&overlap)));
             }
-            Err(error) => {
-                let refusal = containers::refused(&error);
-                obstacles.push(Obstacle::new(refusal.message, refusal.fix));
-            }
+            Err(error) => obstacles.push(obstacle(&error)),
         }
         if let Err(error) = self.ensure_rules(range) {
             obstacles.push(Obstacle::new(
@@ -149,6 +147,26 @@ impl HostSide {
         }
     }
 
+    /// Takes off the host what the cluster needed there: routes, addresses, rules, the way through other firewalls. The
+    /// TUN device stays, it is the router's. What fails does not stop the rest.
+    pub(super) async fn leave(&mut self, range: ClusterRange) -> Vec<String> {
+        let errors = self.host.clear().await;
+        let mut failed: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        let removed = self.rules(range).rule_set().remove(&self.nft);
+        failed.extend(removed.err().map(|error| error.to_string()));
+        match std::mem::replace(&mut self.firewall, Firewall::Lost) {
+            Firewall::Idle(mut firewall) => {
+                let work = tokio::task::spawn_blocking(move || {
+                    let done = firewall.remove();
+                    (firewall, done)
+                });
+                self.firewall = Firewall::Working(work);
+            }
+            other => self.firewall = other,
+        }
+        failed
+    }
+
     /// Looks at our table of rules, and changes nothing.
     pub(super) fn find_rules(&self, range: ClusterRange) -> Result<Found, nft::Error> {
         self.rules(range).rule_set().check(&self.nft)
@@ -171,4 +189,9 @@ impl HostSide {
         }
         Ok(())
     }
+}
+
+fn obstacle(error: &attach::Error) -> Obstacle {
+    let refusal = containers::refused(error);
+    Obstacle::new(refusal.message, refusal.fix)
 }

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 
 use ipnet::Ipv4Net;
 use weave_model::api::{
-    Cluster, Connection, Connections, Datagrams, LaneMtu, Offload, Offloads, Peer, PeerState,
-    Peers, Problem, Status, Traffic, Verdict,
+    Cluster, Connection, ConnectionPath, Connections, Datagrams, LaneMtu, Offload, Offloads, Peer,
+    PeerState, Peers, Problem, Status, Traffic, Verdict,
 };
 use weave_model::{Block, ClusterRange, Drop};
 use weave_router::core::view::{Member, View};
 use weave_router::driver::{Granted, PeerStats, Stats};
 
-use super::Published;
+use super::{Published, members};
 use crate::config::{Config, Facility};
 use crate::obstacle::Obstacle;
 
@@ -90,7 +90,7 @@ fn offloads(without: &[Facility], granted: &Granted) -> Offloads {
         gro: asked(Facility::Gro, granted.gro),
         tso: has(granted.tso),
         uso: asked(Facility::Uso, granted.uso),
-        big_tcp: has(granted.big_tcp),
+        big_tcp: asked(Facility::BigTcp, granted.big_tcp),
         multiqueue: asked(Facility::Multiqueue, granted.queues > 0),
         queues: granted.queues as u32,
     }
@@ -160,7 +160,9 @@ fn problems(view: &View, port: u16, obstacles: &[Obstacle]) -> Vec<Problem> {
             "free space on the disk of the state directory, or repair it",
         ));
     }
-    for member in view.members.iter().filter(|member| !member.connected) {
+    problems.extend(members::problems(view));
+    let silent = |member: &&Member| !member.connected && !view.removed;
+    for member in view.members.iter().filter(silent) {
         let at: Vec<String> = member.endpoints.iter().map(ToString::to_string).collect();
         let cause = format!("no session with {} ({})", member.name, at.join(" "));
         problems.push(Problem {
@@ -215,12 +217,14 @@ pub(super) fn connections(view: &View, stats: &Stats) -> Connections {
             state: state(member),
             endpoint: member.endpoint,
             suite: member.suite,
+            keys_at: member.keys.map(|made| made.as_secs()),
             lanes: lane_mtus.len() as u32,
             mtu: lane_mtus
                 .iter()
                 .map(|lane| lane.mtu)
                 .min_by_key(|mtu| mtu.bytes),
             lane_mtus,
+            path: path(view, member),
             rtt_us: member.rtt_us,
             since_at: member.since.map(|since| since.as_secs()),
             rekeys: counted.map_or(0, |counted| counted.rekeys),
@@ -231,6 +235,18 @@ pub(super) fn connections(view: &View, stats: &Stats) -> Connections {
     Connections {
         connections: connections.collect(),
     }
+}
+
+/// The way of a member's packets, the relay by its name.
+fn path(view: &View, member: &Member) -> Option<ConnectionPath> {
+    let (since, reason) = member.way?;
+    let relay = member.via.and_then(|via| view.member(via));
+    Some(ConnectionPath {
+        via: relay.map(|relay| relay.name.clone()),
+        loss_permille: member.loss,
+        since_at: since.as_secs(),
+        reason,
+    })
 }
 
 fn traffic(stats: &PeerStats) -> Traffic {
@@ -256,7 +272,7 @@ const fn state(member: &Member) -> PeerState {
     }
 }
 
-fn prefixes(range: &ClusterRange, blocks: &[Block]) -> Vec<Ipv4Net> {
+pub(super) fn prefixes(range: &ClusterRange, blocks: &[Block]) -> Vec<Ipv4Net> {
     blocks.iter().map(|block| range.v4_block(*block)).collect()
 }
 
@@ -293,6 +309,10 @@ mod tests {
             suite: None,
             rtt_us: None,
             observed: None,
+            via: None,
+            keys: None,
+            way: None,
+            loss: None,
         };
         let range = ClusterRange::new(
             "10.32.0.0/12".parse().unwrap(),

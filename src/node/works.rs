@@ -26,6 +26,9 @@ use crate::obstacle::{Obstacle, cause_and_fix};
 /// The lease of the host itself. No container's name is empty.
 pub(super) const HOST_LEASE: &str = "/host";
 
+/// The lease of the address by which endpoints of other nodes see this one.
+pub(super) const SERVICE_LEASE: &str = "/service";
+
 /// What the desk works with.
 pub(super) struct Works {
     pub(super) config: Config,
@@ -84,14 +87,7 @@ impl Works {
         let Some(range) = self.router.view().range else {
             return Ok(());
         };
-        let state_dir = self.config.state_dir.display();
-        let fix = format!(
-            "to leave it for good, stop weaved, move its state directory {state_dir} away and start it again"
-        );
-        Err(Refusal {
-            fix,
-            ..CommandError::AlreadyMember(range.v4()).into()
-        })
+        Err(CommandError::AlreadyMember(range.v4()).into())
     }
 
     async fn became_member(&mut self, command: Command) -> Result<Membership, Refusal> {
@@ -200,6 +196,7 @@ impl Works {
     /// Puts right what is ours on this host, tells the others new addresses of it, and publishes what is amiss.
     pub(super) async fn look_after(&mut self) {
         self.drain_cni_journal().await;
+        self.learn_namespaces();
         self.tell_endpoints().await;
         let obstacles = match self.router.view().range {
             Some(range) => {
@@ -208,6 +205,8 @@ impl Works {
             }
             None => Vec::new(),
         };
+        let mut obstacles = obstacles;
+        obstacles.extend(self.route_services().await);
         self.obstacles = obstacles.into();
         self.tell_ports().await;
         self.publish();
@@ -311,7 +310,7 @@ impl Works {
     }
 }
 
-fn strange_reply() -> Refusal {
+pub(super) fn strange_reply() -> Refusal {
     Refusal::new(
         Code::Failed,
         "the router gave an answer that does not fit",

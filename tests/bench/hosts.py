@@ -8,9 +8,11 @@ Nothing outside these namespaces is touched. Everything carries the prefix, so w
 (it was killed) is found and removed at the start of the next.
 """
 
+import fcntl
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -50,6 +52,18 @@ def wait_until(ready, seconds, what):
         if time.monotonic() > end:
             raise Failed(f"{what}: not after {seconds} s")
         time.sleep(0.05)
+
+
+def take_lock():
+    """The file whose lock is ours until we end; exits if another bench runs, or without the rights to run one."""
+    if os.geteuid() != 0:
+        sys.exit("bench: making network namespaces needs root: run it as root")
+    lock = open("/run/weave-bench.lock", "w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        sys.exit("bench: another bench is running, and two would spoil each other's figures: wait for it")
+    return lock
 
 
 class Hosts:

@@ -1,8 +1,10 @@
-"""What is measured between the containers: throughput, the machine's CPU time, small packets, round trips."""
+"""What is measured between the containers: throughput, the machine's CPU time, small packets, round trips, and these again
+beside a stream that sends all it can."""
 
 import json
 import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 from hosts import Failed, wait_until
 
@@ -14,13 +16,15 @@ COLUMNS = {  # the key in the JSON row: how the table heads it
     "rtt_mean_ms": "rtt mean ms",
     "rtt_p50_ms": "rtt p50",
     "rtt_p99_ms": "rtt p99",
+    "rtt_loaded_p99_ms": "loaded p99",
 }
 
 
 def measure(hosts, target, seconds, pings):
     """All columns between container A and `target` in container B; what could not be measured is 0.
 
-    `seconds` is the length of each of the three throughput runs, `pings` the number of round trips, 2 ms apart.
+    `seconds` is the length of each of the three throughput runs, and how many times a second of a stream is measured with
+    round trips beside it; `pings` the number of round trips without it, 2 ms apart.
     Returns the columns and a list of what went wrong.
     """
     row, faults = dict.fromkeys(COLUMNS, 0), []
@@ -32,6 +36,7 @@ def measure(hosts, target, seconds, pings):
         "tcp, 4 streams": lambda: {"tcp4_gbps": _tcp(hosts, target, seconds, streams=4)[0]},
         "udp, 64 bytes": lambda: {"udp64_kpps": _udp(hosts, target, seconds)},
         "round trips": lambda: _round_trips(hosts, target, pings),
+        "loaded round trips": lambda: _loaded_round_trips(hosts, target, max(2, seconds)),
     }
     for name, step in steps.items():
         try:
@@ -78,15 +83,35 @@ def _iperf(hosts, target, seconds, figures, *options):
 
 
 def _round_trips(hosts, target, pings):
+    times = _pings(hosts, target, "-i", 0.002, "-c", pings, "-w", 5 + pings // 100)
+    return {"rtt_mean_ms": round(sum(times) / len(times), 3), "rtt_p50_ms": _quantile(times, 0.5), "rtt_p99_ms": _quantile(times, 0.99)}
+
+
+def _loaded_round_trips(hosts, target, streams):
+    """One stream after the other, a second each: whether a ping shares a queue with a stream is a matter of its ports."""
+    times = []
+    with ThreadPoolExecutor(1) as beside:
+        for _ in range(streams):
+            answers = beside.submit(_pings, hosts, target, "-i", 0.005, "-w", 1)
+            _iperf(hosts, target, 1, "sum_received")
+            times += answers.result()
+    return {"rtt_loaded_p99_ms": _quantile(sorted(times), 0.99)}
+
+
+def _pings(hosts, target, *options):
+    """Round trips in milliseconds, ascending."""
     try:
-        said = hosts.inside("cA", "ping", "-i", 0.002, "-c", pings, "-w", 5 + pings // 100, target)
+        said = hosts.inside("cA", "ping", *options, target)
     except Failed as fault:  # ping fails when any answer is missing; those that came still count
         said = str(fault)
     times = sorted(float(time) for time in re.findall(r"time=([\d.]+) ms", said))
     if not times:
         raise Failed("no answer to any ping")
-    at = lambda quantile: times[min(len(times) - 1, int(quantile * len(times)))]  # noqa: E731
-    return {"rtt_mean_ms": round(sum(times) / len(times), 3), "rtt_p50_ms": at(0.5), "rtt_p99_ms": at(0.99)}
+    return times
+
+
+def _quantile(ascending, share):
+    return ascending[min(len(ascending) - 1, int(share * len(ascending)))]
 
 
 def _cpu_seconds():

@@ -74,7 +74,7 @@ check_machine() {
   echo "forwarding can be switched on"
   range=
   local candidate
-  for candidate in 10.32.0.0/12 10.96.0.0/12 10.160.0.0/12 172.16.0.0/12; do
+  for candidate in 10.32.0.0/12 10.112.0.0/12 10.160.0.0/12 172.16.0.0/12; do
     [ -n "$(ip -4 route show root "$candidate")" ] || { range=$candidate; break; }
     echo "$candidate is in use on this machine: $(ip -4 route show root "$candidate" | head -n 1)"
   done
@@ -137,7 +137,7 @@ attach_containers() {
     name=${containers[$n]}
     ip netns add "$prefix$name"
     in_net "$name" ip link set lo up
-    ctl "$(host_of "$n")" attach "$prefix$name" --name "$name" -o json >"$dir/$name.json"
+    ctl "$(host_of "$n")" attach "$prefix$name" --name "$name" --label app=web -o json >"$dir/$name.json"
     result=$(grep -o '"address": *"[^"/]*' "$dir/$name.json" | cut -d '"' -f 4)
     { read -r "v4[$name]"; read -r "v6[$name]"; } <<<"$result"
     echo "  ${v4[$name]}  ${v6[$name]}"
@@ -178,6 +178,23 @@ multicast() {
   for name in "${containers[@]:1}"; do
     if grep -q "hello, all" "$dir/$name.heard" 2>/dev/null; then echo "$name heard it"; else fail "$name did not hear it"; fi
   done
+}
+
+# Every container says its name to whoever connects; the service of all of them answers with one after the other.
+service() {
+  say "A service in front of all six, and 60 requests of red to its address"
+  local name vip answers
+  for name in "${containers[@]}"; do
+    spawn "$name" socat TCP-LISTEN:8080,fork,reuseaddr "SYSTEM:echo $name"
+  done
+  ctl host2 service create web --port 80:8080 --selector app=web | tee "$dir/service"
+  vip=$(awk '{ print $2 }' "$dir/service")
+  wait_for "web answers red" in_net red socat -u "TCP:$vip:80,connect-timeout=2" -
+  ctl host3 service list
+  answers=$(for _ in $(seq 60); do in_net red socat -u "TCP:$vip:80,connect-timeout=5" - || true; done)
+  sort <<<"$answers" | uniq -c
+  [ "$(sort -u <<<"$answers" | wc -l)" = ${#containers[@]} ] || fail "not every container answered"
+  [ "$(wc -l <<<"$answers")" = 60 ] || fail "not every request was answered"
 }
 
 # Two containers without Weave, routed in clear between host1 and host2: what the machine can do without encryption.
@@ -265,6 +282,7 @@ where_to_look() {
 $WEAVECTL status
 $WEAVECTL connections
 $WEAVECTL ps -o json
+$WEAVECTL service describe web
 ip netns exec ${prefix}red ping ${v4[violet]}
 ip netns exec ${prefix}host1 tcpdump -n -i u0 -x udp port 6783
 tail -f $dir/host1.log
@@ -287,6 +305,7 @@ make_hosts
 make_cluster
 attach_containers
 ping_all
+service
 multicast
 throughput
 wire

@@ -273,7 +273,7 @@ fn a_flood_does_not_make_a_path_small() {
         for host in &hosts {
             let traffic = &host.status()["traffic"];
             println!("in the flood: {traffic}");
-            assert!(traffic["sent_packets"].as_u64() > Some(20_000), "{traffic}");
+            assert!(traffic["sent_packets"].as_u64() > Some(2_000), "{traffic}");
         }
     });
 }

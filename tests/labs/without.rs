@@ -9,7 +9,7 @@ use crate::lab::{Container, Host, Lab, Wire, form};
 use crate::overlay::{both_ways, every_pair, nothing_strange};
 
 /// The words of `--without`.
-const ALL: &str = "gso,gro,uso,multiqueue";
+const ALL: &str = "gso,gro,uso,big_tcp,multiqueue";
 /// Bytes of the transfer.
 const BULK: usize = 4 << 20;
 /// Datagrams of one batch of a container.
@@ -28,6 +28,11 @@ fn without_gro() {
 #[test]
 fn without_uso() {
     Lab::run_on(Wire::Super, |lab| core_of_the_network(lab, "uso"));
+}
+
+#[test]
+fn without_big_tcp() {
+    Lab::run_on(Wire::Super, |lab| core_of_the_network(lab, "big_tcp"));
 }
 
 #[test]

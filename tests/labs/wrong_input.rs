@@ -77,8 +77,32 @@ fn tokens() {
         let brief = h1.ok(&["token", "create", "--ttl", "1s"]);
         std::thread::sleep(Duration::from_millis(1500));
         refuses(&h3, &format!("join {brief}"), "expired", again);
-        refuses(&h2, &format!("join {token}"), "already", ".state");
-        refuses(&h2, "token create", "cluster's key", "h1");
+        refuses(&h2, &format!("join {token}"), "already", "weavectl leave");
+        for line in [
+            "token create",
+            "token list",
+            "token revoke 0123",
+            "admin add h1",
+        ] {
+            refuses(&h2, line, "not an admin", "h1");
+        }
+        refuses(&h1, "token revoke 0123", "no token", "token list");
+        refuses(&h1, "admin add h9", "no member", "weavectl peers");
+        refuses(&h1, "rmpeer h9", "no member", "weavectl peers");
+        refuses(&h1, "rmpeer h2 --heir h9", "no member", "weavectl peers");
+        refuses(&h1, "rmpeer h2 --heir h2", "of itself", "--heir");
+        refuses(&h1, "rmpeer h1", "remove itself", "weavectl leave");
+        refuses(&h1, "leave", "last admin", "admin add");
+        let web = h2.attach("web");
+        refuses(&h2, "leave", "in use by web", "leave --force");
+        assert!(
+            h2.ok(&["ipam", "check"]).contains("all agree"),
+            "{}",
+            web.name
+        );
+        for line in ["leave", "leave --force", "ipam", "ipam check", "token list"] {
+            refuses(&h3, line, "not a member", "weavectl join");
+        }
         h3.ok(&["join", token.trim()]);
         let h4 = lab.host("h4", 4);
         h4.start();
@@ -147,7 +171,7 @@ fn ranges() {
         assert_eq!(h1.ctl(&["init", "--range", "10.48/12"]).code, 2);
 
         h1.ok(&["init", "--range", "10.48.0.0/12"]);
-        refuses(&h1, "init", "already", ".state");
+        refuses(&h1, "init", "already", "weavectl leave");
         let token = h1.ok(&["token", "create"]);
         refuses(&h2, &format!("join {token}"), "10.55.8.0/24", "route");
         h2.ns.sh("ip route del 10.55.8.0/24");

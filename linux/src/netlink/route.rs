@@ -195,12 +195,16 @@ impl fmt::Display for Route {
 struct Filter {
     table: Option<u32>,
     link: Option<u32>,
+    protocol: Option<u8>,
 }
 
 impl Filter {
     fn passes(self, route: &Route) -> bool {
         self.table.is_none_or(|table| table == route.table)
             && self.link.is_none_or(|link| Some(link) == route.link)
+            && self
+                .protocol
+                .is_none_or(|protocol| protocol == route.protocol)
     }
 }
 
@@ -232,10 +236,11 @@ impl Netlink {
         match self.add_route(route).await {
             Ok(()) => Ok(Ensured::Made),
             Err(error) if error.is_exists() => {
-                // A host may have very many routes, but not many of one device.
+                // A host may have very many routes, but not many of one device, or that refuse and have the same maker.
                 let filter = Filter {
                     table: Some(route.table),
                     link: route.filled_in().link,
+                    protocol: Some(route.protocol),
                 };
                 let found = self.routes_of(route.to.addr(), filter).await?;
                 let kept = found.iter().any(|found| route.agrees(found));
@@ -264,7 +269,20 @@ impl Netlink {
 
     /// All routes of all tables, of both families; or those of one table.
     pub async fn routes(&self, table: Option<u32>) -> Result<Vec<Route>, Error> {
-        self.both_families(Filter { table, link: None }).await
+        self.both_families(Filter {
+            table,
+            ..Filter::default()
+        })
+        .await
+    }
+
+    /// The routes that bear the number of who made them, of all tables, of both families.
+    pub async fn routes_by(&self, protocol: u8) -> Result<Vec<Route>, Error> {
+        self.both_families(Filter {
+            protocol: Some(protocol),
+            ..Filter::default()
+        })
+        .await
     }
 
     /// The routes over a device, of all tables or of one, of both families.
@@ -272,6 +290,7 @@ impl Netlink {
         self.both_families(Filter {
             table,
             link: Some(link),
+            protocol: None,
         })
         .await
     }
@@ -323,6 +342,7 @@ impl Netlink {
     async fn routes_of(&self, any: IpAddr, filter: Filter) -> Result<Vec<Route>, Error> {
         let mut question = RouteMessage::default();
         question.header.address_family = family(any);
+        question.header.protocol = RouteProtocol::from(filter.protocol.unwrap_or(0));
         let attributes = &mut question.attributes;
         attributes.extend(filter.table.map(RouteAttribute::Table));
         attributes.extend(filter.link.map(RouteAttribute::Oif));

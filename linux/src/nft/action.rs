@@ -110,6 +110,19 @@ impl Rule {
         self
     }
 
+    /// Puts the fields into a set that rules fill ([`Set::learned`]), or makes them stay there for its whole time again.
+    #[must_use]
+    pub fn update(mut self, fields: &[Field], set: &Set) -> Self {
+        self.load(fields);
+        let mut attrs = Attrs::default();
+        attrs
+            .text(1, set.name())
+            .u32(3, NFT_DYNSET_OP_UPDATE)
+            .u32(4, register(0));
+        self.expr("dynset", &attrs);
+        self
+    }
+
     /// Gives the connection the address of the interface it leaves by. In NAT chains of postrouting.
     #[must_use]
     pub fn masquerade(mut self) -> Self {
@@ -239,6 +252,7 @@ fn family(address: IpAddr) -> u32 {
     }
 }
 
+const NFT_DYNSET_OP_UPDATE: u32 = 1;
 const NFT_NAT_SNAT: u32 = 0;
 const NFT_NAT_DNAT: u32 = 1;
 const NFPROTO_IPV4: u32 = 2;

@@ -257,6 +257,11 @@ impl Batch {
         })
     }
 
+    /// Every message in it.
+    pub(super) fn messages(&self) -> Messages<'_> {
+        Messages(&self.bytes)
+    }
+
     /// An operation in words, by its sequence number: "add rule inet weave-attach outbound \"masquerade\"".
     pub(super) fn describe(&self, sequence: u32) -> String {
         let start = (sequence as usize)
@@ -317,19 +322,19 @@ const BATCH_BEGIN: u16 = 16;
 const BATCH_END: u16 = 17;
 const NEWTABLE: u16 = 0;
 const DELTABLE: u16 = 2;
-const NEWCHAIN: u16 = 3;
+pub(super) const NEWCHAIN: u16 = 3;
 const DELCHAIN: u16 = 5;
-const NEWRULE: u16 = 6;
+pub(super) const NEWRULE: u16 = 6;
 const DELRULE: u16 = 8;
-const NEWSET: u16 = 9;
+pub(super) const NEWSET: u16 = 9;
 const DELSET: u16 = 11;
-const NEWSETELEM: u16 = 12;
+pub(super) const NEWSETELEM: u16 = 12;
 const DELSETELEM: u16 = 14;
 const REQUEST: u16 = 0x1;
 const ACK: u16 = 0x4;
 const CREATE: u16 = 0x400;
 const APPEND: u16 = 0x800;
-const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
+pub(super) const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
 const NFTA_SET_ELEM_LIST_SET_ID: u16 = 4;
 
 #[cfg(test)]

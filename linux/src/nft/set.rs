@@ -16,7 +16,15 @@ pub struct Set {
     key: Vec<Type>,
     data: Data,
     interval: bool,
+    learned: Option<Learned>,
     comment: Option<String>,
+}
+
+/// What bounds a set that rules fill.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Learned {
+    timeout_ms: u64,
+    most: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +43,7 @@ impl Set {
             key: key.to_vec(),
             data: Data::None,
             interval: false,
+            learned: None,
             comment: None,
         }
     }
@@ -70,6 +79,15 @@ impl Set {
             "ranges need fields in network byte order"
         );
         self.interval = true;
+        self
+    }
+
+    /// Lets rules fill it ([`Rule::update`](super::Rule::update)): an element goes `seconds` after its last update, and
+    /// there are at most `most`.
+    #[must_use]
+    pub fn learned(mut self, seconds: u32, most: u32) -> Self {
+        let timeout_ms = u64::from(seconds) * 1000;
+        self.learned = Some(Learned { timeout_ms, most });
         self
     }
 
@@ -109,6 +127,9 @@ impl Set {
         if self.interval {
             flags |= if self.key.len() > 1 { 0x4 | 0x80 } else { 0x4 };
         }
+        if self.learned.is_some() {
+            flags |= NFT_SET_TIMEOUT | NFT_SET_EVAL;
+        }
         flags | if self.data == Data::None { 0 } else { 0x8 }
     }
 
@@ -136,8 +157,19 @@ impl Set {
             }
         }
         attrs.u32(NFTA_SET_ID, id);
-        if self.interval && self.key.len() > 1 {
-            attrs.nest(NFTA_SET_DESC, |desc| self.describe_fields(desc));
+        if let Some(learned) = self.learned {
+            attrs.u64(NFTA_SET_TIMEOUT, learned.timeout_ms);
+        }
+        let ranges = self.interval && self.key.len() > 1;
+        if ranges || self.learned.is_some() {
+            attrs.nest(NFTA_SET_DESC, |desc| {
+                if let Some(learned) = self.learned {
+                    desc.u32(NFTA_SET_DESC_SIZE, learned.most);
+                }
+                if ranges {
+                    self.describe_fields(desc);
+                }
+            });
         }
         attrs.bytes(NFTA_SET_USERDATA, self.user_data().as_bytes());
         attrs
@@ -211,6 +243,13 @@ impl Element {
     pub fn comment(mut self, comment: impl Into<String>) -> Self {
         self.comment = Some(comment.into());
         self
+    }
+
+    /// The bytes of its key, the lower end of a range first; they tell elements of one set apart.
+    pub fn key_bytes(&self) -> Vec<u8> {
+        let mut bytes = concat(self.key.iter().map(|span| &span.low));
+        bytes.extend(concat(self.key.iter().map(|span| &span.high)));
+        bytes
     }
 
     /// Appends the list members that stand for it: one, or two where the set keeps ranges of a single field.
@@ -319,18 +358,23 @@ fn byte_order(types: &[Type]) -> u32 {
 }
 
 const NFT_DATA_VERDICT: u32 = 0xffff_ff00;
+const NFT_SET_TIMEOUT: u32 = 0x10;
+/// Rules may change its elements.
+pub(super) const NFT_SET_EVAL: u32 = 0x20;
 pub(super) const NFTA_SET_TABLE: u16 = 1;
 pub(super) const NFTA_SET_NAME: u16 = 2;
-const NFTA_SET_FLAGS: u16 = 3;
+pub(super) const NFTA_SET_FLAGS: u16 = 3;
 const NFTA_SET_KEY_TYPE: u16 = 4;
 const NFTA_SET_KEY_LEN: u16 = 5;
 const NFTA_SET_DATA_TYPE: u16 = 6;
 const NFTA_SET_DATA_LEN: u16 = 7;
 const NFTA_SET_DESC: u16 = 9;
+const NFTA_SET_DESC_SIZE: u16 = 1;
 const NFTA_SET_ID: u16 = 10;
+const NFTA_SET_TIMEOUT: u16 = 11;
 const NFTA_SET_USERDATA: u16 = 13;
-const NFTA_SET_ELEM_KEY: u16 = 1;
-const NFTA_SET_ELEM_DATA: u16 = 2;
+pub(super) const NFTA_SET_ELEM_KEY: u16 = 1;
+pub(super) const NFTA_SET_ELEM_DATA: u16 = 2;
 const NFTA_SET_ELEM_FLAGS: u16 = 3;
 const NFTA_SET_ELEM_USERDATA: u16 = 6;
 const NFTA_SET_ELEM_KEY_END: u16 = 10;

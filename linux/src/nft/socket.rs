@@ -123,6 +123,23 @@ impl Socket {
         Ok(rules)
     }
 
+    /// What a set or map of a table holds, each element as `read` has it.
+    pub(super) fn elements<T>(
+        &self,
+        table: &Table,
+        set: &str,
+        read: impl Fn(Message<'_>) -> Vec<T>,
+    ) -> Result<Vec<T>, Error> {
+        let mut attrs = Attrs::default();
+        attrs
+            .text(super::set::NFTA_SET_TABLE, &table.name)
+            .text(super::set::NFTA_SET_NAME, set);
+        let lists = self.dump(GETSETELEM, table.family as u8, &attrs, |message| {
+            Some(read(message))
+        })?;
+        Ok(lists.into_iter().flatten().collect())
+    }
+
     /// A number that grows with every change anybody makes to the namespace's rule sets.
     ///
     /// # Errors
@@ -334,6 +351,7 @@ const BUFFER: usize = 128 * 1024;
 const GETTABLE: u16 = 1;
 const GETCHAIN: u16 = 4;
 const GETRULE: u16 = 7;
+const GETSETELEM: u16 = 13;
 const GETGEN: u16 = 16;
 const NFTA_GEN_ID: u16 = 1;
 const REQUEST: u16 = 0x1;

@@ -7,7 +7,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 use super::HostAddress;
-use crate::{ContainerName, Drop, NodeId, NodeName, PathMtu, Suite};
+use crate::{ContainerName, Drop, NodeId, NodeName, PathMtu, PathReason, Suite};
 
 /// `GET /v1/status`: this node and its place in the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -222,18 +222,22 @@ pub struct Connection {
     pub id: NodeId,
     /// Whether there is a session.
     pub state: PeerState,
-    /// The address packets go to; absent without a session.
+    /// The address packets go to; absent without a session, and where a relay stands between.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
     pub endpoint: Option<SocketAddr>,
     /// The suite of the session.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
     pub suite: Option<Suite>,
+    /// When its keys were made; the next ones are made after two minutes.
+    pub keys_at: Option<u64>,
     /// How many lanes packets are spread over.
     pub lanes: u32,
     /// The largest packet that crosses the path: the least of all lanes in use. Absent without a session.
     pub mtu: Option<PathMtu>,
     /// The same for each lane in use. Their packets may take different ways, so it may differ.
     pub lane_mtus: Vec<LaneMtu>,
+    /// The way packets take; absent without a session.
+    pub path: Option<ConnectionPath>,
     /// The last measured round-trip time, in microseconds.
     pub rtt_us: Option<u32>,
     /// Since when the member is in this state.
@@ -244,6 +248,21 @@ pub struct Connection {
     pub handshake_retries: u64,
     /// What crossed it since the start.
     pub traffic: Traffic,
+}
+
+/// The way that packets for a member take.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ConnectionPath {
+    /// The member that hands them on, though it cannot read them; absent where they go straight.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub via: Option<NodeName>,
+    /// Of a thousand pings that were sent this way, how many were lost.
+    pub loss_permille: Option<u16>,
+    /// Since when they take this way.
+    pub since_at: u64,
+    /// Why they take it now.
+    pub reason: PathReason,
 }
 
 /// What one lane's path carries.

@@ -7,7 +7,7 @@ use weave_linux::netlink::route::Kind;
 use weave_linux::netlink::{Address, Link, Route};
 use weave_model::ClusterRange;
 
-use super::Error;
+use super::{Error, ROUTE_PROTOCOL};
 
 /// Refuses a range that a foreign device has an address in or a route to.
 ///
@@ -34,7 +34,8 @@ pub(super) fn check(
                 return Err(Error::Overlap { range, with });
             }
         }
-        for route in routes {
+        let foreign = |route: &&Route| route.protocol != ROUTE_PROTOCOL;
+        for route in routes.iter().filter(foreign) {
             let device = match route.link {
                 Some(index) => match name(index) {
                     Some(device) => device,

@@ -11,7 +11,7 @@ use super::{Error, Host, container, outer};
 
 /// The hardware address of every outer end: "Weave", locally administered. They stand alone, so they may share it, and
 /// what a container knows of its gateway stays true wherever it is attached.
-const OUTER_MAC: [u8; 6] = [0x02, b'W', b'e', b'a', b'v', b'e'];
+pub(super) const OUTER_MAC: [u8; 6] = [0x02, b'W', b'e', b'a', b'v', b'e'];
 
 /// The steps of attaching, in their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,7 +92,7 @@ pub(super) fn is_outer_name(name: &str) -> bool {
 }
 
 /// The hardware address of a container's device: from its IPv4 address, so that it gets the same again with that.
-fn inner_mac(address: Ipv4Addr) -> [u8; 6] {
+pub(super) fn inner_mac(address: Ipv4Addr) -> [u8; 6] {
     let [a, b, c, d] = address.octets();
     [0x02, b'W', a, b, c, d]
 }

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use weave_linux::netlink::link::LinkChange;
+use weave_linux::netlink::route::Kind;
 use weave_linux::netlink::{Address, Link, Route};
 use weave_linux::netns::run_in;
 use weave_linux::sysctl;
@@ -25,19 +26,26 @@ pub struct HostSpec {
 }
 
 /// What came of preparing the host.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Prepared {
     /// Whether the host has IPv6; without it the network is IPv4 only.
     pub ipv6: bool,
     /// What had to be changed; nothing, after a restart.
     pub changed: Vec<String>,
+    /// What else on the host has to do with the cluster's addresses, if it came after us: packets may go astray.
+    pub overlap: Option<Error>,
 }
 
 impl Host {
-    /// Makes the host a router for the cluster. The TUN device has to be there; see [`Host::check_overlap`] for what
-    /// is refused. What is right already stays as it is, and what earlier settings left on the device goes.
+    /// Makes the host a router for the cluster. The TUN device has to be there. What is right already stays as it is, and
+    /// what earlier settings left on the device goes. What [`Host::check_overlap`] finds is reported and nothing more: a
+    /// cluster is not left for a route that somebody adds later.
     pub async fn prepare(&self, spec: &HostSpec) -> Result<Prepared, Error> {
-        self.check_overlap(&spec.range).await?;
+        let overlap = match self.check_overlap(&spec.range).await {
+            Ok(()) => None,
+            Err(overlap @ Error::Overlap { .. }) => Some(overlap),
+            Err(error) => return Err(error),
+        };
         let tun = self.tun().await?;
         let ipv6 = self.has_ipv6()?;
         let (mut host, mut device) = (Changes::default(), Changes::default());
@@ -48,7 +56,11 @@ impl Host {
             Ok(()) => {
                 let mut changed = device.describe();
                 changed.extend(host.describe());
-                Ok(Prepared { ipv6, changed })
+                Ok(Prepared {
+                    ipv6,
+                    changed,
+                    overlap,
+                })
             }
             Err(cause) => Err(host.undo(&self.netns, &self.netlink, cause).await),
         }
@@ -106,7 +118,7 @@ impl Host {
         }
     }
 
-    async fn tun(&self) -> Result<Link, Error> {
+    pub(super) async fn tun(&self) -> Result<Link, Error> {
         let found = self.netlink.link(&self.tun).await?;
         found
             .filter(|link| link.kind == "tun")
@@ -183,8 +195,8 @@ impl Host {
         wanted: &[Route],
         changes: &mut Changes,
     ) -> Result<(), Error> {
-        for route in self.netlink.routes_over(tun.index, None).await? {
-            let ours = route.protocol == ROUTE_PROTOCOL;
+        for route in self.netlink.routes_by(ROUTE_PROTOCOL).await? {
+            let ours = route.link == Some(tun.index) || route.kind == Kind::Refuse;
             if ours && !wanted.iter().any(|wanted| wanted.agrees(&route)) {
                 changes.no_route(&self.netlink, route).await?;
             }
@@ -263,26 +275,30 @@ fn tun_addresses(range: &ClusterRange, exposed: Option<u32>, ipv6: bool) -> Vec<
     addresses
 }
 
-/// The routes to the cluster's ranges. What no container here has goes to the router.
+/// The routes to the cluster's ranges. What no container here has goes to the router; and while the device is down or
+/// gone, and its routes with it, nowhere: not by the default route, in clear.
 fn cluster_routes(
     range: &ClusterRange,
     exposed: Option<u32>,
     tun: &Link,
     ipv6: bool,
 ) -> Vec<Route> {
-    let mut routes = vec![(
-        IpNet::V4(range.v4()),
-        exposed.map(|offset| IpAddr::V4(range.v4_at(offset))),
-    )];
-    if ipv6 {
-        routes.push((
-            IpNet::V6(range.v6()),
-            exposed.map(|offset| IpAddr::V6(range.v6_at(offset))),
-        ));
-    }
-    let routes = routes.into_iter().map(|(to, source)| Route {
-        source,
-        ..Route::new(to, tun.index).protocol(ROUTE_PROTOCOL)
+    let source4 = exposed.map(|offset| IpAddr::V4(range.v4_at(offset)));
+    let source6 = exposed.map(|offset| IpAddr::V6(range.v6_at(offset)));
+    let mut ranges = vec![(IpNet::V4(range.v4()), source4)];
+    ranges.extend(ipv6.then_some((IpNet::V6(range.v6()), source6)));
+    let routes = ranges.into_iter().flat_map(|(to, source)| {
+        let route = Route::new(to, tun.index).protocol(ROUTE_PROTOCOL);
+        let nowhere = Route {
+            kind: Kind::Refuse,
+            link: None,
+            metric: LAST_METRIC,
+            ..route
+        };
+        [Route { source, ..route }, nowhere]
     });
     routes.collect()
 }
+
+/// The metric of a route that every other one is preferred to.
+const LAST_METRIC: u32 = u32::MAX;

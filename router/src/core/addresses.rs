@@ -91,7 +91,14 @@ impl Core {
         let Some(membership) = self.membership.as_ref().filter(|_| self.active) else {
             return;
         };
-        let others: Vec<&Deed> = self.records.values().flat_map(Record::titles).collect();
+        let removed = self.removed.values();
+        let removed = removed.filter_map(|removed| removed.record.as_ref());
+        let others: Vec<&Deed> = self
+            .records
+            .values()
+            .chain(removed)
+            .flat_map(Record::titles)
+            .collect();
         let blocks = membership.deeds.blocks(self.saving.durable(), &others);
         if blocks == self.ipam.blocks() {
             return;
@@ -119,7 +126,8 @@ impl Core {
 
     /// Begins to ask for addresses if it is time, and stops if it is not.
     pub(super) fn ask_if_needed(&mut self) {
-        let needed = self.active && self.saving.failure().is_none() && self.ipam.wants_more();
+        let standing = self.active && self.standing().is_ok();
+        let needed = standing && self.saving.failure().is_none() && self.ipam.wants_more();
         match (&self.asking, needed) {
             (None, true) => self.asking = Some(Asking::new(self.rng.next_u64(), self.now.mono)),
             (Some(asking), false) if !asking.granted => self.asking = None,
@@ -235,6 +243,7 @@ impl Core {
             return;
         }
         let block = match self.saving.failure() {
+            _ if self.leaving.is_some() => None,
             Some(_) => None,
             None => {
                 let whole = Block::whole(&membership.range).bits();
@@ -274,10 +283,13 @@ impl Core {
         };
         let save = self.saving.next();
         let (block, counter) = (deed.block, deed.version.counter);
-        match membership
-            .deeds
-            .accept(grant, self.me, boot, save, &membership.public)
-        {
+        match membership.deeds.accept(
+            grant,
+            self.me,
+            boot,
+            save,
+            (&membership.public, &self.removals),
+        ) {
             Grant::New => {
                 if let Some(asking) = &mut self.asking {
                     asking.granted = true;

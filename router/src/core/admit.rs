@@ -206,25 +206,23 @@ impl Core {
 
     /// Takes a stranger's datagram.
     pub(super) fn handle_stranger(&mut self, bytes: &[u8], from: SocketAddr) -> Result<(), Drop> {
-        let membership = self
-            .membership
-            .as_ref()
-            .filter(|_| self.active)
-            .ok_or(Drop::BadHandshake)?;
-        let key = membership.key.as_ref().ok_or(Drop::BadHandshake)?;
         let Self {
+            membership,
             inviting,
             tokens,
             keys,
             rng,
             ..
         } = self;
+        let membership = membership.as_ref().filter(|_| self.active);
+        let authority = membership.and_then(|membership| membership.authority(keys));
+        let authority = authority.ok_or(Drop::BadHandshake)?;
         let mut unproven = false;
         let answer = if Header::parse(bytes)?.kind == Type::JoinHello {
             let host = Host {
                 tokens,
                 keys,
-                cluster: key,
+                authority,
             };
             match inviting.handle_hello(bytes, from, host, rng, self.now.mono)? {
                 Answer::Proof(proof) => proof,
@@ -285,7 +283,9 @@ impl Core {
         let Some(membership) = &self.membership else {
             return;
         };
-        let (Some(key), Some(secret)) = (&membership.key, membership.secrets.first()) else {
+        let (Some(authority), Some(secret)) =
+            (membership.authority(&self.keys), membership.secrets.first())
+        else {
             return;
         };
         let node = asked.node();
@@ -293,7 +293,7 @@ impl Core {
             cluster: membership.public,
             range: membership.range,
             secret: secret.clone(),
-            certificate: key.certify(node, false, self.now.wall.as_secs()),
+            certificate: authority.certify(node, false, self.now.wall.as_secs()),
             inviter: self.keys.public(),
         };
         let Some(bytes) = self.inviting.answer(asked.index, &Ok(admission)) else {

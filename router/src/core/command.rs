@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use weave_model::api::{Code, Refusal};
-use weave_model::{BadRange, ClusterRange, NodeId, Token};
+use weave_model::{BadRange, ClusterRange, NodeId, NodeName, Token};
 
-use crate::mesh::tokens;
+use crate::mesh::tokens::{self, TokenInfo};
 
 /// The longest id of an allocation, in bytes.
 pub const MAX_ID: usize = 512;
@@ -30,6 +30,30 @@ pub enum Command {
         uses: u32,
         /// Where joiners find this node; when empty its own endpoints.
         addresses: Vec<SocketAddr>,
+    },
+    /// Lists the join tokens of this node, those that are used up, expired or taken back included.
+    TokenList,
+    /// Takes a join token back.
+    TokenRevoke {
+        /// The start of its id, 4 hex digits or more.
+        id: String,
+    },
+    /// Makes another member an admin: it may invite and remove, and make admins itself.
+    AdminAdd {
+        /// Its name, or the start of its id.
+        node: String,
+    },
+    /// Removes a member for good.
+    Remove {
+        /// Its name, or the start of its id.
+        node: String,
+        /// Who shall take its addresses, likewise; when absent whoever gave them to it.
+        heir: Option<String>,
+    },
+    /// Leaves the cluster: the addresses go to another member, everything is forgotten.
+    Leave {
+        /// Also with containers that have addresses, as the last admin, and when nobody can take the addresses.
+        force: bool,
     },
     /// Joins the cluster that a token invites to, unless its range is in use on this host.
     Join {
@@ -57,6 +81,12 @@ pub enum Command {
         /// UDP addresses of this host.
         endpoints: Vec<SocketAddr>,
     },
+    /// Says what this node tells the others of its containers and Services: at most
+    /// [`crate::mesh::sheet::MAX_CONTENT`] bytes, in a form that the mesh does not look at. Known to them soon after.
+    SetSheet {
+        /// All of it.
+        content: Vec<u8>,
+    },
 }
 
 /// A range that this host uses for something else.
@@ -80,6 +110,29 @@ pub enum Reply {
     },
     /// The token, and when it expires, since the Unix epoch.
     Token(Token, Duration),
+    /// Tokens: all of them ([`Command::TokenList`]), or the one that was taken back.
+    Tokens(Vec<TokenInfo>),
+    /// The member that was named, as it is known here.
+    Node {
+        /// Its id.
+        id: NodeId,
+        /// Its label.
+        name: NodeName,
+    },
+    /// The member that was removed ([`Command::Remove`]).
+    Removed {
+        /// Its id.
+        id: NodeId,
+        /// Its label.
+        name: NodeName,
+        /// Who takes its addresses, once all living members know of it.
+        heir: (NodeId, NodeName),
+    },
+    /// This node is in no cluster any more ([`Command::Leave`]).
+    Left {
+        /// Who has its addresses now; `None` if there was nobody.
+        heir: Option<(NodeId, NodeName)>,
+    },
     /// The offset that the interface has.
     Address(u32),
     /// The offset that the interface had, if it had one.
@@ -105,12 +158,65 @@ pub enum CommandError {
     /// The range cannot be a cluster's.
     #[error("{0}")]
     BadRange(#[from] BadRange),
-    /// This node does not hold the cluster's key.
-    #[error("this node cannot invite: it does not hold the cluster's key")]
+    /// This node may not sign in the cluster's name.
+    #[error("this node is not an admin: it cannot invite or remove nodes")]
     NotAdmin {
-        /// The names of those that do.
+        /// The names of those that may.
         admins: Vec<String>,
     },
+    /// No token that is remembered here starts so.
+    #[error("no token of this node has an id that starts with \"{0}\" and 4 digits or more")]
+    UnknownToken(String),
+    /// Several do.
+    #[error("several tokens of this node have ids that start with \"{0}\"")]
+    AmbiguousToken(String),
+    /// No member is called so.
+    #[error("no member has the name, or an id that starts with, \"{0}\"")]
+    UnknownNode(String),
+    /// Several are.
+    #[error("\"{given}\" means several members: {}", .ids.join(", "))]
+    AmbiguousNode {
+        /// What was said.
+        given: String,
+        /// The starts of their ids.
+        ids: Vec<String>,
+    },
+    /// The member that was named is not reached just now.
+    #[error("there is no connection to {0} just now")]
+    NotConnected(String),
+    /// It did not say that it has done it.
+    #[error("{node} did not confirm within {} seconds", super::admins::PATIENCE.as_secs())]
+    NotConfirmed {
+        /// Its name.
+        node: String,
+    },
+    /// A node is removed by another.
+    #[error("a node does not remove itself")]
+    Oneself,
+    /// The heir is the node that is removed.
+    #[error("{0} cannot take the addresses of itself")]
+    HeirOfItself(String),
+    /// Its removal would be too long.
+    #[error("that admin let in more nodes than a removal can list")]
+    TooManyKept,
+    /// An admin has removed this node.
+    #[error("this node was removed from the cluster")]
+    Removed,
+    /// Containers have addresses here.
+    #[error("{0} addresses of this node are in use")]
+    InUse(u32),
+    /// Nobody could invite or remove any more.
+    #[error("this node is the last admin: nobody could invite or remove nodes without it")]
+    LastAdmin,
+    /// No member is connected.
+    #[error("no member is connected that could take the addresses of this node")]
+    NobodyToTake,
+    /// A leave is under way.
+    #[error("this node is leaving the cluster")]
+    Leaving,
+    /// A chain of certificates may have no more links.
+    #[error("this node is an admin by way of too many others to make another one")]
+    ChainTooLong,
     /// The terms of a token are out of bounds.
     #[error("a token is good for 1 second to 365 days and for 1 to 10000 nodes")]
     TokenTerms,
@@ -180,6 +286,9 @@ pub enum CommandError {
     /// No member that is known owns it.
     #[error("the address {0} belongs to no member that this node knows")]
     Unowned(Ipv4Addr),
+    /// There is more to tell of containers and Services than a node may.
+    #[error("this node has too many containers and services to tell the others of")]
+    SheetTooLong,
     /// The id is too long to be journalled.
     #[error("the interface's id is longer than {MAX_ID} bytes")]
     BadId,
@@ -196,13 +305,32 @@ impl CommandError {
     pub fn fix(&self) -> String {
         match self {
             Self::AlreadyMember(_) => {
-                "to leave it for good, stop weaved, move its state directory away and start it again"
+                "to leave it: weavectl leave"
             }
             Self::NotMember => "make a cluster with `weavectl init`, or join one with `weavectl join TOKEN`",
             Self::Underway => "wait for it to end",
             Self::BadRange(_) => "choose another range, such as --range 10.32.0.0/12",
-            Self::NotAdmin { admins } if admins.is_empty() => "make the token on the node that made the cluster",
-            Self::NotAdmin { admins } => return format!("make the token on {}", admins.join(" or ")),
+            Self::NotAdmin { admins } if admins.is_empty() => "do it on the node that made the cluster",
+            Self::NotAdmin { admins } => {
+                return format!("do it on {}, or there first: weavectl admin add THIS-NODE", admins.join(" or "));
+            }
+            Self::UnknownToken(_) => "list them with `weavectl token list`; a token is known only where it was made",
+            Self::AmbiguousToken(_) => "give more digits of the id",
+            Self::UnknownNode(_) => "list the members with `weavectl peers`",
+            Self::AmbiguousNode { .. } => "name it by the start of its id instead",
+            Self::NotConnected(_) => "see `weavectl connections`, and try again when there is one",
+            Self::NotConfirmed { .. } => "see `weavectl connections`, then try again",
+            Self::Oneself => "leave the cluster with `weavectl leave`, or remove this node from another admin",
+            Self::HeirOfItself(_) => "name another member with --heir, or leave it out",
+            Self::TooManyKept => "remove members that are gone first",
+            Self::Removed => "to use it again: weavectl leave --force, then weavectl join TOKEN with a new token",
+            Self::InUse(_) => "detach the containers that `weavectl ps` lists, or detach all: weavectl leave --force",
+            Self::LastAdmin => "make another admin first: weavectl admin add NODE; or leave anyway: weavectl leave --force",
+            Self::NobodyToTake => {
+                "see `weavectl connections`; or leave with --force, and run `weavectl rmpeer` for this node on a member"
+            }
+            Self::Leaving => "wait until it has left, then join again with a new token",
+            Self::ChainTooLong => "do it on the node that made the cluster, or on an admin that was made there",
             Self::TokenTerms => "choose --ttl and --uses within these bounds",
             Self::NoEndpoint => "start weaved with --advertise ADDRESS",
             Self::Refused(tokens::Refusal::Unable) => "look at `weavectl status` on the inviter, then join again",
@@ -217,6 +345,7 @@ impl CommandError {
             Self::NoAddresses => "addresses are still being asked for; see `weavectl status`",
             Self::Exhausted { .. } => "detach containers, or wait: more addresses were asked for from the other members",
             Self::AddressTaken { .. } => "choose another address, or detach its holder first",
+            Self::SheetTooLong => "detach containers, use fewer labels, or attach them on other nodes",
             Self::BadId => "use a shorter container name",
             Self::HasOther { .. } => "detach it first, or attach it without naming an address",
             Self::Reserved(_) | Self::Outside(_) => "choose another address, or let the node choose",
@@ -233,18 +362,30 @@ impl CommandError {
             Self::AlreadyMember(_)
             | Self::Underway
             | Self::AddressTaken { .. }
+            | Self::AmbiguousToken(_)
+            | Self::AmbiguousNode { .. }
             | Self::HasOther { .. } => Code::Conflict,
             Self::Elsewhere { .. } | Self::RangeTaken { .. } => Code::Conflict,
+            Self::UnknownToken(_) | Self::UnknownNode(_) => Code::NotFound,
+            Self::Removed | Self::TooManyKept | Self::Leaving => Code::Conflict,
+            Self::InUse(_) | Self::LastAdmin => Code::Conflict,
+            Self::NobodyToTake => Code::NotReady,
+            Self::Oneself | Self::HeirOfItself(_) => Code::Invalid,
             Self::BadRange(_)
             | Self::TokenTerms
             | Self::BadId
+            | Self::SheetTooLong
             | Self::Reserved(_)
             | Self::Outside(_) => Code::Invalid,
             Self::Stopping | Self::NotMember | Self::NotAdmin { .. } | Self::NoEndpoint => {
                 Code::NotReady
             }
+            Self::NotConnected(_) | Self::ChainTooLong => Code::NotReady,
             Self::Exhausted { .. } | Self::NoAddresses | Self::Unowned(_) => Code::NotReady,
-            Self::Refused(_) | Self::WrongCluster(_) | Self::NoAnswer(_) => Code::Remote,
+            Self::Refused(_)
+            | Self::WrongCluster(_)
+            | Self::NoAnswer(_)
+            | Self::NotConfirmed { .. } => Code::Remote,
             Self::Storage(_) => Code::Failed,
         }
     }
@@ -263,6 +404,7 @@ const fn refused(refusal: tokens::Refusal) -> &'static str {
             "the token is used up: as many nodes have joined with it as it was made for"
         }
         tokens::Refusal::Unable => "the inviter cannot save its state just now",
+        tokens::Refusal::Revoked => "the token was revoked on the inviter",
     }
 }
 

@@ -1,4 +1,4 @@
-//! Knowing the members: records in and out, pings, and what sessions report.
+//! Knowing the members: records in and out, and what sessions report.
 
 use std::net::SocketAddr;
 
@@ -10,7 +10,9 @@ use crate::mesh::flood::Due;
 use crate::mesh::message::Message;
 use crate::mesh::parts;
 use crate::mesh::record::{Content, MAX_ENDPOINTS, Record, RecordVersion};
+use crate::mesh::removal::{self, Removal};
 use crate::session::SessionEvent;
+use crate::way::Way;
 
 /// The most members that are believed in.
 const MAX_MEMBERS: usize = 4096;
@@ -24,26 +26,28 @@ impl Core {
             SessionEvent::Up {
                 peer,
                 outbound,
-                endpoint,
+                way,
             } => {
                 let link = Link {
                     up: true,
                     silent: false,
                     since: self.now.wall,
-                    endpoint: *endpoint,
+                    way: *way,
                     suite: outbound.suite(),
                     boot: outbound.boot(),
                 };
                 self.handle_up(*peer, link);
             }
-            SessionEvent::Moved { peer, endpoint } => {
+            SessionEvent::Moved { peer, way } => {
                 if let Some(link) = self.links.get_mut(peer) {
-                    link.endpoint = *endpoint;
+                    link.way = *way;
+                    self.ways.paths.moved(*peer, *way, self.now.mono);
+                    self.ways.relink(self.now.mono);
                     self.changed();
                 }
             }
             SessionEvent::Down { peer } => self.handle_down(*peer),
-            SessionEvent::Probe { peer } => self.pings.probe(*peer, self.now.mono),
+            SessionEvent::Probe { peer } => self.ways.paths.doubt(*peer, true, self.now.mono),
             SessionEvent::Silent { peer } => self.handle_silence(*peer, true),
             SessionEvent::Heard { peer } => self.handle_silence(*peer, false),
             SessionEvent::Inbound(_) | SessionEvent::Retire(_) | SessionEvent::Retried { .. } => {}
@@ -58,13 +62,16 @@ impl Core {
         }
         self.links.insert(peer, link);
         if before.is_none_or(|before| before.boot != link.boot) {
-            info!(peer = %peer.short(), endpoint = %link.endpoint, "a session is up");
+            info!(peer = %peer.short(), way = %link.way, "a session is up");
             self.flood.up(peer, self.now.mono);
-            self.pings.up(peer, self.now.mono);
+            self.ways.links.up(peer, self.now.mono);
+            self.sheets.flood.up(peer, self.now.mono);
             self.parts.forget(peer);
             self.resume_giving(peer);
             self.changed();
         }
+        self.ways.paths.up(peer, link.way, self.now.mono);
+        self.ways.relink(self.now.mono);
         self.stale = true;
     }
 
@@ -73,6 +80,7 @@ impl Core {
         if let Some(link) = self.links.get_mut(&peer) {
             info!(peer = %peer.short(), silent, "a peer fell silent, or speaks again");
             (link.silent, link.since) = (silent, since);
+            self.ways.relink(self.now.mono);
             self.changed();
         }
     }
@@ -83,13 +91,16 @@ impl Core {
             (link.up, link.since) = (false, self.now.wall);
         }
         self.flood.down(peer);
-        self.pings.down(peer);
+        self.ways.paths.down(peer);
+        self.ways.links.down(peer);
+        self.ways.relink(self.now.mono);
+        self.sheets.flood.down(peer);
         self.parts.forget(peer);
         self.changed();
     }
 
     /// Takes a control message.
-    pub(super) fn handle_message(&mut self, peer: NodeId, body: &[u8], from: SocketAddr) {
+    pub(super) fn handle_message(&mut self, peer: NodeId, body: &[u8], from: Way) {
         match Message::decode(body) {
             Ok(Some(Message::Part {
                 transfer,
@@ -114,15 +125,9 @@ impl Core {
         }
     }
 
-    fn take(&mut self, peer: NodeId, message: Message, from: SocketAddr) {
+    fn take(&mut self, peer: NodeId, message: Message, from: Way) {
         match message {
-            Message::Ping { id } => self.send(
-                peer,
-                &Message::Pong {
-                    id,
-                    observed: canonical(from),
-                },
-            ),
+            Message::Ping { id, alarm } => self.handle_ping(peer, id, alarm, from),
             Message::Pong { id, observed } => self.handle_pong(peer, id, observed),
             Message::Part { .. } => debug!(peer = %peer.short(), "a part inside of a part is left"),
             Message::Record(bytes) => self.handle_record(peer, &bytes),
@@ -132,21 +137,16 @@ impl Core {
             Message::DeedGrant(deeds) => self.handle_grant(peer, &deeds),
             Message::DeedAck { block, counter } => self.handle_ack(peer, block, counter),
             Message::DeedRefusal { id } => self.handle_refusal(peer, id),
-        }
-    }
-
-    fn handle_pong(&mut self, peer: NodeId, id: u64, observed: SocketAddr) {
-        let (seen, before) = (self.pings.observed(), self.pings.rtt(peer));
-        if !self.pings.pong(peer, id, observed, self.now.mono) {
-            return;
-        }
-        let after = self.pings.rtt(peer).unwrap_or_default();
-        if before.is_none_or(|before| before.abs_diff(after) > before / 8) {
-            self.changed();
-        }
-        if self.pings.observed() != seen {
-            self.changed();
-            self.publish();
+            Message::Links { version, links } => self.handle_links(peer, version, &links),
+            Message::LinksAck { version } => self.ways.links.acknowledged(peer, version),
+            Message::Office(certificate) => self.handle_office(peer, certificate),
+            Message::DeedInquiry { id, about } => self.handle_inquiry(peer, id, about),
+            Message::DeedTestimony(testimony) => self.handle_testimony(peer, testimony),
+            Message::Sheet(bytes) => self.handle_sheet(peer, &bytes),
+            Message::SheetAck { node, version } => self.handle_has_sheet(peer, node, version),
+            Message::SheetSummary { answer, sheets } => {
+                self.handle_sheet_summary(peer, answer, &sheets);
+            }
         }
     }
 
@@ -154,13 +154,16 @@ impl Core {
     pub(super) fn all_endpoints(&self) -> Vec<SocketAddr> {
         let mut endpoints = self.endpoints.clone();
         endpoints.truncate(MAX_ENDPOINTS - MAX_OBSERVED);
-        let observed = self.pings.observed().into_iter();
+        let observed = self.ways.paths.observed().into_iter();
         let news = observed.filter(|address| !self.endpoints.contains(address));
         endpoints.extend(news.take(MAX_OBSERVED));
         endpoints
     }
 
     fn handle_record(&mut self, peer: NodeId, bytes: &[u8]) {
+        if bytes.first() == Some(&removal::FORMAT) {
+            return self.handle_removal(peer, bytes);
+        }
         let Some(membership) = self.membership.as_ref().filter(|_| self.active) else {
             return;
         };
@@ -170,7 +173,7 @@ impl Core {
             self.flood.has(peer, node);
             return self.send(peer, &Message::RecordAck { node, version });
         }
-        let record = match Record::read(bytes, &membership.public) {
+        let record = match Record::read(bytes, &membership.public, &self.removals) {
             Ok(record) => record,
             Err(error) => return debug!(from = %peer.short(), %error, "a record is left"),
         };
@@ -217,6 +220,7 @@ impl Core {
             None => self.saving.want(),
         }
         self.meet(&record);
+        self.note_admin(&record);
         self.flood.offer(node, Some(from), self.now.mono);
         self.changed();
         self.refresh();
@@ -224,12 +228,19 @@ impl Core {
 
     /// Wants a session with a member.
     pub(super) fn meet(&mut self, record: &Record) {
+        if self.removals.contains(self.me) {
+            return;
+        }
         self.sessions
             .add_peer(record.public, record.endpoints.clone(), self.now);
         self.sessions.connect(record.node(), self.now);
+        self.ways.relink(self.now.mono);
     }
 
     fn version_of(&self, node: NodeId) -> Option<RecordVersion> {
+        if self.removals.contains(node) {
+            return Some(RecordVersion::LAST);
+        }
         if node == self.me {
             return self.own.as_ref().map(|own| own.version);
         }
@@ -238,6 +249,9 @@ impl Core {
 
     /// A peer has this version of a record: either it needs to hear no more of it, or it needs the one that is here.
     fn handle_has(&mut self, peer: NodeId, node: NodeId, version: RecordVersion) {
+        if node == self.me && version == RecordVersion::LAST {
+            self.note_farewell(peer);
+        }
         match self.version_of(node) {
             Some(mine) if mine > version => self.flood.lacks(peer, node, self.now.mono),
             _ => self.flood.has(peer, node),
@@ -264,7 +278,12 @@ impl Core {
 
     fn summary(&self) -> Vec<(NodeId, RecordVersion)> {
         let all = self.records.values().chain(&self.own);
-        all.map(|record| (record.node(), record.version)).collect()
+        let all = all.map(|record| (record.node(), record.version));
+        let removed = self.removals.iter();
+        let removed = removed.map(|removal| (removal.node, RecordVersion::LAST));
+        all.filter(|(node, _)| !self.removals.contains(*node))
+            .chain(removed)
+            .collect()
     }
 
     fn send_summary(&mut self, peer: NodeId, answer: bool) {
@@ -279,6 +298,7 @@ impl Core {
 
     /// Signs this node's record anew if what it says has changed, and lets everybody know.
     pub(super) fn publish(&mut self) {
+        self.publish_sheet();
         let Some(membership) = self
             .membership
             .as_ref()
@@ -291,7 +311,7 @@ impl Core {
             public: self.keys.public(),
             version: self.version,
             name: self.config.name.clone(),
-            certificate: membership.certificate,
+            certificate: membership.certificate.clone(),
             endpoints: self.all_endpoints(),
             suites: self.config.suites.clone(),
             deeds: membership.deeds.proof_of(&blocks),
@@ -319,23 +339,25 @@ impl Core {
 
     /// Sends all that is due now.
     pub(super) fn send_due(&mut self) {
-        for (peer, id) in self.pings.due(self.now.mono) {
-            self.send(peer, &Message::Ping { id });
-        }
+        self.send_ways();
         for (peer, due) in self.flood.due(self.now.mono) {
             match due {
                 Due::Summary => self.send_summary(peer, false),
                 Due::Record(node) => {
                     let own = self.own.as_ref().filter(|_| node == self.me);
                     let record = own.or_else(|| self.records.get(&node));
-                    match record.map(|record| Message::Record(record.bytes().to_vec())) {
+                    let removal = self.removals.get(node).map(Removal::bytes);
+                    let bytes = removal.or_else(|| record.map(Record::bytes));
+                    match bytes.map(|bytes| Message::Record(bytes.to_vec())) {
                         Some(message) => self.send(peer, &message),
                         None => self.flood.has(peer, node),
                     }
                 }
             }
         }
+        self.send_due_sheets();
         self.send_gifts();
+        self.send_offices();
     }
 
     /// Sends a message, in parts if it is long. It may be lost.
@@ -347,9 +369,4 @@ impl Core {
             self.sessions.send_control(peer, &body, self.now);
         }
     }
-}
-
-/// An IPv4 address stays one, whichever kind of socket it came from.
-fn canonical(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip().to_canonical(), address.port())
 }

@@ -14,11 +14,16 @@ use super::saving::Pending;
 use super::view::Owner;
 use crate::ipam::{Ipam, NoAddress};
 use crate::keys::ClusterSecret;
+use crate::mesh::authority::Authority;
 use crate::mesh::cluster::{ClusterKey, ClusterPublic};
 use crate::mesh::deeds::Deeds;
+use crate::mesh::sheet::MAX_CONTENT;
+use crate::mesh::tokens::{Refusal, TokenInfo};
 
 const MAX_TTL: Duration = Duration::from_secs(365 * 24 * 3600);
 const MAX_USES: u32 = 10_000;
+/// How much of a token's id has to be said at least, in hex digits.
+const MIN_ID: usize = 4;
 
 impl Core {
     /// Does a command at once (`Some`), or begins it: its answer comes when what it changed is durable.
@@ -34,6 +39,14 @@ impl Core {
                 uses,
                 addresses,
             } => self.create_token(id, ttl, uses, addresses)?,
+            Command::TokenList => {
+                self.check_admin()?;
+                return Ok(Some(Reply::Tokens(self.tokens.list(self.now.wall))));
+            }
+            Command::TokenRevoke { id: start } => return self.revoke_token(id, &start),
+            Command::Remove { node, heir } => return self.remove(id, &node, heir.as_deref()),
+            Command::Leave { force } => self.leave(id, force)?,
+            Command::AdminAdd { node } => return self.add_admin(id, &node),
             Command::Join { token, taken } => {
                 self.check_free()?;
                 self.start_join(id, token, taken);
@@ -47,6 +60,13 @@ impl Core {
                 let leases = self.ipam.leases();
                 let leases = leases.map(|(id, offset)| (id.to_owned(), offset));
                 return Ok(Some(Reply::Leases(leases.collect())));
+            }
+            Command::SetSheet { content } => {
+                if content.len() > MAX_CONTENT {
+                    return Err(CommandError::SheetTooLong);
+                }
+                self.set_sheet(content);
+                return Ok(Some(Reply::Done));
             }
             Command::SetEndpoints { mut endpoints } => {
                 let mut seen = std::collections::BTreeSet::new();
@@ -79,6 +99,14 @@ impl Core {
                 self.tokens.remove(id);
                 command
             }
+            Pending::Revoked { command, info } => {
+                self.tokens.set_revoked(info.id, false);
+                command
+            }
+            Pending::Removing(removing) => {
+                self.undo_removal(removing.node);
+                removing.command
+            }
             Pending::Answer { command, .. } => command,
             _ => return,
         };
@@ -97,17 +125,42 @@ impl Core {
         }
     }
 
-    fn check_storage(&self) -> Result<(), CommandError> {
+    /// The cluster's id, if this node may sign in its name and can save that it did.
+    pub(super) fn check_admin(&self) -> Result<[u8; 32], CommandError> {
+        let membership = self.standing()?;
+        if membership.authority(&self.keys).is_none() {
+            let admins = self.records.values();
+            let admins = admins.filter(|record| record.certificate.admin);
+            let admins = admins.map(|record| record.name.to_string()).collect();
+            return Err(CommandError::NotAdmin { admins });
+        }
+        self.check_storage()?;
+        Ok(membership.public.id())
+    }
+
+    pub(super) fn check_storage(&self) -> Result<(), CommandError> {
         self.saving
             .failure()
             .map_or(Ok(()), |cause| Err(CommandError::Storage(cause.to_owned())))
     }
 
-    fn member(&self) -> Result<&Membership, CommandError> {
+    pub(super) fn member(&self) -> Result<&Membership, CommandError> {
         self.membership
             .as_ref()
             .filter(|_| self.active)
             .ok_or(CommandError::NotMember)
+    }
+
+    /// The membership, if nobody has removed this node.
+    pub(super) fn standing(&self) -> Result<&Membership, CommandError> {
+        let membership = self.member()?;
+        if self.removals.contains(self.me) {
+            return Err(CommandError::Removed);
+        }
+        if self.leaving.is_some() {
+            return Err(CommandError::Leaving);
+        }
+        Ok(membership)
     }
 
     fn init(&mut self, id: u64, v4: Ipv4Net, v6: Option<Ipv6Net>) -> Result<(), CommandError> {
@@ -119,7 +172,7 @@ impl Core {
             public: key.public(),
             range,
             secrets: vec![ClusterSecret::generate(1, &mut self.rng)],
-            certificate: key.certify(self.me, true, self.now.wall.as_secs()),
+            certificate: Authority::Key(&key).certify(self.me, true, self.now.wall.as_secs()),
             deeds: Deeds::genesis(Block::whole(&range), self.me, &key, save),
             key: Some(key),
             acquaintances: Vec::new(),
@@ -137,17 +190,7 @@ impl Core {
         uses: u32,
         mut addresses: Vec<SocketAddr>,
     ) -> Result<(), CommandError> {
-        let membership = self.member()?;
-        let cluster = membership.public.id();
-        if membership.key.is_none() {
-            let admins = self
-                .records
-                .values()
-                .filter(|record| record.certificate.admin);
-            let admins = admins.map(|record| record.name.to_string()).collect();
-            return Err(CommandError::NotAdmin { admins });
-        }
-        self.check_storage()?;
+        let cluster = self.check_admin()?;
         if ttl < Duration::from_secs(1) || ttl > MAX_TTL || !(1..=MAX_USES).contains(&uses) {
             return Err(CommandError::TokenTerms);
         }
@@ -174,13 +217,36 @@ impl Core {
         Ok(())
     }
 
+    fn revoke_token(&mut self, id: u64, start: &str) -> Result<Option<Reply>, CommandError> {
+        self.check_admin()?;
+        let mut found = self.tokens.list(self.now.wall);
+        found.retain(|info| start.len() >= MIN_ID && info.id.to_string().starts_with(start));
+        let info = match <[TokenInfo; 1]>::try_from(found) {
+            Ok([info]) => info,
+            Err(found) if found.is_empty() => {
+                return Err(CommandError::UnknownToken(start.to_owned()));
+            }
+            Err(_) => return Err(CommandError::AmbiguousToken(start.to_owned())),
+        };
+        let dead = Some(Refusal::Revoked);
+        if info.dead == dead {
+            return Ok(Some(Reply::Tokens(vec![info])));
+        }
+        self.tokens.set_revoked(info.id, true);
+        self.saving.after(Pending::Revoked {
+            command: id,
+            info: TokenInfo { dead, ..info },
+        });
+        Ok(None)
+    }
+
     fn allocate(
         &mut self,
         command: u64,
         id: String,
         want: Option<u32>,
     ) -> Result<Option<Reply>, CommandError> {
-        let range = self.member()?.range;
+        let range = self.standing()?.range;
         if id.len() > MAX_ID {
             return Err(CommandError::BadId);
         }

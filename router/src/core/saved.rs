@@ -15,11 +15,13 @@ use zeroize::Zeroizing;
 use super::command::MAX_ID;
 use crate::ipam::Entry;
 use crate::keys::{ClusterSecret, NodeKeys, NodePublic};
+use crate::mesh::authority::Authority;
 use crate::mesh::cluster::{Certificate, ClusterKey, ClusterPublic};
 use crate::mesh::codec::{Malformed, Reader, Writer};
 use crate::mesh::deeds::Deeds;
 use crate::mesh::join::{read_range, write_range};
 use crate::mesh::record::MAX_RECORD;
+use crate::mesh::sheet::MAX_SHEET;
 use crate::mesh::tokens::Tokens;
 
 const FORMAT: u8 = 1;
@@ -33,6 +35,8 @@ const JOURNAL: u16 = 7;
 const RECORDS: u16 = 8;
 const ACQUAINTANCES: u16 = 9;
 const STAMP: u16 = 10;
+const REMOVED: u16 = 11;
+const SHEETS: u16 = 21;
 
 const MAX_SECRETS: u32 = 2;
 
@@ -49,6 +53,13 @@ pub(super) struct Membership {
     pub acquaintances: Vec<(NodePublic, SocketAddr)>,
 }
 
+impl Membership {
+    /// By what this node signs in the cluster's name; `None` if it is no admin.
+    pub(super) fn authority<'a>(&'a self, keys: &'a NodeKeys) -> Option<Authority<'a>> {
+        Authority::of(self.key.as_ref(), keys, &self.certificate, self.public)
+    }
+}
+
 /// All of the state.
 pub(super) struct Saved {
     pub keys: Zeroizing<[u8; NodeKeys::LEN]>,
@@ -60,6 +71,20 @@ pub(super) struct Saved {
     pub journal: Vec<Entry>,
     /// As they were signed; checked again when they are used.
     pub records: Vec<Vec<u8>>,
+    pub removed: Vec<SavedRemoval>,
+    /// As they were signed by others.
+    pub sheets: Vec<Vec<u8>>,
+}
+
+/// A removal, as it was signed; checked again when it is used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct SavedRemoval {
+    /// The removal.
+    pub removal: Vec<u8>,
+    /// The last record of the node; empty if none came here.
+    pub record: Vec<u8>,
+    /// This node is its heir and has taken what there was.
+    pub settled: bool,
 }
 
 /// What [`encode`] takes: the state as it stands in the core.
@@ -71,6 +96,8 @@ pub(super) struct Snapshot<'a> {
     pub tokens: &'a Tokens,
     pub journal: Vec<Entry>,
     pub records: Vec<&'a [u8]>,
+    pub removed: Vec<SavedRemoval>,
+    pub sheets: Vec<&'a [u8]>,
 }
 
 /// The bytes to save.
@@ -98,6 +125,19 @@ pub(super) fn encode(state: &Snapshot<'_>) -> Zeroizing<Vec<u8>> {
             w.counted(record);
         });
     });
+    out.field(REMOVED, |w| {
+        for removed in &state.removed {
+            w.u8(u8::from(removed.settled));
+            w.counted(&removed.removal).counted(&removed.record);
+        }
+    });
+    if !state.sheets.is_empty() {
+        out.field(SHEETS, |w| {
+            state.sheets.iter().for_each(|sheet| {
+                w.counted(sheet);
+            });
+        });
+    }
     Zeroizing::new(out.0)
 }
 
@@ -156,6 +196,8 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Saved, Malformed> {
         tokens: fields.tokens,
         journal: fields.journal,
         records: fields.records,
+        removed: fields.removed,
+        sheets: fields.sheets,
     })
 }
 
@@ -169,6 +211,8 @@ struct Fields {
     tokens: Tokens,
     journal: Vec<Entry>,
     records: Vec<Vec<u8>>,
+    removed: Vec<SavedRemoval>,
+    sheets: Vec<Vec<u8>>,
     acquaintances: Vec<(NodePublic, SocketAddr)>,
     stamp: u64,
 }
@@ -202,6 +246,20 @@ impl Fields {
                         sign: field.array()?,
                     };
                     self.acquaintances.push((public, field.address()?));
+                }
+            }
+            REMOVED => {
+                while !field.is_empty() {
+                    self.removed.push(SavedRemoval {
+                        settled: field.u8()? != 0,
+                        removal: field.counted(MAX_RECORD)?.to_vec(),
+                        record: field.counted(MAX_RECORD)?.to_vec(),
+                    });
+                }
+            }
+            SHEETS => {
+                while !field.is_empty() {
+                    self.sheets.push(field.counted(MAX_SHEET)?.to_vec());
                 }
             }
             STAMP => self.stamp = field.u64()?,
@@ -274,7 +332,7 @@ mod tests {
                 ClusterSecret::generate(2, &mut rng),
                 ClusterSecret::generate(1, &mut rng),
             ],
-            certificate: key.certify(keys.id(), true, 5),
+            certificate: Authority::Key(&key).certify(keys.id(), true, 5),
             deeds: Deeds::genesis(Block::whole(&range), keys.id(), &key, 0),
             key: Some(key),
             acquaintances: vec![(keys.public(), "192.0.2.1:6783".parse().unwrap())],
@@ -299,6 +357,12 @@ mod tests {
             tokens: &tokens,
             journal,
             records: vec![b"one", b"two"],
+            removed: vec![SavedRemoval {
+                removal: b"gone".to_vec(),
+                record: Vec::new(),
+                settled: true,
+            }],
+            sheets: vec![b"three"],
         };
         let bytes = encode(&snapshot(Some(&membership), journal.clone()));
         let back = decode(&bytes).unwrap();
@@ -311,6 +375,8 @@ mod tests {
             tokens: &back.tokens,
             journal: back.journal.clone(),
             records: back.records.iter().map(Vec::as_slice).collect(),
+            removed: back.removed.clone(),
+            sheets: back.sheets.iter().map(Vec::as_slice).collect(),
         };
         assert_eq!(encode(&again), bytes);
         let alone = decode(&encode(&snapshot(None, vec![]))).unwrap();
@@ -328,11 +394,13 @@ mod tests {
             tokens: &tokens,
             journal: vec![],
             records: vec![],
+            removed: vec![],
+            sheets: vec![],
         });
         let cut = (0..bytes.len())
             .filter(|at| decode(&bytes[..*at]).is_ok())
             .count();
-        assert!(cut <= 9, "only between two fields: {cut}");
+        assert!(cut <= 10, "only between two fields: {cut}");
         let mut later = bytes.to_vec();
         later[0] = FORMAT + 1;
         assert!(decode(&later).is_err());

@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 use weave_model::{Block, NodeId, TokenId};
 
 use super::command::Reply;
+use super::removing::Removing;
 use crate::mesh::join::Asked;
+use crate::mesh::tokens::TokenInfo;
 
 /// After a failed save, how long until the next.
 const RETRY: Duration = Duration::from_secs(5);
@@ -40,6 +42,8 @@ pub(super) enum Pending {
         id: TokenId,
         reply: Reply,
     },
+    /// A token that was taken back.
+    Revoked { command: u64, info: TokenInfo },
     /// Any other answer.
     Answer { command: u64, reply: Reply },
     /// A use of a token: the joiner may be told.
@@ -52,6 +56,14 @@ pub(super) enum Pending {
     },
     /// A gift to this peer: it may be sent.
     Gift { peer: NodeId },
+    /// This node's certificate as an admin: its record may carry it.
+    Office,
+    /// The removal of a member: it may be cut, and everybody told.
+    Removing(Removing),
+    /// The addresses of a removed node: they may be used.
+    Inherited,
+    /// This node's own removal: everybody may be told.
+    Left,
 }
 
 /// The queue in front of the disk.
@@ -137,6 +149,8 @@ impl Saving {
                 Pending::Init { .. }
                     | Pending::Address { .. }
                     | Pending::Token { .. }
+                    | Pending::Revoked { .. }
+                    | Pending::Removing(_)
                     | Pending::Answer { .. }
             )
         };
@@ -145,6 +159,12 @@ impl Saving {
             all.into_iter().partition(|(_, pending)| undone(pending));
         self.waiting = keep;
         undo.into_iter().map(|(_, pending)| pending).collect()
+    }
+
+    /// Everything that waits; it waits no more.
+    pub(super) fn abandon(&mut self) -> Vec<Pending> {
+        let all = std::mem::take(&mut self.waiting);
+        all.into_iter().map(|(_, pending)| pending).collect()
     }
 
     /// What may happen now.

@@ -1,9 +1,11 @@
 //! What the core knows, as an immutable snapshot for the data path and for people.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use weave_model::{Block, ClusterRange, NodeId, NodeName, Suite};
+use weave_model::{Block, ClusterRange, NodeId, NodeName, PathReason, Suite};
 
 use super::Core;
 use crate::keys::NodePublic;
@@ -28,7 +30,7 @@ pub struct Member {
     pub name: NodeName,
     /// Its keys.
     pub public: NodePublic,
-    /// It holds the cluster's key.
+    /// It may invite, remove, and make others admins.
     pub admin: bool,
     /// Where it says it can be reached.
     pub endpoints: Vec<SocketAddr>,
@@ -38,14 +40,33 @@ pub struct Member {
     pub connected: bool,
     /// Since when that is so, since the Unix epoch; absent before the first session of this run.
     pub since: Option<Duration>,
-    /// Where its packets go; absent without a session.
+    /// Where its packets go; absent without a session, and where they go through a relay.
     pub endpoint: Option<SocketAddr>,
+    /// The member that hands its packets on.
+    pub via: Option<NodeId>,
+    /// Since when packets take this way, since the Unix epoch, and why; absent without a session.
+    pub way: Option<(Duration, PathReason)>,
+    /// Of a thousand pings by this way, how many are lost.
+    pub loss: Option<u16>,
     /// The suite of the session.
     pub suite: Option<Suite>,
+    /// Since when its keys are in use, since the Unix epoch.
+    pub keys: Option<Duration>,
     /// Smoothed round-trip time in microseconds.
     pub rtt_us: Option<u32>,
     /// At which address it sees this node.
     pub observed: Option<SocketAddr>,
+}
+
+/// Addresses of a removed node that wait for members to confirm.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// The node.
+    pub of: NodeId,
+    /// Its label, if it was known.
+    pub name: Option<NodeName>,
+    /// Who has yet to confirm.
+    pub silent: Vec<NodeId>,
 }
 
 /// The cluster as this node knows it.
@@ -61,7 +82,7 @@ pub struct View {
     pub cluster: Option<[u8; 32]>,
     /// The cluster's addresses; absent outside of a cluster.
     pub range: Option<ClusterRange>,
-    /// This node holds the cluster's key.
+    /// This node may invite, remove, and make others admins.
     pub admin: bool,
     /// The addresses that this node owns, ascending.
     pub mine: Vec<Block>,
@@ -73,6 +94,12 @@ pub struct View {
     pub storage_failure: Option<String>,
     /// The other members, by id.
     pub members: Vec<Member>,
+    /// An admin has removed this node.
+    pub removed: bool,
+    /// What this node is the heir of, but may not take yet.
+    pub waiting: Vec<Waiting>,
+    /// What the other members tell of their containers and Services; nobody has checked it.
+    pub sheets: BTreeMap<NodeId, Arc<[u8]>>,
     owners: Vec<Run<Owner>>,
 }
 
@@ -91,6 +118,9 @@ impl View {
             used: 0,
             storage_failure: None,
             members: Vec::new(),
+            removed: false,
+            waiting: Vec::new(),
+            sheets: BTreeMap::new(),
             owners: Vec::new(),
         }
     }
@@ -104,6 +134,11 @@ impl View {
         };
         claims.extend(self.mine.iter().map(|block| (*block, top, Owner::Me)));
         self.owners = paint(claims);
+    }
+
+    /// Makes this node's blocks the only ones that are owned.
+    pub fn claim_own(&mut self) {
+        self.set_owners(Vec::new());
     }
 
     /// Who owns the address at an offset, by binary search.
@@ -139,7 +174,7 @@ impl Core {
         };
         view.cluster = Some(membership.public.id());
         view.range = Some(membership.range);
-        view.admin = membership.key.is_some();
+        view.admin = membership.authority(&self.keys).is_some();
         view.mine = self.ipam.blocks().to_vec();
         (view.capacity, view.used) = (self.ipam.capacity(), self.ipam.used());
         view.members = self
@@ -147,6 +182,14 @@ impl Core {
             .values()
             .map(|record| self.look_at(record))
             .collect();
+        view.removed = self.removals.contains(self.me);
+        let waiting = self.inquiries.0.keys().map(|of| Waiting {
+            of: *of,
+            name: self.last_name(*of),
+            silent: self.silent_about(*of),
+        });
+        view.waiting = waiting.collect();
+        view.sheets = self.sheets_of_members();
         let mut claims = Vec::new();
         for (at, record) in self.records.values().enumerate() {
             let owner = Owner::Member(at as u32);
@@ -174,13 +217,30 @@ impl Core {
             blocks: record.blocks.clone(),
             connected: up.is_some_and(|link| !link.silent),
             since: link.map(|link| link.since),
-            endpoint: up.map(|link| link.endpoint),
+            endpoint: up.and_then(|link| link.way.address()),
+            via: up.and_then(|link| link.way.relay()),
+            way: up
+                .and_then(|_| self.ways.paths.way(id))
+                .map(|(_, since, reason)| (self.wall(since), reason)),
+            loss: self.ways.paths.loss(id),
             suite: up.map(|link| link.suite),
+            keys: self
+                .sessions
+                .status(id)
+                .and_then(|status| status.since)
+                .map(|since| self.wall(since)),
             rtt_us: self
-                .pings
+                .ways
+                .paths
                 .rtt(id)
                 .map(|rtt| rtt.as_micros().min(u32::MAX.into()) as u32),
-            observed: self.pings.observed_by(id),
+            observed: self.ways.paths.observed_by(id),
         }
+    }
+
+    /// An instant of the past, since the Unix epoch.
+    fn wall(&self, at: Instant) -> Duration {
+        let past = self.now.mono.saturating_duration_since(at);
+        self.now.wall.saturating_sub(past)
     }
 }

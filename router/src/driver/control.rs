@@ -14,7 +14,7 @@ use weave_model::NodeId;
 
 use super::bulletin::{self, Board, Bulletin};
 use super::lanes::{self, Lanes};
-use super::pmtu::{self, Mtus};
+use super::pmtu::{self, Answer, Mtus};
 use super::workers::Workers;
 use super::{Order, Shared, lock, now};
 use crate::core::command::{CommandError, Reply};
@@ -23,12 +23,13 @@ use crate::core::{Core, CoreEvent};
 use crate::path::Input;
 use crate::path::cut::Batch;
 use crate::path::routes::{
-    OpenLanes, Owned, Owner, Peer, Port, Receive, Routes, Send, header_bytes,
+    OpenLanes, Owned, Owner, Peer, Port, RELAYED_HEADERS, Receive, Routes, Send, Via, header_bytes,
 };
 use crate::path::stats::PeerCounters;
 use crate::session::{Inbound, Outbound, SessionEvent};
 use crate::store::Store;
-use crate::wire::{HEADER, Kind, TAG};
+use crate::way::Way;
+use crate::wire::{Envelope, HEADER, Kind, TAG, end_of};
 
 /// How many inputs are taken before the core's outputs are looked at.
 const BURST: usize = 64;
@@ -39,7 +40,7 @@ const MTU_AGE: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 struct Link {
     outbound: Arc<Outbound>,
-    endpoint: SocketAddr,
+    way: Way,
     lanes: Arc<OpenLanes>,
     measured: Instant,
 }
@@ -153,9 +154,10 @@ impl Control {
             Input::Control {
                 peer,
                 lane,
+                largest,
                 body,
                 from,
-            } => self.take_control(peer, lane, &body, from),
+            } => self.take_control(peer, (lane, largest), &body, from),
             Input::Heard {
                 peer,
                 index,
@@ -167,7 +169,7 @@ impl Control {
         }
     }
 
-    fn take_control(&mut self, peer: NodeId, lane: u8, body: &[u8], from: SocketAddr) {
+    fn take_control(&mut self, peer: NodeId, (lane, largest): (u8, usize), body: &[u8], from: Way) {
         let at = now();
         match *body {
             [lanes::PROBE, ..] => {
@@ -180,12 +182,17 @@ impl Control {
                 }
             }
             [pmtu::PROBE, a, b, c, d, ..] => {
-                self.core
-                    .send_control(peer, &[pmtu::ANSWER, lane, a, b, c, d], at);
+                let [high, low] = u16::try_from(largest).unwrap_or(u16::MAX).to_be_bytes();
+                let answer = [pmtu::ANSWER, lane, a, b, c, d, high, low];
+                self.core.send_control(peer, &answer, at);
             }
-            [pmtu::ANSWER, lane, a, b, c, d] => {
-                let id = u32::from_be_bytes([a, b, c, d]);
-                self.mtus.answered(peer, lane, id, at.mono);
+            [pmtu::ANSWER, lane, a, b, c, d, high, low] => {
+                let answer = Answer {
+                    lane,
+                    id: u32::from_be_bytes([a, b, c, d]),
+                    largest: u16::from_be_bytes([high, low]),
+                };
+                self.mtus.answered(peer, answer, at.mono);
             }
             [bulletin::ASK, ..] => {
                 for part in self.board.answer(peer, body, at.mono) {
@@ -297,21 +304,21 @@ impl Control {
             SessionEvent::Up {
                 peer,
                 outbound,
-                endpoint,
+                way,
             } => {
                 let same_run = |link: &Link| link.outbound.boot() == outbound.boot();
                 if self.links.get(&peer).is_some_and(same_run) {
                     self.counters_of(peer).rekeys.fetch_add(1, Relaxed);
                 }
-                self.link_up(peer, outbound, endpoint);
+                self.link_up(peer, outbound, way);
             }
             SessionEvent::Retried { peer } => {
                 self.counters_of(peer).retries.fetch_add(1, Relaxed);
                 return;
             }
-            SessionEvent::Moved { peer, endpoint } => {
+            SessionEvent::Moved { peer, way } => {
                 if let Some(link) = self.links.remove(&peer) {
-                    self.link_up(peer, link.outbound, endpoint);
+                    self.link_up(peer, link.outbound, way);
                 }
             }
             SessionEvent::Down { peer } => {
@@ -330,28 +337,64 @@ impl Control {
         self.counters.entry(peer).or_default()
     }
 
-    fn link_up(&mut self, peer: NodeId, outbound: Arc<Outbound>, endpoint: SocketAddr) {
+    fn link_up(&mut self, peer: NodeId, outbound: Arc<Outbound>, way: Way) {
         let (at, count) = (Instant::now(), outbound.lanes());
-        let same_path = self
-            .links
-            .get(&peer)
-            .is_some_and(|link| link.endpoint == endpoint);
-        let lanes = if same_path {
-            self.lanes.rekeyed(peer, count, at)
+        let same_path = self.links.get(&peer).is_some_and(|link| link.way == way);
+        let open = if way.is_direct() {
+            OpenLanes::default()
         } else {
-            self.lanes.up(peer, count, at)
+            OpenLanes::relayed()
+        };
+        let lanes = if same_path {
+            self.lanes.rekeyed(peer, count, open, at)
+        } else {
+            self.lanes.up(peer, count, open, at)
         };
         // Without a route nothing is known; it is asked again.
-        let device = mtu_towards(endpoint).unwrap_or(0);
-        self.mtus
-            .up(peer, &lanes, (header_bytes(endpoint), device), at);
+        let device = self.device_towards(way).unwrap_or(0);
+        let headers = way.address().map_or(RELAYED_HEADERS, header_bytes);
+        self.mtus.up(peer, &lanes, (headers, device), at);
         let link = Link {
             outbound,
-            endpoint,
+            way,
             lanes,
             measured: at,
         };
         self.links.insert(peer, link);
+    }
+
+    /// Where datagrams that go some way go first; `None` without a direct session with the relay.
+    fn first_hop(&self, way: Way) -> Option<SocketAddr> {
+        match way {
+            Way::Direct(address) => Some(address),
+            Way::Relayed { relay, .. } => self.links.get(&relay)?.way.address(),
+        }
+    }
+
+    /// What the device carries that datagrams go out by; `None` without a route.
+    fn device_towards(&self, way: Way) -> Option<u32> {
+        mtu_towards(self.first_hop(way)?).ok()
+    }
+
+    /// How data threads reach a member now.
+    fn send(&self, link: &Link) -> Option<Send> {
+        let via = match link.way {
+            Way::Direct(_) => None,
+            Way::Relayed { relay, end } => {
+                let relay = self.links.get(&relay)?;
+                Some(Arc::new(Via {
+                    outbound: Arc::clone(&relay.outbound),
+                    lanes: Arc::clone(&relay.lanes),
+                    trailer: Envelope::new(&self.core.id(), &end).to_bytes(),
+                }))
+            }
+        };
+        Some(Send {
+            to: self.first_hop(link.way)?,
+            outbound: Arc::clone(&link.outbound),
+            lanes: Arc::clone(&link.lanes),
+            via,
+        })
     }
 
     fn probe_lanes(&mut self) {
@@ -378,20 +421,23 @@ impl Control {
 
     /// Sends a control message over a lane; it may be lost.
     fn send_on_lane(&mut self, peer: NodeId, lane: u8, body: &[u8]) {
-        let Some(link) = self.links.get(&peer) else {
+        let Some(send) = self.links.get(&peer).and_then(|link| self.send(link)) else {
             return;
         };
-        let Some(socket) = self.workers.lanes.get(usize::from(lane)) else {
+        let (batch, trailer) = (&mut self.batch, [Kind::Control as u8]);
+        let sealed = batch.seal_one(&send.outbound, lane, body, &trailer);
+        let put_in = |()| match &send.via {
+            None => Ok(lane),
+            Some(via) => via.put_in(batch, lane),
+        };
+        let Ok(Some(socket)) = sealed
+            .and_then(put_in)
+            .map(|lane| self.workers.lanes.get(usize::from(lane)))
+        else {
             return;
         };
-        let trailer = [Kind::Control as u8];
-        let sealed = self.batch.seal_one(&link.outbound, lane, body, &trailer);
-        if sealed.is_err() {
-            return;
-        }
-        let to = link.endpoint;
-        let send = |call: &[u8]| socket.send(to, call, call.len(), 0).map(|_| ());
-        let sent = self.batch.calls().try_for_each(send);
+        let out = |call: &[u8]| socket.send(send.to, call, call.len(), 0).map(|_| ());
+        let sent = self.batch.calls().try_for_each(out);
         if let Err(error) = sent {
             tracing::debug!(peer = %peer.short(), lane, %error, "a probe was not sent");
             if is_too_big(&error) {
@@ -413,8 +459,9 @@ impl Control {
             return;
         };
         link.measured = Instant::now();
-        if let Ok(mtu) = mtu_towards(link.endpoint) {
-            self.mtus.device(peer, mtu, link.measured);
+        let (way, measured) = (link.way, link.measured);
+        if let Some(mtu) = self.device_towards(way) {
+            self.mtus.device(peer, mtu, measured);
         }
     }
 
@@ -436,15 +483,15 @@ impl Control {
             last: run.1,
             owner: owner(run.2),
         });
-        let peers = view.members.iter().map(|member| {
-            let counters = Arc::clone(self.counters.entry(member.id).or_default());
-            Peer {
+        let mut peers = Vec::with_capacity(view.members.len());
+        for member in &view.members {
+            let link = self.links.get(&member.id);
+            peers.push(Peer {
                 id: member.id,
-                send: self.links.get(&member.id).map(Link::send),
-                counters,
-            }
-        });
-        let peers: Vec<Peer> = peers.collect();
+                send: link.and_then(|link| self.send(link)),
+                counters: Arc::clone(self.counters.entry(member.id).or_default()),
+            });
+        }
         let inbound = self.inbound.iter().map(|(index, inbound)| {
             let peer = peers.iter().position(|peer| peer.id == inbound.peer());
             let counters =
@@ -460,21 +507,12 @@ impl Control {
         });
         let inbound = inbound.collect();
         Routes {
+            me: end_of(&view.me),
             range: view.range,
             owners: owners.collect(),
             peers,
             inbound,
             ports: self.ports.clone(),
-        }
-    }
-}
-
-impl Link {
-    fn send(&self) -> Send {
-        Send {
-            to: self.endpoint,
-            outbound: Arc::clone(&self.outbound),
-            lanes: Arc::clone(&self.lanes),
         }
     }
 }

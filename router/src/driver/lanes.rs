@@ -47,15 +47,22 @@ pub(super) struct Lanes {
 }
 
 impl Lanes {
-    /// A session with `count` lanes came up, or its path changed: all but lane 0 have to be asked anew.
-    pub(super) fn up(&mut self, peer: NodeId, count: usize, now: Instant) -> Arc<OpenLanes> {
+    /// A session with `count` lanes came up, or its path changed: all but lane 0 have to be asked anew. `open` is what is
+    /// known of the new path, nothing but its kind.
+    pub(super) fn up(
+        &mut self,
+        peer: NodeId,
+        count: usize,
+        open: OpenLanes,
+        now: Instant,
+    ) -> Arc<OpenLanes> {
         let lanes = (0..count.min(MAX_LANES))
             .map(|_| Lane {
                 next: now,
                 unanswered: 0,
             })
             .collect();
-        let open = Arc::<OpenLanes>::default();
+        let open = Arc::new(open);
         self.peers.insert(
             peer,
             Peer {
@@ -67,10 +74,16 @@ impl Lanes {
     }
 
     /// The keys changed but not the path: what is open stays open.
-    pub(super) fn rekeyed(&mut self, peer: NodeId, count: usize, now: Instant) -> Arc<OpenLanes> {
+    pub(super) fn rekeyed(
+        &mut self,
+        peer: NodeId,
+        count: usize,
+        open: OpenLanes,
+        now: Instant,
+    ) -> Arc<OpenLanes> {
         match self.peers.get(&peer) {
             Some(known) if known.lanes.len() == count.min(MAX_LANES) => Arc::clone(&known.open),
-            _ => self.up(peer, count, now),
+            _ => self.up(peer, count, open, now),
         }
     }
 
@@ -145,7 +158,7 @@ mod tests {
     fn a_lane_opens_when_answered_and_closes_when_silent() {
         let start = Instant::now();
         let mut lanes = Lanes::default();
-        let open = lanes.up(PEER, 2, start);
+        let open = lanes.up(PEER, 2, OpenLanes::default(), start);
         assert_eq!(lanes.due(start), [(PEER, 1)]);
         assert!(!open.is_open(1));
         assert!(lanes.answered(PEER, 1) && !lanes.answered(PEER, 1) && !lanes.answered(PEER, 7));
@@ -164,7 +177,7 @@ mod tests {
     fn a_lane_that_is_given_up_is_asked_at_once() {
         let now = Instant::now();
         let mut lanes = Lanes::default();
-        let open = lanes.up(PEER, 2, now);
+        let open = lanes.up(PEER, 2, OpenLanes::default(), now);
         lanes.due(now);
         lanes.answered(PEER, 1);
         lanes.silent(PEER, 1, now);
@@ -177,10 +190,10 @@ mod tests {
     fn new_keys_keep_what_is_open_and_a_new_path_does_not() {
         let now = Instant::now();
         let mut lanes = Lanes::default();
-        lanes.up(PEER, 4, now);
+        lanes.up(PEER, 4, OpenLanes::default(), now);
         lanes.answered(PEER, 2);
-        assert!(lanes.rekeyed(PEER, 4, now).is_open(2));
-        assert!(!lanes.rekeyed(PEER, 2, now).is_open(2));
-        assert!(!lanes.up(PEER, 4, now).is_open(2));
+        assert!(lanes.rekeyed(PEER, 4, OpenLanes::default(), now).is_open(2));
+        assert!(!lanes.rekeyed(PEER, 2, OpenLanes::default(), now).is_open(2));
+        assert!(!lanes.up(PEER, 4, OpenLanes::default(), now).is_open(2));
     }
 }

@@ -23,7 +23,8 @@ use path::{Fate, Path};
 
 /// First byte of a control message that asks whether its size passes; four bytes of id follow, then padding.
 pub(super) const PROBE: u8 = 34;
-/// First byte of the answer, which goes over lane 0; the lane and the four bytes of the id follow.
+/// First byte of the answer, which goes over lane 0; the lane, the four bytes of the id and two bytes with the size of the
+/// largest datagram that came by the lane lately follow (see [`Answer`]).
 pub(super) const ANSWER: u8 = 35;
 
 /// The least packet that is ever used, in bytes (BASE_PLPMTU and MIN_PLPMTU, RFC 8899 §5.1.2).
@@ -49,6 +50,18 @@ pub(super) struct Probe {
     pub(super) id: u32,
     /// Bytes of UDP payload; 0 for as few as it takes.
     pub(super) datagram: u16,
+}
+
+/// What came back for a probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Answer {
+    /// The lane that the probe came by.
+    pub(super) lane: u8,
+    /// The probe's.
+    pub(super) id: u32,
+    /// The largest datagram that the peer received by that lane since the control message before the probe, in bytes of
+    /// UDP payload.
+    pub(super) largest: u16,
 }
 
 /// The paths to one member.
@@ -129,13 +142,14 @@ impl Mtus {
     }
 
     /// A probe was answered.
-    pub(super) fn answered(&mut self, peer: NodeId, lane: u8, id: u32, now: Instant) {
+    pub(super) fn answered(&mut self, peer: NodeId, answer: Answer, now: Instant) {
         let Some(state) = self.peers.get_mut(&peer) else {
             return;
         };
-        if let Some(path) = state.paths.get_mut(&lane) {
-            path.answered(id, now);
-            state.publish(peer, lane);
+        if let Some(path) = state.paths.get_mut(&answer.lane) {
+            let largest = answer.largest.saturating_add(state.headers);
+            path.answered(answer.id, largest, now);
+            state.publish(peer, answer.lane);
         }
     }
 

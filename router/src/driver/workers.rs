@@ -31,6 +31,8 @@ pub struct Offloads {
     pub gro: bool,
     /// Super-packets of UDP.
     pub uso: bool,
+    /// Packets of TCP over IPv4 of more than 65,535 bytes.
+    pub big_tcp: bool,
     /// One queue, one lane and one thread for each core, at most eight.
     pub multiqueue: bool,
 }
@@ -41,6 +43,7 @@ impl Default for Offloads {
             gso: true,
             gro: true,
             uso: true,
+            big_tcp: true,
             multiqueue: true,
         }
     }
@@ -122,7 +125,7 @@ impl Workers {
                 gro: receivers.iter().all(|socket| socket.gro()),
                 tso: tun.tso,
                 uso: tun.uso,
-                big_tcp: tun.big_tcp,
+                big_tcp: tun.big_tcp && config.offloads.big_tcp,
                 queues: count,
             },
             control: Arc::clone(&control),
@@ -132,7 +135,7 @@ impl Workers {
             bell: Arc::new(Bell::new().map_err(Error::Socket)?),
             threads: Vec::new(),
         };
-        let big_tcp = tun.big_tcp;
+        let big_tcp = workers.opened.big_tcp;
         let queues = tun.queues.into_iter().map(Arc::new);
         for (lane, (tun, socket)) in queues.zip(receivers).enumerate() {
             workers.add_lane(config, lane as u8, (tun, socket, big_tcp), &group)?;
@@ -149,7 +152,9 @@ impl Workers {
         group: &Arc<GroupPorts>,
     ) -> Result<(), Error> {
         let (sent, received) = (Arc::<Counters>::default(), Arc::<Counters>::default());
+        let relayed = Arc::<Counters>::default();
         self.sent.push(Arc::clone(&sent));
+        self.sent.push(Arc::clone(&relayed));
         self.received.push(Arc::clone(&received));
         let egress = Egress {
             lane,
@@ -163,6 +168,10 @@ impl Workers {
         let inputs = config.inputs.clone();
         let ingress = Ingress {
             socket,
+            main: Arc::clone(&self.lanes[0]),
+            own: Arc::clone(&self.lanes[usize::from(lane)]),
+            lane,
+            relayed,
             tun,
             group: Arc::clone(group),
             counters: received,

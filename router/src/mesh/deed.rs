@@ -6,11 +6,15 @@
 //! itself, and a node can give away nothing that it never had. Versions grow along a chain; where two deeds overlap the
 //! higher version holds. The counter says how many hands the block went through; the donor's boot nonce decides
 //! between two gifts of the same block that a donor made before and after its disk was rolled back.
+//!
+//! A node that was removed gives nothing any more. Its heir signs the deed itself, and it is true because the removal
+//! names that heir; so whoever checks it must know of the removal.
 
 use weave_model::{Block, NodeId};
 
 use super::cluster::{ClusterKey, ClusterPublic};
 use super::codec::{Malformed, Reader, Writer};
+use super::removal::Removals;
 use crate::keys::{NodeKeys, NodePublic};
 
 /// The longest chain that is followed: a /8 can be halved 24 times.
@@ -32,13 +36,20 @@ pub enum Donor {
     Cluster,
     /// The former owner.
     Node(NodePublic),
+    /// Nobody any more: the heir takes what the removed node `of` owned.
+    Heir {
+        /// Who owned it.
+        of: NodeId,
+        /// The heir, which is the new owner.
+        public: NodePublic,
+    },
 }
 
 /// One deed.
 ///
-/// 182 bytes: first offset 4 | bits 1 | owner 32 | counter 8 | boot 8 | donor's kind 1 (0 cluster, 1 node) | donor's
-/// X25519 key 32 | donor's Ed25519 key 32 (both 0 for the cluster) | signature 64 over "weave deed v1", the cluster's id
-/// and the first 118 bytes.
+/// 182 bytes: first offset 4 | bits 1 | owner 32 | counter 8 | boot 8 | donor's kind 1 (0 cluster, 1 node, 2 heir) |
+/// donor's or heir's X25519 key 32 | its Ed25519 key 32 (both 0 for the cluster) | signature 64 over "weave deed v1", the
+/// cluster's id and all before. For an heir the id of the removed node, 32 bytes more, stands before the signature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Deed {
     /// The addresses.
@@ -54,8 +65,8 @@ pub struct Deed {
 }
 
 impl Deed {
-    /// Bytes of [`Deed::write`].
-    pub const LEN: usize = 182;
+    /// Bytes of [`Deed::write`], at most.
+    pub const MAX_LEN: usize = 214;
 
     /// The deed that gives the whole range to the cluster's first node.
     pub fn genesis(block: Block, owner: NodeId, key: &ClusterKey) -> Self {
@@ -98,6 +109,26 @@ impl Deed {
         .signed(keys, cluster)
     }
 
+    /// Takes `block`, a part of what this deed gave to a node that was removed, as its heir.
+    pub fn inherit(
+        &self,
+        block: Block,
+        boot: u64,
+        keys: &NodeKeys,
+        cluster: &ClusterPublic,
+    ) -> Self {
+        let public = keys.public();
+        let owner = public.id();
+        Self {
+            donor: Donor::Heir {
+                of: self.owner,
+                public,
+            },
+            ..self.give(block, owner, boot, keys, cluster)
+        }
+        .signed(keys, cluster)
+    }
+
     /// The same gift, signed again by its donor in a later boot.
     pub fn reissued(&self, boot: u64, keys: &NodeKeys, cluster: &ClusterPublic) -> Self {
         let version = Version {
@@ -119,16 +150,20 @@ impl Deed {
             Donor::Cluster => {
                 self.version.counter == 1 && cluster.verify(&message, &self.signature)
             }
-            Donor::Node(donor) => donor.verify(&message, &self.signature),
+            Donor::Node(public) => public.verify(&message, &self.signature),
+            Donor::Heir { public, .. } => {
+                public.id() == self.owner && public.verify(&message, &self.signature)
+            }
         }
     }
 
     /// The deed in `pool` by which this one's donor owned the block: the lowest that will do.
     fn parent<'a>(&self, pool: &'a [Self]) -> Option<&'a Self> {
-        let Donor::Node(donor) = &self.donor else {
-            return None;
+        let donor = match &self.donor {
+            Donor::Cluster => return None,
+            Donor::Node(public) => public.id(),
+            Donor::Heir { of, .. } => *of,
         };
-        let donor = donor.id();
         pool.iter()
             .filter(|deed| deed.owner == donor && covers(deed.block, self.block))
             .filter(|deed| deed.version.counter < self.version.counter)
@@ -148,12 +183,23 @@ impl Deed {
         Some(chain)
     }
 
-    /// Whether every signature from this deed to the genesis of `cluster` is right; the others are taken from `pool`.
-    pub fn proven(&self, pool: &[Self], cluster: &ClusterPublic) -> bool {
-        self.verify(cluster)
+    /// Whether every signature from this deed to the genesis of `cluster` is right, and every heir is the one that the
+    /// removal names; the other deeds are taken from `pool`.
+    pub fn proven(&self, pool: &[Self], cluster: &ClusterPublic, removals: &Removals) -> bool {
+        let holds = |deed: &Self| deed.verify(cluster) && deed.is_heir_s(removals);
+        holds(self)
             && self
                 .chain(pool)
-                .is_some_and(|chain| chain.iter().all(|deed| deed.verify(cluster)))
+                .is_some_and(|chain| chain.iter().all(holds))
+    }
+
+    fn is_heir_s(&self, removals: &Removals) -> bool {
+        match &self.donor {
+            Donor::Cluster | Donor::Node(_) => true,
+            Donor::Heir { of, .. } => removals
+                .get(*of)
+                .is_some_and(|removal| removal.heir == self.owner),
+        }
     }
 
     /// Appends the deed.
@@ -169,7 +215,11 @@ impl Deed {
             .u64(self.version.boot);
         match &self.donor {
             Donor::Cluster => out.u8(0).bytes(&[0; 64]),
-            Donor::Node(donor) => out.u8(1).bytes(&donor.dh).bytes(&donor.sign),
+            Donor::Node(public) => out.u8(1).bytes(&public.dh).bytes(&public.sign),
+            Donor::Heir { of, public } => {
+                let out = out.u8(2).bytes(&public.dh).bytes(&public.sign);
+                out.bytes(of.as_bytes())
+            }
         };
     }
 
@@ -189,6 +239,10 @@ impl Deed {
         let donor = match kind {
             0 if public.dh == [0; 32] && public.sign == [0; 32] => Donor::Cluster,
             1 => Donor::Node(public),
+            2 => Donor::Heir {
+                of: NodeId::from_bytes(bytes.array()?),
+                public,
+            },
             _ => return Err(bytes.malformed()),
         };
         Ok(Self {
@@ -276,6 +330,8 @@ pub fn paint<T: Copy + PartialEq>(mut layers: Vec<(Block, Version, T)>) -> Vec<R
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::authority::Authority;
+    use super::super::removal::Removal;
     use super::*;
 
     fn block(first: u32, bits: u8) -> Block {
@@ -284,6 +340,46 @@ mod tests {
 
     fn keys(seed: u8) -> NodeKeys {
         NodeKeys::from_bytes(&[seed; 64])
+    }
+
+    fn none() -> Removals {
+        Removals::default()
+    }
+
+    #[test]
+    fn an_heir_takes_what_a_removed_node_had_and_nobody_else_does() {
+        let key = ClusterKey::from_bytes(&[1; 32]);
+        let cluster = key.public();
+        let (a, b, c) = (keys(1), keys(2), keys(3));
+        let genesis = Deed::genesis(block(0, 12), a.id(), &key);
+        let to_b = genesis.give(block(1024, 10), b.id(), 77, &a, &cluster);
+        let pool = [genesis, to_b];
+        let taken = to_b.inherit(block(1024, 9), 5, &c, &cluster);
+        assert_eq!(taken.version.counter, to_b.version.counter + 1);
+        assert!(
+            !taken.proven(&pool, &cluster, &none()),
+            "nobody was removed"
+        );
+        let by = Authority::Key(&key);
+        let removals = |heir| {
+            let mut removals = Removals::default();
+            removals.insert(Removal::by_admin(&by, b.id(), heir, 9, vec![]).unwrap());
+            removals
+        };
+        assert!(taken.proven(&pool, &cluster, &removals(c.id())));
+        assert!(
+            !taken.proven(&pool, &cluster, &removals(a.id())),
+            "another heir"
+        );
+        let too_much = to_b.inherit(block(0, 11), 5, &c, &cluster);
+        assert!(!too_much.proven(&pool, &cluster, &removals(c.id())));
+        let passed_on = taken.give(block(1024, 8), a.id(), 6, &c, &cluster);
+        let pool = [genesis, to_b, taken];
+        assert!(passed_on.proven(&pool, &cluster, &removals(c.id())));
+        let mut bytes = Writer::new();
+        taken.write(&mut bytes);
+        assert_eq!(bytes.0.len(), Deed::MAX_LEN);
+        assert_eq!(Deed::read(&mut Reader::new(&bytes.0, "deed")), Ok(taken));
     }
 
     #[test]
@@ -295,17 +391,20 @@ mod tests {
         let to_b = genesis.give(block(1024, 10), b.id(), 77, &a, &cluster);
         let to_c = to_b.give(block(1024, 8), c.id(), 88, &b, &cluster);
         let pool = [genesis, to_b];
-        assert!(to_c.proven(&pool, &cluster));
+        assert!(to_c.proven(&pool, &cluster, &none()));
         assert_eq!(to_c.chain(&pool), Some(vec![to_b, genesis]));
-        assert!(!to_c.proven(&[to_b], &cluster), "no genesis");
-        assert!(!to_c.proven(&[genesis], &cluster), "b never had it");
+        assert!(!to_c.proven(&[to_b], &cluster, &none()), "no genesis");
         assert!(
-            !to_c.proven(&pool, &ClusterKey::from_bytes(&[2; 32]).public()),
+            !to_c.proven(&[genesis], &cluster, &none()),
+            "b never had it"
+        );
+        assert!(
+            !to_c.proven(&pool, &ClusterKey::from_bytes(&[2; 32]).public(), &none()),
             "another cluster"
         );
         let mut bytes = Writer::new();
         to_c.write(&mut bytes);
-        assert_eq!(bytes.0.len(), Deed::LEN);
+        assert_eq!(bytes.0.len(), 182);
         assert_eq!(Deed::read(&mut Reader::new(&bytes.0, "deed")), Ok(to_c));
     }
 
@@ -318,10 +417,13 @@ mod tests {
         let to_b = genesis.give(block(1024, 10), b.id(), 77, &a, &cluster);
         let pool = [genesis, to_b];
         let too_much = to_b.give(block(0, 11), c.id(), 88, &b, &cluster);
-        assert!(!too_much.proven(&pool, &cluster), "more than it has");
+        assert!(
+            !too_much.proven(&pool, &cluster, &none()),
+            "more than it has"
+        );
         let stolen = genesis.give(block(0, 10), c.id(), 88, &c, &cluster);
         assert!(
-            !stolen.proven(&pool, &cluster),
+            !stolen.proven(&pool, &cluster, &none()),
             "from the first node, signed by another"
         );
         let renamed = Deed {
@@ -329,7 +431,7 @@ mod tests {
             ..to_b
         };
         assert!(
-            !renamed.proven(&pool, &cluster),
+            !renamed.proven(&pool, &cluster, &none()),
             "changed after it was signed"
         );
         let own = Deed {
@@ -340,7 +442,10 @@ mod tests {
             },
             ..to_b
         };
-        assert!(!own.proven(&pool, &cluster), "in the cluster's name");
+        assert!(
+            !own.proven(&pool, &cluster, &none()),
+            "in the cluster's name"
+        );
     }
 
     #[test]

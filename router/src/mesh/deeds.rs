@@ -17,6 +17,7 @@ use weave_model::{Block, NodeId};
 use super::cluster::{ClusterKey, ClusterPublic};
 use super::codec::{Malformed, Reader, Writer};
 use super::deed::{Deed, Donor, covers, subtract};
+use super::removal::Removals;
 use crate::keys::NodeKeys;
 
 /// The smallest gift: fewer addresses would not be worth a deed.
@@ -127,16 +128,18 @@ impl Deeds {
         Some(deed)
     }
 
-    /// Signs unacknowledged gifts again in a new boot; `true` if there are any, so that they must be saved.
+    /// Signs unacknowledged gifts to living members again in a new boot; `true` if there are any, so that they must be
+    /// saved.
     pub fn reissue(
         &mut self,
         boot: u64,
         saved: u64,
         keys: &NodeKeys,
-        cluster: &ClusterPublic,
+        (cluster, removals): (&ClusterPublic, &Removals),
     ) -> bool {
         let mut any = false;
-        for gift in self.gifts.iter_mut().filter(|gift| !gift.acked) {
+        let alive = |gift: &&mut Gift| !gift.acked && !removals.contains(gift.deed.owner);
+        for gift in self.gifts.iter_mut().filter(alive) {
             *gift = Gift {
                 deed: gift.deed.reissued(boot, keys, cluster),
                 saved,
@@ -194,12 +197,12 @@ impl Deeds {
         me: NodeId,
         boot: Option<u64>,
         saved: u64,
-        cluster: &ClusterPublic,
+        (cluster, removals): (&ClusterPublic, &Removals),
     ) -> Grant {
         let Some((deed, chain)) = grant.split_first() else {
             return Grant::Bad;
         };
-        if deed.owner != me || !deed.proven(chain, cluster) {
+        if deed.owner != me || !deed.proven(chain, cluster, removals) {
             return Grant::Bad;
         }
         let same = |title: &&mut Title| {
@@ -225,6 +228,39 @@ impl Deeds {
         self.titles
             .iter()
             .any(|title| title.deed.block == block && title.saved <= durable)
+    }
+
+    /// Whether every title and gift is durable.
+    pub fn are_saved(&self, durable: u64) -> bool {
+        let titles = self.titles.iter().map(|title| title.saved);
+        let gifts = self.gifts.iter().map(|gift| gift.saved);
+        titles.chain(gifts).all(|saved| saved <= durable)
+    }
+
+    /// Every deed that this node had or signed: its titles and its gifts.
+    pub fn known(&self) -> impl Iterator<Item = &Deed> {
+        let titles = self.titles.iter().map(|title| &title.deed);
+        titles.chain(self.gifts.iter().map(|gift| &gift.deed))
+    }
+
+    /// The gifts to `node`, each with its chain.
+    pub fn given_to(&self, node: NodeId) -> Vec<Deed> {
+        let gifts = self.gifts.iter().filter(|gift| gift.deed.owner == node);
+        gifts.flat_map(|gift| self.chain(&gift.deed)).collect()
+    }
+
+    /// Takes what was proven to be this node's otherwise than by a grant: an inheritance, or a title that it had
+    /// forgotten. `pool` holds the chain.
+    pub fn adopt(&mut self, deed: Deed, pool: &[Deed], saved: u64) {
+        if self.titles.iter().any(|title| title.deed == deed) {
+            return;
+        }
+        for proof in deed.chain(pool).unwrap_or_default() {
+            if !self.proofs.contains(&proof) {
+                self.proofs.push(proof);
+            }
+        }
+        self.titles.push(Title { deed, saved });
     }
 
     /// A deed and what leads from it to the genesis.
@@ -285,7 +321,7 @@ fn count(bytes: &mut Reader<'_>) -> Result<usize, Malformed> {
 /// Who gave the block, if a node did.
 pub fn donor_of(deed: &Deed) -> Option<NodeId> {
     match &deed.donor {
-        Donor::Cluster => None,
+        Donor::Cluster | Donor::Heir { .. } => None,
         Donor::Node(public) => Some(public.id()),
     }
 }
@@ -362,7 +398,13 @@ mod tests {
         let grants = c.deeds.unacked(c.b.id(), 2);
         let mut theirs = Deeds::default();
         assert_eq!(
-            theirs.accept(&grants[0], c.b.id(), Some(7), 5, &c.cluster),
+            theirs.accept(
+                &grants[0],
+                c.b.id(),
+                Some(7),
+                5,
+                (&c.cluster, &Removals::default())
+            ),
             Grant::New
         );
         assert_eq!(theirs.blocks(4, &[]), []);
@@ -380,19 +422,37 @@ mod tests {
             .unwrap();
         let grant = c.deeds.unacked(c.b.id(), 2).remove(0);
         let mut theirs = Deeds::default();
-        theirs.accept(&grant, c.b.id(), Some(7), 1, &c.cluster);
+        theirs.accept(
+            &grant,
+            c.b.id(),
+            Some(7),
+            1,
+            (&c.cluster, &Removals::default()),
+        );
         theirs
             .give(block(2048, 11), c.a.id(), 8, 2, &c.b, &c.cluster)
             .unwrap();
         assert_eq!(theirs.blocks(2, &[]), []);
         assert_eq!(
-            theirs.accept(&grant, c.b.id(), Some(7), 3, &c.cluster),
+            theirs.accept(
+                &grant,
+                c.b.id(),
+                Some(7),
+                3,
+                (&c.cluster, &Removals::default())
+            ),
             Grant::Known
         );
         assert_eq!(theirs.blocks(9, &[]), [], "it was passed on");
         let back = theirs.unacked(c.a.id(), 2).remove(0);
         assert_eq!(
-            c.deeds.accept(&back, c.a.id(), Some(8), 3, &c.cluster),
+            c.deeds.accept(
+                &back,
+                c.a.id(),
+                Some(8),
+                3,
+                (&c.cluster, &Removals::default())
+            ),
             Grant::New
         );
         assert_eq!(c.deeds.blocks(3, &[]), [block(0, 11), block(2048, 11)]);
@@ -408,28 +468,52 @@ mod tests {
         let mut bytes = Writer::new();
         c.deeds.write(&mut bytes);
         let mut again = Deeds::read(&mut Reader::new(&bytes.0, "deeds")).unwrap();
-        assert!(again.reissue(8, 1, &c.a, &c.cluster));
+        assert!(again.reissue(8, 1, &c.a, (&c.cluster, &Removals::default())));
         let after = again.unacked(c.b.id(), 1).remove(0);
         let mut theirs = Deeds::default();
         assert_eq!(
-            theirs.accept(&before, c.b.id(), Some(8), 1, &c.cluster),
+            theirs.accept(
+                &before,
+                c.b.id(),
+                Some(8),
+                1,
+                (&c.cluster, &Removals::default())
+            ),
             Grant::Stale
         );
         assert_eq!(
-            theirs.accept(&after, c.b.id(), Some(8), 1, &c.cluster),
+            theirs.accept(
+                &after,
+                c.b.id(),
+                Some(8),
+                1,
+                (&c.cluster, &Removals::default())
+            ),
             Grant::New
         );
         let mut had_it = Deeds::default();
         assert_eq!(
-            had_it.accept(&before, c.b.id(), Some(7), 1, &c.cluster),
+            had_it.accept(
+                &before,
+                c.b.id(),
+                Some(7),
+                1,
+                (&c.cluster, &Removals::default())
+            ),
             Grant::New
         );
         assert_eq!(
-            had_it.accept(&after, c.b.id(), Some(8), 2, &c.cluster),
+            had_it.accept(
+                &after,
+                c.b.id(),
+                Some(8),
+                2,
+                (&c.cluster, &Removals::default())
+            ),
             Grant::Known
         );
         assert!(again.acknowledged(c.b.id(), block(2048, 11), 2));
-        assert!(!again.reissue(9, 2, &c.a, &c.cluster));
+        assert!(!again.reissue(9, 2, &c.a, (&c.cluster, &Removals::default())));
     }
 
     #[test]
@@ -441,20 +525,44 @@ mod tests {
         let grant = c.deeds.unacked(c.b.id(), 2).remove(0);
         let mut theirs = Deeds::default();
         assert_eq!(
-            theirs.accept(&grant, c.a.id(), Some(7), 1, &c.cluster),
+            theirs.accept(
+                &grant,
+                c.a.id(),
+                Some(7),
+                1,
+                (&c.cluster, &Removals::default())
+            ),
             Grant::Bad
         );
         assert_eq!(
-            theirs.accept(&grant[..1], c.b.id(), Some(7), 1, &c.cluster),
+            theirs.accept(
+                &grant[..1],
+                c.b.id(),
+                Some(7),
+                1,
+                (&c.cluster, &Removals::default())
+            ),
             Grant::Bad
         );
         assert_eq!(
-            theirs.accept(&[], c.b.id(), Some(7), 1, &c.cluster),
+            theirs.accept(
+                &[],
+                c.b.id(),
+                Some(7),
+                1,
+                (&c.cluster, &Removals::default())
+            ),
             Grant::Bad
         );
         let foreign = ClusterKey::from_bytes(&[9; 32]).public();
         assert_eq!(
-            theirs.accept(&grant, c.b.id(), Some(7), 1, &foreign),
+            theirs.accept(
+                &grant,
+                c.b.id(),
+                Some(7),
+                1,
+                (&foreign, &Removals::default())
+            ),
             Grant::Bad
         );
     }

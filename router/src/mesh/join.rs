@@ -10,9 +10,9 @@
 //! is asked and answered by the core in between.
 //!
 //! ```text
-//! request   format 1 | name, counted | zeros up to 192: the answer is not longer, so it is no use to send it elsewhere
+//! request   format 1 | name, counted | zeros up to 768: the answer is not longer, so it is no use to send it elsewhere
 //! admitted  0 | cluster key 32 | v4 network 4, prefix 1 | v6 network 16, prefix 1 | epoch 4 | secret 32
-//!             | certificate 105 | inviter's X25519 key 32, Ed25519 key 32
+//!             | certificate | inviter's X25519 key 32, Ed25519 key 32
 //! refused   code 1 to 255
 //! ```
 
@@ -25,7 +25,8 @@ use rand_core::CryptoRng;
 use weave_model::{ClusterRange, Drop, NodeId, NodeName, Token, TokenId};
 use zeroize::Zeroizing;
 
-use super::cluster::{Certificate, ClusterKey, ClusterPublic};
+use super::authority::Authority;
+use super::cluster::{Certificate, Chain, ClusterPublic};
 use super::codec::{Malformed, Reader, Writer};
 use super::tokens::{Refusal, Tokens};
 use crate::keys::{ClusterSecret, NodeKeys, NodePublic};
@@ -47,7 +48,7 @@ const MAX_OPEN: usize = 128;
 const OPEN_FOR: Duration = Duration::from_secs(30);
 
 /// Bytes of a request's body.
-const REQUEST: usize = 192;
+const REQUEST: usize = 768;
 
 /// What a new member is given.
 #[derive(Clone, Debug)]
@@ -224,7 +225,10 @@ impl Joining {
         let (proof, member) = self.noise.handle_proof(datagram)?;
         let cluster = ClusterPublic(proof.cluster);
         let message = ClusterProof::message(&self.token.id.0, &member);
-        if cluster.id() != self.token.cluster || !cluster.verify(&message, &proof.signature) {
+        let mut chain = Reader::new(&proof.chain, "chain");
+        let signed = Chain::read(&mut chain)
+            .is_ok_and(|chain| chain.verify(&cluster, &message, &proof.signature));
+        if cluster.id() != self.token.cluster || !signed || !chain.is_empty() {
             return Ok(Some(Outcome::WrongCluster(from)));
         }
         let request = self.noise.request(&self.request);
@@ -345,14 +349,14 @@ impl Asked {
 }
 
 /// Who invites: by which tokens, under which name, for which cluster.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Host<'a> {
     /// The tokens.
     pub tokens: &'a Tokens,
     /// The node's keys.
     pub keys: &'a NodeKeys,
-    /// The cluster's key.
-    pub cluster: &'a ClusterKey,
+    /// By what it speaks for the cluster.
+    pub authority: Authority<'a>,
 }
 
 /// What a hello is answered with; neither is longer than it.
@@ -415,17 +419,20 @@ impl Inviting {
         let (cookie_key, reply) = (ticket.cookie_key(), cookie_header(hello));
         match self
             .gate
-            .admit(&checked, &cookie_key, reply, from, rng, now)
+            .admit(&checked, &cookie_key, reply, from.into(), rng, now)
         {
             Entry::Pass => {}
             Entry::Prove(cookie) => return Ok(Answer::Cookie(cookie)),
             Entry::Refuse => return Err(Drop::RateLimited),
         }
         self.make_room(now);
-        let key = host.cluster;
+        let message = ClusterProof::message(&id.0, &host.keys.public().dh);
+        let mut chain = Writer::new();
+        host.authority.chain().write(&mut chain);
         let proof = ClusterProof {
-            cluster: key.public().0,
-            signature: key.sign(&ClusterProof::message(&id.0, &host.keys.public().dh)),
+            cluster: host.authority.cluster().0,
+            signature: host.authority.sign(&message),
+            chain: chain.0,
         };
         let index = self.free_index(rng);
         let (noise, proof) = Inviter::accept(host.keys, ticket, &checked, index, &proof, rng)?;
@@ -536,6 +543,7 @@ mod tests {
     use rand::SeedableRng;
     use rand::rngs::StdRng;
 
+    use super::super::cluster::ClusterKey;
     use super::*;
 
     struct Stage {
@@ -547,6 +555,8 @@ mod tests {
         tokens: Tokens,
         inviting: Inviting,
         token: Token,
+        /// The inviter is an admin, and does not hold the cluster's key.
+        office: Option<Certificate>,
     }
 
     fn stage() -> Stage {
@@ -571,7 +581,18 @@ mod tests {
             key,
             tokens,
             token,
+            office: None,
         }
+    }
+
+    fn authority<'a>(
+        key: &'a ClusterKey,
+        inviter: &'a NodeKeys,
+        office: Option<&Certificate>,
+    ) -> Authority<'a> {
+        office.map_or(Authority::Key(key), |office| {
+            Authority::of(None, inviter, office, key.public()).unwrap()
+        })
     }
 
     fn address(n: u8) -> SocketAddr {
@@ -597,7 +618,7 @@ mod tests {
             let host = Host {
                 tokens: &self.tokens,
                 keys: &self.inviter,
-                cluster: &self.key,
+                authority: authority(&self.key, &self.inviter, self.office.as_ref()),
             };
             let (inviting, rng) = (&mut self.inviting, &mut self.rng);
             inviting.handle_hello(hello, from, host, rng, self.now)
@@ -619,7 +640,11 @@ mod tests {
                     epoch: 3,
                     bytes: [5; 32],
                 },
-                certificate: self.key.certify(self.joiner.id(), false, 1),
+                certificate: authority(&self.key, &self.inviter, self.office.as_ref()).certify(
+                    self.joiner.id(),
+                    false,
+                    1,
+                ),
                 inviter: self.inviter.public(),
             }
         }
@@ -649,7 +674,26 @@ mod tests {
 
     #[test]
     fn a_joiner_is_admitted_and_told_again() {
+        admitted_and_told_again(stage());
+    }
+
+    #[test]
+    fn an_admin_at_the_end_of_the_longest_chain_invites_as_well() {
         let mut stage = stage();
+        let mut office =
+            Authority::Key(&stage.key).certify(NodeKeys::from_bytes(&[1; 64]).id(), true, 1);
+        for n in 2..5 {
+            let keys = NodeKeys::from_bytes(&[n - 1; 64]);
+            let authority = Authority::of(None, &keys, &office, stage.key.public()).unwrap();
+            let next = NodeKeys::from_bytes(&[n; 64]).id();
+            let node = if n == 4 { stage.inviter.id() } else { next };
+            office = authority.certify(node, true, 1);
+        }
+        stage.office = Some(office);
+        admitted_and_told_again(stage);
+    }
+
+    fn admitted_and_told_again(mut stage: Stage) {
         let mut joining = stage.joining(stage.token.clone());
         let (asked, request) = stage.asked(&mut joining);
         assert_eq!(

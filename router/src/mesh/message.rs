@@ -8,13 +8,22 @@ use std::net::SocketAddr;
 
 use weave_model::{Block, NodeId};
 
+use super::cluster::Certificate;
 use super::codec::{Malformed, Reader, Writer};
 use super::deed::{Deed, read_block, write_block};
+use super::inquiry::Testimony;
 use super::record::{MAX_RECORD, RecordVersion};
+use super::sheet::MAX_SHEET;
+use crate::wire::{END, ENVELOPE};
 
 /// The longest control message that is sent whole, in bytes: it fits the smallest path, packets of 1200 bytes, with all
-/// headers around it (IPv6 40, UDP 8, ours 16, the kind 1, the tag 16).
-pub const MAX_BODY: usize = 1119;
+/// headers around it (IPv6 40, UDP 8, ours 16, the kind 1, the tag 16), in an envelope too (66).
+pub const MAX_BODY: usize = 1119 - ENVELOPE;
+
+/// The most entries of a table of links: with the kind and the version of the message they fit one datagram.
+pub const MAX_LINKS: usize = (MAX_BODY - 9) / LINK;
+/// Bytes of an entry: the node, microseconds, thousandths.
+const LINK: usize = END + 4 + 2;
 
 /// The highest first byte that is the mesh's.
 pub const LAST_KIND: u8 = 31;
@@ -29,24 +38,45 @@ const DEED_REQUEST: u8 = 7;
 const DEED_GRANT: u8 = 8;
 const DEED_ACK: u8 = 9;
 const DEED_REFUSAL: u8 = 10;
+const LINKS: u8 = 11;
+const LINKS_ACK: u8 = 12;
+const OFFICE: u8 = 13;
+const DEED_INQUIRY: u8 = 14;
+const DEED_TESTIMONY: u8 = 15;
+const SHEET: u8 = 21;
+const SHEET_ACK: u8 = 22;
+const SHEET_SUMMARY: u8 = 23;
 
 const MAX_MEMBERS: usize = 4096;
 const MAX_CHAIN: usize = 40;
 
+/// A member that another one reaches without a relay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Which, as an envelope names it.
+    pub end: [u8; END],
+    /// Round-trip time in microseconds.
+    pub rtt_us: u32,
+    /// Of a thousand datagrams and their answers, how many are lost.
+    pub loss: u16,
+}
+
 /// One control message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
-    /// "Are you there?"
+    /// "Are you there?" The answer goes back by the way that the question came.
     Ping {
         /// Comes back in the answer.
         id: u64,
+        /// The sender has not heard the receiver for a while, so what the receiver sends may be lost.
+        alarm: bool,
     },
     /// "Yes, and I see you at this address."
     Pong {
         /// As in the ping.
         id: u64,
-        /// The source address of the ping's datagram.
-        observed: SocketAddr,
+        /// The source address of the ping's datagram; absent if it came through a relay.
+        observed: Option<SocketAddr>,
     },
     /// A part of a longer message.
     Part {
@@ -59,7 +89,7 @@ pub enum Message {
         /// The part.
         bytes: Vec<u8>,
     },
-    /// A node record, as it was signed.
+    /// A node record, or the removal that takes its place, as it was signed.
     Record(Vec<u8>),
     /// "I have this record, or a newer one."
     RecordAck {
@@ -96,6 +126,45 @@ pub enum Message {
         /// As in the request.
         id: u64,
     },
+    /// "These members I reach without a relay."
+    Links {
+        /// Grows with every change in a run of the sender.
+        version: u64,
+        /// Whom, at most [`MAX_LINKS`].
+        links: Vec<Link>,
+    },
+    /// "I have that table."
+    LinksAck {
+        /// Its version.
+        version: u64,
+    },
+    /// "You are an admin from now on." The receiver's next record shows that it has it.
+    Office(Certificate),
+    /// "What do you know of this node's deeds?"
+    DeedInquiry {
+        /// Comes back in the answer.
+        id: u64,
+        /// The node.
+        about: NodeId,
+    },
+    /// "This."
+    DeedTestimony(Testimony),
+    /// A node's sheet, as it was signed.
+    Sheet(Vec<u8>),
+    /// "I have this sheet, or a newer one."
+    SheetAck {
+        /// Whose sheet.
+        node: NodeId,
+        /// The version it has.
+        version: RecordVersion,
+    },
+    /// "These sheets I have."
+    SheetSummary {
+        /// It answers a summary, so it wants no answer.
+        answer: bool,
+        /// Whose sheets, and which.
+        sheets: Vec<(NodeId, RecordVersion)>,
+    },
 }
 
 impl Message {
@@ -103,8 +172,14 @@ impl Message {
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Writer::new();
         match self {
-            Self::Ping { id } => out.u8(PING).u64(*id),
-            Self::Pong { id, observed } => out.u8(PONG).u64(*id).address(*observed),
+            Self::Ping { id, alarm } => out.u8(PING).u64(*id).u8(u8::from(*alarm)),
+            Self::Pong { id, observed } => {
+                out.u8(PONG).u64(*id);
+                observed.iter().for_each(|address| {
+                    out.address(*address);
+                });
+                &mut out
+            }
             Self::Part {
                 transfer,
                 index,
@@ -118,13 +193,7 @@ impl Message {
                 .bytes(bytes),
             Self::Record(bytes) => out.u8(RECORD).bytes(bytes),
             Self::RecordAck { node, version } => entry(out.u8(RECORD_ACK), *node, *version),
-            Self::Summary { answer, records } => {
-                out.u8(SUMMARY).u8(u8::from(*answer));
-                records.iter().for_each(|(node, version)| {
-                    entry(&mut out, *node, *version);
-                });
-                &mut out
-            }
+            Self::Summary { answer, records } => summary(&mut out, SUMMARY, *answer, records),
             Self::DeedRequest { id, bits } => out.u8(DEED_REQUEST).u64(*id).u8(*bits),
             Self::DeedGrant(deeds) => {
                 out.u8(DEED_GRANT);
@@ -136,6 +205,28 @@ impl Message {
                 out.u64(*counter)
             }
             Self::DeedRefusal { id } => out.u8(DEED_REFUSAL).u64(*id),
+            Self::Links { version, links } => {
+                out.u8(LINKS).u64(*version);
+                links.iter().for_each(|link| write_link(link, &mut out));
+                &mut out
+            }
+            Self::LinksAck { version } => out.u8(LINKS_ACK).u64(*version),
+            Self::Office(certificate) => {
+                certificate.write(out.u8(OFFICE));
+                &mut out
+            }
+            Self::DeedInquiry { id, about } => {
+                out.u8(DEED_INQUIRY).u64(*id).bytes(about.as_bytes())
+            }
+            Self::DeedTestimony(testimony) => {
+                testimony.write(out.u8(DEED_TESTIMONY));
+                &mut out
+            }
+            Self::Sheet(bytes) => out.u8(SHEET).bytes(bytes),
+            Self::SheetAck { node, version } => entry(out.u8(SHEET_ACK), *node, *version),
+            Self::SheetSummary { answer, sheets } => {
+                summary(&mut out, SHEET_SUMMARY, *answer, sheets)
+            }
         };
         out.0
     }
@@ -146,11 +237,15 @@ impl Message {
     /// When it is of a known kind but does not have that kind's form.
     pub fn decode(bytes: &[u8]) -> Result<Option<Self>, Malformed> {
         let mut reader = Reader::new(bytes, "control message");
-        let message = match reader.u8()? {
-            PING => Self::Ping { id: reader.u64()? },
+        let kind = reader.u8()?;
+        let message = match kind {
+            PING => Self::Ping {
+                id: reader.u64()?,
+                alarm: reader.u8()? != 0,
+            },
             PONG => Self::Pong {
                 id: reader.u64()?,
-                observed: reader.address()?,
+                observed: (!reader.is_empty()).then(|| reader.address()).transpose()?,
             },
             PART => {
                 let (transfer, index, count) = (reader.u32()?, reader.u8()?, reader.u8()?);
@@ -162,42 +257,96 @@ impl Message {
                     bytes,
                 }
             }
-            RECORD if reader.rest().len() <= MAX_RECORD => {
-                Self::Record(reader.bytes(reader.rest().len())?.to_vec())
-            }
-            RECORD_ACK => {
-                let (node, version) = read_entry(&mut reader)?;
-                Self::RecordAck { node, version }
-            }
-            SUMMARY => {
-                let answer = reader.u8()? != 0;
-                Self::Summary {
-                    answer,
-                    records: read_all(&mut reader, MAX_MEMBERS, read_entry)?,
-                }
-            }
-            DEED_REQUEST => Self::DeedRequest {
-                id: reader.u64()?,
-                bits: reader.u8()?.min(32),
+            LINKS => Self::Links {
+                version: reader.u64()?,
+                links: read_all(&mut reader, MAX_LINKS, read_link)?,
             },
-            DEED_GRANT => Self::DeedGrant(read_all(&mut reader, MAX_CHAIN, Deed::read)?),
-            DEED_ACK => Self::DeedAck {
-                block: read_block(&mut reader)?,
-                counter: reader.u64()?,
+            LINKS_ACK => Self::LinksAck {
+                version: reader.u64()?,
             },
-            DEED_REFUSAL => Self::DeedRefusal { id: reader.u64()? },
-            RECORD => return Err(reader.malformed()),
+            RECORD | RECORD_ACK | SUMMARY | SHEET | SHEET_ACK | SHEET_SUMMARY => {
+                Self::decode_flooded(kind, &mut reader)?
+            }
+            DEED_REQUEST..=DEED_REFUSAL | OFFICE..=DEED_TESTIMONY => {
+                Self::decode_deed(kind, &mut reader)?
+            }
             _ => return Ok(None),
         };
         reader.end()?;
         Ok(Some(message))
     }
+
+    /// The messages about records and sheets, which are flooded alike.
+    fn decode_flooded(kind: u8, reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let len = reader.rest().len();
+        Ok(match kind {
+            RECORD if len <= MAX_RECORD => Self::Record(reader.bytes(len)?.to_vec()),
+            SHEET if len <= MAX_SHEET => Self::Sheet(reader.bytes(len)?.to_vec()),
+            RECORD_ACK => {
+                let (node, version) = read_entry(reader)?;
+                Self::RecordAck { node, version }
+            }
+            SHEET_ACK => {
+                let (node, version) = read_entry(reader)?;
+                Self::SheetAck { node, version }
+            }
+            SUMMARY => Self::Summary {
+                answer: reader.u8()? != 0,
+                records: read_all(reader, MAX_MEMBERS, read_entry)?,
+            },
+            SHEET_SUMMARY => Self::SheetSummary {
+                answer: reader.u8()? != 0,
+                sheets: read_all(reader, MAX_MEMBERS, read_entry)?,
+            },
+            _ => return Err(reader.malformed()),
+        })
+    }
+
+    /// The messages about deeds and offices.
+    fn decode_deed(kind: u8, reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+        Ok(match kind {
+            DEED_REQUEST => Self::DeedRequest {
+                id: reader.u64()?,
+                bits: reader.u8()?.min(32),
+            },
+            DEED_GRANT => Self::DeedGrant(read_all(reader, MAX_CHAIN, Deed::read)?),
+            DEED_ACK => Self::DeedAck {
+                block: read_block(reader)?,
+                counter: reader.u64()?,
+            },
+            DEED_REFUSAL => Self::DeedRefusal { id: reader.u64()? },
+            OFFICE => Self::Office(Certificate::read(reader)?),
+            DEED_INQUIRY => Self::DeedInquiry {
+                id: reader.u64()?,
+                about: NodeId::from_bytes(reader.array()?),
+            },
+            DEED_TESTIMONY => Self::DeedTestimony(Testimony::read(reader)?),
+            _ => return Err(reader.malformed()),
+        })
+    }
+}
+
+fn write_link(link: &Link, out: &mut Writer) {
+    out.bytes(&link.end).u32(link.rtt_us).u16(link.loss);
 }
 
 fn entry(out: &mut Writer, node: NodeId, version: RecordVersion) -> &mut Writer {
     out.bytes(node.as_bytes())
         .u64(version.boot)
         .u64(version.counter)
+}
+
+fn summary<'a>(
+    out: &'a mut Writer,
+    kind: u8,
+    answer: bool,
+    entries: &[(NodeId, RecordVersion)],
+) -> &'a mut Writer {
+    out.u8(kind).u8(u8::from(answer));
+    entries.iter().for_each(|(node, version)| {
+        entry(out, *node, *version);
+    });
+    out
 }
 
 fn read_entry(reader: &mut Reader<'_>) -> Result<(NodeId, RecordVersion), Malformed> {
@@ -209,6 +358,18 @@ fn read_entry(reader: &mut Reader<'_>) -> Result<(NodeId, RecordVersion), Malfor
             counter: reader.u64()?,
         },
     ))
+}
+
+fn read_link(reader: &mut Reader<'_>) -> Result<Link, Malformed> {
+    let link = Link {
+        end: reader.array()?,
+        rtt_us: reader.u32()?,
+        loss: reader.u16()?,
+    };
+    if link.loss > 1000 {
+        return Err(reader.malformed());
+    }
+    Ok(link)
 }
 
 fn read_all<'a, T>(
@@ -230,6 +391,7 @@ fn read_all<'a, T>(
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::authority::Authority;
     use super::super::cluster::ClusterKey;
     use super::*;
 
@@ -237,19 +399,17 @@ mod tests {
         let node = any::<[u8; 32]>().prop_map(NodeId::from_bytes);
         let version =
             any::<(u64, u64)>().prop_map(|(boot, counter)| RecordVersion { boot, counter });
-        let block = (any::<u16>(), 0..20u8)
-            .prop_map(|(first, bits)| Block::new(u32::from(first) >> bits << bits, bits).unwrap());
-        let deed = Deed::genesis(
-            Block::new(0, 12).unwrap(),
-            NodeId::from_bytes([1; 32]),
-            &ClusterKey::from_bytes(&[2; 32]),
-        );
+        let link = (any::<[u8; END]>(), any::<u32>(), 0..=1000_u16)
+            .prop_map(|(end, rtt_us, loss)| Link { end, rtt_us, loss });
         prop_oneof![
-            any::<u64>().prop_map(|id| Message::Ping { id }),
-            any::<(u64, [u8; 4], u16)>().prop_map(|(id, ip, port)| Message::Pong {
+            any::<(u64, bool)>().prop_map(|(id, alarm)| Message::Ping { id, alarm }),
+            any::<(u64, Option<([u8; 4], u16)>)>().prop_map(|(id, observed)| Message::Pong {
                 id,
-                observed: SocketAddr::from((ip, port))
+                observed: observed.map(SocketAddr::from)
             }),
+            (any::<u64>(), proptest::collection::vec(link, 0..5))
+                .prop_map(|(version, links)| Message::Links { version, links }),
+            any::<u64>().prop_map(|version| Message::LinksAck { version }),
             any::<(u32, u8, u8, Vec<u8>)>().prop_map(|(transfer, index, count, bytes)| {
                 Message::Part {
                     transfer,
@@ -263,13 +423,54 @@ mod tests {
                 .prop_map(|(node, version)| Message::RecordAck { node, version }),
             (
                 any::<bool>(),
-                proptest::collection::vec((node, version), 0..5)
+                proptest::collection::vec((node.clone(), version.clone()), 0..5)
             )
                 .prop_map(|(answer, records)| Message::Summary { answer, records }),
+            any::<Vec<u8>>().prop_map(Message::Sheet),
+            (node.clone(), version.clone())
+                .prop_map(|(node, version)| Message::SheetAck { node, version }),
+            (
+                any::<bool>(),
+                proptest::collection::vec((node, version), 0..5)
+            )
+                .prop_map(|(answer, sheets)| Message::SheetSummary { answer, sheets }),
+            any_deed_message(),
+        ]
+    }
+
+    fn any_deed_message() -> impl Strategy<Value = Message> {
+        let block = (any::<u16>(), 0..20u8)
+            .prop_map(|(first, bits)| Block::new(u32::from(first) >> bits << bits, bits).unwrap());
+        let deed = Deed::genesis(
+            Block::new(0, 12).unwrap(),
+            NodeId::from_bytes([1; 32]),
+            &ClusterKey::from_bytes(&[2; 32]),
+        );
+        prop_oneof![
             (any::<u64>(), 0..=32u8).prop_map(|(id, bits)| Message::DeedRequest { id, bits }),
             (0..4usize).prop_map(move |n| Message::DeedGrant(vec![deed; n])),
             (block, any::<u64>()).prop_map(|(block, counter)| Message::DeedAck { block, counter }),
             any::<u64>().prop_map(|id| Message::DeedRefusal { id }),
+            (any::<u64>(), any::<[u8; 32]>()).prop_map(|(id, about)| Message::DeedInquiry {
+                id,
+                about: NodeId::from_bytes(about)
+            }),
+            (any::<u64>(), any::<Option<[u8; 31]>>(), 0..3usize).prop_map(move |(id, heir, n)| {
+                let node = NodeId::from_bytes([7; 32]);
+                Message::DeedTestimony(Testimony {
+                    id,
+                    about: node,
+                    heir: heir.map(|_| node),
+                    members: vec![node; n],
+                    claims: vec![(&deed).into(); n],
+                    deeds: vec![deed; n],
+                })
+            }),
+            any::<([u8; 32], u64)>().prop_map(|(node, issued)| {
+                let key = ClusterKey::from_bytes(&[2; 32]);
+                let node = NodeId::from_bytes(node);
+                Message::Office(Authority::Key(&key).certify(node, true, issued))
+            }),
         ]
     }
 

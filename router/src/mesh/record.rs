@@ -2,8 +2,8 @@
 //!
 //! Each node is the only writer of its record. Records are ordered by version, the boot nonce first: a node that starts
 //! again takes a higher nonce, so its first record replaces its last one even if it forgot how far it had counted.
-//! A record is believed when the cluster's certificate in it names the node, the node signed it, and every block it
-//! claims is proven by deeds that stand in the record too. Nothing else in it is checked: a node may call itself what it
+//! A record is believed when the cluster's certificate in it names the node and no removal makes it void, the node signed
+//! it, and every block it claims is proven by deeds that stand in the record too. Nothing else in it is checked: a node may call itself what it
 //! likes and be anywhere.
 //!
 //! Layout: the byte 1, then fields (see [`super::codec`]), then the signature, 64 bytes, over "weave record v1", the
@@ -18,6 +18,7 @@ use weave_model::{Block, NetworkName, NodeId, NodeName, Suite};
 use super::cluster::{Certificate, ClusterPublic};
 use super::codec::{Malformed, Reader, Writer};
 use super::deed::{Deed, Version, covers, read_block, write_block};
+use super::removal::Removals;
 use crate::keys::{NodeKeys, NodePublic};
 
 /// The longest record, in bytes.
@@ -48,6 +49,14 @@ pub struct RecordVersion {
     pub boot: u64,
     /// Grows with every change since.
     pub counter: u64,
+}
+
+impl RecordVersion {
+    /// The version of what takes the place of the record of a node that was removed.
+    pub const LAST: Self = Self {
+        boot: u64::MAX,
+        counter: u64::MAX,
+    };
 }
 
 /// What a node says of itself.
@@ -158,7 +167,11 @@ impl Record {
     ///
     /// # Errors
     /// Says which part is malformed, or not signed by whom it should be.
-    pub fn read(bytes: &[u8], cluster: &ClusterPublic) -> Result<Self, Malformed> {
+    pub fn read(
+        bytes: &[u8],
+        cluster: &ClusterPublic,
+        removals: &Removals,
+    ) -> Result<Self, Malformed> {
         let (body, signature) = bytes
             .split_last_chunk::<SIGNATURE>()
             .filter(|_| bytes.len() <= MAX_RECORD)
@@ -166,6 +179,9 @@ impl Record {
         let content = decode(body)?;
         if content.certificate.node != content.public.id() || !content.certificate.verify(cluster) {
             return Err(Malformed("certificate of a record"));
+        }
+        if content.version == RecordVersion::LAST || !removals.allow(&content.certificate) {
+            return Err(Malformed("standing of a record"));
         }
         if !content.public.verify(&message(cluster, body), signature) {
             return Err(Malformed("signature of a record"));
@@ -176,7 +192,7 @@ impl Record {
         };
         let proven = record
             .titles()
-            .all(|deed| deed.proven(&record.deeds, cluster));
+            .all(|deed| deed.proven(&record.deeds, cluster, removals));
         if !proven
             || record
                 .blocks
@@ -314,6 +330,7 @@ fn list<'a, T>(
 pub(crate) mod tests {
     use proptest::prelude::*;
 
+    use super::super::authority::Authority;
     use super::super::cluster::ClusterKey;
     use super::*;
 
@@ -326,7 +343,7 @@ pub(crate) mod tests {
                 counter: 6,
             },
             name: "host1".parse().unwrap(),
-            certificate: key.certify(keys.id(), true, 1_700_000_000),
+            certificate: Authority::Key(key).certify(keys.id(), true, 1_700_000_000),
             endpoints: vec![
                 "192.0.2.1:6783".parse().unwrap(),
                 "[2001:db8::1]:6783".parse().unwrap(),
@@ -338,6 +355,10 @@ pub(crate) mod tests {
         }
     }
 
+    fn read(bytes: &[u8], cluster: &ClusterPublic) -> Result<Record, Malformed> {
+        Record::read(bytes, cluster, &Removals::default())
+    }
+
     fn keys(seed: u8) -> NodeKeys {
         NodeKeys::from_bytes(&[seed; 64])
     }
@@ -347,7 +368,7 @@ pub(crate) mod tests {
         let (node, key) = (keys(1), ClusterKey::from_bytes(&[2; 32]));
         let content = content(&node, &key);
         let record = content.clone().sign(&node, &key.public()).unwrap();
-        let read = Record::read(record.bytes(), &key.public()).unwrap();
+        let read = read(record.bytes(), &key.public()).unwrap();
         assert_eq!(read, record);
         assert_eq!(*read, content);
     }
@@ -359,11 +380,8 @@ pub(crate) mod tests {
         for at in 0..record.bytes().len() {
             let mut bytes = record.bytes().to_vec();
             bytes[at] ^= 1;
-            assert!(Record::read(&bytes, &key.public()).is_err(), "byte {at}");
-            assert!(
-                Record::read(&bytes[..at], &key.public()).is_err(),
-                "cut at {at}"
-            );
+            assert!(read(&bytes, &key.public()).is_err(), "byte {at}");
+            assert!(read(&bytes[..at], &key.public()).is_err(), "cut at {at}");
         }
     }
 
@@ -377,7 +395,7 @@ pub(crate) mod tests {
         let cluster = key.public();
         let by_other = content(&node, &key).sign(&other, &cluster).unwrap();
         assert!(
-            Record::read(by_other.bytes(), &cluster).is_err(),
+            read(by_other.bytes(), &cluster).is_err(),
             "signed by another node"
         );
         let borrowed = Content {
@@ -386,12 +404,12 @@ pub(crate) mod tests {
         };
         let borrowed = borrowed.sign(&other, &cluster).unwrap();
         assert!(
-            Record::read(borrowed.bytes(), &cluster).is_err(),
+            read(borrowed.bytes(), &cluster).is_err(),
             "with another's certificate"
         );
         let stranger = content(&node, &foreign).sign(&node, &cluster).unwrap();
         assert!(
-            Record::read(stranger.bytes(), &cluster).is_err(),
+            read(stranger.bytes(), &cluster).is_err(),
             "certified by another cluster"
         );
     }
@@ -405,12 +423,12 @@ pub(crate) mod tests {
             deeds: vec![],
             ..content(&node, &key)
         };
-        assert!(Record::read(bare.sign(&node, &cluster).unwrap().bytes(), &cluster).is_err());
+        assert!(read(bare.sign(&node, &cluster).unwrap().bytes(), &cluster).is_err());
         let foreign = Content {
             deeds: content(&other, &key).deeds,
             ..content(&node, &key)
         };
-        assert!(Record::read(foreign.sign(&node, &cluster).unwrap().bytes(), &cluster).is_err());
+        assert!(read(foreign.sign(&node, &cluster).unwrap().bytes(), &cluster).is_err());
         let genesis = content(&other, &key).deeds[0];
         let given = genesis.give(
             Block::new(1024, 10).unwrap(),
@@ -423,13 +441,13 @@ pub(crate) mod tests {
             deeds: vec![given, genesis],
             ..content(&node, &key)
         };
-        assert!(Record::read(more.sign(&node, &cluster).unwrap().bytes(), &cluster).is_err());
+        assert!(read(more.sign(&node, &cluster).unwrap().bytes(), &cluster).is_err());
         let right = Content {
             deeds: vec![given, genesis],
             blocks: vec![given.block],
             ..content(&node, &key)
         };
-        let right = Record::read(right.sign(&node, &cluster).unwrap().bytes(), &cluster).unwrap();
+        let right = read(right.sign(&node, &cluster).unwrap().bytes(), &cluster).unwrap();
         assert_eq!(right.titles().count(), 1);
         assert_eq!(
             right.version_of(given.block),
@@ -450,7 +468,7 @@ pub(crate) mod tests {
         });
         let signature = node.sign(&message(&key.public(), &body.0));
         body.bytes(&signature);
-        let record = Record::read(&body.0, &key.public()).unwrap();
+        let record = read(&body.0, &key.public()).unwrap();
         assert_eq!(record.bytes(), body.0);
         assert_eq!(*record, content);
     }
@@ -461,7 +479,7 @@ pub(crate) mod tests {
             let mut body = vec![FORMAT];
             body.extend_from_slice(&bytes);
             let cluster = ClusterKey::from_bytes(&[2; 32]).public();
-            prop_assert!(Record::read(&body, &cluster).is_err());
+            prop_assert!(read(&body, &cluster).is_err());
         }
 
         #[test]
@@ -485,7 +503,7 @@ pub(crate) mod tests {
                 ..content(&node, &key)
             };
             let record = content.clone().sign(&node, &key.public()).unwrap();
-            prop_assert_eq!(&*Record::read(record.bytes(), &key.public()).unwrap(), &content);
+            prop_assert_eq!(&*read(record.bytes(), &key.public()).unwrap(), &content);
         }
     }
 }

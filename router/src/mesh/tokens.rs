@@ -1,8 +1,8 @@
 //! The join tokens that an admin node made: who may still come in by each.
 //!
 //! A use is counted by the joiner's node id, so a joiner that lost the answer and asks again is let in again and uses
-//! nothing up. A token that is expired or used up is remembered for a day, so that whoever still tries it can be told
-//! why it fails; a token that is not known gets no answer at all.
+//! nothing up. A token that is expired, used up or revoked is remembered for a day after its time, so that whoever still
+//! tries it can be told why it fails and whoever lists tokens sees it; a token that is not known gets no answer at all.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -30,6 +30,8 @@ pub enum Refusal {
     UsedUp,
     /// The inviter cannot save anything just now.
     Unable,
+    /// An operator took the token back.
+    Revoked,
 }
 
 impl Refusal {
@@ -39,6 +41,7 @@ impl Refusal {
             Self::Expired => 1,
             Self::UsedUp => 2,
             Self::Unable => 3,
+            Self::Revoked => 4,
         }
     }
 
@@ -47,6 +50,7 @@ impl Refusal {
         match byte {
             1 => Self::Expired,
             2 => Self::UsedUp,
+            4 => Self::Revoked,
             _ => Self::Unable,
         }
     }
@@ -61,6 +65,37 @@ struct Invitation {
     expires: Duration,
     uses: u32,
     joined: BTreeSet<NodeId>,
+    revoked: bool,
+}
+
+impl Invitation {
+    /// Why it lets nobody new in; `None` while it does.
+    fn dead(&self, wall: Duration) -> Option<Refusal> {
+        if self.revoked {
+            Some(Refusal::Revoked)
+        } else if wall >= self.expires {
+            Some(Refusal::Expired)
+        } else if self.joined.len() >= self.uses as usize {
+            Some(Refusal::UsedUp)
+        } else {
+            None
+        }
+    }
+}
+
+/// What is known of one token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenInfo {
+    /// Its public name.
+    pub id: TokenId,
+    /// When its time is over, since the Unix epoch.
+    pub expires: Duration,
+    /// How many nodes may join with it.
+    pub uses: u32,
+    /// The nodes that did.
+    pub joined: Vec<NodeId>,
+    /// Why nobody else can; `None` while somebody can.
+    pub dead: Option<Refusal>,
 }
 
 /// All tokens of a node.
@@ -97,6 +132,7 @@ impl Tokens {
             expires: wall + ttl,
             uses,
             joined: BTreeSet::new(),
+            revoked: false,
         };
         self.0.insert(id, invitation);
         (id, secret)
@@ -105,6 +141,25 @@ impl Tokens {
     /// Forgets a token.
     pub fn remove(&mut self, id: TokenId) {
         self.0.remove(&id);
+    }
+
+    /// Every token that is remembered, by id.
+    pub fn list(&self, wall: Duration) -> Vec<TokenInfo> {
+        let info = |(id, invitation): (&TokenId, &Invitation)| TokenInfo {
+            id: *id,
+            expires: invitation.expires,
+            uses: invitation.uses,
+            joined: invitation.joined.iter().copied().collect(),
+            dead: invitation.dead(wall),
+        };
+        self.0.iter().map(info).collect()
+    }
+
+    /// Takes a token back, or with `false` undoes that. It lets nobody in from now on, not even who was let in before.
+    pub fn set_revoked(&mut self, id: TokenId, revoked: bool) {
+        if let Some(invitation) = self.0.get_mut(&id) {
+            invitation.revoked = revoked;
+        }
     }
 
     /// The secret of a token that is remembered, dead or not.
@@ -125,16 +180,11 @@ impl Tokens {
     /// Why it is not let in; an unknown token counts as expired.
     pub fn admit(&mut self, id: TokenId, node: NodeId, wall: Duration) -> Result<bool, Refusal> {
         let invitation = self.0.get_mut(&id).ok_or(Refusal::Expired)?;
-        if wall >= invitation.expires {
-            return Err(Refusal::Expired);
+        match invitation.dead(wall) {
+            None | Some(Refusal::UsedUp) if invitation.joined.contains(&node) => Ok(false),
+            None => Ok(invitation.joined.insert(node)),
+            Some(refusal) => Err(refusal),
         }
-        if invitation.joined.contains(&node) {
-            return Ok(false);
-        }
-        if invitation.joined.len() >= invitation.uses as usize {
-            return Err(Refusal::UsedUp);
-        }
-        Ok(invitation.joined.insert(node))
     }
 
     /// Appends all tokens, for the saved state.
@@ -144,6 +194,7 @@ impl Tokens {
             out.bytes(&id.0)
                 .bytes(&*invitation.secret)
                 .u64(invitation.expires.as_secs());
+            out.u8(u8::from(invitation.revoked));
             out.u32(invitation.uses).u32(invitation.joined.len() as u32);
             invitation.joined.iter().for_each(|node| {
                 out.bytes(node.as_bytes());
@@ -159,6 +210,7 @@ impl Tokens {
             let secret = Zeroizing::new(bytes.array()?);
             let mac_key = mac_key(&secret);
             let expires = Duration::from_secs(bytes.u64()?);
+            let revoked = bytes.u8()? != 0;
             let uses = bytes.u32()?;
             let count = bytes.u32()? as usize;
             if count > MAX_USES || tokens.len() > MAX_TOKENS {
@@ -174,6 +226,7 @@ impl Tokens {
                     expires,
                     uses,
                     joined,
+                    revoked,
                 },
             );
         }
@@ -216,6 +269,36 @@ mod tests {
             Tokens::read(&mut Reader::new(&bytes.0, "tokens")),
             Ok(tokens)
         );
+    }
+
+    #[test]
+    fn a_token_that_was_taken_back_lets_nobody_in_and_is_still_listed() {
+        let mut rng = StdRng::seed_from_u64(1);
+        let mut tokens = Tokens::default();
+        let start = HOUR * 1000;
+        let (id, _) = tokens.create(HOUR, 2, start, &mut rng);
+        assert_eq!(tokens.admit(id, node(1), start), Ok(true));
+        tokens.set_revoked(id, true);
+        for n in 1..=2 {
+            assert_eq!(tokens.admit(id, node(n), start), Err(Refusal::Revoked));
+        }
+        let mut bytes = Writer::new();
+        tokens.write(&mut bytes);
+        let read = Tokens::read(&mut Reader::new(&bytes.0, "tokens")).unwrap();
+        let info = TokenInfo {
+            id,
+            expires: start + HOUR,
+            uses: 2,
+            joined: vec![node(1)],
+            dead: Some(Refusal::Revoked),
+        };
+        assert_eq!(read.list(start), [info]);
+        let dead = |tokens: &Tokens, wall| tokens.list(wall)[0].dead;
+        tokens.set_revoked(id, false);
+        assert_eq!(dead(&tokens, start), None);
+        assert_eq!(dead(&tokens, start + HOUR), Some(Refusal::Expired));
+        assert_eq!(tokens.admit(id, node(2), start), Ok(true));
+        assert_eq!(dead(&tokens, start), Some(Refusal::UsedUp));
     }
 
     #[test]

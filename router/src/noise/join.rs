@@ -6,13 +6,14 @@
 //! token does it say who it is.
 //!
 //! ```text
-//! hello    header 16                    | index 4 | token id 16 | zero 4 | e 32 | padding 128+16             | MACs 32
-//! proof    header 16 (receiver = index) | e 32 | s 32+16 | index 4, cluster key 32, signature 64, +16        | MACs 32
+//! hello    header 16                    | index 4 | token id 16 | zero 4 | e 32 | padding 680+16             | MACs 32
+//! proof    header 16 (receiver = index) | e 32 | s 32+16 | index 4, cluster key 32, signature 64, chain, +16 | MACs 32
 //! request  header 16 (receiver = index) | s 32+16 | Ed25519 key 32, body, +16                                | MACs 32
 //! grant    header 16 (receiver = index, counter) | body + tag 16
 //! ```
 //!
-//! The padding makes the answer no longer than the question. Index and token id are the prologue. The MACs are those of
+//! The chain says by which admins the signature is the cluster's; what it looks like is the caller's. The padding makes
+//! the answer no longer than the question. Index and token id are the prologue. The MACs are those of
 //! [`super::mac`], keyed from the token's secret. The cipher is ChaCha20-Poly1305. A datagram that comes twice gets the
 //! same answer: the callers keep what these functions return and send it again on a timer.
 
@@ -36,10 +37,11 @@ pub const MAX_REQUEST: usize = MAX_DATAGRAM - HEADER - 48 - 32 - 16 - MACS;
 /// The longest body of a grant, in bytes.
 pub const MAX_GRANT: usize = MAX_DATAGRAM - HEADER - TAG;
 const CLEAR: usize = HEADER + 24;
-const PADDING: usize = 128;
-const PROOF_PAYLOAD: usize = 4 + 32 + 64;
-const PROOF: usize = HEADER + 32 + 48 + PROOF_PAYLOAD + 16 + MACS;
-const _: () = assert!(PROOF <= HELLO);
+const PADDING: usize = 680;
+/// The longest chain of a proof, in bytes.
+pub const MAX_CHAIN: usize = 552;
+const PROOF: usize = HEADER + 32 + 48 + 4 + 32 + 64 + 16 + MACS;
+const _: () = assert!(PROOF + MAX_CHAIN <= HELLO && HELLO <= MAX_DATAGRAM);
 
 const PATTERN: &str = "Noise_XXpsk0_25519_ChaChaPoly_BLAKE2s";
 const SUITE: Suite = Suite::ChaCha20Poly1305;
@@ -121,16 +123,18 @@ impl Hello {
 }
 
 /// The member's proof that it speaks for the cluster.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClusterProof {
     /// The cluster's Ed25519 public key.
     pub cluster: [u8; 32],
-    /// That key's signature over [`ClusterProof::message`].
+    /// The signature in its name over [`ClusterProof::message`].
     pub signature: [u8; 64],
+    /// Why that signature is the cluster's, at most [`MAX_CHAIN`] bytes.
+    pub chain: Vec<u8>,
 }
 
 impl ClusterProof {
-    /// What the cluster's key signs: "weave join v1", the token's id and the member's X25519 key.
+    /// What is signed: "weave join v1", the token's id and the member's X25519 key.
     pub fn message(token: &[u8; 16], member: &[u8; 32]) -> Vec<u8> {
         [&b"weave join v1"[..], token, member].concat()
     }
@@ -205,32 +209,28 @@ impl Joiner {
     }
 
     /// Reads the member's proof. The caller checks it **before** it calls [`Joiner::request`]: the key must have the hash
-    /// that the token names, and its signature must cover [`ClusterProof::message`] with the returned X25519 key.
+    /// that the token names, and the signature in its name must cover [`ClusterProof::message`] with the returned X25519
+    /// key.
     ///
     /// # Errors
     /// [`Drop::BadHandshake`] if it does not answer the hello; the true proof can still come.
     pub fn handle_proof(&mut self, datagram: &[u8]) -> Result<(ClusterProof, [u8; 32]), Drop> {
         let checked = mac::check(&self.ticket.mac_key(), datagram)?;
         let content = expect(&checked, Type::JoinProof, self.index)?;
-        if datagram.len() != PROOF {
+        if !(PROOF..=PROOF + MAX_CHAIN).contains(&datagram.len()) {
             return Err(Drop::BadHandshake);
         }
         let payload = read(&mut self.state, content)?;
-        let payload: &[u8; PROOF_PAYLOAD] = payload
-            .as_slice()
-            .try_into()
-            .map_err(|_| Drop::BadHandshake)?;
         let (index, rest) = payload.split_first_chunk::<4>().ok_or(Drop::BadHandshake)?;
-        let (cluster, signature) = rest.split_first_chunk::<32>().ok_or(Drop::BadHandshake)?;
+        let (cluster, rest) = rest.split_first_chunk::<32>().ok_or(Drop::BadHandshake)?;
+        let (signature, chain) = rest.split_first_chunk::<64>().ok_or(Drop::BadHandshake)?;
         self.receiver = u32::from_be_bytes(*index);
-        let signature = signature.try_into().map_err(|_| Drop::BadHandshake)?;
-        Ok((
-            ClusterProof {
-                cluster: *cluster,
-                signature,
-            },
-            remote(&self.state)?,
-        ))
+        let proof = ClusterProof {
+            cluster: *cluster,
+            signature: *signature,
+            chain: chain.to_vec(),
+        };
+        Ok((proof, remote(&self.state)?))
     }
 
     /// Says who this node is; returns the datagram to send until a grant comes. `body` is the caller's, at most
@@ -296,6 +296,9 @@ impl Inviter {
     ///
     /// # Errors
     /// [`Drop::BadHandshake`] if it was changed.
+    ///
+    /// # Panics
+    /// If the proof's chain is longer than [`MAX_CHAIN`].
     pub fn accept(
         keys: &NodeKeys,
         ticket: Ticket,
@@ -304,6 +307,7 @@ impl Inviter {
         proof: &ClusterProof,
         rng: &mut impl CryptoRng,
     ) -> Result<(Self, Vec<u8>), Drop> {
+        assert!(proof.chain.len() <= MAX_CHAIN, "a chain fits a proof");
         let (clear, message) = checked
             .content
             .split_at_checked(CLEAR)
@@ -323,7 +327,14 @@ impl Inviter {
             clear[HEADER + 3],
         ]);
         let mut datagram = header(Type::JoinProof, receiver).to_vec();
-        let payload = [&index.to_be_bytes()[..], &proof.cluster, &proof.signature].concat();
+        let index_bytes = index.to_be_bytes();
+        let payload = [
+            &index_bytes[..],
+            &proof.cluster,
+            &proof.signature,
+            &proof.chain,
+        ]
+        .concat();
         write(&mut state, &payload, &mut datagram);
         mac::append(&ticket.mac_key(), None, &mut datagram);
         Ok((

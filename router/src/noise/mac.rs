@@ -17,7 +17,7 @@
 
 #![deny(clippy::disallowed_methods)]
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use blake2::Blake2sMac256;
@@ -29,6 +29,7 @@ use weave_model::{Drop, Suite};
 use zeroize::Zeroizing;
 
 use crate::keys::{OpenKey, SealKey};
+use crate::way::Way;
 use crate::wire::{HEADER, Header, TAG};
 
 /// Length of a MAC and of a cookie.
@@ -145,11 +146,12 @@ impl CookieJar {
     pub fn proves(
         &mut self,
         checked: &Checked<'_>,
-        from: SocketAddr,
+        from: impl Into<Way>,
         rng: &mut impl CryptoRng,
         now: Instant,
     ) -> bool {
         self.turn(rng, now);
+        let from = from.into();
         let by = |secret: &[u8; 32]| keyed(&cookie(secret, from), &[checked.content, checked.mac1]);
         bool::from(by(&self.current).ct_eq(checked.mac2) | by(&self.previous).ct_eq(checked.mac2))
     }
@@ -161,7 +163,7 @@ impl CookieJar {
         key: &[u8; 32],
         checked: &Checked<'_>,
         header: Header,
-        from: SocketAddr,
+        from: impl Into<Way>,
         rng: &mut impl CryptoRng,
         now: Instant,
     ) -> Vec<u8> {
@@ -169,7 +171,7 @@ impl CookieJar {
         let header = header.to_bytes();
         let mut nonce = [0; NONCE];
         rng.fill_bytes(&mut nonce);
-        let mut sealed = cookie(&self.current, from);
+        let mut sealed = cookie(&self.current, from.into());
         let mut tag = [0; TAG];
         let once = SealKey::new(Suite::ChaCha20Poly1305, &once(key, &nonce, checked.mac1));
         once.seal(0, &header, &mut sealed, &[], &mut tag);
@@ -200,7 +202,11 @@ fn once(key: &[u8; 32], nonce: &[u8], mac1: &[u8; MAC]) -> Zeroizing<[u8; 32]> {
     Zeroizing::new(mac.finalize_fixed().into())
 }
 
-fn cookie(secret: &[u8; 32], from: SocketAddr) -> Cookie {
+fn cookie(secret: &[u8; 32], from: Way) -> Cookie {
+    let from = match from {
+        Way::Direct(from) => from,
+        Way::Relayed { relay, end } => return keyed(secret, &[relay.as_bytes(), end.as_bytes()]),
+    };
     let port = from.port().to_be_bytes();
     match from.ip().to_canonical() {
         IpAddr::V4(ip) => keyed(secret, &[&ip.octets(), &port]),

@@ -17,7 +17,7 @@ use std::time::Instant;
 
 use weave_linux::tun::VirtioHeader;
 
-use super::frames::{FrameId, Piece, patience, same_packet};
+use super::frames::{FrameId, Piece, due, same_packet};
 use super::header::{Built, MAX_HEADERS};
 use super::join::{self, Joined};
 use crate::wire::Slice;
@@ -40,6 +40,7 @@ pub struct Open {
     /// The offset of the first payload byte that is here, and of the first that is not.
     from: usize,
     to: usize,
+    since: Instant,
     heard: Instant,
 }
 
@@ -145,6 +146,7 @@ impl Assembly {
             headers,
             from,
             to: from + payload,
+            since: now,
             heard: now,
         });
         self.end += payload;
@@ -165,6 +167,7 @@ impl Assembly {
             offset: open.from,
             payload: &self.buffer[HEAD + self.joined_len()..HEAD + self.end],
             congested: open.congested,
+            since: open.since,
             heard: open.heard,
         })
     }
@@ -184,7 +187,14 @@ impl Assembly {
     /// When the open packet will have waited enough for its next slice.
     pub fn due(&self) -> Option<Instant> {
         let open = self.open.as_ref()?;
-        Some(open.heard + patience(open.slice.shape))
+        Some(due(open.slice.shape, open.since, open.heard))
+    }
+
+    /// Whether the open packet was sent before another one, on the same lane.
+    pub fn is_older_than(&self, id: FrameId) -> bool {
+        self.open.as_ref().is_some_and(|open| {
+            (open.id.session, open.id.lane) == (id.session, id.lane) && open.id.first < id.first
+        })
     }
 
     /// Whether the open packet, whole, can be written together with those before it.

@@ -5,6 +5,10 @@
 //! it is copied aside here and waits for the rest: until a later packet of the same lane is whole, or nothing more came
 //! for a while. Then each run of bytes that did arrive is delivered as a packet of its own. A packet whose slices overlap
 //! or contradict one another is never delivered: no honest sender makes such.
+//!
+//! What a member can make a node keep is bounded: two packets of at most 64 KB for each lane of its session, of which a
+//! thread serves one, and no more than 64 packets a thread of all members together, of which the oldest makes way. And it
+//! is bounded in time, however slowly slices come.
 
 #![deny(clippy::disallowed_methods)]
 
@@ -53,17 +57,20 @@ pub struct Piece<'a> {
     pub payload: &'a [u8],
     /// Whether any of its slices met congestion.
     pub congested: bool,
-    /// When the last of its slices arrived.
+    /// When the first of its slices arrived, and the last.
+    pub since: Instant,
+    /// See `since`.
     pub heard: Instant,
 }
 
-/// How long a packet of this shape waits for its next slice.
-pub fn patience(shape: Shape) -> Duration {
-    if shape == Shape::Plain {
+/// When a packet of this shape has waited enough whose first slice came at `since` and the last so far at `heard`.
+pub fn due(shape: Shape, since: Instant, heard: Instant) -> Instant {
+    let patience = if shape == Shape::Plain {
         PLAIN_PATIENCE
     } else {
         PATIENCE
-    }
+    };
+    (heard + patience).min(since + LIMIT)
 }
 
 /// What all slices of one packet must agree on.
@@ -138,7 +145,7 @@ impl Frame {
 
     /// More of it came: it may wait a little longer.
     fn extend(&mut self, heard: Instant) {
-        self.due = (heard + patience(self.slice.shape)).min(self.since + LIMIT);
+        self.due = due(self.slice.shape, self.since, heard);
     }
 
     /// Whether a piece says the same of the packet as those before, and none of its bytes came before.
@@ -238,7 +245,7 @@ impl Frames {
             have: Vec::with_capacity(4),
             congested: false,
             spoilt: false,
-            since: piece.heard,
+            since: piece.since,
             due: piece.heard,
         }
     }
@@ -347,6 +354,7 @@ mod tests {
             offset: offset.into(),
             payload: &payload,
             congested: false,
+            since: heard,
             heard,
         })
     }
@@ -407,6 +415,7 @@ mod tests {
                 offset: offset.into(),
                 payload: &[0; 3],
                 congested,
+                since: now,
                 heard: now,
             };
             frames.add(&piece).unwrap();

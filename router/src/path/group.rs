@@ -196,7 +196,9 @@ impl Group {
             let room = send.lanes.datagram(0);
             let sealed = batch.seal_slices(&send.outbound, 0, room, (slice, &[], packet));
             send.lanes.note_used(0);
-            let sent = sealed.and_then(|()| transmit(&self.main, batch, send, 0, &self.counters));
+            let sent = sealed
+                .and_then(|()| send.via.as_ref().map_or(Ok(0), |via| via.put_in(batch, 0)))
+                .and_then(|_| transmit(&self.main, batch, send, 0, &self.counters));
             match sent {
                 Ok(()) => {
                     peer.counters.sent(packet.len());

@@ -5,26 +5,27 @@
 //! is decided in `reassembly`.
 
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use weave_linux::tun::Tun;
 use weave_linux::udp::{Inbox, Received, UdpSocket};
-use weave_model::Drop;
+use weave_model::{Drop, NodeId};
 
 use super::deliver::{Delivery, Tap};
 use super::group::GroupPorts;
 use super::inner::Inner;
 use super::join;
 use super::reassembly::{Heard, Reassembly};
+use super::relay::{self, Relay};
 use super::routes::{Receive, Routes};
 use super::stats::Counters;
 use super::{Door, Input};
 use crate::session::LaneIn;
 use crate::time::Start;
-use crate::wire::{HEADER, Header, Kind, TAG, Type};
+use crate::way::Way;
+use crate::wire::{Envelope, HEADER, Header, Kind, TAG, Type};
 
 /// "Congestion experienced" in the outer header (RFC 3168).
 const CE: u8 = 3;
@@ -38,6 +39,14 @@ const MOST_JOINED: usize = 4;
 pub struct Ingress {
     /// The socket it receives on.
     pub socket: Arc<UdpSocket>,
+    /// Sends on lane 0 what is handed on to other members: bound to the node's port.
+    pub main: Arc<UdpSocket>,
+    /// Sends it on this lane, from a port of its own.
+    pub own: Arc<UdpSocket>,
+    /// This lane.
+    pub lane: u8,
+    /// What was handed on.
+    pub relayed: Arc<Counters>,
     /// The queue it writes to.
     pub tun: Arc<Tun>,
     /// Where packets for a group go.
@@ -104,13 +113,17 @@ pub struct Incoming {
     shell: Ingress,
     most: usize,
     reassembly: Reassembly,
+    relay: Relay,
+    /// A datagram that came in an envelope, while it is opened in its turn.
+    inside: Vec<u8>,
 }
 
 /// What all datagrams of one message have in common.
 #[derive(Clone, Copy, Debug)]
 struct Arrival {
-    from: SocketAddr,
+    from: Way,
     heard: Heard,
+    ecn: u8,
 }
 
 impl Incoming {
@@ -121,10 +134,14 @@ impl Incoming {
         } else {
             join::MOST_SHORT
         };
+        let sockets = (Arc::clone(&shell.main), Arc::clone(&shell.own));
+        let relay = Relay::new(shell.lane, sockets, Arc::clone(&shell.relayed));
         Self {
             shell,
             most: MOST_SINGLE,
             reassembly: Reassembly::new(longest),
+            relay,
+            inside: Vec::new(),
         }
     }
 
@@ -148,6 +165,7 @@ impl Incoming {
             self.batch(routes, bytes, &got, now);
         }
         self.reassembly.flush(&self.shell.delivery(routes));
+        self.relay.flush(routes);
         Ok(true)
     }
 
@@ -168,10 +186,11 @@ impl Incoming {
             congested: got.ecn == CE,
         };
         let arrival = Arrival {
-            from: got.from,
+            from: got.from.into(),
             heard,
+            ecn: got.ecn,
         };
-        self.shell.counters.call(got.len.div_ceil(got.stride));
+        self.shell.counters.batch(got.len.div_ceil(got.stride));
         let mut known: Option<&Receive> = None;
         for datagram in bytes.chunks(got.stride) {
             match Header::parse(datagram) {
@@ -209,7 +228,7 @@ impl Incoming {
         let receive = receive.ok_or(Drop::UnknownSession)?;
         let lane = receive.inbound.lane(header.lane).ok_or(Drop::UnknownLane)?;
         let len = self.open(lane, datagram, header, receive, arrival)?;
-        let Arrival { from, heard } = arrival;
+        let Arrival { from, heard, .. } = arrival;
         let content = self.reassembly.content(len);
         let to = self.shell.delivery(routes);
         match Kind::of(content).ok_or(Drop::UnknownKind)? {
@@ -218,12 +237,11 @@ impl Incoming {
                 if !lane.may_tell(heard.now) {
                     return Err(Drop::RateLimited);
                 }
-                let body = content[..len - 1].to_vec();
-                let (peer, lane) = (receive.inbound.peer(), header.lane);
                 self.shell.tell(Input::Control {
-                    peer,
-                    lane,
-                    body,
+                    peer: receive.inbound.peer(),
+                    lane: header.lane,
+                    largest: lane.take_largest(),
+                    body: content[..len - 1].to_vec(),
                     from,
                 });
             }
@@ -232,8 +250,75 @@ impl Incoming {
                 self.reassembly.handle_packets(receive, body, heard, &to);
             }
             Kind::Slice => self.reassembly.handle_slice(header, len, heard, &to)?,
+            Kind::Envelope => self.envelope(routes, receive, header.lane, len, arrival)?,
         }
         Ok(receive)
+    }
+
+    /// Goes on with an envelope: what is in it is for this node, or for another one.
+    fn envelope(
+        &mut self,
+        routes: &Routes,
+        receive: &Receive,
+        lane: u8,
+        len: usize,
+        arrival: Arrival,
+    ) -> Result<(), Drop> {
+        let (envelope, datagram) = Envelope::parse(self.reassembly.content(len))?;
+        let relay = receive.inbound.peer();
+        if !arrival.from.is_direct() {
+            return Err(Drop::TooManyHops);
+        }
+        if envelope.to == routes.me {
+            self.inside.clear();
+            self.inside.extend_from_slice(datagram);
+            let inside = std::mem::take(&mut self.inside);
+            let result = self.inside(routes, (relay, &envelope), &inside, arrival);
+            self.inside = inside;
+            return result;
+        }
+        let place = relay::next_hop(routes, relay, &envelope)?;
+        let lane = receive.inbound.lane(lane).ok_or(Drop::UnknownLane)?;
+        let may = || {
+            let mut lane = lane.lock().unwrap_or_else(PoisonError::into_inner);
+            lane.may_relay(arrival.heard.now)
+        };
+        if !may() {
+            return Err(Drop::RelayLimit);
+        }
+        let handed = (datagram, arrival.ecn);
+        self.relay.hand_on(routes, place, envelope, handed)
+    }
+
+    /// Takes a datagram that came through a relay, as if it had come from its sender.
+    fn inside(
+        &mut self,
+        routes: &Routes,
+        (relay, envelope): (NodeId, &Envelope),
+        datagram: &[u8],
+        arrival: Arrival,
+    ) -> Result<(), Drop> {
+        let end = routes.member(&envelope.from).map(|at| routes.peers[at].id);
+        let end = end.filter(|end| *end != relay);
+        let end = end.ok_or(Drop::UnknownOrigin)?;
+        let from = Way::Relayed { relay, end };
+        let header = Header::parse(datagram)?;
+        match header.kind {
+            Type::Data => {
+                let receive = routes.inbound.get(&header.receiver);
+                let receive = receive.filter(|receive| receive.inbound.peer() == end);
+                let arrival = Arrival { from, ..arrival };
+                let receive = self.data(routes, datagram, header, receive, arrival)?;
+                let heard = self.shell.start.millis(arrival.heard.now);
+                receive.inbound.note_heard(heard);
+            }
+            Type::Initiation | Type::Response | Type::Cookie => {
+                let stranger = self.shell.door.admit(datagram, from)?;
+                self.shell.tell(Input::Handshake(stranger));
+            }
+            _ => return Err(Drop::UnknownOrigin),
+        }
+        Ok(())
     }
 
     /// Opens a datagram into the assembly and returns the length of its content.
@@ -243,12 +328,13 @@ impl Incoming {
         datagram: &[u8],
         header: Header,
         receive: &Receive,
-        Arrival { from, heard }: Arrival,
+        Arrival { from, heard, .. }: Arrival,
     ) -> Result<usize, Drop> {
         let (head, sealed) = datagram.split_at(HEADER);
         let len = sealed.len().checked_sub(TAG).ok_or(Drop::TooShort)?;
         let mut lane = lane.lock().unwrap_or_else(PoisonError::into_inner);
         let newest = lane.open_into(header.counter, head, sealed, self.reassembly.room(len))?;
+        lane.note_size(datagram.len());
         if newest && lane.note_from(from) {
             let told = lane.may_tell(heard.now)
                 && self.shell.tell(Input::Heard {

@@ -7,7 +7,8 @@
 //!
 //! An IPv4 packet of more than 65,535 bytes states a length of 0, and the kernel goes by what it was given (BIG TCP,
 //! `iph_totlen` in `include/linux/ip.h`; since when it does for a TUN device stands in `linux/src/tun.rs`). It never
-//! leaves the host in this form: a device that does not take it gets it cut. If the kernel refuses it, for which it needs
+//! leaves the host in this form: a device that does not take it gets it cut. A container whose runtime reads packets with
+//! a stack of its own, as gVisor's does, would see it: for such there is `--without big_tcp`. If the kernel refuses it, for which it needs
 //! memory in large pieces, it is written in shorter ones, so nothing is lost ([`Joined::shorter`]). IPv6 packets of that
 //! size would need a header of their own, so IPv6 is not joined.
 //!

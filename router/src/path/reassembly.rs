@@ -5,6 +5,10 @@
 //! those of its stream that wait to be written. What is not whole goes out when its time is over, as one packet for each
 //! run of bytes that arrived. So for every slice that arrived its bytes come out once, whatever became of the others; of
 //! UDP and of packets that cannot be cut, as far as they make whole datagrams.
+//!
+//! Out of two packets of a lane the older one goes first whenever both could go. It does not hold up a newer one whose
+//! time is over: a packet of which slices still come has itself been overtaken on the way, and a network without us
+//! would have shown that too.
 
 #![deny(clippy::disallowed_methods)]
 
@@ -152,15 +156,21 @@ impl Reassembly {
         }
         let headers = usize::from(slice.headers);
         let content = self.assembly.content(payload + headers);
-        self.frames.add(&Piece {
+        let result = self.frames.add(&Piece {
             id,
             slice,
             headers: &content[payload..],
             offset: slice.offset.into(),
             payload: &content[..payload],
             congested,
+            since: now,
             heard: now,
-        })
+        });
+        if self.frames.has_ready() && self.assembly.is_older_than(id) {
+            self.set_aside(to);
+            self.frames.completed(id);
+        }
+        result
     }
 
     /// Copies what there is of the open packet aside, for slices that come out of order.

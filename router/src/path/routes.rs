@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
 use weave_model::{ClusterRange, Drop, MtuReason, NodeId, PathMtu};
 
-use super::cut::MIN_DATAGRAM;
+use super::cut::{Batch, MIN_DATAGRAM, MIN_RELAYED};
 use super::stats::PeerCounters;
 use crate::session::{Inbound, Outbound};
-use crate::wire::MAX_LANES;
+use crate::wire::{END, ENVELOPE, Envelope, MAX_LANES};
 
 /// Everything a data thread needs to know. The control core publishes a new one when anything in it changes.
 #[derive(Debug, Default)]
@@ -21,7 +21,9 @@ pub struct Routes {
     pub range: Option<ClusterRange>,
     /// Who owns which offsets: sorted, not overlapping.
     pub owners: Vec<Owned>,
-    /// The members that owners name by place.
+    /// How envelopes name this node.
+    pub me: [u8; END],
+    /// The members that owners name by place, by their ids.
     pub peers: Vec<Peer>,
     /// Sessions that may be received on, by our index.
     pub inbound: HashMap<u32, Receive>,
@@ -63,12 +65,37 @@ pub struct Peer {
 /// How packets reach a member.
 #[derive(Clone, Debug)]
 pub struct Send {
-    /// Where datagrams go.
+    /// Where datagrams go: to the member, or to the relay.
     pub to: SocketAddr,
     /// The session's sending half.
     pub outbound: Arc<Outbound>,
     /// Which lanes were answered, lane 0 needs no answer; and what fits the path of each.
     pub lanes: Arc<OpenLanes>,
+    /// What puts them into envelopes for a relay; `None` on a direct path.
+    pub via: Option<Arc<Via>>,
+}
+
+/// A relay, as it stands before one member.
+#[derive(Clone, Debug)]
+pub struct Via {
+    /// The session with the relay.
+    pub outbound: Arc<Outbound>,
+    /// Its lanes.
+    pub lanes: Arc<OpenLanes>,
+    /// The trailer of the envelopes.
+    pub trailer: [u8; Envelope::SIZE],
+}
+
+impl Via {
+    /// Puts the datagrams of a batch, sealed on `lane`, into envelopes. Returns the lane to send these on.
+    ///
+    /// # Errors
+    /// As [`Batch::envelop`].
+    pub fn put_in(&self, batch: &mut Batch, lane: u8) -> Result<u8, Drop> {
+        let lane = self.lanes.choose(lane);
+        batch.envelop(&self.outbound, lane, &self.trailer)?;
+        Ok(lane)
+    }
 }
 
 impl Send {
@@ -79,7 +106,10 @@ impl Send {
 
     /// The lanes in use, ascending, and the largest packet that crosses the path of each.
     pub fn mtus(&self) -> Vec<(u8, PathMtu)> {
-        let headers = header_bytes(self.to);
+        let headers = match self.via {
+            None => header_bytes(self.to),
+            Some(_) => RELAYED_HEADERS,
+        };
         let lanes = (0..MAX_LANES as u8).filter(|lane| self.lanes.is_open(*lane));
         let mtu = |lane| {
             let (datagram, reason) = self.lanes.path(lane);
@@ -89,6 +119,9 @@ impl Send {
         lanes.map(mtu).collect()
     }
 }
+
+/// Bytes of headers in front of a relayed datagram: an envelope, and IPv6 and UDP, since the relay may go on over IPv6.
+pub const RELAYED_HEADERS: u16 = 40 + 8 + ENVELOPE as u16;
 
 /// Bytes of the IP and UDP headers in front of what is sent to an address.
 pub const fn header_bytes(to: SocketAddr) -> u16 {
@@ -102,21 +135,33 @@ pub struct OpenLanes {
     open: AtomicU8,
     /// The lanes over which packets were sent since this was asked last.
     used: AtomicU8,
+    /// The least that every path carries, in bytes of UDP payload.
+    least: usize,
     /// Of each lane the largest datagram in the lower 16 bits, above them the number of its [`MtuReason`].
     paths: [AtomicU32; MAX_LANES],
 }
 
 impl Default for OpenLanes {
     fn default() -> Self {
-        Self {
-            open: AtomicU8::new(1),
-            used: AtomicU8::new(0),
-            paths: [const { AtomicU32::new(MIN_DATAGRAM as u32) }; MAX_LANES],
-        }
+        Self::at_least(MIN_DATAGRAM)
     }
 }
 
 impl OpenLanes {
+    /// The lanes of a path through a relay.
+    pub fn relayed() -> Self {
+        Self::at_least(MIN_RELAYED)
+    }
+
+    fn at_least(least: usize) -> Self {
+        Self {
+            open: AtomicU8::new(1),
+            used: AtomicU8::new(0),
+            least,
+            paths: std::array::from_fn(|_| AtomicU32::new(least as u32)),
+        }
+    }
+
     /// The lane a thread should use: its own if that is open, else lane 0.
     pub fn choose(&self, own: u8) -> u8 {
         if self.is_open(own) { own } else { 0 }
@@ -142,7 +187,7 @@ impl OpenLanes {
         self.open.load(Ordering::Relaxed).count_ones()
     }
 
-    /// The most bytes of UDP payload that fit the path of a lane, at least [`MIN_DATAGRAM`].
+    /// The most bytes of UDP payload that fit the path of a lane, at least [`MIN_DATAGRAM`], or [`MIN_RELAYED`].
     pub fn datagram(&self, lane: u8) -> usize {
         self.path(lane).0
     }
@@ -150,7 +195,7 @@ impl OpenLanes {
     /// The same, and how it is known.
     pub fn path(&self, lane: u8) -> (usize, MtuReason) {
         let path = self.paths.get(usize::from(lane));
-        let path = path.map_or(MIN_DATAGRAM as u32, |path| path.load(Ordering::Relaxed));
+        let path = path.map_or(self.least as u32, |path| path.load(Ordering::Relaxed));
         let reason = MtuReason::from_number((path >> 16) as u8);
         ((path & 0xffff) as usize, reason)
     }
@@ -158,7 +203,7 @@ impl OpenLanes {
     /// Notes what fits the path of a lane, in bytes of UDP payload.
     pub fn set_path(&self, lane: u8, datagram: u16, reason: MtuReason) {
         if let Some(path) = self.paths.get(usize::from(lane)) {
-            let datagram = datagram.max(MIN_DATAGRAM as u16);
+            let datagram = datagram.max(self.least as u16);
             path.store(
                 u32::from(reason as u8) << 16 | u32::from(datagram),
                 Ordering::Relaxed,
@@ -205,6 +250,12 @@ pub struct Port {
 }
 
 impl Routes {
+    /// The place of the member that an envelope names so.
+    pub fn member(&self, end: &[u8; END]) -> Option<usize> {
+        let named = |peer: &Peer| peer.id.as_bytes()[..END].cmp(end);
+        self.peers.binary_search_by(named).ok()
+    }
+
     /// Who owns an offset.
     pub fn owner(&self, offset: u32) -> Option<Owner> {
         let place = self.owners.partition_point(|owned| owned.last < offset);

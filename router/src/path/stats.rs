@@ -28,8 +28,8 @@ impl Counters {
         self.bytes.fetch_add(bytes as u64, Relaxed);
     }
 
-    /// Counts one batch of `datagrams`; its calls are counted apart.
-    pub fn call(&self, datagrams: usize) {
+    /// Counts `datagrams` that were received as one; the calls are counted apart.
+    pub fn batch(&self, datagrams: usize) {
         self.batches.fetch_add(1, Relaxed);
         self.datagrams.fetch_add(datagrams as u64, Relaxed);
     }
@@ -145,8 +145,8 @@ mod tests {
         threads[1].packet(5);
         threads[1].dropped(Drop::Replay);
         threads[0].sent(7, 2);
-        threads[1].call(5);
-        threads[1].call(4);
+        threads[1].batch(5);
+        threads[1].batch(4);
         threads[1].received();
         let mut sum = Sum::default();
         threads.iter().for_each(|thread| thread.add_to(&mut sum));

@@ -1,11 +1,10 @@
 //! Trying to shake hands with one peer: where, with which epoch and suite, and when again.
 //!
-//! Endpoints are tried in turn, the one that worked last first. After each round over them the next epoch or suite that
+//! Endpoints and relays are tried in turn, the way that worked last first. After each round over them the next epoch or suite that
 //! this node accepts has its turn: the peer may not know the newest secret yet, or may refuse a cipher. Every combination
 //! is as strong as the others, so trying them gives nothing away. After every other round the wait doubles; at once after
 //! the first would be hard on a link that loses a third of all packets.
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use weave_model::{Drop, Suite};
@@ -15,6 +14,7 @@ use crate::keys::NodePublic;
 use crate::noise::ik::{Initiator, Opening};
 use crate::noise::mac::{self, Cookie};
 use crate::time::Now;
+use crate::way::Way;
 
 /// The wait after the first round.
 const FIRST_WAIT: Duration = Duration::from_millis(300);
@@ -33,7 +33,7 @@ pub(super) struct Attempt {
 /// A message 1 on its way.
 pub(super) struct Pending {
     pub(super) initiator: Initiator,
-    to: SocketAddr,
+    to: Way,
     datagram: Vec<u8>,
     /// A cookie came for it, and it was sent again.
     proven: bool,
@@ -49,18 +49,18 @@ impl Attempt {
         }
     }
 
-    /// Sends a new message 1 to the next of `endpoints`, which must not be empty, in place of the last one.
+    /// Sends a new message 1 to the next of `ways`, which must not be empty, in place of the last one.
     pub(super) fn step(
         &mut self,
         peer: &NodePublic,
-        endpoints: &[SocketAddr],
+        ways: &[Way],
         cookie: Option<&Cookie>,
         local: &mut Local,
         now: Now,
     ) {
         self.cancel(local);
-        let round = self.tries / endpoints.len();
-        let to = endpoints[self.tries % endpoints.len()];
+        let round = self.tries / ways.len();
+        let to = ways[self.tries % ways.len()];
         self.tries += 1;
         let wait = FIRST_WAIT
             .saturating_mul(1 << (round / 2).min(8))
@@ -91,7 +91,7 @@ impl Attempt {
 impl Pending {
     fn start(
         peer: &NodePublic,
-        to: SocketAddr,
+        to: Way,
         round: usize,
         cookie: Option<&Cookie>,
         local: &mut Local,

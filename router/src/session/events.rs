@@ -9,6 +9,7 @@ use std::time::Instant;
 use weave_model::{NodeId, Suite};
 
 use super::{Inbound, Outbound};
+use crate::way::Way;
 
 /// What a node decides about all its sessions.
 #[derive(Clone, Debug)]
@@ -48,17 +49,18 @@ pub enum SessionEvent {
         peer: NodeId,
         /// Seals for it.
         outbound: Arc<Outbound>,
-        /// Where it is.
-        endpoint: SocketAddr,
+        /// Where its packets go.
+        way: Way,
     },
-    /// The peer was heard from another address: send there.
+    /// The peer's packets go another way from now on: it was heard from another address, or
+    /// [`super::Sessions::set_way`] said so.
     Moved {
         /// The peer.
         peer: NodeId,
-        /// Where it is now.
-        endpoint: SocketAddr,
+        /// Which.
+        way: Way,
     },
-    /// Something was sent, but nothing heard for 500 ms: ask the peer for a sign of life. Comes again every 500 ms.
+    /// Something was sent, but nothing heard for 250 ms: ask the peer for a sign of life. Comes again every 250 ms.
     Probe {
         /// The peer.
         peer: NodeId,
@@ -91,6 +93,8 @@ pub enum SessionEvent {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SessionStatus {
     /// Where packets go; `None` if that is not known.
+    pub way: Option<Way>,
+    /// The address at which the peer was heard last without a relay between.
     pub endpoint: Option<SocketAddr>,
     /// The suite of the session in use; `None` without one.
     pub suite: Option<Suite>,

@@ -7,12 +7,14 @@
 #![deny(clippy::disallowed_methods)]
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::Instant;
 
 use rand_core::CryptoRng;
+use weave_model::NodeId;
 
 use crate::noise::mac::{Checked, CookieJar};
+use crate::way::Way;
 use crate::wire::Header;
 
 /// A rate and how far it may be exceeded for a moment.
@@ -105,7 +107,7 @@ pub struct Gate {
     jar: CookieJar,
     calm: Bucket,
     proven: Bucket,
-    sources: BTreeMap<IpAddr, Bucket>,
+    sources: BTreeMap<Source, Bucket>,
 }
 
 impl Gate {
@@ -125,7 +127,7 @@ impl Gate {
         checked: &Checked<'_>,
         key: &[u8; 32],
         reply: Header,
-        from: SocketAddr,
+        from: Way,
         rng: &mut impl CryptoRng,
         now: Instant,
     ) -> Entry {
@@ -149,14 +151,14 @@ impl Gate {
         checked: &Checked<'_>,
         key: &[u8; 32],
         reply: Header,
-        from: SocketAddr,
+        from: Way,
         rng: &mut impl CryptoRng,
         now: Instant,
     ) -> Vec<u8> {
         self.jar.reply(key, checked, reply, from, rng, now)
     }
 
-    fn source(&mut self, from: SocketAddr, now: Instant) -> bool {
+    fn source(&mut self, from: Way, now: Instant) -> bool {
         let from = source(from);
         if self.sources.len() >= MAX_SOURCES && !self.sources.contains_key(&from) {
             self.sources.retain(|_, bucket| !bucket.is_full(now));
@@ -171,11 +173,22 @@ impl Gate {
     }
 }
 
+/// Whose handshakes are counted together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Source {
+    Host(IpAddr),
+    /// A relay, which answers for all that it hands on.
+    Relay(NodeId),
+}
+
 /// Who is meant by an address: all ports of it, and all that an IPv6 host can call itself, its /64 (RFC 7421).
-fn source(from: SocketAddr) -> IpAddr {
-    match from.ip().to_canonical() {
-        IpAddr::V6(ip) => IpAddr::from((u128::from(ip) >> 64 << 64).to_be_bytes()),
-        v4 => v4,
+fn source(from: Way) -> Source {
+    match from {
+        Way::Relayed { relay, .. } => Source::Relay(relay),
+        Way::Direct(from) => Source::Host(match from.ip().to_canonical() {
+            IpAddr::V6(ip) => IpAddr::from((u128::from(ip) >> 64 << 64).to_be_bytes()),
+            v4 => v4,
+        }),
     }
 }
 
@@ -185,6 +198,7 @@ fn source(from: SocketAddr) -> IpAddr {
     reason = "tests need some instant to begin with"
 )]
 mod tests {
+    use std::net::SocketAddr;
     use std::time::Duration;
 
     use rand::SeedableRng;
@@ -221,7 +235,7 @@ mod tests {
                 &mac::check(&KEY, datagram).unwrap(),
                 &KEY,
                 REPLY,
-                from,
+                from.into(),
                 &mut self.1,
                 now,
             )
@@ -284,7 +298,10 @@ mod tests {
     fn ports_of_one_address_and_addresses_of_one_64_are_one_source() {
         let now = Instant::now();
         let mut door = door(now);
-        let mut passed = |text: String| door.0.source(text.parse().unwrap(), now);
+        let mut passed = |text: String| {
+            door.0
+                .source(text.parse::<SocketAddr>().unwrap().into(), now)
+        };
         let ports = (1..100).filter(|port| passed(format!("192.0.2.1:{port}")));
         assert_eq!(ports.count(), 5);
         let addresses = (1..100).filter(|host| passed(format!("[2001:db8::{host}]:6783")));
@@ -298,11 +315,14 @@ mod tests {
         let now = Instant::now();
         let mut door = door(now);
         let full = (0..MAX_SOURCES as u16)
-            .filter(|&host| door.0.source(source(host), now))
+            .filter(|&host| door.0.source(source(host).into(), now))
             .count();
         assert_eq!(full, MAX_SOURCES);
-        assert!(!door.0.source(source(60_000), now));
-        assert!(door.0.source(source(60_000), now + Duration::from_secs(1)));
+        assert!(!door.0.source(source(60_000).into(), now));
+        assert!(
+            door.0
+                .source(source(60_000).into(), now + Duration::from_secs(1))
+        );
         assert_eq!(door.0.sources.len(), 1);
     }
 }

@@ -1,7 +1,6 @@
 //! This node's side of every session: its keys, its cluster, its random source, and what waits to be polled.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,11 +9,12 @@ use rand::{Rng, RngExt, SeedableRng};
 use weave_model::{NodeId, Suite};
 use zeroize::Zeroizing;
 
-use super::events::{SessionConfig, SessionEvent, Transmit};
+use super::events::{SessionConfig, SessionEvent};
 use crate::keys::{ClusterSecret, NodeKeys};
 use crate::noise::ik::{About, Cluster};
 use crate::noise::locks::Locks;
 use crate::time::{Now, Start};
+use crate::way::Way;
 
 /// One epoch of the cluster's secret, with the keys of what others send to this node.
 pub(super) struct Epoch {
@@ -39,7 +39,8 @@ pub(super) struct Local {
     indices: BTreeMap<u32, NodeId>,
     /// The keys or the indices are others than when [`Local::lock`] was called last.
     relocked: bool,
-    pub(super) transmits: VecDeque<Transmit>,
+    /// The way of each is looked at when it is polled: what is relayed goes in a session with the relay.
+    pub(super) transmits: VecDeque<(Way, Vec<u8>)>,
     pub(super) events: VecDeque<SessionEvent>,
 }
 
@@ -178,8 +179,8 @@ impl Local {
         StdRng::from_rng(&mut self.rng)
     }
 
-    pub(super) fn transmit(&mut self, to: SocketAddr, bytes: Vec<u8>) {
-        self.transmits.push_back(Transmit { to, bytes });
+    pub(super) fn transmit(&mut self, to: Way, bytes: Vec<u8>) {
+        self.transmits.push_back((to, bytes));
     }
 
     pub(super) fn emit(&mut self, event: SessionEvent) {

@@ -22,6 +22,7 @@ use crate::keys::NodePublic;
 use crate::noise::Split;
 use crate::noise::mac::{COOKIE_LIFE, Cookie};
 use crate::time::Now;
+use crate::way::Way;
 use crate::wire::{HEADER, Header, Kind, TAG, Type};
 
 /// Age at which the initiator makes the next session, and at which the responder does if it did not.
@@ -33,6 +34,8 @@ const REJECT_AFTER: Duration = Duration::from_secs(180);
 const LINGER: Duration = Duration::from_secs(60);
 /// Sessions left behind at most, so that a peer that shakes hands all the time fills no memory.
 const MAX_OLDER: usize = 2;
+/// How long the one of two nodes whose id is lower keeps to the address that it chose.
+const INSISTS: Duration = Duration::from_secs(1);
 /// Initiations of one identity that are answered.
 const HELLOS: Rate = Rate {
     per_second: 5,
@@ -51,9 +54,15 @@ struct Session {
 pub(super) struct Peer {
     pub(super) id: NodeId,
     pub(super) public: NodePublic,
-    pub(super) endpoints: Vec<SocketAddr>,
+    pub(super) endpoints: Vec<Way>,
+    /// Members that may hand datagrams on to it, the best first.
+    pub(super) relays: Vec<NodeId>,
     /// Where packets to the peer go.
-    pub(super) endpoint: Option<SocketAddr>,
+    pub(super) way: Option<Way>,
+    /// Where it was heard last without a relay between.
+    pub(super) direct: Option<SocketAddr>,
+    /// When this node chose the way.
+    chosen: Option<Instant>,
     /// A session is to be kept up forever.
     pub(super) wanted: bool,
     /// The highest stamp and the highest boot nonce accepted from the peer, which need not have come together.
@@ -66,12 +75,14 @@ pub(super) struct Peer {
     cookie: Option<(Cookie, Instant)>,
     current: Option<Session>,
     /// Answered, not confirmed, and where its initiation came from.
-    next: Option<(Session, SocketAddr)>,
+    next: Option<(Session, Way)>,
     older: Vec<(Session, Instant)>,
     /// When to say again that this node has the keys, and how often it was said.
     confirm: Option<(Instant, u32)>,
     /// Since when something is unanswered, and when it was last asked about; in milliseconds.
     silent_since: Option<u64>,
+    /// When it was last seen to owe no answer, in milliseconds.
+    owed_nothing: u64,
     /// It was told to be silent.
     silent: bool,
     probed_at: u64,
@@ -86,7 +97,10 @@ impl Peer {
             id,
             public,
             endpoints: Vec::new(),
-            endpoint: None,
+            relays: Vec::new(),
+            way: None,
+            direct: None,
+            chosen: None,
             wanted: false,
             stamp: 0,
             boot: 0,
@@ -99,6 +113,7 @@ impl Peer {
             older: Vec::new(),
             confirm: None,
             silent_since: None,
+            owed_nothing: 0,
             silent: false,
             probed_at: 0,
             kept_at: 0,
@@ -166,16 +181,11 @@ impl Peer {
 
     /// Sends a message 1 if it is time and there is somewhere to send it; otherwise waits to be told of an endpoint.
     fn step(&mut self, local: &mut Local, now: Now) {
-        let mut endpoints: Vec<SocketAddr> = self.endpoint.into_iter().collect();
-        endpoints.extend(
-            self.endpoints
-                .iter()
-                .filter(|&&to| Some(to) != self.endpoint),
-        );
+        let ways = self.ways();
         let Some(attempt) = &mut self.attempt else {
             return;
         };
-        if endpoints.is_empty() || local.epochs.is_empty() {
+        if ways.is_empty() || local.epochs.is_empty() {
             attempt.cancel(local);
             self.attempt = None;
         } else if attempt.at <= now.mono {
@@ -188,7 +198,52 @@ impl Peer {
             if attempt.is_again() {
                 local.emit(SessionEvent::Retried { peer: self.id });
             }
-            attempt.step(&self.public, &endpoints, cookie, local, now);
+            attempt.step(&self.public, &ways, cookie, local, now);
+        }
+    }
+
+    /// Where an initiation may be sent: the way in use, then endpoints and relays by turns, so that a peer behind a relay
+    /// need not wait until every endpoint was tried.
+    fn ways(&self) -> Vec<Way> {
+        let (id, mut ways) = (self.id, Vec::from_iter(self.way));
+        let mut add = |way| {
+            if !ways.contains(&way) {
+                ways.push(way);
+            }
+        };
+        for at in 0..self.endpoints.len().max(self.relays.len()) {
+            self.endpoints.get(at).copied().map(&mut add);
+            let relayed = |relay: &NodeId| Way::Relayed {
+                relay: *relay,
+                end: id,
+            };
+            self.relays.get(at).map(relayed).map(&mut add);
+        }
+        ways
+    }
+
+    /// Where packets go once a session was made by handshake messages that came `from` somewhere. One that takes the place
+    /// of another keeps to the kind of way that was chosen for that: what the peer chose says nothing about it.
+    fn take_way(&mut self, from: Way) {
+        if let Way::Direct(address) = from {
+            self.direct = Some(address);
+        }
+        let kept = self.current.is_some() && !self.silent;
+        let other_kind = |way: Way| way.is_direct() != from.is_direct();
+        if !kept || !self.way.is_some_and(other_kind) {
+            self.way = Some(from);
+        }
+    }
+
+    /// Sends another way from now on, by this node's own choice.
+    pub(super) fn choose_way(&mut self, way: Way, local: &mut Local, now: Instant) {
+        self.chosen = Some(now);
+        self.set_way(way, local);
+    }
+
+    fn set_way(&mut self, way: Way, local: &mut Local) {
+        if self.way.replace(way) != Some(way) && self.current.is_some() {
+            local.emit(SessionEvent::Moved { peer: self.id, way });
         }
     }
 
@@ -209,13 +264,13 @@ impl Peer {
         &mut self,
         split: Split,
         terms: Terms,
-        from: SocketAddr,
+        from: Way,
         local: &mut Local,
         now: Now,
     ) {
         self.settle(local);
         let session = Session::new(split, terms, true, local, now.mono);
-        self.endpoint = Some(from);
+        self.take_way(from);
         if let Some((other, _)) = self.next.take() {
             self.leave(other, now.mono);
         }
@@ -229,7 +284,7 @@ impl Peer {
         &mut self,
         split: Split,
         terms: Terms,
-        from: SocketAddr,
+        from: Way,
         local: &mut Local,
         now: Now,
     ) {
@@ -246,14 +301,7 @@ impl Peer {
 
     /// A data thread authenticated a packet that is the newest of its lane and is the first there or came from another
     /// address than the one before.
-    pub(super) fn heard(
-        &mut self,
-        index: u32,
-        lane: u8,
-        from: SocketAddr,
-        local: &mut Local,
-        now: Now,
-    ) {
+    pub(super) fn heard(&mut self, index: u32, lane: u8, from: Way, local: &mut Local, now: Now) {
         if self
             .next
             .as_ref()
@@ -261,7 +309,7 @@ impl Peer {
             && let Some((next, asked_from)) = self.next.take()
         {
             self.settle(local);
-            self.endpoint = Some(if lane == 0 { from } else { asked_from });
+            self.take_way(if lane == 0 { from } else { asked_from });
             self.replace(next, local, now.mono);
             self.keepalive(local, now);
             return;
@@ -274,12 +322,14 @@ impl Peer {
             return;
         }
         self.confirm = None;
-        if lane == 0 && self.endpoint != Some(from) {
-            self.endpoint = Some(from);
-            local.emit(SessionEvent::Moved {
-                peer: self.id,
-                endpoint: from,
-            });
+        let Way::Direct(address) = from else { return };
+        if lane == 0 {
+            self.direct = Some(address);
+            // Two nodes that chose different addresses at once must not follow one another for ever.
+            let stays = |at: Instant| local.id < self.id && now.mono < at + INSISTS;
+            if self.way.is_none_or(Way::is_direct) && !self.chosen.is_some_and(stays) {
+                self.set_way(from, local);
+            }
         }
     }
 
@@ -301,11 +351,11 @@ impl Peer {
         self.silent = false;
         let outbound = Arc::clone(&session.outbound);
         self.current = Some(session);
-        if let Some(endpoint) = self.endpoint {
+        if let Some(way) = self.way {
             local.emit(SessionEvent::Up {
                 peer: self.id,
                 outbound,
-                endpoint,
+                way,
             });
         }
     }
@@ -329,30 +379,35 @@ impl Peer {
         }
     }
 
-    /// Seals a control message on lane 0 and sends it.
-    pub(super) fn send_control(&self, body: &[u8], local: &mut Local) -> bool {
-        let (Some(session), Some(to)) = (&self.current, self.endpoint) else {
+    /// Seals a control message on lane 0 and sends it, by the given way or by the one in use.
+    pub(super) fn send_control(&self, body: &[u8], way: Option<Way>, local: &mut Local) -> bool {
+        let (Some(session), Some(to)) = (&self.current, way.or(self.way)) else {
             return false;
         };
-        let Some(counter) = session.outbound.reserve(0, 1) else {
+        let Some(datagram) = seal(&session.outbound, body, &[Kind::Control as u8]) else {
             return false;
         };
-        let header = Header {
-            kind: Type::Data,
-            lane: 0,
-            receiver: session.outbound.receiver(),
-            counter,
-        }
-        .to_bytes();
-        let mut datagram = [&header[..], body, &[0; 1 + TAG]].concat();
-        let (content, tag) = datagram[HEADER..].split_at_mut(body.len());
-        session
-            .outbound
-            .key(0)
-            .seal(counter, &header, content, &[Kind::Control as u8], tag);
         local.transmit(to, datagram);
         true
     }
+}
+
+/// A datagram of lane 0 with `body` and a trailer; `None` when the keys are used up.
+pub(super) fn seal(outbound: &Outbound, body: &[u8], trailer: &[u8]) -> Option<Vec<u8>> {
+    let counter = outbound.reserve(0, 1)?;
+    let header = Header {
+        kind: Type::Data,
+        lane: 0,
+        receiver: outbound.receiver(),
+        counter,
+    }
+    .to_bytes();
+    let mut datagram = [&header[..], body, trailer, &[0; TAG]].concat();
+    let (content, tail) = datagram[HEADER..].split_at_mut(body.len());
+    outbound
+        .key(0)
+        .seal(counter, &header, content, trailer, tail);
+    Some(datagram)
 }
 
 impl Session {

@@ -7,7 +7,7 @@
 //! [`Inbound`]: super::Inbound
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -15,14 +15,15 @@ use weave_model::{Drop, NodeId, Suite};
 
 use super::limits::{Entry, Gate};
 use super::local::Local;
-use super::peer::Peer;
+use super::peer::{Peer, seal};
 use super::{SessionConfig, SessionEvent, SessionStatus, Terms, Transmit};
 use crate::keys::{ClusterSecret, NodeKeys, NodePublic};
 use crate::noise::ik::{About, Opening, Responder};
 use crate::noise::locks::Locks;
 use crate::noise::mac::{self, Checked};
 use crate::time::{Now, Start};
-use crate::wire::{Header, Type};
+use crate::way::Way;
+use crate::wire::{Envelope, Header, Type};
 
 /// All sessions of this node, keyed by the peers' ids.
 pub struct Sessions {
@@ -31,6 +32,8 @@ pub struct Sessions {
     peers: BTreeMap<NodeId, Peer>,
     /// Peers by their X25519 key, which is all that an initiation names.
     by_key: BTreeMap<[u8; 32], NodeId>,
+    /// The X25519 keys of nodes that were removed from the cluster.
+    refused: BTreeSet<[u8; 32]>,
     timers: BTreeSet<(Instant, NodeId)>,
 }
 
@@ -57,6 +60,7 @@ impl Sessions {
             gate,
             peers: BTreeMap::new(),
             by_key: BTreeMap::new(),
+            refused: BTreeSet::new(),
             timers: BTreeSet::new(),
         }
     }
@@ -64,6 +68,11 @@ impl Sessions {
     /// From when the milliseconds in [`Outbound`](super::Outbound) and [`Inbound`](super::Inbound) count.
     pub const fn start(&self) -> Start {
         self.local.start
+    }
+
+    /// Lets milliseconds count from an earlier start: that of the data threads, which outlive a change of keys.
+    pub const fn set_start(&mut self, start: Start) {
+        self.local.start = start;
     }
 
     /// Enters a cluster or takes up a rotated secret. Peers are answered in the epoch of `current` and of `previous`.
@@ -124,10 +133,30 @@ impl Sessions {
     /// Where the peer may be found. A session that is up stays where it is.
     pub fn set_endpoints(&mut self, peer: NodeId, endpoints: Vec<SocketAddr>, now: Now) {
         self.with(peer, now, |peer, local| {
-            peer.endpoints = endpoints.into_iter().map(canonical).collect();
+            peer.endpoints = endpoints
+                .into_iter()
+                .map(|endpoint| Way::Direct(endpoint).canonical())
+                .collect();
             if peer.wanted && peer.outbound().is_none() {
                 peer.begin(local, now);
             }
+        });
+    }
+
+    /// Which members may be asked to hand datagrams on to a peer, the best first. A session that is up stays where it is.
+    pub fn set_relays(&mut self, peer: NodeId, relays: Vec<NodeId>, now: Now) {
+        self.with(peer, now, |peer, local| {
+            peer.relays = relays;
+            if peer.wanted && peer.outbound().is_none() {
+                peer.begin(local, now);
+            }
+        });
+    }
+
+    /// Sends what is for a peer another way from now on.
+    pub fn set_way(&mut self, peer: NodeId, way: Way, now: Now) {
+        self.with(peer, now, |peer, local| {
+            peer.choose_way(way, local, now.mono)
         });
     }
 
@@ -140,6 +169,12 @@ impl Sessions {
                 self.timers.remove(&(due, peer.id));
             }
         }
+    }
+
+    /// Cuts off a node that was removed from the cluster: its handshakes are counted under a reason of their own.
+    pub fn refuse_peer(&mut self, public: NodePublic, now: Now) {
+        self.remove_peer(public.id(), now);
+        self.refused.insert(public.dh);
     }
 
     /// Wants a session with a known peer: it is made now, or as soon as a cluster and an endpoint are known, and kept up
@@ -160,10 +195,10 @@ impl Sessions {
     pub fn handle_datagram(
         &mut self,
         datagram: &[u8],
-        from: SocketAddr,
+        from: impl Into<Way>,
         now: Now,
     ) -> Result<(), Drop> {
-        let from = canonical(from);
+        let from = from.into().canonical();
         let header = Header::parse(datagram)?;
         match header.kind {
             Type::Initiation => self.handle_initiation(datagram, from, now),
@@ -173,12 +208,7 @@ impl Sessions {
         }
     }
 
-    fn handle_initiation(
-        &mut self,
-        datagram: &[u8],
-        from: SocketAddr,
-        now: Now,
-    ) -> Result<(), Drop> {
+    fn handle_initiation(&mut self, datagram: &[u8], from: Way, now: Now) -> Result<(), Drop> {
         let opening = Opening::parse(datagram)?;
         let checked = self.admit(datagram, opening, from, now)?;
         if !self.local.config.suites.contains(&opening.suite) {
@@ -193,6 +223,9 @@ impl Sessions {
             checked.content,
             &mut rng,
         )?;
+        if self.refused.contains(&responder.initiator) {
+            return Err(Drop::Removed);
+        }
         let peer = *self
             .by_key
             .get(&responder.initiator)
@@ -212,7 +245,7 @@ impl Sessions {
         &mut self,
         datagram: &'a [u8],
         opening: Opening,
-        from: SocketAddr,
+        from: Way,
         now: Now,
     ) -> Result<Checked<'a>, Drop> {
         let mut rng = self.local.fork();
@@ -239,7 +272,7 @@ impl Sessions {
         peer: NodeId,
         checked: &Checked<'_>,
         opening: Opening,
-        from: SocketAddr,
+        from: Way,
         now: Now,
     ) -> Result<(), Drop> {
         let heard = self.peers.get(&peer).is_some_and(Peer::was_heard);
@@ -258,7 +291,7 @@ impl Sessions {
         &mut self,
         header: Header,
         datagram: &[u8],
-        from: SocketAddr,
+        from: Way,
         now: Now,
     ) -> Result<(), Drop> {
         let peer = self
@@ -301,8 +334,15 @@ impl Sessions {
 
     /// Takes the news from a data thread: an authentic packet, the newest of its lane, was the lane's first or came from
     /// another address than the one before (see [`super::LaneIn::note_from`]).
-    pub fn handle_heard(&mut self, peer: NodeId, index: u32, lane: u8, from: SocketAddr, now: Now) {
-        let from = canonical(from);
+    pub fn handle_heard(
+        &mut self,
+        peer: NodeId,
+        index: u32,
+        lane: u8,
+        from: impl Into<Way>,
+        now: Now,
+    ) {
+        let from = from.into().canonical();
         self.with(peer, now, |peer, local| {
             peer.heard(index, lane, from, local, now)
         });
@@ -316,11 +356,20 @@ impl Sessions {
         let Some(peer) = self.peers.get(&peer) else {
             return false;
         };
-        let sent = peer.send_control(body, local);
+        let sent = peer.send_control(body, None, local);
         if let (true, Some(outbound)) = (sent, peer.outbound()) {
             outbound.note_sent(local.start.millis(now.mono));
         }
         sent
+    }
+
+    /// Seals a control message for the peer and queues it, to go by the given way and no other. Whether it is answered
+    /// says something of that way, so the peer's silence does not count.
+    ///
+    /// `false` if there is no session to send it in.
+    pub fn send_over(&mut self, peer: NodeId, way: Way, body: &[u8]) -> bool {
+        let peer = self.peers.get(&peer);
+        peer.is_some_and(|peer| peer.send_control(body, Some(way), &mut self.local))
     }
 
     /// How it stands with a peer; `None` if it is not known.
@@ -328,7 +377,8 @@ impl Sessions {
         let peer = self.peers.get(&peer)?;
         let heard = peer.heard_ms();
         Some(SessionStatus {
-            endpoint: peer.endpoint,
+            way: peer.way,
+            endpoint: peer.direct,
             suite: peer.outbound().map(|outbound| outbound.suite()),
             since: peer.since(),
             heard: (heard > 0).then(|| self.local.start.instant(heard)),
@@ -357,7 +407,25 @@ impl Sessions {
 
     /// The next datagram to send. To be drained after the events.
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
-        self.local.transmits.pop_front()
+        loop {
+            match self.local.transmits.pop_front()? {
+                (Way::Direct(to), bytes) => return Some(Transmit { to, bytes }),
+                (Way::Relayed { relay, end }, bytes) => {
+                    if let Some(transmit) = self.put_in(relay, &end, &bytes) {
+                        return Some(transmit);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Puts a datagram for `end` into an envelope for a relay; `None` without a direct session with the relay.
+    fn put_in(&self, relay: NodeId, end: &NodeId, datagram: &[u8]) -> Option<Transmit> {
+        let relay = self.peers.get(&relay)?;
+        let to = relay.way?.address()?;
+        let trailer = Envelope::new(&self.local.id, end).to_bytes();
+        let bytes = seal(relay.outbound()?, datagram, &trailer)?;
+        Some(Transmit { to, bytes })
     }
 
     /// The next event. To be drained before the transmits.
@@ -398,7 +466,7 @@ fn answer(
     peer: &mut Peer,
     responder: Responder,
     opening: Opening,
-    from: SocketAddr,
+    from: Way,
     local: &mut Local,
     now: Now,
 ) -> Result<(), Drop> {
@@ -426,7 +494,7 @@ fn finish(
     peer: &mut Peer,
     index: u32,
     content: &[u8],
-    from: SocketAddr,
+    from: Way,
     local: &mut Local,
     now: Now,
 ) -> Result<(), Drop> {
@@ -466,13 +534,5 @@ fn terms(
         index,
         receiver,
         boot: about.boot,
-    }
-}
-
-/// An IPv4 address stays one, whichever kind of socket it came from; an IPv6 address keeps its scope.
-fn canonical(address: SocketAddr) -> SocketAddr {
-    match address.ip().to_canonical() {
-        ip @ IpAddr::V4(_) => SocketAddr::new(ip, address.port()),
-        IpAddr::V6(_) => address,
     }
 }

@@ -86,11 +86,48 @@ async fn a_host_that_uses_the_range_is_refused_and_unchanged() {
             lab.ip(used);
         }
         let before = snapshot(&lab.netns);
-        let refused = lab.host.prepare(&lab.spec()).await.unwrap_err();
+        let refused = lab.host.check_overlap(&lab.range).await.unwrap_err();
         assert!(matches!(refused, Error::Overlap { .. }), "{refused}");
         assert!(refused.to_string().contains(with), "{refused}");
         assert_same(&before, &snapshot(&lab.netns), with);
+        // What comes after us is told, and does not take the network away.
+        let prepared = lab.host.prepare(&lab.spec()).await.unwrap();
+        let told = prepared.overlap.unwrap().to_string();
+        assert!(told.contains(with), "{told}");
+        assert!(lab.ip("route get 10.47.0.9").contains("dev weave0"));
+        lab.host.check_overlap(&lab.range).await.unwrap_err();
     }
+}
+
+#[tokio::test]
+async fn without_the_device_nothing_leaves_by_the_default_route() {
+    let lab = Lab::new();
+    lab.ip("link add up0 type veth peer name up1");
+    lab.ip("link set up0 up");
+    lab.ip("link set up1 up");
+    lab.ip("addr add 192.0.2.2/24 dev up0");
+    lab.ip("addr add 2001:db8::2/64 dev up0 nodad");
+    lab.ip("route add default via 192.0.2.1");
+    lab.ip("-6 route add default via 2001:db8::1");
+    assert!(
+        lab.host
+            .prepare(&lab.spec())
+            .await
+            .unwrap()
+            .overlap
+            .is_none()
+    );
+    lab.ip("link set weave0 down");
+    let routes = lab.ip("-4 route show 10.32.0.0/12") + &lab.ip("-6 route show fd00:1:2::/48");
+    assert_eq!(routes.matches("unreachable").count(), 2, "{routes}");
+    for gone in ["10.47.0.9", "fd00:1:2::9:9"] {
+        let get = || Command::new("ip").args(["route", "get", gone]).output();
+        let got = run_in(&lab.netns, get).unwrap().unwrap();
+        assert!(!got.status.success(), "{gone}: {got:?}");
+    }
+    let changed = lab.host.prepare(&lab.spec()).await.unwrap().changed;
+    assert!(!changed.is_empty());
+    assert!(lab.ip("route get 10.47.0.9").contains("dev weave0"));
 }
 
 fn without_settings_of(device: &str, snapshot: &str) -> String {

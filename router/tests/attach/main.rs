@@ -6,6 +6,7 @@
 
 mod check;
 mod host;
+mod lend;
 mod pair;
 mod traffic;
 

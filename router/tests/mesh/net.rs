@@ -8,13 +8,15 @@ use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use weave_model::{Block, Suite, Token};
+use weave_model::{Block, NodeId, Suite, Token};
 use weave_router::core::command::{Command, CommandError, Reply};
 use weave_router::core::view::View;
 use weave_router::core::{Config, Core, CoreEvent};
-use weave_router::session::{Inbound, SessionEvent};
+use weave_router::path::cut::Batch;
+use weave_router::session::{Inbound, Outbound, SessionEvent};
 use weave_router::time::Now;
-use weave_router::wire::{HEADER, Header, Kind, Type};
+use weave_router::way::Way;
+use weave_router::wire::{Envelope, HEADER, Header, Kind, MAX_RELAYS, Type, end_of};
 
 pub(crate) type Answer = Result<Reply, CommandError>;
 
@@ -29,6 +31,12 @@ pub(crate) struct Net {
     pub(crate) delay: Duration,
     /// Pairs that do not hear each other.
     pub(crate) cut: BTreeSet<(usize, usize)>,
+    /// How many datagrams were handed on by a third node.
+    pub(crate) handed_on: u64,
+    /// How often a node took another way to a peer.
+    pub(crate) moves: u64,
+    /// Nodes that are no members any more: what they own does not count.
+    pub(crate) gone: BTreeSet<usize>,
     /// Every datagram that was put on the wire: from, to, bytes.
     pub(crate) seen: Vec<(usize, SocketAddr, Vec<u8>)>,
     wire: BTreeMap<(Instant, u64), Packet>,
@@ -54,6 +62,7 @@ pub(crate) struct Node {
     pub(crate) controls: Vec<Vec<u8>>,
     saving: Option<(Instant, u64, Vec<u8>)>,
     inbounds: BTreeMap<u32, Arc<Inbound>>,
+    outbounds: BTreeMap<NodeId, (Arc<Outbound>, Way)>,
     commands: u64,
 }
 
@@ -71,6 +80,9 @@ impl Net {
             doubled: 0,
             delay: Duration::from_millis(3),
             cut: BTreeSet::new(),
+            handed_on: 0,
+            moves: 0,
+            gone: BTreeSet::new(),
             seen: Vec::new(),
             wire: BTreeMap::new(),
             count: 0,
@@ -88,6 +100,7 @@ impl Net {
                 controls: Vec::new(),
                 saving: None,
                 inbounds: BTreeMap::new(),
+                outbounds: BTreeMap::new(),
                 commands: 0,
             });
             net.start(n);
@@ -125,6 +138,7 @@ impl Net {
         let node = &mut self.nodes[n];
         node.core = None;
         node.inbounds.clear();
+        node.outbounds.clear();
         if let Some((_, _, bytes)) = node.saving.take().filter(|_| landed && !node.disk_full) {
             node.disk = Some(bytes);
         }
@@ -288,7 +302,7 @@ impl Net {
         self.pump(n);
     }
 
-    fn pump(&mut self, n: usize) {
+    pub(crate) fn pump(&mut self, n: usize) {
         let mut sent = Vec::new();
         let disk = Duration::from_micros(self.rng.random_range(100..8000));
         let node = &mut self.nodes[n];
@@ -300,6 +314,22 @@ impl Net {
                 }
                 CoreEvent::Session(SessionEvent::Retire(index)) => {
                     node.inbounds.remove(&index);
+                }
+                CoreEvent::Session(SessionEvent::Up {
+                    peer,
+                    outbound,
+                    way,
+                }) => {
+                    node.outbounds.insert(peer, (outbound, way));
+                }
+                CoreEvent::Session(SessionEvent::Moved { peer, way }) => {
+                    self.moves += 1;
+                    if let Some(link) = node.outbounds.get_mut(&peer) {
+                        link.1 = way;
+                    }
+                }
+                CoreEvent::Session(SessionEvent::Down { peer }) => {
+                    node.outbounds.remove(&peer);
                 }
                 CoreEvent::Persist { seq, bytes } => {
                     assert!(node.saving.is_none(), "one save at a time");
@@ -351,12 +381,20 @@ impl Net {
         }
     }
 
-    /// What a data thread does with control messages; the core does the rest.
-    fn deliver(&mut self, mut packet: Packet) {
-        let (now, from) = (self.now, self.nodes[packet.from].address);
-        let node = &mut self.nodes[packet.to];
+    fn deliver(&mut self, packet: Packet) {
+        let from = self.nodes[packet.from].address;
+        self.take(packet.to, packet.bytes, from.into());
+        if self.nodes[packet.to].core.is_some() {
+            self.pump(packet.to);
+        }
+    }
+
+    /// What a data thread does with control messages and envelopes; the core does the rest.
+    fn take(&mut self, n: usize, mut bytes: Vec<u8>, from: Way) {
+        let now = self.now;
+        let node = &mut self.nodes[n];
         let Some(core) = &mut node.core else { return };
-        let header = Header::parse(&packet.bytes).unwrap();
+        let header = Header::parse(&bytes).unwrap();
         if header.kind == Type::Data {
             let Some(inbound) = node.inbounds.get(&header.receiver).cloned() else {
                 return;
@@ -365,7 +403,7 @@ impl Net {
                 return;
             };
             let mut lane = lane.lock().unwrap();
-            let (clear, sealed) = packet.bytes.split_at_mut(HEADER);
+            let (clear, sealed) = bytes.split_at_mut(HEADER);
             let Ok((plain, newest)) = lane.open(header.counter, clear, sealed) else {
                 return;
             };
@@ -373,20 +411,59 @@ impl Net {
             if newest && lane.note_from(from) {
                 core.handle_heard(inbound.peer(), header.receiver, header.lane, from, now);
             }
-            let (kind, body) = plain.split_last().unwrap();
-            if *kind == Kind::Control as u8 && !body.is_empty() {
-                core.handle_control(inbound.peer(), body, from, now);
+            let content = plain.to_vec();
+            drop(lane);
+            match Kind::of(&content) {
+                Some(Kind::Control) if content.len() > 1 => {
+                    let body = &content[..content.len() - 1];
+                    core.handle_control(inbound.peer(), body, from, now);
+                }
+                Some(Kind::Envelope) => self.envelope(n, inbound.peer(), &content),
+                _ => {}
             }
         } else {
-            let _ = core.handle_datagram(&packet.bytes, from, now);
+            let _ = core.handle_datagram(&bytes, from, now);
         }
-        self.pump(packet.to);
     }
 
-    /// What each node owns, a crashed one by what its disk says.
+    /// Takes what came through a relay, or hands it on.
+    fn envelope(&mut self, n: usize, from: NodeId, content: &[u8]) {
+        let Ok((envelope, datagram)) = Envelope::parse(content) else {
+            return;
+        };
+        let ids = self.nodes.iter().filter_map(|node| node.core.as_ref());
+        let ids: Vec<NodeId> = ids.map(Core::id).collect();
+        let named = |end| ids.iter().copied().find(|id| end_of(id) == end);
+        if self.nodes[n].core.as_ref().unwrap().id() == named(envelope.to).unwrap_or(from) {
+            let Some(end) = named(envelope.from) else {
+                return;
+            };
+            let from = Way::Relayed { relay: from, end };
+            return self.take(n, datagram.to_vec(), from);
+        }
+        let next = named(envelope.to).and_then(|to| self.nodes[n].outbounds.get(&to));
+        let Some((outbound, Way::Direct(to))) = next.cloned() else {
+            return;
+        };
+        assert_eq!((envelope.from, envelope.hops), (end_of(&from), MAX_RELAYS));
+        let mut batch = Batch::new();
+        let trailer = Envelope {
+            hops: envelope.hops - 1,
+            ..envelope
+        };
+        let sealed = batch.seal_one(&outbound, 0, datagram, &trailer.to_bytes());
+        if sealed.is_ok() {
+            self.handed_on += 1;
+            let bytes = batch.calls().next().unwrap().to_vec();
+            self.send(n, to, &bytes);
+        }
+    }
+
+    /// What each node owns, a crashed one by what its disk says; one that is gone nothing.
     pub(crate) fn ownership(&mut self) -> Vec<Vec<Block>> {
         (0..self.nodes.len())
             .map(|n| match &mut self.nodes[n].core {
+                _ if self.gone.contains(&n) => Vec::new(),
                 Some(core) => core.view().mine.clone(),
                 None => {
                     let disk = self.nodes[n].disk.clone();
@@ -415,9 +492,10 @@ impl Net {
 
     /// Every node knows every other, is connected to it, and they agree on who owns what.
     pub(crate) fn agrees(&mut self) -> bool {
-        let count = self.nodes.len();
+        let count = self.nodes.len() - self.gone.len();
         let ownership = self.ownership();
-        (0..count).all(|n| {
+        let members = (0..self.nodes.len()).filter(|n| !self.gone.contains(n));
+        members.collect::<Vec<_>>().into_iter().all(|n| {
             let view = self.view(n);
             let connected = view
                 .members
@@ -425,6 +503,7 @@ impl Net {
                 .filter(|member| member.connected)
                 .count();
             connected == count - 1
+                && view.members.len() == count - 1
                 && view.members.iter().all(|member| {
                     let other = self
                         .nodes

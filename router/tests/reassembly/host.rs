@@ -90,6 +90,7 @@ impl Hosts {
             counters: Arc::default(),
         };
         let routes = Routes {
+            me: [0; 16],
             range: Some(range.unwrap()),
             owners: vec![owned(0, Owner::Peer(0)), owned(256, Owner::Here)],
             peers: vec![peer],

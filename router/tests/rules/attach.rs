@@ -6,7 +6,7 @@ use std::time::Duration;
 use weave_linux::netns::{Netns, run_in};
 use weave_linux::nft::{Found, Socket};
 use weave_model::ClusterRange;
-use weave_router::rules::{AttachRules, CONTROL, OUTBOUND, SPOOFED};
+use weave_router::rules::{ASTRAY, AttachRules, CONTROL, FOREIGN, OUTBOUND, SPOOFED, UNINVITED};
 
 use crate::{Lab, ok, pings, rules};
 
@@ -186,4 +186,67 @@ fn containers_do_not_reach_the_nodes_control() {
     assert!(server.recv(&mut [0; 8]).is_ok());
     assert!(counted(&lab, CONTROL) >= 7);
     drop(listeners);
+}
+
+#[test]
+fn the_outside_neither_calls_containers_nor_speaks_as_one() {
+    let lab = Lab::new();
+    ok(
+        &lab.host,
+        "sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.up0.rp_filter=0",
+    );
+    ok(
+        &lab.outside,
+        "ip route add 10.32.0.0/12 via 192.0.2.2; ip route add fd77::/48 via 2001:db8::2
+         ip addr add 10.32.0.9/32 dev lo; ip addr add fd77::9/128 dev lo nodad",
+    );
+    ok(
+        &lab.host,
+        "ip route add 10.32.0.9/32 via 192.0.2.1; ip route add fd77::9/128 via 2001:db8::1",
+    );
+    let calls = ["10.32.0.2", "fd77::2"];
+    let forged = ["-I 10.32.0.9 10.32.0.2", "-I fd77::9 fd77::2"];
+    for arguments in calls.iter().chain(&forged) {
+        ok(&lab.outside, &format!("ping -n -c1 -w5 {arguments}"));
+    }
+    ok(
+        &lab.host,
+        "nft 'table ip published { chain in { type nat hook prerouting priority dstnat; tcp dport 8080 dnat to 10.32.0.2:80; }; }'
+         ip route del 10.32.0.9; ip route del fd77::9",
+    );
+    lab.on_host(|socket| rules().ensure(socket).unwrap());
+    for arguments in calls.iter().chain(&forged) {
+        assert!(!pings(&lab.outside, arguments), "{arguments}");
+    }
+    assert_eq!((counted(&lab, UNINVITED), counted(&lab, FOREIGN)), (2, 2));
+    assert!(pings(&lab.a, "192.0.2.1") && pings(&lab.a, "2001:db8::1"));
+    let container: SocketAddr = "10.32.0.2:80".parse().unwrap();
+    let listener = run_in(&lab.a, || TcpListener::bind(container).unwrap()).unwrap();
+    let published: SocketAddr = "192.0.2.2:8080".parse().unwrap();
+    let connect = || TcpStream::connect_timeout(&published, Duration::from_secs(5)).unwrap();
+    let caller = run_in(&lab.outside, connect).unwrap();
+    listener.accept().unwrap();
+    drop(caller);
+}
+
+#[test]
+fn what_has_no_way_in_the_cluster_takes_none_outside() {
+    let lab = Lab::new();
+    ok(
+        &lab.host,
+        "ip route add default via 192.0.2.1; ip -6 route add default via 2001:db8::1",
+    );
+    ok(
+        &lab.outside,
+        "ip addr add 10.40.0.1/32 dev lo; ip addr add fd77::4:1/128 dev lo nodad
+         ip route add 10.32.0.2/32 via 192.0.2.2; ip route add fd77::2/128 via 2001:db8::2; sleep 1",
+    );
+    for there in ["10.40.0.1", "fd77::4:1"] {
+        ok(&lab.a, &format!("ping -n -c1 -w5 {there}"));
+    }
+    lab.on_host(|socket| rules().ensure(socket).unwrap());
+    for there in ["10.40.0.1", "fd77::4:1"] {
+        assert!(!pings(&lab.a, there), "{there}");
+    }
+    assert_eq!(counted(&lab, ASTRAY), 2);
 }

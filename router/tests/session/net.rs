@@ -225,12 +225,13 @@ impl Host {
                 SessionEvent::Up {
                     peer,
                     outbound,
-                    endpoint,
+                    way,
                 } => {
+                    let endpoint = way.address().unwrap();
                     self.outbound.insert(peer, (outbound, endpoint));
                 }
-                SessionEvent::Moved { peer, endpoint } => {
-                    self.outbound.get_mut(&peer).unwrap().1 = endpoint
+                SessionEvent::Moved { peer, way } => {
+                    self.outbound.get_mut(&peer).unwrap().1 = way.address().unwrap();
                 }
                 SessionEvent::Probe { peer } => {
                     self.sessions.send_control(peer, b"?", now);

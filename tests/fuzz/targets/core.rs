@@ -10,12 +10,13 @@ use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use weave_model::{Drop, Suite, Token};
+use weave_model::{Drop, NodeId, Suite, Token};
 use weave_router::core::command::{Command, Reply};
 use weave_router::core::{Config, Core, CoreEvent};
 use weave_router::noise::mac;
 use weave_router::session::{Inbound, SessionEvent};
 use weave_router::time::Now;
+use weave_router::way::Way;
 use weave_router::wire::{HEADER, Header, Kind, Type};
 
 use super::{Input, push_chunk};
@@ -311,7 +312,13 @@ impl World {
             5 => self.operate(input),
             6 => {
                 let peer = self.nodes[PEER].core.id();
-                let from = stranger(input.u8()).unwrap_or_else(|| address(PEER));
+                let from = match input.u8() {
+                    relay @ 251.. => Way::Relayed {
+                        relay: NodeId::from_bytes([relay; 32]),
+                        end: peer,
+                    },
+                    choice => stranger(choice).unwrap_or_else(|| address(PEER)).into(),
+                };
                 let indices: Vec<u32> = self.nodes[MEMBER].inbound.keys().copied().collect();
                 let index = indices.get(usize::from(input.u8())).copied();
                 let (index, lane) = (index.unwrap_or_else(|| input.u32()), input.u8());

@@ -8,6 +8,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use weave_model::{ClusterRange, NodeName, Suite, Token};
 use weave_router::keys::{ClusterSecret, NodeKeys};
+use weave_router::mesh::authority::Authority;
 use weave_router::mesh::cluster::ClusterKey;
 use weave_router::mesh::codec::Writer;
 use weave_router::mesh::join::{Answer, Host, Inviting, Joining, Outcome, Verdict, write_range};
@@ -93,7 +94,7 @@ pub(super) fn members(data: &[u8]) {
         }
         _ => keyed(&initiation(&mut input), 1),
     };
-    let result = sessions.handle_datagram(&datagram, THERE.into(), now);
+    let result = sessions.handle_datagram(&datagram, SocketAddr::from(THERE), now);
     assert!(result.is_err(), "nobody was asked for a cookie");
     assert!(sessions.poll_event().is_none());
     let answered: usize = std::iter::from_fn(|| sessions.poll_transmit())
@@ -215,7 +216,7 @@ impl Stage {
         let host = Host {
             tokens: &self.tokens,
             keys: &self.inviter,
-            cluster: &self.cluster,
+            authority: Authority::Key(&self.cluster),
         };
         let from = SocketAddr::from(THERE);
         let answer = inviting.handle_hello(hello, from, host, &mut self.rng, self.now);
@@ -303,6 +304,7 @@ fn true_grant(stage: &mut Stage, body: &[u8]) {
     let proof = ClusterProof {
         cluster: key.public().0,
         signature: key.sign(&ClusterProof::message(&ticket.id, &member)),
+        chain: vec![0],
     };
     let rng = &mut stage.rng;
     let inviter = Inviter::accept(&stage.inviter, ticket, &checked, 8, &proof, rng);
@@ -335,7 +337,7 @@ fn admission(stage: &Stage) -> Vec<u8> {
     out.u8(0).bytes(&stage.cluster.public().0);
     write_range(&range, &mut out);
     out.u32(secret().epoch).bytes(&secret().bytes);
-    let certificate = stage.cluster.certify(stage.joiner.id(), false, 1);
+    let certificate = Authority::Key(&stage.cluster).certify(stage.joiner.id(), false, 1);
     certificate.write(&mut out);
     let inviter = stage.inviter.public();
     out.bytes(&inviter.dh).bytes(&inviter.sign);

@@ -10,13 +10,16 @@ use weave_model::{Block, NetworkName, NodeId, Suite};
 use weave_router::core::command::Command;
 use weave_router::core::{Config, Core, CoreEvent};
 use weave_router::keys::NodeKeys;
+use weave_router::mesh::authority::Authority;
 use weave_router::mesh::cluster::ClusterKey;
 use weave_router::mesh::codec::{Reader, Writer};
 use weave_router::mesh::deed::{Deed, Version, paint, read_block, subtract, write_block};
 use weave_router::mesh::deeds::{Deeds, Grant};
-use weave_router::mesh::message::Message;
+use weave_router::mesh::inquiry::Testimony;
+use weave_router::mesh::message::{Link, Message};
 use weave_router::mesh::parts::{Parts, split};
 use weave_router::mesh::record::{Content, MAX_RECORD, Record, RecordVersion};
+use weave_router::mesh::removal::Removals;
 use weave_router::time::Now;
 
 use super::{Input, push_chunk};
@@ -71,25 +74,37 @@ pub(super) fn message_seeds() -> Vec<Vec<u8>> {
         },
     );
     let observed = SocketAddr::from(([192, 0, 2, 1], 6783));
+    let link = Link {
+        end: [9; 16],
+        rtt_us: 700,
+        loss: 20,
+    };
     let all = [
-        Message::Ping { id: 1 },
-        Message::Pong { id: 1, observed },
+        Message::Ping { id: 1, alarm: true },
+        Message::Pong {
+            id: 1,
+            observed: Some(observed),
+        },
+        Message::Links {
+            version: 3,
+            links: vec![link; 2],
+        },
+        Message::LinksAck { version: 3 },
         Message::Record(own_record().bytes().to_vec()),
         Message::RecordAck { node, version },
         Message::Summary {
             answer: false,
             records: vec![(node, version)],
         },
-        Message::DeedRequest { id: 1, bits: 8 },
-        Message::DeedGrant(vec![genesis()]),
-        Message::DeedAck {
-            block: block(256, 8),
-            counter: 2,
+        Message::SheetAck { node, version },
+        Message::SheetSummary {
+            answer: true,
+            sheets: vec![(node, version)],
         },
-        Message::DeedRefusal { id: 1 },
     ];
     let mut seeds: Vec<Vec<u8>> = all
-        .iter()
+        .into_iter()
+        .chain(deed_messages(node))
         .map(|message| {
             let mut seed = Vec::new();
             push_chunk(&mut seed, &message.encode());
@@ -103,6 +118,28 @@ pub(super) fn message_seeds() -> Vec<Vec<u8>> {
     }
     seeds.push(in_parts);
     seeds
+}
+
+fn deed_messages(node: NodeId) -> [Message; 7] {
+    [
+        Message::DeedRequest { id: 1, bits: 8 },
+        Message::DeedGrant(vec![genesis()]),
+        Message::DeedAck {
+            block: block(256, 8),
+            counter: 2,
+        },
+        Message::DeedRefusal { id: 1 },
+        Message::Office(Authority::Key(&cluster()).certify(node, true, 1)),
+        Message::DeedInquiry { id: 1, about: node },
+        Message::DeedTestimony(Testimony {
+            id: 1,
+            about: node,
+            heir: Some(keys(2).id()),
+            members: vec![node],
+            claims: vec![(&genesis()).into()],
+            deeds: vec![genesis()],
+        }),
+    ]
 }
 
 fn genesis() -> Deed {
@@ -129,7 +166,7 @@ fn own_record() -> Record {
             counter: 1,
         },
         name: "host2".parse().expect("a name"),
-        certificate: cluster.certify(keys.id(), false, 1),
+        certificate: Authority::Key(&cluster).certify(keys.id(), false, 1),
         endpoints: vec![SocketAddr::from(([192, 0, 2, 2], 6783))],
         suites: vec![Suite::Aes256Gcm],
         deeds: vec![gift(), genesis()],
@@ -144,12 +181,12 @@ fn own_record() -> Record {
 /// A record as it is, and the same signed anew by a member that says of itself what it likes: what is believed bears the
 /// cluster's certificate, and every block in it is proven.
 pub(super) fn record(data: &[u8]) {
-    let public = cluster().public();
+    let (public, none) = (cluster().public(), Removals::default());
     let body = &data[..data.len().saturating_sub(SIGNATURE)];
     let message = [&b"weave record v1"[..], &public.id(), body].concat();
     let signed = [body, &keys(2).sign(&message)].concat();
     for bytes in [data, &signed] {
-        let Ok(record) = Record::read(bytes, &public) else {
+        let Ok(record) = Record::read(bytes, &public, &none) else {
             continue;
         };
         assert_eq!(record.bytes(), bytes);
@@ -158,7 +195,7 @@ pub(super) fn record(data: &[u8]) {
         assert!(
             record
                 .titles()
-                .all(|deed| deed.proven(&record.deeds, &public))
+                .all(|deed| deed.proven(&record.deeds, &public, &none))
         );
         let owned = |block: &Block| record.version_of(*block).is_some();
         assert!(record.blocks.iter().all(owned));
@@ -173,6 +210,7 @@ pub(super) fn record_seeds() -> Vec<Vec<u8>> {
 /// another.
 pub(super) fn deed(data: &[u8]) {
     let (me, public) = (keys(2).id(), cluster().public());
+    let none = Removals::default();
     let mut reader = Reader::new(data, "deeds");
     let (mut grant, mut written) = (Vec::new(), Writer::new());
     while let Ok(deed) = Deed::read(&mut reader) {
@@ -182,11 +220,11 @@ pub(super) fn deed(data: &[u8]) {
             break;
         }
     }
-    assert_eq!(written.0, data[..grant.len() * Deed::LEN]);
+    assert_eq!(written.0, data[..written.0.len()]);
     let mut deeds = Deeds::default();
-    if deeds.accept(&grant, me, Some(7), 1, &public) == Grant::New {
-        assert!(grant[0].owner == me && grant[0].proven(&grant[1..], &public));
-        let again = deeds.accept(&grant, me, Some(7), 2, &public);
+    if deeds.accept(&grant, me, Some(7), 1, (&public, &none)) == Grant::New {
+        assert!(grant[0].owner == me && grant[0].proven(&grant[1..], &public, &none));
+        let again = deeds.accept(&grant, me, Some(7), 2, (&public, &none));
         assert!(again == Grant::Known);
         let mut saved = Writer::new();
         deeds.write(&mut saved);

@@ -6,7 +6,9 @@
 
 mod api;
 mod core;
+mod docker;
 mod handshake;
+mod members;
 mod mesh;
 mod path;
 mod sight;
@@ -34,7 +36,7 @@ pub(crate) const TARGETS: &[Target] = &[
     ),
     target(
         "content",
-        "sealed content: slices, packet records, control",
+        "sealed content: slices, packet records, envelopes, control",
         wire::content,
         wire::content_seeds,
     ),
@@ -81,6 +83,12 @@ pub(crate) const TARGETS: &[Target] = &[
         mesh::record_seeds,
     ),
     target(
+        "removal",
+        "signed removals of members",
+        members::removal,
+        members::removal_seeds,
+    ),
+    target(
         "deed",
         "deeds, grants and blocks",
         mesh::deed,
@@ -109,6 +117,12 @@ pub(crate) const TARGETS: &[Target] = &[
         "request bodies of the node API",
         api::bodies,
         api::bodies_seeds,
+    ),
+    target(
+        "docker",
+        "calls of Docker to its plugin",
+        docker::call,
+        docker::call_seeds,
     ),
     target(
         "core",

@@ -127,6 +127,7 @@ pub(super) fn frames(data: &[u8]) {
                 offset: slice.offset.into(),
                 payload: &content[..payload],
                 congested: first & 1 == 1,
+                since: now,
                 heard: now,
             });
         }

@@ -2,15 +2,18 @@
 
 use std::time::Instant;
 
-use weave_model::Suite;
+use weave_model::{NodeId, Suite};
 use weave_router::noise::ik::{INITIATION, Opening, RESPONSE};
 use weave_router::noise::join::{HELLO, Hello};
 use weave_router::noise::locks::{Knock, Locks};
 use weave_router::noise::mac::{self, MACS};
 use weave_router::path::assembly::Assembly;
 use weave_router::path::frames::FrameId;
+use weave_router::path::relay::next_hop;
+use weave_router::path::routes::Routes;
 use weave_router::wire::{
-    HEADER, Header, Kind, RECORD, Shape, Slice, Type, next_packet, push_packet,
+    Envelope, HEADER, Header, Kind, MAX_RELAYS, RECORD, Shape, Slice, Type, next_packet,
+    push_packet,
 };
 
 const KEY: [u8; 32] = [1; 32];
@@ -89,6 +92,7 @@ pub(super) fn content(data: &[u8]) {
     match Kind::of(data) {
         Some(Kind::Slice) => slice(data),
         Some(Kind::Packets) => packets(&data[..data.len() - 1]),
+        Some(Kind::Envelope) => envelope(data),
         Some(Kind::Control) | None => {}
     }
 }
@@ -118,6 +122,17 @@ fn slice(content: &[u8]) {
     assert!(!assembly.continues(id, &slice), "the same bytes again");
 }
 
+/// Nothing is handed on to whom nobody reaches, and nobody is spoken for but by itself.
+fn envelope(content: &[u8]) {
+    let Ok((envelope, datagram)) = Envelope::parse(content) else {
+        return;
+    };
+    assert!(datagram.len() >= HEADER && envelope.hops <= MAX_RELAYS);
+    assert_eq!([datagram, &envelope.to_bytes()].concat(), content);
+    let from = NodeId::from_bytes([1; 32]);
+    assert!(next_hop(&Routes::default(), from, &envelope).is_err());
+}
+
 fn packets(body: &[u8]) {
     let (mut at, mut written) = (0, Vec::new());
     while let Some(Ok(record)) = next_packet(body, at) {
@@ -142,6 +157,7 @@ pub(super) fn content_seeds() -> Vec<Vec<u8>> {
         cwr: false,
         group: false,
     };
+    let ends = [[1; 32], [2; 32]].map(NodeId::from_bytes);
     let mut packets = Vec::new();
     push_packet(&mut packets, &[0x45; 60], true, 0);
     push_packet(&mut packets, &[0x60; 48], false, 1);
@@ -150,5 +166,6 @@ pub(super) fn content_seeds() -> Vec<Vec<u8>> {
         [&[7; 1000 + 52][..], &slice.to_bytes()].concat(),
         packets,
         vec![9, 9, Kind::Control as u8],
+        [&[7; 80][..], &Envelope::new(&ends[0], &ends[1]).to_bytes()].concat(),
     ]
 }

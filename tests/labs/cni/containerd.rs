@@ -163,7 +163,7 @@ impl Drop for Containerd<'_> {
 }
 
 /// Builds the image of the labs' program and returns its file.
-pub(super) fn image(lab: &Lab) -> PathBuf {
+pub(crate) fn image(lab: &Lab) -> PathBuf {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/labs/guest");
     let [script, guest] = ["image.sh", "guest.rs"].map(|name| source.join(name));
     let folder = lab.dir().join("image");

@@ -6,7 +6,10 @@ mod cases;
 mod chain;
 mod containerd;
 mod crowd;
+mod netavark;
 mod podman;
+
+pub(crate) use containerd::image;
 
 use std::io::Write as _;
 use std::net::IpAddr;

@@ -12,9 +12,11 @@
 //! a single probe may have been lost for another reason. Every answer counts at once.
 //!
 //! *Watch.* While packets go that way, the size in use is asked every half second. It is a black hole when it is not
-//! answered five times in three rounds whose controls were: the floor is used at once, and the search finds what is
-//! left. Where less is carried than the device takes, one byte more is asked every [`RAISE`]: an answer means that the
-//! path has grown. A path that is idle and carries all that the device takes is never asked.
+//! answered five times in three rounds whose controls were, and the peer has received nothing as large meanwhile (a
+//! queue that overflows has room for a small probe more often than for a large one, but some of the flood gets through):
+//! the floor is used at once, and the search finds what is left. Where less is carried than the device takes, one byte
+//! more is asked every [`RAISE`]: an answer means that the path has grown. A path that is idle and carries all that the
+//! device takes is never asked.
 
 #![deny(clippy::disallowed_methods)]
 
@@ -208,14 +210,20 @@ impl Path {
         }
     }
 
-    /// A probe was answered.
-    pub(super) fn answered(&mut self, id: u32, now: Instant) {
+    /// A probe was answered, by a peer that lately received a packet of `largest` bytes over this path.
+    pub(super) fn answered(&mut self, id: u32, largest: u16, now: Instant) {
         let Some(at) = self.sent.iter().position(|sent| sent.id == id) else {
             return;
         };
         let Sent { size, at, .. } = self.sent.remove(at);
         self.wait.sample(now.saturating_duration_since(at));
         (self.voids, self.answered) = (0, Some(now));
+        // What the first round hears of may have passed before the path changed; what came after that has not.
+        if matches!(self.phase, Phase::Confirm { missed: 1.. }) && largest >= self.size {
+            self.confirmed = now;
+            self.round = None;
+            self.rest();
+        }
         if size >= self.size {
             self.confirmed = now;
             self.size = size.min(self.top);

@@ -24,6 +24,8 @@ struct Wire {
     loses: u32,
     /// Packets are sent all the time.
     loaded: bool,
+    /// The largest datagram among those that the peer receives; 0 for none as large as what is asked about.
+    floods: u16,
     on_the_way: Vec<(Instant, u32)>,
     probes: usize,
     rng: StdRng,
@@ -40,6 +42,7 @@ impl Wire {
             jitter: Duration::ZERO,
             loses: 0,
             loaded: false,
+            floods: 0,
             on_the_way: Vec::new(),
             probes: 0,
             rng: StdRng::seed_from_u64(7),
@@ -80,7 +83,11 @@ impl Wire {
             let wake = [next, self.mtus.poll_timeout(), Some(start + end)];
             self.now = wake.into_iter().flatten().min().unwrap().max(self.now);
             while let Some((_, id)) = self.on_the_way.pop_if_due(self.now) {
-                self.mtus.answered(PEER, 0, id, self.now);
+                let answer = Answer {
+                    largest: self.floods,
+                    ..answer(0, id)
+                };
+                self.mtus.answered(PEER, answer, self.now);
             }
         }
         self.now - start
@@ -88,6 +95,15 @@ impl Wire {
 
     fn settle(&mut self) {
         self.run(Duration::from_secs(8), |_| false);
+    }
+}
+
+/// The answer of a peer that received nothing large.
+const fn answer(lane: u8, id: u32) -> Answer {
+    Answer {
+        lane,
+        id,
+        largest: 0,
     }
 }
 
@@ -181,14 +197,14 @@ fn an_answer_may_come_a_little_after_the_control_s() {
     let (probes, _) = mtus.due(start);
     let (control, sized) = probes.split_last().unwrap();
     assert_eq!((control.datagram, sized.len()), (0, 2));
-    mtus.answered(PEER, 0, control.id, start + millis(20));
+    mtus.answered(PEER, answer(0, control.id), start + millis(20));
     assert_eq!(
         mtus.due(start + millis(29)).0,
         [],
         "nothing is concluded yet"
     );
     for probe in sized {
-        mtus.answered(PEER, 0, probe.id, start + millis(29));
+        mtus.answered(PEER, answer(0, probe.id), start + millis(29));
     }
     assert_eq!(known.path(0), (1472, Interface));
     assert_eq!(mtus.due(start + millis(60)).0, []);
@@ -204,7 +220,7 @@ fn what_passed_before_the_black_hole_does_not_count() {
         known.note_used(0);
         for probe in mtus.due(now).0 {
             if step < 100 || probe.datagram <= 1300 {
-                mtus.answered(PEER, 0, probe.id, now);
+                mtus.answered(PEER, answer(0, probe.id), now);
             } else if probe.datagram == 1472 {
                 late.push(probe.id);
             }
@@ -213,7 +229,7 @@ fn what_passed_before_the_black_hole_does_not_count() {
     }
     assert_eq!((known.path(0), late.len()), ((1300, BlackHole), 5));
     late.into_iter()
-        .for_each(|id| mtus.answered(PEER, 0, id, now));
+        .for_each(|id| mtus.answered(PEER, answer(0, id), now));
     assert_eq!(known.path(0), (1300, BlackHole));
 }
 
@@ -238,6 +254,23 @@ fn a_black_hole_is_found_under_load() {
 }
 
 #[test]
+fn a_flood_that_leaves_room_for_small_probes_only_is_no_black_hole() {
+    let mut wire = Wire::new(1500, 1500, millis(5));
+    wire.loaded = true;
+    wire.settle();
+    // All that is large is lost but some of the flood; then the flood is small, and nothing says that large packets pass.
+    wire.carries = 1300;
+    wire.floods = 1500 - HEADERS;
+    let fell = wire.run(Duration::from_secs(60), |wire| wire.found().0 < 1500);
+    assert_eq!(fell, Duration::from_secs(60));
+    wire.floods = 1499 - HEADERS;
+    let fell = wire.run(Duration::from_secs(9), |wire| wire.found().0 < 1500);
+    assert!(fell <= millis(1100), "{fell:?}");
+    wire.settle();
+    assert_eq!(wire.found(), (1300, BlackHole));
+}
+
+#[test]
 fn a_black_hole_on_one_lane_has_the_others_asked() {
     let (mut mtus, known) = (Mtus::default(), Arc::<OpenLanes>::default());
     let mut now = Instant::now();
@@ -248,7 +281,7 @@ fn a_black_hole_on_one_lane_has_the_others_asked() {
         known.note_used(1);
         for probe in mtus.due(now).0 {
             if probe.datagram + HEADERS <= carries {
-                mtus.answered(PEER, probe.lane, probe.id, now);
+                mtus.answered(PEER, answer(probe.lane, probe.id), now);
             }
         }
         now += millis(10);
@@ -345,7 +378,7 @@ fn silence_on_lane_1(lane_0_works: Duration) -> Option<Duration> {
         for probe in probes {
             let works = [lane_0_works, Duration::from_secs(1)][usize::from(probe.lane)];
             if now < start + works {
-                mtus.answered(PEER, probe.lane, probe.id, now);
+                mtus.answered(PEER, answer(probe.lane, probe.id), now);
             }
         }
     }

@@ -23,6 +23,7 @@ fn met() -> (Joiner, Inviter, Vec<u8>) {
     let proof = ClusterProof {
         cluster: [3; 32],
         signature: [4; 64],
+        chain: vec![5; MAX_CHAIN],
     };
     let (inviter, answer) = Inviter::accept(&keys(2), ticket, &checked, 88, &proof, rng).unwrap();
     (joiner, inviter, answer)
@@ -44,7 +45,8 @@ fn a_stranger_with_a_token_comes_in() {
         proof,
         ClusterProof {
             cluster: [3; 32],
-            signature: [4; 64]
+            signature: [4; 64],
+            chain: vec![5; MAX_CHAIN],
         }
     );
     assert_eq!(member, keys(2).public().dh);

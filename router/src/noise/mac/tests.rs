@@ -1,6 +1,8 @@
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
+use std::net::SocketAddr;
+
 use super::*;
 use crate::wire::Type;
 

@@ -1,0 +1,76 @@
+//! Services: making, listing and removing them.
+
+use std::net::{IpAddr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{ContainerName, NodeName, ServiceName, ServiceSpec};
+
+/// `POST /v1/services`: makes a Service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ServiceRequest {
+    /// Its name; the cluster has one Service of each name.
+    pub name: ServiceName,
+    /// What it is to be.
+    #[serde(flatten)]
+    pub spec: ServiceSpec,
+}
+
+/// A Service as this node sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ServiceInfo {
+    /// Its name.
+    pub name: ServiceName,
+    /// Its virtual addresses; none if it lost them to another Service.
+    #[cfg_attr(feature = "openapi", schema(value_type = Vec<String>, example = json!(["10.96.0.10"])))]
+    pub addresses: Vec<IpAddr>,
+    /// What was asked for.
+    #[serde(flatten)]
+    pub spec: ServiceSpec,
+    /// The node it was made on.
+    pub node: NodeName,
+    /// When it was made.
+    pub made_at: u64,
+    /// Who is behind it.
+    pub backends: Vec<Backend>,
+    /// What of it is left out, and why.
+    pub refused: Vec<String>,
+}
+
+/// One endpoint of a Service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Backend {
+    /// Where it listens.
+    #[cfg_attr(feature = "openapi", schema(value_type = String, example = "10.32.0.2:8080"))]
+    pub address: SocketAddr,
+    /// The container it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<ContainerName>,
+    /// The node it is on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<NodeName>,
+    /// Whether connections are sent to it.
+    pub state: BackendState,
+}
+
+/// Whether connections are sent to an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum BackendState {
+    /// They are.
+    Ready,
+    /// Its node cannot be reached.
+    Unreachable,
+}
+
+/// `GET /v1/services`: the Services of the cluster, by name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Services {
+    /// One entry for each.
+    pub services: Vec<ServiceInfo>,
+}

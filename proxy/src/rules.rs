@@ -1,0 +1,217 @@
+//! The table as nftables rules: the table `weave-service`, made whole once and changed by elements from then on.
+//!
+//! One lookup finds a Service, one more its endpoint, however many there are. A front leads by a verdict map to a chain
+//! that all Services with as many endpoints share: it draws a number and asks a second map for the endpoint with that
+//! number of the front the packet goes to. So a Service is nothing but elements of maps, and a change of a Service a few
+//! of them, in one batch. Only Services that keep clients at their endpoints have chains of their own ([`stick`]).
+//!
+//! | chain | hook, priority | what |
+//! |---|---|---|
+//! | `guard-in`, `guard-out` | prerouting and output, −115 | source ranges of load balancers |
+//! | `pick-in`, `pick-out` | prerouting and output, dstnat −5 | picks for the first packet of each connection |
+//! | `mask` | postrouting, srcnat +5 | where the endpoint must see the node's address instead of the client's |
+//! | `closed-*` | input, forward, output, −10 | what got no endpoint: refused or dropped, and ports that no Service has |
+//!
+//! What a packet's front was is still known behind the translation: connection tracking keeps the original destination.
+//! So no mark is needed, and marks of others are left alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use weave_linux::nft::{self, Batch, Element};
+
+use crate::facts::Facts;
+use crate::table::{Diff, Table};
+
+mod base;
+mod chains;
+mod elements;
+mod maps;
+mod stick;
+
+use elements::Placed;
+use maps::{Map, Maps};
+
+/// The name of the table.
+pub const TABLE: &str = "weave-service";
+
+/// The most chains that are kept though nothing may lead to them any more; beyond that the table is made anew.
+const MAX_KEPT: usize = 1024;
+
+/// What the kernel's table was made to be, and how it becomes the next.
+#[derive(Debug)]
+pub struct Rules {
+    table: nft::Table,
+    maps: Maps,
+    /// Shared chains that there are.
+    chains: BTreeSet<String>,
+    /// How many entries have the address.
+    vips: Counted<IpAddr>,
+    loops: Counted<IpAddr>,
+}
+
+/// How often something is wanted.
+#[derive(Debug)]
+struct Counted<T>(BTreeMap<T, usize>);
+
+impl<T: Ord + Clone> Counted<T> {
+    /// Counts one more; whether it is the first.
+    fn add(&mut self, one: T) -> bool {
+        let count = self.0.entry(one).or_insert(0);
+        *count += 1;
+        *count == 1
+    }
+
+    /// Counts one less; whether it was the last.
+    fn remove(&mut self, one: &T) -> bool {
+        let Some(count) = self.0.get_mut(one) else {
+            return false;
+        };
+        *count -= 1;
+        let last = *count == 0;
+        if last {
+            self.0.remove(one);
+        }
+        last
+    }
+}
+
+impl Rules {
+    /// The rules of a table, and the batch that makes them in place of whatever is there.
+    pub fn new(table: &Table, facts: &Facts) -> (Self, Batch) {
+        let mut rules = Self {
+            table: nft::Table::inet(TABLE).comment("weave"),
+            maps: Maps::new(),
+            chains: BTreeSet::new(),
+            vips: Counted(BTreeMap::new()),
+            loops: Counted(BTreeMap::new()),
+        };
+        let mut batch = Batch::new();
+        batch.replace_table(&rules.table);
+        base::make(&mut batch, &rules.table, &rules.maps, facts);
+        let diff = Diff::between(&Table::default(), table);
+        rules.change(&mut batch, &diff, facts);
+        (rules, batch)
+    }
+
+    /// The table they are in.
+    pub const fn table(&self) -> &nft::Table {
+        &self.table
+    }
+
+    /// The batch that makes these the rules of the next table; `None` when it is better made anew.
+    pub fn next(&mut self, diff: &Diff, facts: &Facts) -> Option<Batch> {
+        let mut batch = Batch::new();
+        self.change(&mut batch, diff, facts);
+        (self.chains.len() <= MAX_KEPT).then_some(batch)
+    }
+
+    /// Takes over chains that were found beside the expected ones; whether all of them are chains that may stay.
+    pub fn adopt(&mut self, more: &[String]) -> bool {
+        let ours = more.iter().all(|chain| chains::is_shared(chain));
+        self.chains.extend(more.iter().cloned());
+        ours
+    }
+
+    /// Whether a shared chain is ours.
+    pub fn has(&self, chain: &str) -> bool {
+        self.chains.contains(chain)
+    }
+
+    /// First what is led to, then where it leads from; what is not led to any more goes last.
+    fn change(&mut self, batch: &mut Batch, diff: &Diff, facts: &Facts) {
+        let (mut old, mut new) = (Vec::new(), Vec::new());
+        for (key, before, after) in diff.pairs() {
+            stick::change(batch, &self.table, facts, (key, before, after));
+            if let Some(before) = before {
+                self.forget(&mut old, key, before);
+            }
+            if let Some(after) = after {
+                for chain in elements::chains(key, after) {
+                    if self.chains.insert(chain.name()) {
+                        chain.make(batch, &self.table, &self.maps, facts);
+                    }
+                }
+                self.learn(&mut new, key, after);
+            }
+        }
+        self.replace(batch, old, new);
+        for (key, before, after) in diff.pairs() {
+            stick::clear(batch, &self.table, (key, before, after));
+        }
+    }
+
+    fn learn(
+        &mut self,
+        new: &mut Vec<Placed>,
+        key: &crate::table::Key,
+        entry: &crate::table::Entry,
+    ) {
+        new.extend(elements::of(key, entry));
+        for vip in elements::vips(entry) {
+            if self.vips.add(vip) {
+                new.push(elements::vip(vip));
+            }
+        }
+        for target in elements::local_targets(entry) {
+            if self.loops.add(target) {
+                new.push(elements::to_itself(target));
+            }
+        }
+    }
+
+    fn forget(
+        &mut self,
+        old: &mut Vec<Placed>,
+        key: &crate::table::Key,
+        entry: &crate::table::Entry,
+    ) {
+        old.extend(elements::of(key, entry));
+        for vip in elements::vips(entry) {
+            if self.vips.remove(&vip) {
+                old.push(elements::vip(vip));
+            }
+        }
+        for target in elements::local_targets(entry) {
+            if self.loops.remove(&target) {
+                old.push(elements::to_itself(target));
+            }
+        }
+    }
+
+    /// Deletes and adds what differs.
+    fn replace(&self, batch: &mut Batch, old: Vec<Placed>, new: Vec<Placed>) {
+        let (mut gone, mut come) = (Grouped::default(), Grouped::default());
+        let before: BTreeMap<(Map, Vec<u8>), Element> = keyed(old);
+        let mut after: BTreeMap<(Map, Vec<u8>), Element> = keyed(new);
+        for (place, element) in before {
+            match after.get(&place) {
+                Some(same) if *same == element => drop(after.remove(&place)),
+                _ => gone.put(place.0, element),
+            }
+        }
+        for ((map, _), element) in after {
+            come.put(map, element);
+        }
+        for (map, elements) in gone.0 {
+            batch.delete_elements(&self.table, self.maps.get(map), elements);
+        }
+        for (map, elements) in come.0 {
+            batch.add_elements(&self.table, self.maps.get(map), elements);
+        }
+    }
+}
+
+#[derive(Default)]
+struct Grouped(BTreeMap<Map, Vec<Element>>);
+
+impl Grouped {
+    fn put(&mut self, map: Map, element: Element) {
+        self.0.entry(map).or_default().push(element);
+    }
+}
+
+fn keyed(placed: Vec<Placed>) -> BTreeMap<(Map, Vec<u8>), Element> {
+    let by_key = |(map, element): Placed| ((map, element.key_bytes()), element);
+    placed.into_iter().map(by_key).collect()
+}

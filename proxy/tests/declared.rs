@@ -1,0 +1,214 @@
+//! Services out of what members tell: the same everywhere, with one winner for each name and address.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+
+use weave_model::{
+    DeclaredPort, DeclaredService, NodeId, Protocol, RemovedService, ServiceSpec, Sheet,
+    SheetContainer,
+};
+use weave_proxy::declared::{Member, Reported, VirtualRange, resolve};
+use weave_proxy::sources::{Change, Sources};
+
+fn range() -> VirtualRange {
+    VirtualRange::new(
+        "10.96.0.0/16".parse().unwrap(),
+        "fd00::/48".parse().unwrap(),
+    )
+}
+
+fn service(name: &str, address: [u8; 4]) -> DeclaredService {
+    DeclaredService {
+        name: name.parse().unwrap(),
+        stamp: 1,
+        address: address.into(),
+        spec: ServiceSpec {
+            ports: vec![DeclaredPort {
+                port: 80,
+                target: 8080,
+                protocol: Protocol::Tcp,
+                node_port: None,
+            }],
+            selector: [("app".parse().unwrap(), "web".parse().unwrap())].into(),
+            ..ServiceSpec::default()
+        },
+    }
+}
+
+fn container(name: &str, ip: &str, app: &str) -> SheetContainer {
+    SheetContainer {
+        name: name.parse().unwrap(),
+        ips: vec![ip.parse().unwrap()],
+        labels: [("app".parse().unwrap(), app.parse().unwrap())].into(),
+    }
+}
+
+fn member(id: u8, services: Vec<DeclaredService>, containers: Vec<SheetContainer>) -> Member {
+    Member {
+        id: NodeId::from_bytes([id; 32]),
+        name: format!("host{id}").parse().unwrap(),
+        reachable: true,
+        sheet: Sheet {
+            services,
+            containers,
+            ..Sheet::default()
+        },
+    }
+}
+
+fn addresses(members: &[Member], name: &str) -> Vec<String> {
+    let all = resolve(members, &range());
+    let backends = &all[&name.parse().unwrap()].backends;
+    let reachable = backends.iter().filter(|backend| backend.reachable);
+    reachable
+        .map(|backend| backend.at(8080).to_string())
+        .collect()
+}
+
+#[test]
+fn containers_of_all_members_are_behind_a_service() {
+    let mut members = vec![
+        member(
+            1,
+            vec![service("web", [10, 96, 0, 1])],
+            vec![container("a", "10.32.0.2", "web")],
+        ),
+        member(
+            2,
+            vec![],
+            vec![
+                container("a", "10.40.0.2", "web"),
+                container("b", "10.40.0.3", "db"),
+            ],
+        ),
+    ];
+    assert_eq!(
+        addresses(&members, "web"),
+        ["10.32.0.2:8080", "10.40.0.2:8080"]
+    );
+    members[1].reachable = false;
+    assert_eq!(addresses(&members, "web"), ["10.32.0.2:8080"]);
+}
+
+#[test]
+fn the_lower_node_wins_a_name_and_an_address() {
+    let one = member(1, vec![service("web", [10, 96, 0, 1])], vec![]);
+    let two = member(
+        2,
+        vec![
+            service("web", [10, 96, 0, 7]),
+            service("db", [10, 96, 0, 1]),
+        ],
+        vec![],
+    );
+    for members in [[one.clone(), two.clone()], [two, one]] {
+        let all = resolve(&members, &range());
+        let web = &all[&"web".parse().unwrap()];
+        assert_eq!(
+            (web.maker, web.made.address),
+            (NodeId::from_bytes([1; 32]), Ipv4Addr::new(10, 96, 0, 1))
+        );
+        assert!(all[&"db".parse().unwrap()].addresses.is_empty());
+    }
+}
+
+#[test]
+fn anybody_may_remove_a_service_but_not_its_successor() {
+    let mut members = vec![
+        member(1, vec![service("web", [10, 96, 0, 1])], vec![]),
+        member(2, vec![], vec![]),
+    ];
+    members[1].sheet.removed = vec![RemovedService {
+        name: "web".parse().unwrap(),
+        maker: members[0].id,
+        stamp: 1,
+    }];
+    assert!(resolve(&members, &range()).is_empty());
+    members[0].sheet.services[0].stamp = 2;
+    assert_eq!(resolve(&members, &range()).len(), 1);
+}
+
+#[test]
+fn what_another_node_tells_is_checked() {
+    let mut odd = service("odd", [10, 96, 0, 2]);
+    odd.spec.ports.clear();
+    let outside = service("outside", [192, 0, 2, 1]);
+    let members = [member(1, vec![odd, outside], vec![])];
+    let all = resolve(&members, &range());
+    assert_eq!(all.len(), 1);
+    assert!(all[&"outside".parse().unwrap()].addresses.is_empty());
+}
+
+#[test]
+fn both_families_lie_at_the_same_place() {
+    assert_eq!(
+        range().v6(),
+        Some("fd00:0:0:ffff:ffff:ffff:ffff:0/112".parse().unwrap())
+    );
+    let both = range().both(Ipv4Addr::new(10, 96, 1, 2));
+    let six: IpAddr = "fd00:0:0:ffff:ffff:ffff:ffff:102".parse().unwrap();
+    assert_eq!(both, [IpAddr::V4(Ipv4Addr::new(10, 96, 1, 2)), six]);
+    let tight = VirtualRange::new(
+        "10.96.0.0/16".parse().unwrap(),
+        "fd00::/104".parse().unwrap(),
+    );
+    assert_eq!(tight.v6(), None, "no room beside the containers");
+}
+
+#[test]
+fn addresses_are_chosen_by_name_and_never_twice() {
+    let small = VirtualRange::new(
+        "10.96.0.0/28".parse().unwrap(),
+        "fd00::/48".parse().unwrap(),
+    );
+    let name = "web".parse().unwrap();
+    assert_eq!(
+        small.choose(&name, &BTreeSet::new()),
+        small.choose(&name, &BTreeSet::new())
+    );
+    let mut used = BTreeSet::new();
+    while let Some(address) = small.choose(&name, &used) {
+        assert!(small.v4().contains(&address) && used.insert(address));
+    }
+    assert_eq!(used.len(), 14, "all but the first and the last");
+}
+
+#[test]
+fn reports_lead_from_one_state_to_the_next() {
+    let web = |containers| {
+        let members = [member(1, vec![service("web", [10, 96, 0, 1])], containers)];
+        resolve(&members, &range())
+    };
+    let (mut reported, mut sources) = (Reported::default(), Sources::default());
+    let mut targets = |declared: &BTreeMap<_, _>| {
+        let changes = reported.changes(declared);
+        let count = changes.len();
+        changes
+            .into_iter()
+            .for_each(|change: Change| sources.handle(change));
+        let table = sources.build().0;
+        let targets = table
+            .entries
+            .values()
+            .map(|entry| entry.cluster.len())
+            .sum::<usize>();
+        (count, targets)
+    };
+    assert_eq!(
+        targets(&web(vec![container("a", "10.32.0.2", "web")])),
+        (2, 1)
+    );
+    assert_eq!(
+        targets(&web(vec![container("a", "10.32.0.2", "web")])),
+        (0, 1)
+    );
+    let six = container("c", "fd00::2", "web");
+    assert_eq!(
+        targets(&web(vec![container("a", "10.32.0.2", "web"), six])),
+        (1, 2)
+    );
+    assert_eq!(targets(&web(vec![])), (2, 0));
+    assert_eq!(targets(&BTreeMap::new()), (1, 0));
+}

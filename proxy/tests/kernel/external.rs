@@ -1,0 +1,121 @@
+//! Fronts for those outside: ports of the node, load balancers' addresses, external addresses.
+
+use weave_model::{Endpoint, Service, TrafficPolicy};
+use weave_proxy::sources::Change;
+
+use crate::lab::{
+    A, Answer, B, FAR, HOST, Lab, OUTSIDE, OWN, at, exposed, going, ip, slice, tcp, udp, vanishes,
+};
+
+const NODE_PORT: &str = "192.0.2.2:30080";
+const BALANCER: &str = "203.0.113.5:80";
+
+fn lab(external: TrafficPolicy, endpoints: impl IntoIterator<Item = Endpoint>) -> Lab {
+    let service = Service {
+        external,
+        ..exposed()
+    };
+    let mut lab = Lab::new();
+    lab.report([Change::Service(service), slice(endpoints)]);
+    lab
+}
+
+#[test]
+fn should_be_able_to_create_a_functioning_node_port_service() {
+    let lab = lab(TrafficPolicy::Cluster, [at(B), at(FAR)]);
+    for from in [&lab.outside, &lab.a, &lab.host] {
+        assert_eq!(lab.servers(from, NODE_PORT, 40), ["b", "far"]);
+        assert!(["b", "far"].contains(&udp(from, NODE_PORT).server()));
+    }
+    assert_ne!(tcp(&lab.outside, NODE_PORT).saw(), Some(ip(OUTSIDE)));
+}
+
+#[test]
+fn what_policy_cluster_sends_to_other_nodes_finds_its_way_back() {
+    let lab = lab(TrafficPolicy::Cluster, [at(FAR)]);
+    for from in [&lab.outside, &lab.a, &lab.host] {
+        assert_eq!(tcp(from, NODE_PORT).saw(), Some(ip(OWN)));
+        assert_eq!(tcp(from, BALANCER).saw(), Some(ip(OWN)));
+    }
+}
+
+#[test]
+fn should_preserve_the_client_with_external_traffic_policy_local() {
+    let mut lab = lab(TrafficPolicy::Local, [at(B), at(FAR)]);
+    for front in [NODE_PORT, BALANCER] {
+        assert_eq!(lab.servers(&lab.outside, front, 20), ["b"]);
+        assert_eq!(tcp(&lab.outside, front).saw(), Some(ip(OUTSIDE)));
+    }
+    // From inside there is no policy Local for outside's fronts.
+    assert_eq!(lab.servers(&lab.a, BALANCER, 40), ["b", "far"]);
+    assert_eq!(tcp(&lab.a, BALANCER).saw(), Some(ip(A)));
+    assert_eq!(lab.servers(&lab.host, BALANCER, 40), ["b", "far"]);
+    lab.report([slice([at(FAR)])]);
+    for front in [NODE_PORT, BALANCER] {
+        assert!(
+            vanishes(&lab.outside, front),
+            "there are endpoints, but none here"
+        );
+        assert_eq!(tcp(&lab.a, front).server(), "far");
+    }
+    lab.report([slice([going(B), at(FAR)])]);
+    assert_eq!(
+        lab.servers(&lab.outside, NODE_PORT, 5),
+        ["b"],
+        "one that is going still serves"
+    );
+    lab.report([slice([])]);
+    for from in [&lab.outside, &lab.a, &lab.host] {
+        assert_eq!(tcp(from, NODE_PORT), Answer::Refused);
+        assert_eq!(tcp(from, BALANCER), Answer::Refused);
+    }
+}
+
+#[test]
+fn should_only_allow_access_from_service_loadbalancer_source_ranges() {
+    let mut lab = lab(TrafficPolicy::Cluster, [at(B)]);
+    let from = |ranges: &[&str]| {
+        let ranges = ranges.iter().map(|text| text.parse().unwrap());
+        Change::Service(Service {
+            source_ranges: ranges.collect(),
+            ..exposed()
+        })
+    };
+    lab.report([from(&["198.51.100.0/24"])]);
+    assert!(vanishes(&lab.outside, BALANCER));
+    assert!(vanishes(&lab.a, BALANCER));
+    assert_eq!(
+        tcp(&lab.outside, NODE_PORT).server(),
+        "b",
+        "ports of nodes have no ranges"
+    );
+    lab.report([from(&["198.51.100.0/24", "192.0.2.1/32"])]);
+    assert_eq!(tcp(&lab.outside, BALANCER).server(), "b");
+    assert!(vanishes(&lab.a, BALANCER));
+    lab.report([from(&["192.0.2.0/24"])]);
+    assert_eq!(tcp(&lab.host, BALANCER).server(), "b", "a node in range");
+    lab.report([from(&[])]);
+    assert_eq!(tcp(&lab.a, BALANCER).server(), "b");
+}
+
+#[test]
+fn should_be_possible_to_connect_to_a_service_via_external_ip_when_it_is_not_assigned_to_a_node() {
+    let mut lab = lab(TrafficPolicy::Cluster, [at(B)]);
+    lab.report([Change::Service(Service {
+        external_ips: vec![ip("203.0.113.250")],
+        ..exposed()
+    })]);
+    for from in [&lab.a, &lab.host, &lab.outside] {
+        assert_eq!(tcp(from, "203.0.113.250:80").server(), "b");
+    }
+}
+
+#[test]
+fn a_port_of_the_node_is_one_of_its_primary_addresses_only() {
+    let lab = lab(TrafficPolicy::Cluster, [at(B)]);
+    assert_eq!(tcp(&lab.host, "127.0.0.1:30080"), Answer::Refused);
+    assert_eq!(tcp(&lab.a, "10.32.0.1:30080"), Answer::Refused);
+    assert_eq!(tcp(&lab.host, &format!("{HOST}:30080")).server(), "b");
+    let setting = crate::lab::ok(&lab.host, "sysctl -n net.ipv4.conf.all.route_localnet");
+    assert_eq!(setting.trim(), "0");
+}

@@ -1,0 +1,146 @@
+//! The kernel's table over time: small changes, flushes, strangers, restarts, and connections that stand through all.
+
+use weave_model::{Affinity, Service};
+use weave_proxy::kernel::Done;
+use weave_proxy::sources::Change;
+
+use crate::lab::{A, B, C, Lab, at, connect, echoes, ip, ok, slice, tcp, web};
+
+const WEB: &str = "10.96.0.1:80";
+
+fn sticky() -> Service {
+    Service {
+        name: "sticky".parse().unwrap(),
+        addresses: vec![ip("10.96.0.2")],
+        affinity: Affinity::ClientIp { seconds: 60 },
+        ..web()
+    }
+}
+
+fn lab() -> Lab {
+    let mut lab = Lab::new();
+    lab.report([Change::Service(web()), slice([at(A), at(B)])]);
+    lab.report([Change::Service(sticky())]);
+    lab
+}
+
+/// The table's lines in any order: chains stand in the order they were made.
+fn list(lab: &Lab) -> Vec<String> {
+    let text = ok(&lab.host, "nft list table inet weave-service");
+    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    lines.sort();
+    lines
+}
+
+#[test]
+fn changes_go_in_as_elements_and_end_where_a_new_table_would() {
+    let mut lab = lab();
+    assert_eq!(lab.report([slice([at(A), at(B), at(C)])]), Done::Changed);
+    assert_eq!(lab.report([slice([at(C)])]), Done::Changed);
+    assert_eq!(lab.report([slice([at(C)])]), Done::Kept);
+    assert_eq!(lab.kernel.look_after().unwrap(), Done::Kept);
+    assert_eq!(
+        lab.restart(),
+        Done::Kept,
+        "a new engine finds what it would make"
+    );
+    assert_eq!(
+        lab.report([Change::NoService("web".parse().unwrap())]),
+        Done::Changed
+    );
+    assert_eq!(lab.restart(), Done::Kept);
+}
+
+#[test]
+fn what_was_flushed_or_altered_is_made_again() {
+    let mut lab = lab();
+    let right = list(&lab);
+    let by_hand = [
+        "nft flush ruleset",
+        "nft delete table inet weave-service",
+        "nft flush chain inet weave-service services",
+        "nft flush map inet weave-service fronts4",
+        "nft delete element inet weave-service vips4 { 10.96.0.1 }",
+        "nft add element inet weave-service fronts4 { 10.96.0.66 . tcp . 80 : drop }",
+        "nft insert rule inet weave-service services drop",
+    ];
+    for command in by_hand {
+        ok(&lab.host, command);
+        assert_eq!(lab.kernel.look_after().unwrap(), Done::Remade, "{command}");
+        assert_eq!(list(&lab), right, "{command}");
+        assert_eq!(lab.servers(&lab.c, WEB, 30), ["a", "b"]);
+    }
+}
+
+#[test]
+fn foreign_tables_are_left_alone() {
+    let mut lab = lab();
+    ok(
+        &lab.host,
+        "nft add table inet other; nft add chain inet other c; nft add rule inet other c counter accept",
+    );
+    let theirs = ok(&lab.host, "nft list table inet other");
+    assert_eq!(lab.kernel.look_after().unwrap(), Done::Kept);
+    lab.report([slice([at(C)])]);
+    ok(&lab.host, "nft flush table inet weave-service");
+    assert_eq!(lab.kernel.look_after().unwrap(), Done::Remade);
+    assert_eq!(ok(&lab.host, "nft list table inet other"), theirs);
+    assert_eq!(tcp(&lab.a, WEB).server(), "c");
+}
+
+#[test]
+fn connections_stand_through_changes_flushes_and_restarts() {
+    let mut lab = lab();
+    let mut streams: Vec<_> = (0..10)
+        .map(|_| {
+            connect(&lab.c, WEB, std::time::Duration::from_secs(10))
+                .unwrap()
+                .0
+        })
+        .collect();
+    let mut check = |when: &str| assert!(streams.iter_mut().all(echoes), "{when}");
+    lab.report([slice([at(C)])]);
+    check("their endpoints are not picked any more");
+    // Without any rule of translation the kernel translates nothing, not even what it did before.
+    ok(&lab.host, "nft flush ruleset");
+    lab.kernel.look_after().unwrap();
+    check("the rules were gone and are back");
+    lab.restart();
+    lab.report([Change::NoService("web".parse().unwrap())]);
+    check("the service is gone");
+}
+
+/// Under constant load endpoints come and go 200 times: no new connection fails, no old one breaks.
+#[test]
+fn endpoints_that_come_and_go_cost_no_connection() {
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+    let mut lab = lab();
+    let (over, made) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let (mut lasting, _) = connect(&lab.c, WEB, std::time::Duration::from_secs(10)).unwrap();
+    let Lab {
+        c, sources, kernel, ..
+    } = &mut lab;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                let answer = tcp(c, WEB);
+                assert!(["a", "b"].contains(&answer.server()), "{answer:?}");
+                made.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        for turn in 0..200 {
+            let one = if turn % 2 == 0 { A } else { B };
+            for endpoints in [vec![at(one)], vec![at(A), at(B)]] {
+                sources.handle(slice(endpoints));
+                let (table, diff) = sources.build();
+                assert_eq!(
+                    kernel.apply(table, &diff, sources.facts()).unwrap(),
+                    Done::Changed
+                );
+            }
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    assert!(made.load(Ordering::Relaxed) > 0);
+    assert!(echoes(&mut lasting));
+}

@@ -1,0 +1,430 @@
+//! The namespaces, the servers in them, and the engine on the host.
+
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd};
+use std::process::{Command, Output};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use weave_linux::netns::{Netns, run_in};
+use weave_model::{
+    AddressKind, Endpoint, Protocol, Service, ServiceKind, ServicePort, Slice, SlicePort,
+};
+use weave_proxy::facts::{ExternalIps, Facts};
+use weave_proxy::kernel::{Done, Kernel};
+use weave_proxy::sources::{Change, Sources};
+
+/// How long a connection may take; the network is in one machine, but that may be busy.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long is waited for what must not come.
+const NOTHING: Duration = Duration::from_millis(700);
+
+pub(crate) const A: &str = "10.32.0.2";
+pub(crate) const B: &str = "10.32.0.3";
+pub(crate) const C: &str = "10.32.0.4";
+/// Of another node, behind `weave0`.
+pub(crate) const FAR: &str = "10.40.0.2";
+pub(crate) const VIP: &str = "10.96.0.1";
+pub(crate) const HOST: &str = "192.0.2.2";
+pub(crate) const OUTSIDE: &str = "192.0.2.1";
+/// The host's own address among the containers'.
+pub(crate) const OWN: &str = "10.32.0.200";
+
+pub(crate) fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+/// Runs a script in a namespace.
+pub(crate) fn sh(netns: &Netns, script: &str) -> Output {
+    let run = || Command::new("bash").args(["-ec", script]).output().unwrap();
+    run_in(netns, run).unwrap()
+}
+
+/// Runs a script that must succeed, and gives what it printed.
+pub(crate) fn ok(netns: &Netns, script: &str) -> String {
+    let output = sh(netns, script);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{script}: {errors}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// What came of a try to reach something.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Answer {
+    /// Who answered, and whom it saw.
+    From {
+        server: String,
+        saw: IpAddr,
+    },
+    Refused,
+    Nothing,
+}
+
+impl Answer {
+    pub(crate) fn server(&self) -> &str {
+        match self {
+            Self::From { server, .. } => server,
+            Self::Refused => "refused",
+            Self::Nothing => "nothing",
+        }
+    }
+
+    pub(crate) fn saw(&self) -> Option<IpAddr> {
+        match self {
+            Self::From { saw, .. } => Some(*saw),
+            _ => None,
+        }
+    }
+}
+
+pub(crate) struct Lab {
+    pub(crate) host: Netns,
+    pub(crate) a: Netns,
+    pub(crate) c: Netns,
+    pub(crate) far: Netns,
+    pub(crate) outside: Netns,
+    /// Only answers.
+    _b: Netns,
+    pub(crate) sources: Sources,
+    pub(crate) kernel: Kernel,
+}
+
+impl Lab {
+    pub(crate) fn new() -> Self {
+        let [host, a, b, c, far, outside] =
+            std::array::from_fn(|_| Netns::create().expect("root makes namespaces"));
+        ok(
+            &host,
+            "ip link set lo up
+             sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.ipv6.conf.default.accept_dad=0",
+        );
+        wire(&host, "up0", &outside);
+        // The outside is on the way to nowhere too; a redirect would use up what the kernel tells a host in a second.
+        ok(
+            &host,
+            "sysctl -qw net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.up0.send_redirects=0
+             ip addr add 192.0.2.2/24 dev up0; ip route add default via 192.0.2.1; ip addr add 2001:db8::2/64 dev up0 nodad; ip -6 route add default via 2001:db8::1",
+        );
+        ok(
+            &outside,
+            "ip addr add 192.0.2.1/24 dev eth0; ip addr add 2001:db8::1/64 dev eth0 nodad
+             ip route add default via 192.0.2.2; ip -6 route add default via 2001:db8::2",
+        );
+        for (number, name, netns) in [(2, "wva", &a), (3, "wvb", &b), (4, "wvc", &c)] {
+            container(
+                &host,
+                name,
+                netns,
+                &format!("10.32.0.{number}"),
+                &format!("fd77::{number}"),
+            );
+        }
+        // What stands for the overlay: its far end knows no way back but to addresses of nodes' own.
+        container(&host, "weave0", &far, FAR, "fd77::f2");
+        ok(
+            &host,
+            "ip addr add 10.32.0.200/32 dev weave0; ip addr add fd77::c8/128 dev weave0",
+        );
+        for (netns, name) in [(&a, "a"), (&b, "b"), (&c, "c"), (&far, "far")] {
+            serve(netns, name);
+        }
+        let kernel = run_in(&host, Kernel::open).unwrap().unwrap();
+        let mut lab = Self {
+            host,
+            a,
+            c,
+            far,
+            outside,
+            _b: b,
+            sources: Sources::default(),
+            kernel,
+        };
+        lab.sources.handle(Change::Facts(facts()));
+        lab.apply();
+        lab
+    }
+
+    /// Takes Services and slices, and makes the kernel do what they say.
+    pub(crate) fn report(&mut self, changes: impl IntoIterator<Item = Change>) -> Done {
+        changes
+            .into_iter()
+            .for_each(|change| self.sources.handle(change));
+        self.apply()
+    }
+
+    fn apply(&mut self) -> Done {
+        let (table, diff) = self.sources.build();
+        self.kernel
+            .apply(Arc::clone(&table), &diff, self.sources.facts())
+            .unwrap()
+    }
+
+    /// What a former run left is found by a new engine.
+    pub(crate) fn restart(&mut self) -> Done {
+        self.kernel = run_in(&self.host, Kernel::open).unwrap().unwrap();
+        let diff = weave_proxy::table::Diff::default();
+        self.kernel
+            .apply(
+                Arc::clone(self.sources.table()),
+                &diff,
+                self.sources.facts(),
+            )
+            .unwrap()
+    }
+
+    /// Which servers answer `tries` connections.
+    pub(crate) fn servers(&self, from: &Netns, to: &str, tries: usize) -> Vec<String> {
+        let answers = (0..tries).map(|_| tcp(from, to).server().to_owned());
+        let mut servers: Vec<String> = answers.collect();
+        servers.sort();
+        servers.dedup();
+        servers
+    }
+}
+
+pub(crate) fn facts() -> Facts {
+    Facts {
+        node: "n1".to_owned(),
+        addresses: [ip(HOST), ip("2001:db8::2")].into(),
+        no_endpoints: [ip(HOST)].into(),
+        containers: vec![
+            "10.32.0.0/12".parse().unwrap(),
+            "fd77::/48".parse().unwrap(),
+        ],
+        ranges: vec![
+            "10.96.0.0/16".parse().unwrap(),
+            "fd96::/112".parse().unwrap(),
+        ],
+        external_ips: ExternalIps::Taken,
+        own: vec![ip(OWN), ip("fd77::c8")],
+        ..Facts::default()
+    }
+}
+
+/// A container of the host, with the gateway's address on the host's end.
+fn container(host: &Netns, name: &str, netns: &Netns, v4: &str, v6: &str) {
+    wire(host, name, netns);
+    ok(
+        host,
+        &format!(
+            "ip addr add 10.32.0.1/32 dev {name}; ip addr add fe80::1/64 dev {name} nodad
+             ip route add {v4}/32 dev {name}; ip route add {v6}/128 dev {name}"
+        ),
+    );
+    ok(
+        netns,
+        &format!(
+            "ip addr add {v4}/32 dev eth0; ip addr add {v6}/128 dev eth0 nodad
+             ip route add 10.32.0.1 dev eth0; ip route add default via 10.32.0.1
+             ip -6 route add default via fe80::1 dev eth0"
+        ),
+    );
+}
+
+fn wire(host: &Netns, name: &str, other: &Netns) {
+    let path = format!(
+        "/proc/{}/fd/{}",
+        std::process::id(),
+        other.as_fd().as_raw_fd()
+    );
+    ok(
+        host,
+        &format!("ip link add {name} type veth peer name eth0 netns {path}; ip link set {name} up"),
+    );
+    ok(other, "ip link set lo up; ip link set eth0 up");
+}
+
+/// Answers on port 8080, TCP and UDP, with its name and whom it sees; a TCP connection then echoes.
+fn serve(netns: &Netns, name: &'static str) {
+    let (tcp, udp) = run_in(netns, || {
+        (
+            TcpListener::bind("[::]:8080").unwrap(),
+            UdpSocket::bind("[::]:8080").unwrap(),
+        )
+    })
+    .unwrap();
+    let said = move |peer: SocketAddr| format!("{name} {}\n", peer.ip().to_canonical());
+    thread::spawn(move || {
+        for stream in tcp.incoming() {
+            let Ok(mut stream) = stream else { continue };
+            thread::spawn(move || {
+                let peer = stream.peer_addr()?;
+                stream.write_all(said(peer).as_bytes())?;
+                let mut bytes = [0; 512];
+                loop {
+                    match stream.read(&mut bytes)? {
+                        0 => return io::Result::Ok(()),
+                        count => stream.write_all(&bytes[..count])?,
+                    }
+                }
+            });
+        }
+    });
+    thread::spawn(move || {
+        let mut bytes = [0; 512];
+        while let Ok((_, peer)) = udp.recv_from(&mut bytes) {
+            let _ = udp.send_to(said(peer).as_bytes(), peer);
+        }
+    });
+}
+
+fn parse(line: &str) -> Answer {
+    let (server, saw) = line.trim().split_once(' ').expect("a name and an address");
+    Answer::From {
+        server: server.to_owned(),
+        saw: saw.parse().unwrap(),
+    }
+}
+
+fn failed(error: &io::Error) -> Answer {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => Answer::Refused,
+        // What the kernel tells a sender on the same host whose datagram a rule refuses.
+        io::ErrorKind::PermissionDenied => Answer::Refused,
+        io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => Answer::Nothing,
+        _ => panic!("{error}"),
+    }
+}
+
+/// Opens a connection and reads who answers.
+pub(crate) fn connect(
+    from: &Netns,
+    to: &str,
+    patience: Duration,
+) -> Result<(TcpStream, Answer), Answer> {
+    let to: SocketAddr = to.parse().unwrap();
+    let stream = run_in(from, || TcpStream::connect_timeout(&to, patience)).unwrap();
+    let mut stream = stream.map_err(|error| failed(&error))?;
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut line = Vec::new();
+    let mut byte = [0];
+    while line.last() != Some(&b'\n') {
+        stream
+            .read_exact(&mut byte)
+            .map_err(|error| failed(&error))?;
+        line.push(byte[0]);
+    }
+    let answer = parse(std::str::from_utf8(&line).unwrap());
+    Ok((stream, answer))
+}
+
+/// One connection that should come to something.
+pub(crate) fn tcp(from: &Netns, to: &str) -> Answer {
+    connect(from, to, PATIENCE).map_or_else(|answer| answer, |(_, answer)| answer)
+}
+
+/// One connection whose packets should vanish.
+pub(crate) fn vanishes(from: &Netns, to: &str) -> bool {
+    connect(from, to, NOTHING).is_err_and(|answer| answer == Answer::Nothing)
+}
+
+/// Whether an open connection still carries bytes both ways.
+pub(crate) fn echoes(stream: &mut TcpStream) -> bool {
+    let mut back = [0; 4];
+    stream
+        .write_all(b"ping")
+        .and_then(|()| stream.read_exact(&mut back))
+        .is_ok()
+        && &back == b"ping"
+}
+
+/// A UDP socket that keeps its port.
+pub(crate) fn udp_socket(from: &Netns, to: &str) -> UdpSocket {
+    let to: SocketAddr = to.parse().unwrap();
+    let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+    run_in(from, || {
+        let socket = UdpSocket::bind(any).unwrap();
+        socket.connect(to).map(|()| socket)
+    })
+    .unwrap()
+    .unwrap()
+}
+
+/// One datagram, and who answers it.
+pub(crate) fn ask(socket: &UdpSocket, patience: Duration) -> Answer {
+    socket.set_read_timeout(Some(patience)).unwrap();
+    let mut bytes = [0; 512];
+    let answered = socket.send(b"?").and_then(|_| socket.recv(&mut bytes));
+    match answered {
+        Ok(count) => parse(std::str::from_utf8(&bytes[..count]).unwrap()),
+        Err(error) => failed(&error),
+    }
+}
+
+/// One question over UDP that should be answered.
+pub(crate) fn udp(from: &Netns, to: &str) -> Answer {
+    ask(&udp_socket(from, to), PATIENCE)
+}
+
+/// Waits until something holds.
+pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what} never came");
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+pub(crate) fn port(protocol: Protocol, port: u16, node_port: Option<u16>) -> ServicePort {
+    ServicePort {
+        name: protocol.to_string(),
+        protocol,
+        port,
+        node_port,
+    }
+}
+
+/// `web`: port 80 of TCP and of UDP.
+pub(crate) fn web() -> Service {
+    let ports = [port(Protocol::Tcp, 80, None), port(Protocol::Udp, 80, None)];
+    Service::new("web".parse().unwrap(), [ip(VIP)], ports)
+}
+
+/// `web` with port 30080 of the node, and a load balancer's address.
+pub(crate) fn exposed() -> Service {
+    Service {
+        kind: ServiceKind::LoadBalancer,
+        ports: vec![
+            port(Protocol::Tcp, 80, Some(30_080)),
+            port(Protocol::Udp, 80, Some(30_080)),
+        ],
+        balancer: vec![weave_model::BalancerIp {
+            ip: ip("203.0.113.5"),
+            mode: weave_model::BalancerMode::Vip,
+        }],
+        ..web()
+    }
+}
+
+/// The endpoints of `web`.
+pub(crate) fn slice(endpoints: impl IntoIterator<Item = Endpoint>) -> Change {
+    let slice_port = |protocol: Protocol| SlicePort {
+        name: protocol.to_string(),
+        protocol,
+        port: Some(8080),
+    };
+    Change::Slice(Slice {
+        name: "one".to_owned(),
+        service: "web".parse().unwrap(),
+        kind: AddressKind::V4,
+        ports: vec![slice_port(Protocol::Tcp), slice_port(Protocol::Udp)],
+        endpoints: endpoints.into_iter().collect(),
+    })
+}
+
+/// One that is ready, on this node or on another.
+pub(crate) fn at(address: &str) -> Endpoint {
+    let node = if address == FAR { "n2" } else { "n1" };
+    Endpoint::ready(ip(address), Some(node.to_owned()))
+}
+
+/// One that is going but serves.
+pub(crate) fn going(address: &str) -> Endpoint {
+    Endpoint {
+        ready: false,
+        terminating: true,
+        ..at(address)
+    }
+}

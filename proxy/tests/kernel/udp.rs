@@ -1,0 +1,81 @@
+//! UDP flows whose endpoint goes: a client that keeps its port is answered by another one.
+
+use std::time::Duration;
+
+use weave_model::{Endpoint, Service};
+use weave_proxy::sources::Change;
+
+use crate::lab::{Answer, B, C, Lab, ask, at, exposed, slice, udp_socket, until, web};
+
+const WAIT: Duration = Duration::from_millis(500);
+
+fn cycles(service: Service, from: impl Fn(&Lab) -> std::net::UdpSocket) {
+    let mut lab = Lab::new();
+    lab.report([Change::Service(service), slice([at(B)])]);
+    let client = from(&lab);
+    until("an answer", || ask(&client, WAIT).server() == "b");
+    lab.report([slice([at(C)])]);
+    until("an answer of the other", || {
+        ask(&client, WAIT).server() == "c"
+    });
+}
+
+#[test]
+fn should_be_able_to_preserve_udp_traffic_when_server_pod_cycles_for_a_cluster_ip_service() {
+    cycles(web(), |lab| udp_socket(&lab.a, "10.96.0.1:80"));
+    cycles(web(), |lab| udp_socket(&lab.host, "10.96.0.1:80"));
+}
+
+#[test]
+fn should_be_able_to_preserve_udp_traffic_when_server_pod_cycles_for_a_node_port_service() {
+    cycles(exposed(), |lab| udp_socket(&lab.outside, "192.0.2.2:30080"));
+}
+
+#[test]
+fn should_be_able_to_preserve_udp_traffic_when_initial_unready_endpoints_get_ready() {
+    let mut lab = Lab::new();
+    let unready = Endpoint {
+        ready: false,
+        serving: false,
+        ..at(B)
+    };
+    lab.report([Change::Service(web()), slice([unready])]);
+    let client = udp_socket(&lab.a, "10.96.0.1:80");
+    assert_eq!(ask(&client, WAIT), Answer::Refused);
+    lab.report([slice([at(B)])]);
+    until("an answer", || ask(&client, WAIT).server() == "b");
+}
+
+#[test]
+fn a_flow_older_than_its_service_is_picked_for() {
+    let mut lab = Lab::new();
+    // Not an address of the range: before there is a Service, its packets leave by the default route, tracked.
+    let front = Service {
+        addresses: vec![crate::lab::ip("198.51.100.50")],
+        ..web()
+    };
+    let client = udp_socket(&lab.a, "198.51.100.50:80");
+    for _ in 0..3 {
+        client.send(b"?").unwrap();
+    }
+    lab.report([Change::Service(front), slice([at(B)])]);
+    until("an answer", || ask(&client, WAIT).server() == "b");
+}
+
+#[test]
+fn flows_to_endpoints_that_stay_are_left_alone() {
+    let mut lab = Lab::new();
+    lab.report([Change::Service(web()), slice([at(B), at(C)])]);
+    let clients: Vec<_> = (0..8).map(|_| udp_socket(&lab.a, "10.96.0.1:80")).collect();
+    let before: Vec<Answer> = clients.iter().map(|client| ask(client, WAIT)).collect();
+    lab.report([slice([at(B)])]);
+    for (client, before) in clients.iter().zip(before) {
+        if before.server() == "b" {
+            assert_eq!(ask(client, WAIT), before);
+        } else {
+            until("an answer of the other", || {
+                ask(client, WAIT).server() == "b"
+            });
+        }
+    }
+}

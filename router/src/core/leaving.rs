@@ -1,0 +1,242 @@
+//! Leaving the cluster: hand all addresses over, say so, forget everything.
+//!
+//! The addresses go to one member as a gift, and nothing else happens until it has saved them. Then the node signs its
+//! own removal, tells all that it is connected with, and becomes a node that was never in a cluster, with new keys: what
+//! was removed does not come back. A crash in between ends in one of two places: a member without addresses, which asks
+//! for new ones, or, once the removal is saved, the new node.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use rand::Rng;
+use tracing::info;
+use weave_model::{Block, NodeId, NodeName};
+
+use super::command::{CommandError, Reply};
+use super::saving::Pending;
+use super::{Core, CoreEvent};
+use crate::mesh::deeds::donor_of;
+use crate::mesh::record::Record;
+use crate::mesh::removal::{Removal, Remover};
+
+/// How long the heir may take to save what it is given.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How long those who do not confirm are told.
+const FAREWELL: Duration = Duration::from_secs(3);
+
+/// A leave command under way.
+#[derive(Debug)]
+pub(super) struct Leaving {
+    command: u64,
+    heir: (NodeId, NodeName),
+    until: Instant,
+    stage: Stage,
+    told: BTreeSet<NodeId>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Stage {
+    /// The heir has not confirmed yet.
+    Giving,
+    /// The removal is being saved.
+    Saving,
+    /// Everybody is being told.
+    Telling,
+}
+
+impl Leaving {
+    /// When to give up, or to go.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        (self.stage != Stage::Saving).then_some(self.until)
+    }
+}
+
+impl Core {
+    /// Begins to leave. With `force` also without anybody to take the addresses, and as the last admin.
+    pub(super) fn leave(&mut self, command: u64, force: bool) -> Result<(), CommandError> {
+        self.member()?;
+        self.check_storage()?;
+        if self.leaving.is_some() {
+            return Err(CommandError::Underway);
+        }
+        if self.removals.contains(self.me) || self.living().is_empty() {
+            self.start_anew(command, None);
+            return Ok(());
+        }
+        if !force {
+            self.check_leave()?;
+        }
+        let Some(heir) = self.taker() else {
+            if !force {
+                return Err(CommandError::NobodyToTake);
+            }
+            self.start_anew(command, None);
+            return Ok(());
+        };
+        self.hand_over(heir.0);
+        self.leaving = Some(Leaving {
+            command,
+            heir,
+            until: self.now.mono + PATIENCE,
+            stage: Stage::Giving,
+            told: BTreeSet::new(),
+        });
+        Ok(())
+    }
+
+    fn check_leave(&self) -> Result<(), CommandError> {
+        if self.ipam.used() > 0 {
+            return Err(CommandError::InUse(self.ipam.used()));
+        }
+        let admin = self.member()?.authority(&self.keys).is_some();
+        let other = self.records.values().any(|record| record.certificate.admin);
+        if admin && !other {
+            return Err(CommandError::LastAdmin);
+        }
+        Ok(())
+    }
+
+    /// Who shall have the addresses: the connected member that gave them, or else the one with the most.
+    fn taker(&self) -> Option<(NodeId, NodeName)> {
+        let up = |record: &&Record| {
+            let link = self.links.get(&record.node());
+            link.is_some_and(|link| link.up && !link.silent)
+        };
+        let given = self.membership.iter().flat_map(|own| own.deeds.known());
+        let donors: Vec<NodeId> = given.filter_map(donor_of).collect();
+        let rank = |record: &&Record| {
+            let size: u32 = record.blocks.iter().map(Block::size).sum();
+            (donors.contains(&record.node()), size)
+        };
+        let best = self.records.values().filter(up).max_by_key(rank);
+        best.map(|record| (record.node(), record.name.clone()))
+    }
+
+    fn hand_over(&mut self, heir: NodeId) {
+        let (save, boot) = (self.saving.next(), self.boot);
+        let blocks = self.ipam.blocks().to_vec();
+        if let Some(membership) = &mut self.membership {
+            for block in blocks {
+                let (keys, public) = (&self.keys, membership.public);
+                membership
+                    .deeds
+                    .give(block, heir, boot, save, keys, &public);
+            }
+        }
+        self.saving.after(Pending::Gift { peer: heir });
+        self.refresh();
+    }
+
+    /// Takes the next step, when it can be taken.
+    pub(super) fn go_on_leaving(&mut self) {
+        let Some(leaving) = &self.leaving else {
+            return;
+        };
+        let over = self.now.mono >= leaving.until;
+        let heir = leaving.heir.0;
+        let kept_back = |own: &super::saved::Membership| own.deeds.is_giving(heir);
+        match leaving.stage {
+            Stage::Giving if self.membership.as_ref().is_some_and(kept_back) => {
+                if over {
+                    self.give_up_leaving();
+                }
+            }
+            Stage::Giving => self.sign_off(heir),
+            Stage::Saving => {}
+            Stage::Telling => {
+                let up = self.links.iter().filter(|(_, link)| link.up);
+                let all = up
+                    .map(|(peer, _)| peer)
+                    .all(|peer| leaving.told.contains(peer));
+                if all || over {
+                    let (command, heir) = (leaving.command, leaving.heir.clone());
+                    self.start_anew(command, Some(heir));
+                }
+            }
+        }
+    }
+
+    fn give_up_leaving(&mut self) {
+        if let Some(leaving) = self.leaving.take() {
+            let node = leaving.heir.1.to_string();
+            self.reply(leaving.command, Err(CommandError::NotConfirmed { node }));
+        }
+    }
+
+    /// The heir has everything: this node is no member from now on.
+    fn sign_off(&mut self, heir: NodeId) {
+        let kept = self.kept_of(self.me);
+        let Some(membership) = &self.membership else {
+            return;
+        };
+        let issued = self.now.wall.as_secs();
+        let removal = Removal::by_itself(&self.keys, &membership.public, heir, issued, kept);
+        let known = removal.is_some_and(|removal| self.remember(removal));
+        match &mut self.leaving {
+            Some(leaving) if known => leaving.stage = Stage::Saving,
+            _ => return self.give_up_leaving(),
+        }
+        self.saving.after(Pending::Left);
+    }
+
+    /// The removal is durable: everybody is told.
+    pub(super) fn say_farewell(&mut self) {
+        let until = self.now.mono + FAREWELL;
+        if let Some(leaving) = &mut self.leaving {
+            (leaving.stage, leaving.until) = (Stage::Telling, until);
+            self.flood.offer(self.me, None, self.now.mono);
+        }
+    }
+
+    /// A peer knows that this node has left.
+    pub(super) fn note_farewell(&mut self, peer: NodeId) {
+        if let Some(leaving) = &mut self.leaving {
+            leaving.told.insert(peer);
+        }
+    }
+
+    /// Whether this node has left its cluster, and only has yet to forget it.
+    pub(super) fn has_left(&self) -> bool {
+        let own = self.removals.get(self.me);
+        own.is_some_and(|removal| matches!(removal.by, Remover::Itself(_)))
+    }
+
+    /// Becomes a node that was never in a cluster, and says so once that is durable.
+    fn start_anew(&mut self, command: u64, heir: Option<(NodeId, NodeName)>) {
+        info!("this node has left its cluster");
+        self.leaving = None;
+        let known = self.records.values().map(|record| record.public);
+        let met = self
+            .membership
+            .iter()
+            .flat_map(|own| own.acquaintances.iter());
+        let peers: Vec<NodeId> = known
+            .chain(met.map(|(public, _)| *public))
+            .map(|public| public.id())
+            .collect();
+        for peer in peers {
+            self.sessions.remove_peer(peer, self.now);
+        }
+        while let Some(event) = self.sessions.poll_event() {
+            self.events.push_back(CoreEvent::Session(event));
+        }
+        for pending in self.saving.abandon() {
+            self.undo(pending, "the node has left its cluster");
+        }
+        let mut seed = [0; 32];
+        self.rng.fill_bytes(&mut seed);
+        let Ok(mut fresh) = Self::new(self.config.clone(), None, seed, self.now) else {
+            return;
+        };
+        fresh.sessions.set_start(self.sessions.start());
+        fresh.endpoints = std::mem::take(&mut self.endpoints);
+        fresh.saving = std::mem::take(&mut self.saving);
+        fresh.events = std::mem::take(&mut self.events);
+        fresh.out = std::mem::take(&mut self.out);
+        fresh.saving.after(Pending::Boot);
+        let reply = Reply::Left { heir };
+        fresh.saving.after(Pending::Answer { command, reply });
+        fresh.changed();
+        *self = fresh;
+    }
+}

@@ -1,0 +1,36 @@
+//! Which member a word means: its name, or the start of its id.
+
+use weave_model::{NodeId, NodeName};
+
+use super::Core;
+use super::command::CommandError;
+
+/// How much of an id has to be said at least, in hex digits.
+const MIN_ID: usize = 6;
+
+impl Core {
+    /// The node that a person means, this one included.
+    pub(super) fn find(&self, given: &str) -> Result<(NodeId, NodeName), CommandError> {
+        let others = self.records.values();
+        let others = others.map(|record| (record.node(), record.name.clone()));
+        let all: Vec<(NodeId, NodeName)> = others
+            .chain([(self.me, self.config.name.clone())])
+            .collect();
+        let named = |(_, name): &&(NodeId, NodeName)| name.as_str() == given;
+        let by_id = |(id, _): &&(NodeId, NodeName)| {
+            given.len() >= MIN_ID && id.to_string().starts_with(given)
+        };
+        let mut found: Vec<&(NodeId, NodeName)> = all.iter().filter(named).collect();
+        if found.is_empty() {
+            found = all.iter().filter(by_id).collect();
+        }
+        match found[..] {
+            [] => Err(CommandError::UnknownNode(given.to_owned())),
+            [one] => Ok(one.clone()),
+            _ => Err(CommandError::AmbiguousNode {
+                given: given.to_owned(),
+                ids: found.iter().map(|(id, _)| id.short()).collect(),
+            }),
+        }
+    }
+}

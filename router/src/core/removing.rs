@@ -1,0 +1,261 @@
+//! Removing members: the command, the word that spreads, and the cut.
+//!
+//! The admin that removes a node saves the removal before anybody hears of it, so that a crash cannot make it name
+//! another heir later. Whoever hears of it cuts the node at once, and says that it knows once that is durable too. What
+//! was known of the node's deeds is remembered: its heir will ask (see [`super::inherit`]).
+
+use tracing::{debug, info, warn};
+use weave_model::{NodeId, NodeName};
+
+use super::Core;
+use super::command::{CommandError, Reply};
+use super::saved::SavedRemoval;
+use super::saving::Pending;
+use crate::mesh::cluster::ClusterPublic;
+use crate::mesh::message::Message;
+use crate::mesh::record::{Record, RecordVersion};
+use crate::mesh::removal::Removal;
+
+/// What is remembered of a removed node, beside its removal.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Removed {
+    /// Its last record that came here.
+    pub(super) record: Option<Record>,
+    /// The save that has it.
+    pub(super) saved: u64,
+    /// This node is the heir and has taken what there was.
+    pub(super) settled: bool,
+}
+
+/// What the command is to be answered with once the removal is durable.
+#[derive(Debug)]
+pub(super) struct Removing {
+    pub(super) command: u64,
+    pub(super) node: NodeId,
+    name: NodeName,
+    heir: (NodeId, NodeName),
+}
+
+impl Core {
+    /// Begins to remove a member.
+    pub(super) fn remove(
+        &mut self,
+        command: u64,
+        given: &str,
+        heir: Option<&str>,
+    ) -> Result<Option<Reply>, CommandError> {
+        self.check_admin()?;
+        let (node, name) = self.find(given)?;
+        if node == self.me {
+            return Err(CommandError::Oneself);
+        }
+        let heir = match heir {
+            Some(heir) => self.find(heir)?,
+            None => self.usual_heir(node),
+        };
+        if heir.0 == node {
+            return Err(CommandError::HeirOfItself(heir.1.to_string()));
+        }
+        let membership = self.member()?;
+        let kept = self.kept_of(node);
+        let removal = membership.authority(&self.keys).and_then(|authority| {
+            Removal::by_admin(&authority, node, heir.0, self.now.wall.as_secs(), kept)
+        });
+        let removal = removal.ok_or(CommandError::TooManyKept)?;
+        let removed = self.remember(removal);
+        debug_assert!(removed, "a member that was found was not removed before");
+        self.saving.after(Pending::Removing(Removing {
+            command,
+            node,
+            name,
+            heir,
+        }));
+        Ok(None)
+    }
+
+    /// Who gave the node its addresses, if it is a living member; else this node.
+    fn usual_heir(&self, node: NodeId) -> (NodeId, NodeName) {
+        let record = self.records.get(&node);
+        let titles = record.into_iter().flat_map(Record::titles);
+        let donors = titles.filter_map(crate::mesh::deeds::donor_of);
+        let alive = donors.filter_map(|donor| self.records.get(&donor));
+        let found = alive
+            .map(|record| (record.node(), record.name.clone()))
+            .next();
+        found.unwrap_or_else(|| (self.me, self.config.name.clone()))
+    }
+
+    /// What of an admin's signatures is to be kept when it goes.
+    pub(super) fn kept_of(&self, node: NodeId) -> Vec<(NodeId, crate::mesh::removal::Kept)> {
+        let own = self.membership.iter().map(|own| &own.certificate);
+        let others = self.records.values().map(|record| &record.certificate);
+        self.removals.kept_of(node, own.chain(others))
+    }
+
+    /// Believes a removal and remembers the node's deeds. `false` if it is no news.
+    pub(super) fn remember(&mut self, removal: Removal) -> bool {
+        let node = removal.node;
+        if !self.removals.insert(removal) {
+            return false;
+        }
+        let record = self.records.get(&node).cloned();
+        let saved = self.saving.next();
+        let removed = Removed {
+            record,
+            saved,
+            settled: false,
+        };
+        self.removed.insert(node, removed);
+        true
+    }
+
+    /// Takes back a removal that could not be saved.
+    pub(super) fn undo_removal(&mut self, node: NodeId) {
+        self.removals.undo(node);
+        self.removed.remove(&node);
+    }
+
+    /// The removal that a command made is durable.
+    pub(super) fn removal_saved(&mut self, removing: Removing) {
+        let Removing {
+            command,
+            node,
+            name,
+            heir,
+        } = removing;
+        info!(node = %node.short(), %name, heir = %heir.1, "a member is removed");
+        self.cut(node, None);
+        let reply = Reply::Removed {
+            id: node,
+            name,
+            heir,
+        };
+        self.reply(command, Ok(reply));
+    }
+
+    /// A peer passes a removal on.
+    pub(super) fn handle_removal(&mut self, peer: NodeId, bytes: &[u8]) {
+        let Some(membership) = self.membership.as_ref().filter(|_| self.active) else {
+            return;
+        };
+        let removal = match Removal::read(bytes, &membership.public) {
+            Ok(removal) => removal,
+            Err(error) => return debug!(from = %peer.short(), %error, "a removal is left"),
+        };
+        let node = removal.node;
+        let ack = Message::RecordAck {
+            node,
+            version: RecordVersion::LAST,
+        };
+        if self.removals.contains(node) {
+            self.flood.has(peer, node);
+            return self.send(peer, &ack);
+        }
+        if !self.remember(removal) {
+            return warn!(node = %node.short(), from = %peer.short(), "a removal that a removed admin signed is left");
+        }
+        // Before the cut: the node itself may be the one that says it.
+        self.send(peer, &ack);
+        info!(node = %node.short(), from = %peer.short(), "a member was removed");
+        self.saving.want();
+        self.cut(node, Some(peer));
+    }
+
+    /// Ends all that there is with a removed node, and tells everybody.
+    fn cut(&mut self, node: NodeId, from: Option<NodeId>) {
+        self.flood.offer(node, from, self.now.mono);
+        if node == self.me {
+            warn!("this node was removed from the cluster");
+            let peers: Vec<NodeId> = self.records.keys().copied().collect();
+            peers
+                .into_iter()
+                .for_each(|peer| self.sessions.remove_peer(peer, self.now));
+            return self.changed();
+        }
+        let word = self
+            .removals
+            .get(node)
+            .map(|removal| removal.bytes().to_vec());
+        if let Some(bytes) = word.filter(|_| from != Some(node)) {
+            self.send(node, &Message::Record(bytes));
+        }
+        if let Some(record) = self.records.get(&node) {
+            self.sessions.refuse_peer(record.public, self.now);
+        }
+        self.forget(node);
+        let void = |record: &&Record| !self.removals.allow(&record.certificate);
+        let void = self.records.values().filter(void).map(Record::node);
+        for node in void.collect::<Vec<_>>() {
+            warn!(node = %node.short(), "a member is one no more: only the removed admin said that it is");
+            self.forget(node);
+        }
+        self.changed();
+        self.refresh();
+    }
+
+    fn forget(&mut self, node: NodeId) {
+        self.sessions.remove_peer(node, self.now);
+        self.records.remove(&node);
+        self.links.remove(&node);
+        if let Some(membership) = &mut self.membership {
+            let other = |public: &crate::keys::NodePublic| public.id() != node;
+            membership.acquaintances.retain(|(public, _)| other(public));
+        }
+    }
+
+    /// Takes over what was saved of removed nodes, and refuses them.
+    pub(super) fn restore_removed(&mut self, saved: &[SavedRemoval], cluster: &ClusterPublic) {
+        let mut nodes = Vec::new();
+        for saved in saved {
+            match Removal::read(&saved.removal, cluster) {
+                Ok(removal) => {
+                    nodes.push((removal.node, saved));
+                    self.removals.restore(removal);
+                }
+                Err(error) => warn!(%error, "a saved removal is left out"),
+            }
+        }
+        for (node, saved) in nodes {
+            let record = Record::read(&saved.record, cluster, &self.removals).ok();
+            if let Some(record) = &record {
+                self.sessions.refuse_peer(record.public, self.now);
+            }
+            let removed = Removed {
+                record,
+                saved: 0,
+                settled: saved.settled,
+            };
+            self.removed.insert(node, removed);
+        }
+    }
+
+    /// What [`Core::restore_removed`] takes.
+    pub(super) fn removed_to_save(&self) -> Vec<SavedRemoval> {
+        let all = self.removals.iter().map(|removal| {
+            let removed = self.removed.get(&removal.node);
+            let record = removed.and_then(|removed| removed.record.as_ref());
+            SavedRemoval {
+                removal: removal.bytes().to_vec(),
+                record: record.map_or_else(Vec::new, |record| record.bytes().to_vec()),
+                settled: removed.is_some_and(|removed| removed.settled),
+            }
+        });
+        all.collect()
+    }
+
+    /// What a removed node called itself.
+    pub(super) fn last_name(&self, node: NodeId) -> Option<NodeName> {
+        let removed = self.removed.get(&node)?;
+        removed.record.as_ref().map(|record| record.name.clone())
+    }
+
+    /// The members that count: all that are known and not removed, this one not among them.
+    pub(super) fn living(&self) -> Vec<NodeId> {
+        let membership = self.membership.iter();
+        let met =
+            membership.flat_map(|own| own.acquaintances.iter().map(|(public, _)| public.id()));
+        let all = self.records.keys().copied().chain(met);
+        all.filter(|node| *node != self.me && !self.removals.contains(*node))
+            .collect()
+    }
+}

@@ -1,0 +1,209 @@
+//! Passing sheets on: what members tell of their containers and Services.
+//!
+//! The same flooding as for records, beside it. A sheet is taken only from a member whose record is here; one that came
+//! too early comes again, because nobody acknowledged it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tracing::{debug, warn};
+use weave_model::NodeId;
+
+use super::Core;
+use crate::mesh::flood::{Due, Flood};
+use crate::mesh::message::Message;
+use crate::mesh::record::RecordVersion;
+use crate::mesh::sheet::Sheet;
+
+/// All that is known of sheets.
+#[derive(Debug, Default)]
+pub(super) struct Sheets {
+    /// Who still has to be told which.
+    pub(super) flood: Flood,
+    /// The newest of the other members.
+    others: BTreeMap<NodeId, Sheet>,
+    /// What this node's own is to say.
+    content: Option<Vec<u8>>,
+    own: Option<Sheet>,
+    /// The version of the own sheet that was signed last, or that others were seen to have.
+    version: RecordVersion,
+}
+
+impl Sheets {
+    /// The others' sheets, for the disk.
+    pub(super) fn saved(&self) -> impl Iterator<Item = &[u8]> {
+        self.others.values().map(Sheet::bytes)
+    }
+
+    fn version_of(&self, node: NodeId, me: NodeId) -> Option<RecordVersion> {
+        let own = self.own.as_ref().filter(|_| node == me);
+        own.or_else(|| self.others.get(&node)).map(Sheet::version)
+    }
+}
+
+impl Core {
+    /// Takes back what was saved.
+    pub(super) fn restore_sheets(&mut self, saved: &[Vec<u8>]) {
+        for bytes in saved {
+            match Sheet::read(bytes) {
+                Ok(sheet) => {
+                    self.sheets.others.insert(sheet.node(), sheet);
+                }
+                Err(error) => warn!(%error, "a saved sheet is left out"),
+            }
+        }
+    }
+
+    /// What members tell, as far as they are members.
+    pub(super) fn sheets_of_members(&self) -> BTreeMap<NodeId, Arc<[u8]>> {
+        let known = |sheet: &&Sheet| self.records.contains_key(&sheet.node());
+        let all = self.sheets.others.values().filter(known);
+        all.map(|sheet| (sheet.node(), Arc::clone(sheet.content())))
+            .collect()
+    }
+
+    /// What this node tells from now on.
+    pub(super) fn set_sheet(&mut self, content: Vec<u8>) {
+        self.sheets.content = Some(content);
+        self.publish_sheet();
+    }
+
+    /// Signs this node's sheet anew if what it says has changed, and lets everybody know.
+    pub(super) fn publish_sheet(&mut self) {
+        let ready = self.active && self.booted;
+        let Some(membership) = self.membership.as_ref().filter(|_| ready) else {
+            return;
+        };
+        let Some(content) = &self.sheets.content else {
+            return;
+        };
+        let said = self.sheets.own.as_ref().map(Sheet::content);
+        if said.is_some_and(|said| **said == **content) {
+            return;
+        }
+        let last = self.sheets.version.max(RecordVersion {
+            boot: self.boot,
+            counter: 0,
+        });
+        let version = RecordVersion {
+            counter: last.counter + 1,
+            ..last
+        };
+        match Sheet::sign(content, version, &self.keys, &membership.public) {
+            Some(sheet) => {
+                (self.sheets.own, self.sheets.version) = (Some(sheet), version);
+                self.sheets.flood.offer(self.me, None, self.now.mono);
+            }
+            None => {
+                warn!("this node has more to tell than others take: they know an older state of it")
+            }
+        }
+    }
+
+    pub(super) fn handle_sheet(&mut self, peer: NodeId, bytes: &[u8]) {
+        let sheet = match Sheet::read(bytes) {
+            Ok(sheet) => sheet,
+            Err(error) => return debug!(from = %peer.short(), %error, "a sheet is left"),
+        };
+        let (node, version) = (sheet.node(), sheet.version());
+        if self
+            .sheets
+            .version_of(node, self.me)
+            .is_none_or(|mine| mine < version)
+        {
+            let public = if node == self.me {
+                Some(self.keys.public())
+            } else {
+                self.records.get(&node).map(|record| record.public)
+            };
+            let Some((public, membership)) = public.zip(self.membership.as_ref()) else {
+                return debug!(from = %peer.short(), "a sheet of nobody that is known is left");
+            };
+            if !sheet.is_signed_by(&public, &membership.public) {
+                return debug!(from = %peer.short(), "a sheet with a wrong signature is left");
+            }
+            if node == self.me {
+                self.handle_own_sheet(version);
+            } else {
+                self.learn_sheet(sheet, peer);
+            }
+        }
+        self.send(peer, &Message::SheetAck { node, version });
+        self.handle_has_sheet(peer, node, version);
+    }
+
+    /// Others have a newer sheet of this node than it has: it was told before a disk was rolled back. The next one is
+    /// newer still.
+    fn handle_own_sheet(&mut self, version: RecordVersion) {
+        self.sheets.version = RecordVersion {
+            boot: version.boot + 1,
+            counter: 0,
+        };
+        self.sheets.own = None;
+        self.publish_sheet();
+    }
+
+    fn learn_sheet(&mut self, sheet: Sheet, from: NodeId) {
+        let node = sheet.node();
+        debug!(node = %node.short(), version = ?sheet.version(), "a new sheet");
+        self.sheets.others.insert(node, sheet);
+        self.saving.want_soon(self.now.mono);
+        self.sheets.flood.offer(node, Some(from), self.now.mono);
+        self.changed();
+    }
+
+    pub(super) fn handle_has_sheet(&mut self, peer: NodeId, node: NodeId, version: RecordVersion) {
+        match self.sheets.version_of(node, self.me) {
+            Some(mine) if mine > version => self.sheets.flood.lacks(peer, node, self.now.mono),
+            _ => self.sheets.flood.has(peer, node),
+        }
+    }
+
+    pub(super) fn handle_sheet_summary(
+        &mut self,
+        peer: NodeId,
+        answer: bool,
+        theirs: &[(NodeId, RecordVersion)],
+    ) {
+        for (node, version) in theirs {
+            self.handle_has_sheet(peer, *node, *version);
+        }
+        let absent = |node: &NodeId| !theirs.iter().any(|(theirs, _)| theirs == node);
+        for (node, _) in self.sheet_summary() {
+            if absent(&node) && node != peer {
+                self.sheets.flood.lacks(peer, node, self.now.mono);
+            }
+        }
+        self.sheets.flood.summarised(peer, self.now.mono);
+        if !answer {
+            self.send_sheet_summary(peer, true);
+        }
+    }
+
+    fn sheet_summary(&self) -> Vec<(NodeId, RecordVersion)> {
+        let all = self.sheets.others.values().chain(&self.sheets.own);
+        all.map(|sheet| (sheet.node(), sheet.version())).collect()
+    }
+
+    fn send_sheet_summary(&mut self, peer: NodeId, answer: bool) {
+        let sheets = self.sheet_summary();
+        self.send(peer, &Message::SheetSummary { answer, sheets });
+    }
+
+    /// Sends the sheets that are due now.
+    pub(super) fn send_due_sheets(&mut self) {
+        for (peer, due) in self.sheets.flood.due(self.now.mono) {
+            match due {
+                Due::Summary => self.send_sheet_summary(peer, false),
+                Due::Record(node) => {
+                    let own = self.sheets.own.as_ref().filter(|_| node == self.me);
+                    let sheet = own.or_else(|| self.sheets.others.get(&node));
+                    match sheet.map(|sheet| Message::Sheet(sheet.bytes().to_vec())) {
+                        Some(message) => self.send(peer, &message),
+                        None => self.sheets.flood.has(peer, node),
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,422 @@
+//! The signed word that a node is no member any more.
+//!
+//! An admin signs it for another node, a node signs it for itself when it leaves. It takes the place of the node's
+//! record and is newer than every version of it ([`RecordVersion::LAST`]), so it spreads as records do and nothing
+//! brings the node back. It names one *heir*: the only node that may take what the removed one owned, once every living
+//! member has confirmed that it knows of the removal. Of two removals of one node a member believes the first that it
+//! gets and never another, or two heirs could take the same addresses.
+//!
+//! What an admin signed counts no longer when it is removed, or its key could go on making members. So its removal
+//! lists what of it is *kept*: the members, admins and removals by it that the signer knew.
+//!
+//! ```text
+//! format 2 | node 32 | heir 32 | issued 8 | by 1: 0 admin, chain; 1 itself, its keys 64
+//! | kept: count 4, each node 32, as 1 (0 member, 1 admin, 2 removed) | signature 64
+//! ```
+//!
+//! The signature is over "weave removal v1", the cluster's id and all before it.
+
+use std::collections::BTreeMap;
+
+use weave_model::NodeId;
+
+use super::authority::Authority;
+use super::cluster::{Certificate, Chain, ClusterPublic};
+use super::codec::{Malformed, Reader, Writer};
+use crate::keys::{NodeKeys, NodePublic};
+
+/// The first byte of a removal, where a record has 1.
+pub const FORMAT: u8 = 2;
+const MAX_KEPT: usize = 1300;
+const SIGNATURE: usize = 64;
+
+/// As what something that a removed admin signed is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kept {
+    /// The node stays a member.
+    Member,
+    /// The node stays an admin.
+    Admin,
+    /// The node stays removed.
+    Removed,
+}
+
+/// Who signed a removal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Remover {
+    /// An admin, or the cluster's key.
+    Admin(Chain),
+    /// The node itself: it leaves.
+    Itself(NodePublic),
+}
+
+/// A removal with the bytes that it is passed on as.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Removal {
+    /// Who is no member any more.
+    pub node: NodeId,
+    /// Who may take its addresses.
+    pub heir: NodeId,
+    /// When, in seconds since the Unix epoch.
+    pub issued: u64,
+    /// Who says so.
+    pub by: Remover,
+    kept: Vec<(NodeId, Kept)>,
+    bytes: Vec<u8>,
+}
+
+impl Removal {
+    /// An admin removes a node. `None` if the list of what is kept would be too long.
+    pub fn by_admin(
+        authority: &Authority<'_>,
+        node: NodeId,
+        heir: NodeId,
+        issued: u64,
+        kept: Vec<(NodeId, Kept)>,
+    ) -> Option<Self> {
+        let by = Remover::Admin(authority.chain());
+        let unsigned = Self::unsigned(node, heir, issued, by, kept)?;
+        let message = message(&authority.cluster(), &unsigned.bytes);
+        Some(unsigned.signed(&authority.sign(&message)))
+    }
+
+    /// A node leaves. `None` if the list of what is kept would be too long.
+    pub fn by_itself(
+        keys: &NodeKeys,
+        cluster: &ClusterPublic,
+        heir: NodeId,
+        issued: u64,
+        kept: Vec<(NodeId, Kept)>,
+    ) -> Option<Self> {
+        let by = Remover::Itself(keys.public());
+        let unsigned = Self::unsigned(keys.id(), heir, issued, by, kept)?;
+        let message = message(cluster, &unsigned.bytes);
+        Some(unsigned.signed(&keys.sign(&message)))
+    }
+
+    fn unsigned(
+        node: NodeId,
+        heir: NodeId,
+        issued: u64,
+        by: Remover,
+        kept: Vec<(NodeId, Kept)>,
+    ) -> Option<Self> {
+        let mut out = Writer::new();
+        out.u8(FORMAT).bytes(node.as_bytes()).bytes(heir.as_bytes());
+        out.u64(issued);
+        match &by {
+            Remover::Admin(chain) => chain.write(out.u8(0)),
+            Remover::Itself(public) => {
+                out.u8(1).bytes(&public.dh).bytes(&public.sign);
+            }
+        }
+        out.u32(kept.len() as u32);
+        for (node, kept) in &kept {
+            out.bytes(node.as_bytes()).u8(*kept as u8);
+        }
+        (kept.len() <= MAX_KEPT).then_some(Self {
+            node,
+            heir,
+            issued,
+            by,
+            kept,
+            bytes: out.0,
+        })
+    }
+
+    fn signed(mut self, signature: &[u8; SIGNATURE]) -> Self {
+        self.bytes.extend_from_slice(signature);
+        self
+    }
+
+    /// Reads a removal and checks its signature.
+    ///
+    /// # Errors
+    /// If it is malformed, or not signed in the name of the cluster or of the node itself.
+    pub fn read(bytes: &[u8], cluster: &ClusterPublic) -> Result<Self, Malformed> {
+        let (body, signature) = bytes
+            .split_last_chunk::<SIGNATURE>()
+            .ok_or(Malformed("removal"))?;
+        let removal = Self {
+            bytes: bytes.to_vec(),
+            ..decode(body)?
+        };
+        let message = message(cluster, body);
+        let signed = match &removal.by {
+            Remover::Admin(chain) => chain.verify(cluster, &message, signature),
+            Remover::Itself(public) => {
+                public.id() == removal.node && public.verify(&message, signature)
+            }
+        };
+        if signed && removal.heir != removal.node {
+            Ok(removal)
+        } else {
+            Err(Malformed("signature of a removal"))
+        }
+    }
+
+    /// The signed bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Whether what the removed node signed as an admin still counts for `node`.
+    fn keeps(&self, node: NodeId, what: Kept) -> bool {
+        self.kept.contains(&(node, what))
+    }
+}
+
+fn decode(body: &[u8]) -> Result<Removal, Malformed> {
+    let mut reader = Reader::new(body, "removal");
+    if reader.u8()? != FORMAT {
+        return Err(reader.malformed());
+    }
+    let node = NodeId::from_bytes(reader.array()?);
+    let heir = NodeId::from_bytes(reader.array()?);
+    let issued = reader.u64()?;
+    let by = match reader.u8()? {
+        0 => Remover::Admin(Chain::read(&mut reader)?),
+        1 => Remover::Itself(NodePublic {
+            dh: reader.array()?,
+            sign: reader.array()?,
+        }),
+        _ => return Err(reader.malformed()),
+    };
+    let count = reader.u32()? as usize;
+    if count > MAX_KEPT {
+        return Err(reader.malformed());
+    }
+    let mut kept = Vec::new();
+    for _ in 0..count {
+        let node = NodeId::from_bytes(reader.array()?);
+        let what = match reader.u8()? {
+            0 => Kept::Member,
+            1 => Kept::Admin,
+            2 => Kept::Removed,
+            _ => return Err(reader.malformed()),
+        };
+        kept.push((node, what));
+    }
+    reader.end()?;
+    Ok(Removal {
+        node,
+        heir,
+        issued,
+        by,
+        kept,
+        bytes: Vec::new(),
+    })
+}
+
+fn message(cluster: &ClusterPublic, body: &[u8]) -> Vec<u8> {
+    [b"weave removal v1", &cluster.id()[..], body].concat()
+}
+
+/// All removals that a member believes: one a node at most.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Removals(BTreeMap<NodeId, Removal>);
+
+impl Removals {
+    /// Whether this node is no member any more.
+    pub fn contains(&self, node: NodeId) -> bool {
+        self.0.contains_key(&node)
+    }
+
+    /// The removal of a node.
+    pub fn get(&self, node: NodeId) -> Option<&Removal> {
+        self.0.get(&node)
+    }
+
+    /// All of them, by node.
+    pub fn iter(&self) -> impl Iterator<Item = &Removal> {
+        self.0.values()
+    }
+
+    /// Believes a removal, unless another of the same node was believed before or a removed admin signed it. `true` if
+    /// it is news.
+    pub fn insert(&mut self, removal: Removal) -> bool {
+        let news = !self.contains(removal.node) && self.counts(&removal);
+        if news {
+            self.0.insert(removal.node, removal);
+        }
+        news
+    }
+
+    /// Believes a removal that was believed before.
+    pub fn restore(&mut self, removal: Removal) {
+        self.0.entry(removal.node).or_insert(removal);
+    }
+
+    /// Forgets a removal that could not be saved.
+    pub fn undo(&mut self, node: NodeId) {
+        self.0.remove(&node);
+    }
+
+    /// Whether the signature on a removal counts: none of the admins behind it was removed without keeping it.
+    pub fn counts(&self, removal: &Removal) -> bool {
+        match &removal.by {
+            Remover::Itself(_) => true,
+            Remover::Admin(chain) => self.holds(chain, removal.node, Kept::Removed),
+        }
+    }
+
+    /// Whether a certificate counts: none of the admins behind it was removed without keeping it.
+    pub fn allow(&self, certificate: &Certificate) -> bool {
+        let kept = if certificate.admin {
+            Kept::Admin
+        } else {
+            Kept::Member
+        };
+        self.holds(&certificate.chain, certificate.node, kept)
+    }
+
+    fn holds(&self, chain: &Chain, node: NodeId, what: Kept) -> bool {
+        let made = chain.admins().skip(1).map(|admin| (admin, Kept::Admin));
+        let made = made.chain([(node, what)]);
+        chain.admins().zip(made).all(|(admin, (node, what))| {
+            self.get(admin)
+                .is_none_or(|removal| removal.keeps(node, what))
+        })
+    }
+
+    /// What of an admin's signatures is to be kept when it is removed: all that counts now.
+    pub fn kept_of<'a>(
+        &self,
+        admin: NodeId,
+        certificates: impl Iterator<Item = &'a Certificate>,
+    ) -> Vec<(NodeId, Kept)> {
+        let mut kept = Vec::new();
+        for certificate in certificates.filter(|certificate| self.allow(certificate)) {
+            let last = if certificate.admin {
+                Kept::Admin
+            } else {
+                Kept::Member
+            };
+            kept.extend(made_by(admin, &certificate.chain, (certificate.node, last)));
+        }
+        for removal in self.iter().filter(|removal| self.counts(removal)) {
+            if let Remover::Admin(chain) = &removal.by {
+                kept.extend(made_by(admin, chain, (removal.node, Kept::Removed)));
+            }
+        }
+        kept.sort_unstable();
+        kept.dedup();
+        kept
+    }
+}
+
+/// What `admin` signed itself in a chain that ends with `last`.
+fn made_by(admin: NodeId, chain: &Chain, last: (NodeId, Kept)) -> Vec<(NodeId, Kept)> {
+    let made = chain.admins().skip(1).map(|admin| (admin, Kept::Admin));
+    let pairs = chain.admins().zip(made.chain([last]));
+    pairs
+        .filter(|(signer, _)| *signer == admin)
+        .map(|(_, made)| made)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::cluster::ClusterKey;
+    use super::*;
+
+    fn keys(seed: u8) -> NodeKeys {
+        NodeKeys::from_bytes(&[seed; 64])
+    }
+
+    fn key() -> ClusterKey {
+        ClusterKey::from_bytes(&[9; 32])
+    }
+
+    fn remove(node: u8, heir: u8, kept: Vec<(NodeId, Kept)>) -> Removal {
+        let (node, heir) = (keys(node).id(), keys(heir).id());
+        Removal::by_admin(&Authority::Key(&key()), node, heir, 5, kept).unwrap()
+    }
+
+    #[test]
+    fn a_removal_is_read_as_it_was_signed_and_no_byte_may_change() {
+        let cluster = key().public();
+        let left = Removal::by_itself(&keys(1), &cluster, keys(2).id(), 5, vec![]).unwrap();
+        let removed = remove(1, 2, vec![(keys(3).id(), Kept::Admin)]);
+        for removal in [left, removed] {
+            assert_eq!(
+                Removal::read(removal.bytes(), &cluster).as_ref(),
+                Ok(&removal)
+            );
+            for at in 0..removal.bytes().len() {
+                let mut bytes = removal.bytes().to_vec();
+                bytes[at] ^= 1;
+                assert!(Removal::read(&bytes, &cluster).is_err(), "byte {at}");
+                assert!(
+                    Removal::read(&bytes[..at], &cluster).is_err(),
+                    "cut at {at}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn nobody_is_removed_by_another_member_or_cluster() {
+        let cluster = key().public();
+        let foreign = ClusterKey::from_bytes(&[8; 32]);
+        let ids = [1, 2].map(|n| keys(n).id());
+        let strange = Removal::by_admin(&Authority::Key(&foreign), ids[0], ids[1], 5, vec![]);
+        assert!(Removal::read(strange.unwrap().bytes(), &cluster).is_err());
+        let member = Authority::Key(&key()).certify(ids[1], false, 1);
+        let forged = Certificate {
+            admin: true,
+            ..member
+        };
+        let keys2 = keys(2);
+        let usurper = Authority::of(None, &keys2, &forged, cluster).unwrap();
+        let usurped = Removal::by_admin(&usurper, ids[0], ids[1], 5, vec![]).unwrap();
+        assert!(Removal::read(usurped.bytes(), &cluster).is_err());
+        let itself = Removal::by_itself(&keys(2), &cluster, ids[0], 5, vec![]).unwrap();
+        let mut other = itself.bytes().to_vec();
+        other[1..33].copy_from_slice(ids[0].as_bytes());
+        assert!(
+            Removal::read(&other, &cluster).is_err(),
+            "in another's name"
+        );
+    }
+
+    #[test]
+    fn the_first_removal_of_a_node_stays() {
+        let mut removals = Removals::default();
+        assert!(removals.insert(remove(1, 2, vec![])));
+        assert!(!removals.insert(remove(1, 3, vec![])), "another heir");
+        assert_eq!(removals.get(keys(1).id()).unwrap().heir, keys(2).id());
+    }
+
+    #[test]
+    fn of_a_removed_admin_s_signatures_only_what_was_known_counts() {
+        let (key, cluster) = (key(), key().public());
+        let office = Authority::Key(&key).certify(keys(1).id(), true, 1);
+        let admin = keys(1);
+        let authority = Authority::of(None, &admin, &office, cluster).unwrap();
+        let second = authority.certify(keys(2).id(), true, 2);
+        let keys2 = keys(2);
+        let by_second = Authority::of(None, &keys2, &second, cluster).unwrap();
+        let known = by_second.certify(keys(3).id(), false, 3);
+        let mut removals = Removals::default();
+        let gone = Removal::by_admin(&authority, keys(7).id(), keys(2).id(), 4, vec![]).unwrap();
+        assert!(removals.insert(gone.clone()));
+        let kept = removals.kept_of(admin.id(), [&office, &second, &known].into_iter());
+        let expected = [(keys(2).id(), Kept::Admin), (keys(7).id(), Kept::Removed)];
+        assert!(kept.len() == 2 && expected.iter().all(|one| kept.contains(one)));
+        let mut late = Removals::default();
+        assert!(late.insert(remove(1, 4, kept)));
+        assert!(late.insert(gone), "in whatever order they come");
+        assert!(late.allow(&second) && late.allow(&known) && late.allow(&office));
+        let after = authority.certify(keys(5).id(), false, 9);
+        assert!(after.verify(&cluster) && !late.allow(&after));
+        let promoted = authority.certify(keys(3).id(), true, 9);
+        assert!(!late.allow(&promoted));
+        let revenge = Removal::by_admin(&authority, keys(4).id(), keys(2).id(), 9, vec![]);
+        assert!(!late.insert(revenge.unwrap()));
+        assert!(
+            late.allow(&by_second.certify(keys(6).id(), false, 9)),
+            "the second stays one"
+        );
+    }
+}

@@ -1,0 +1,435 @@
+//! Who may invite, and by what: tokens that are listed and taken back, admins beside the node that made the cluster.
+
+use std::time::Duration;
+
+use rand::RngExt;
+use weave_router::core::command::{Command, CommandError, Reply};
+use weave_router::mesh::tokens::{Refusal, TokenInfo};
+
+use super::net::{Answer, Net};
+use super::{HOUR, MINUTE, cluster};
+
+fn tokens(net: &mut Net, n: usize) -> Vec<TokenInfo> {
+    match net.ask(n, Command::TokenList) {
+        Ok(Reply::Tokens(tokens)) => tokens,
+        other => panic!("{other:?}"),
+    }
+}
+
+pub(super) fn add_admin(net: &mut Net, n: usize, node: &str) -> Answer {
+    let node = node.to_owned();
+    net.ask(n, Command::AdminAdd { node })
+}
+
+#[test]
+fn tokens_are_listed_and_taken_back() {
+    let mut net = Net::new(1, 4);
+    net.init(0, "10.32.0.0/16");
+    let [used, old, taken] = [1, 1, 2].map(|uses| net.token(0, uses));
+    assert!(net.join(1, &used).is_ok());
+    assert!(net.join(2, &taken).is_ok());
+    let start = taken.id.to_string()[..8].to_owned();
+    let revoke = |id: String| Command::TokenRevoke { id };
+    let answer = net.ask(0, revoke(start.clone()));
+    assert!(matches!(answer, Ok(Reply::Tokens(tokens)) if tokens[0].id == taken.id));
+    assert!(net.ask(0, revoke(start)).is_ok(), "again is no error");
+    for wrong in ["", "zzzzzz", "0000", &taken.id.to_string()[..3]] {
+        let error = CommandError::UnknownToken(wrong.to_owned());
+        assert_eq!(net.ask(0, revoke(wrong.to_owned())), Err(error));
+    }
+    net.crash(0);
+    net.start(0);
+    let refused = Err(CommandError::Refused(Refusal::Revoked));
+    assert_eq!(net.join(3, &taken), refused, "also after a restart");
+    net.run(HOUR);
+    let dead = |net: &mut Net, id| {
+        let all = tokens(net, 0);
+        all.iter().find(|info| info.id == id).unwrap().dead
+    };
+    assert_eq!(dead(&mut net, old.id), Some(Refusal::Expired));
+    assert_eq!(dead(&mut net, taken.id), Some(Refusal::Revoked));
+    net.run(HOUR * 24);
+    let fresh = net.token(0, 1);
+    let left: Vec<_> = tokens(&mut net, 0)
+        .into_iter()
+        .map(|info| info.id)
+        .collect();
+    assert_eq!(left, [fresh.id], "a day later they are forgotten");
+}
+
+#[test]
+fn an_admin_that_was_made_invites_and_makes_admins() {
+    let mut net = Net::new(2, 6).bad();
+    net.init(0, "10.32.0.0/16");
+    let token = net.token(0, 3);
+    for n in 1..4 {
+        assert!(net.join(n, &token).is_ok());
+    }
+    let create = || Command::TokenCreate {
+        ttl: HOUR,
+        uses: 1,
+        addresses: vec![],
+    };
+    let admins = vec!["host1".to_owned()];
+    assert!(net.run_until(MINUTE, |net| net.view(1).members.len() == 3));
+    assert_eq!(
+        net.ask(1, create()),
+        Err(CommandError::NotAdmin {
+            admins: admins.clone()
+        })
+    );
+    assert_eq!(
+        add_admin(&mut net, 1, "host3"),
+        Err(CommandError::NotAdmin { admins })
+    );
+    assert!(net.run_until(MINUTE, |net| net.view(0).members.len() == 3));
+    let done = add_admin(&mut net, 0, "host2");
+    assert!(matches!(done, Ok(Reply::Node { name, .. }) if name.as_str() == "host2"));
+    assert!(add_admin(&mut net, 0, "host2").is_ok(), "again is no error");
+    let sees = |net: &mut Net| net.view(1).admin;
+    assert!(net.run_until(MINUTE, sees));
+    net.crash(0);
+    let token = net.token(1, 1);
+    assert!(net.join(4, &token).is_ok(), "the first node is down");
+    let id = net.nodes[2].core.as_ref().unwrap().id().to_string();
+    assert!(add_admin(&mut net, 1, &id[..6]).is_ok());
+    net.crash(1);
+    net.start(1);
+    let token = net.token(2, 1);
+    assert!(
+        net.join(5, &token).is_ok(),
+        "by an admin that an admin made"
+    );
+    net.start(0);
+    assert!(
+        net.run_until(10 * MINUTE, Net::agrees),
+        "all believe one another"
+    );
+    let admins = net
+        .view(5)
+        .members
+        .iter()
+        .filter(|member| member.admin)
+        .count();
+    assert_eq!(admins, 3);
+}
+
+#[test]
+fn only_members_that_are_here_become_admins() {
+    let mut net = cluster(3, 3, "10.32.0.0/16");
+    let unknown = CommandError::UnknownNode("host9".to_owned());
+    assert_eq!(add_admin(&mut net, 0, "host9"), Err(unknown));
+    let short = net.nodes[1].core.as_ref().unwrap().id().to_string()[..5].to_owned();
+    let unknown = CommandError::UnknownNode(short.clone());
+    assert_eq!(add_admin(&mut net, 0, &short), Err(unknown));
+    assert!(add_admin(&mut net, 0, "host1").is_ok(), "it is one");
+    // A third node would hand the word on.
+    net.cut.extend([(0, 1), (1, 0), (2, 1), (1, 2)]);
+    let node = "host2".to_owned();
+    assert_eq!(
+        add_admin(&mut net, 0, "host2"),
+        Err(CommandError::NotConfirmed { node })
+    );
+    net.run(10 * MINUTE);
+    let name = "host2".to_owned();
+    assert_eq!(
+        add_admin(&mut net, 0, "host2"),
+        Err(CommandError::NotConnected(name))
+    );
+}
+
+fn remove(net: &mut Net, n: usize, node: &str, heir: Option<&str>) -> Answer {
+    let (node, heir) = (node.to_owned(), heir.map(str::to_owned));
+    net.ask(n, Command::Remove { node, heir })
+}
+
+/// Everybody but those that are gone has cut `node`.
+fn is_cut(net: &mut Net, node: usize) -> bool {
+    let name = net.nodes[node].name.clone();
+    let living: Vec<usize> = (0..net.nodes.len())
+        .filter(|n| !net.gone.contains(n))
+        .collect();
+    living.into_iter().all(|n| {
+        let up = net.nodes[n].core.is_some();
+        !up || net
+            .view(n)
+            .members
+            .iter()
+            .all(|member| member.name.as_str() != name)
+    })
+}
+
+#[test]
+fn a_removed_node_is_cut_everywhere_within_two_seconds_and_its_heir_has_all() {
+    for seed in 0..10 {
+        let mut net = cluster(seed, 6, "10.32.0.0/16").bad();
+        net.loss = 20;
+        let theirs = net.mine(3);
+        let answer = remove(&mut net, 0, "host4", Some("host3"));
+        let Ok(Reply::Removed { heir, .. }) = answer else {
+            panic!("{answer:?}")
+        };
+        assert_eq!(heir.1.as_str(), "host3");
+        net.gone.insert(3);
+        let cut = |net: &mut Net| is_cut(net, 3);
+        assert!(net.run_until(Duration::from_secs(2), cut), "seed {seed}");
+        assert!(net.run_until(MINUTE, Net::agrees), "seed {seed}");
+        let whole = |net: &mut Net| net.check_ownership() == 1 << 16;
+        assert!(net.run_until(MINUTE, whole), "seed {seed}: nothing is lost");
+        let heirs = net.mine(2);
+        assert!(theirs.iter().all(|block| {
+            heirs
+                .iter()
+                .any(|own| own.contains(block.first()) && own.contains(block.last()))
+        }));
+        net.run(10 * MINUTE);
+        assert!(is_cut(&mut net, 3), "seed {seed}: it does not come back");
+        for n in [0, 2, 5] {
+            net.crash(n);
+            net.start(n);
+        }
+        assert!(net.run_until(10 * MINUTE, Net::agrees), "seed {seed}");
+        assert!(
+            is_cut(&mut net, 3) && whole(&mut net),
+            "seed {seed}: nor after restarts"
+        );
+    }
+}
+
+#[test]
+fn the_addresses_of_a_removed_node_wait_for_every_living_member() {
+    let mut net = cluster(4, 5, "10.32.0.0/16");
+    net.crash(4);
+    net.crash(3);
+    assert!(remove(&mut net, 0, "host5", None).is_ok());
+    net.gone.insert(4);
+    net.run(10 * MINUTE);
+    let (owned, waits) = (net.check_ownership(), net.view(0).waiting.clone());
+    assert!(owned < 1 << 16, "host4 has not confirmed");
+    assert_eq!(waits.len(), 1);
+    assert_eq!(waits[0].silent.len(), 1);
+    net.start(3);
+    let whole = |net: &mut Net| net.check_ownership() == 1 << 16;
+    assert!(net.run_until(MINUTE, whole), "it has");
+    assert!(net.view(0).waiting.is_empty());
+    // The removed node comes back and knows of nothing: nobody speaks to it.
+    net.start(4);
+    net.run(MINUTE);
+    assert!(is_cut(&mut net, 4));
+    assert!(net.view(4).members.iter().all(|member| !member.connected));
+}
+
+#[test]
+fn what_a_removed_node_gave_away_stays_where_it_is() {
+    let mut net = cluster(5, 3, "10.32.0.0/20");
+    // The second and third node fill up and ask the first for more until it is the poorer.
+    for n in 0..600 {
+        let id = format!("c{n}");
+        let _ = net.allocate(2, &id, None);
+    }
+    net.run(MINUTE);
+    assert!(add_admin(&mut net, 0, "host2").is_ok());
+    assert!(net.run_until(MINUTE, |net| net.view(1).admin));
+    let (second, third) = (net.mine(1), net.mine(2));
+    assert!(remove(&mut net, 1, "host1", Some("host3")).is_ok());
+    net.gone.insert(0);
+    let whole = |net: &mut Net| net.check_ownership() == 1 << 12;
+    assert!(
+        net.run_until(MINUTE, whole),
+        "the genesis deed's rest is inherited"
+    );
+    assert_eq!(net.mine(1), second);
+    assert!(
+        third
+            .iter()
+            .all(|block| net.mine(2).iter().any(|own| own.contains(block.first())))
+    );
+    assert!(net.run_until(MINUTE, Net::agrees));
+    assert_eq!(
+        net.ask(0, Command::TokenList),
+        Err(CommandError::Removed),
+        "it was told"
+    );
+}
+
+#[test]
+fn nobody_removes_what_there_is_not_or_itself() {
+    let mut net = cluster(6, 3, "10.32.0.0/16");
+    assert_eq!(
+        remove(&mut net, 0, "host1", None),
+        Err(CommandError::Oneself)
+    );
+    let unknown = |name: &str| Err(CommandError::UnknownNode(name.to_owned()));
+    assert_eq!(remove(&mut net, 0, "host7", None), unknown("host7"));
+    assert_eq!(
+        remove(&mut net, 0, "host2", Some("host8")),
+        unknown("host8")
+    );
+    let itself = Err(CommandError::HeirOfItself("host2".to_owned()));
+    assert_eq!(remove(&mut net, 0, "host2", Some("host2")), itself);
+    let admins = vec!["host1".to_owned()];
+    assert_eq!(
+        remove(&mut net, 1, "host3", None),
+        Err(CommandError::NotAdmin { admins })
+    );
+    assert!(remove(&mut net, 0, "host2", None).is_ok());
+    assert_eq!(
+        remove(&mut net, 0, "host2", None),
+        unknown("host2"),
+        "it is gone"
+    );
+    net.run(MINUTE);
+    assert!(is_cut(&mut net, 1));
+}
+
+#[test]
+fn no_address_is_owned_twice_whenever_nodes_crash_around_a_removal() {
+    for seed in 200..230 {
+        let mut net = cluster(seed, 5, "10.32.0.0/20").bad();
+        net.loss = 15;
+        let victim = net.rng.random_range(1..5_usize);
+        let at = net.rng.random_range(0..30_u32);
+        for round in 0..40 {
+            let pause = Duration::from_millis(net.rng.random_range(1..400));
+            net.run(pause);
+            let n = net.rng.random_range(0..5_usize);
+            if net.nodes[n].core.is_some() {
+                let id = format!("c{round}");
+                net.command(n, Command::Allocate { id, want: None });
+            }
+            if round == at {
+                if net.nodes[0].core.is_none() {
+                    net.start(0);
+                }
+                let node = net.nodes[victim].name.clone();
+                let heir = None;
+                net.command(0, Command::Remove { node, heir });
+                net.run_until(MINUTE, |net| is_cut(net, victim));
+                net.gone.insert(victim);
+            }
+            net.check_ownership();
+            let n = net.rng.random_range(0..5_usize);
+            match net.nodes[n].core {
+                Some(_) => net.crash(n),
+                None => net.start(n),
+            }
+            net.check_ownership();
+        }
+        for n in 0..5 {
+            if net.nodes[n].core.is_none() {
+                net.start(n);
+            }
+        }
+        assert!(
+            net.run_until(10 * MINUTE, Net::agrees),
+            "seed {seed}: all agree"
+        );
+        let whole = |net: &mut Net| net.check_ownership() == 1 << 12;
+        assert!(
+            net.run_until(10 * MINUTE, whole),
+            "seed {seed}: {} of 4096 are owned",
+            net.check_ownership()
+        );
+    }
+}
+
+fn leave(net: &mut Net, n: usize, force: bool) -> Answer {
+    net.ask(n, Command::Leave { force })
+}
+
+#[test]
+fn a_node_that_leaves_hands_everything_over_and_may_come_back_as_another() {
+    for seed in 300..310 {
+        let mut net = cluster(seed, 4, "10.32.0.0/16").bad();
+        net.loss = 20;
+        let before = net.nodes[2].core.as_ref().unwrap().id();
+        assert!(net.allocate(2, "web,eth0", None).is_ok());
+        assert_eq!(leave(&mut net, 2, false), Err(CommandError::InUse(1)));
+        assert!(
+            net.ask(
+                2,
+                Command::Release {
+                    id: "web,eth0".to_owned()
+                }
+            )
+            .is_ok()
+        );
+        let answer = leave(&mut net, 2, false);
+        assert!(
+            matches!(answer, Ok(Reply::Left { heir: Some(_) })),
+            "seed {seed}: {answer:?}"
+        );
+        assert!(net.view(2).cluster.is_none() && net.view(2).members.is_empty());
+        assert_ne!(net.nodes[2].core.as_ref().unwrap().id(), before);
+        net.gone.insert(2);
+        let whole = |net: &mut Net| net.agrees() && net.check_ownership() == 1 << 16;
+        assert!(net.run_until(MINUTE, whole), "seed {seed}: nothing is lost");
+        net.crash(2);
+        net.start(2);
+        assert!(net.view(2).cluster.is_none(), "also after a restart");
+        let token = net.token(0, 1);
+        let answer = net.join(2, &token);
+        assert!(
+            matches!(answer, Ok(Reply::Member { .. })),
+            "seed {seed}: {answer:?}"
+        );
+        net.gone.remove(&2);
+        assert!(net.run_until(MINUTE, whole), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_node_does_not_leave_others_in_the_lurch_unless_it_must() {
+    let mut net = cluster(7, 3, "10.32.0.0/16");
+    assert_eq!(leave(&mut net, 0, false), Err(CommandError::LastAdmin));
+    net.cut.extend([(1, 0), (0, 1), (1, 2), (2, 1)]);
+    net.run(10 * MINUTE);
+    assert_eq!(leave(&mut net, 1, false), Err(CommandError::NobodyToTake));
+    assert_eq!(leave(&mut net, 1, true), Ok(Reply::Left { heir: None }));
+    net.cut.clear();
+    assert!(
+        remove(&mut net, 0, "host2", None).is_ok(),
+        "so the others have to be told"
+    );
+    net.gone.insert(1);
+    let whole = |net: &mut Net| net.check_ownership() == 1 << 16;
+    assert!(net.run_until(MINUTE, whole));
+    assert!(add_admin(&mut net, 0, "host3").is_ok());
+    assert!(leave(&mut net, 0, false).is_ok(), "another admin stays");
+    net.gone.insert(0);
+    assert!(net.run_until(MINUTE, whole));
+    assert_eq!(
+        leave(&mut net, 2, false),
+        Ok(Reply::Left { heir: None }),
+        "the last one"
+    );
+    assert_eq!(leave(&mut net, 2, false), Err(CommandError::NotMember));
+}
+
+#[test]
+fn a_crash_while_leaving_loses_no_address() {
+    for seed in 400..430 {
+        let mut net = cluster(seed, 3, "10.32.0.0/20").bad();
+        net.loss = 10;
+        net.command(1, Command::Leave { force: false });
+        let pause = Duration::from_millis(net.rng.random_range(0..400));
+        net.run(pause);
+        net.check_ownership();
+        let n = net.rng.random_range(0..2_usize);
+        net.crash(n);
+        net.check_ownership();
+        net.start(n);
+        net.run(MINUTE);
+        if net.view(1).cluster.is_none() {
+            net.gone.insert(1);
+            if net.view(0).members.len() == 2 {
+                assert!(remove(&mut net, 0, "host2", None).is_ok(), "seed {seed}");
+            }
+        }
+        let whole = |net: &mut Net| net.agrees() && net.check_ownership() == 1 << 12;
+        assert!(
+            net.run_until(10 * MINUTE, whole),
+            "seed {seed} after {pause:?}"
+        );
+    }
+}

@@ -1,0 +1,293 @@
+//! `weavectl service ...`: virtual addresses in front of containers.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::Subcommand;
+use weave_model::api::{Backend, BackendState, ServiceInfo, ServiceRequest, Services};
+use weave_model::{DeclaredPort, Label, Protocol, ServiceName, ServiceSpec};
+
+use super::client::Client;
+use super::commands::{Answer, Shown};
+use super::failure::{Exit, Failure};
+use super::table::Table;
+use crate::duration;
+
+/// `weavectl service ...`.
+#[derive(Debug, Subcommand)]
+pub enum ServiceCommand {
+    /// Make a service; every container and host of the cluster reaches it
+    Create(Create),
+    /// List the services of the cluster
+    List,
+    /// Show a service and who is behind it
+    Describe {
+        /// The service
+        name: ServiceName,
+    },
+    /// Remove a service, whichever node it was made on
+    Rm {
+        /// The service
+        name: ServiceName,
+    },
+}
+
+/// `weavectl service create ...`.
+#[derive(Debug, clap::Args)]
+pub struct Create {
+    /// The service's name
+    pub name: ServiceName,
+    /// A port, the containers' port if it is another, and the protocol if it is not tcp; may be repeated
+    #[arg(
+        long = "port",
+        value_name = "PORT[:TARGET][/PROTOCOL]",
+        required = true
+    )]
+    pub ports: Vec<Port>,
+    /// A label that the containers behind it have; of several, all
+    #[arg(
+        long = "selector",
+        value_name = "KEY=VALUE",
+        required_unless_present = "endpoints"
+    )]
+    pub selector: Vec<Label>,
+    /// An endpoint by address, in place of a selector; may be repeated
+    #[arg(
+        long = "endpoint",
+        value_name = "ADDRESS:PORT",
+        conflicts_with = "selector"
+    )]
+    pub endpoints: Vec<SocketAddr>,
+    /// Keep clients at their endpoint until they made no connection for this long
+    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
+    pub affinity: Option<Duration>,
+    /// A port of every host's own addresses that leads to it too; with several ports, in their order
+    #[arg(long = "node-port", value_name = "PORT")]
+    pub node_ports: Vec<u16>,
+}
+
+/// `80`, `80:8080`, `53/udp`, `80:8080/tcp`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Port {
+    port: u16,
+    target: u16,
+    protocol: Protocol,
+}
+
+impl FromStr for Port {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (numbers, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+        let (port, target) = numbers.split_once(':').unwrap_or((numbers, numbers));
+        let number = |text: &str| match text.parse::<u16>() {
+            Ok(number) if number > 0 => Ok(number),
+            _ => Err(format!(
+                "\"{text}\" is not a port, such as 80, 80:8080 or 53/udp"
+            )),
+        };
+        Ok(Self {
+            port: number(port)?,
+            target: number(target)?,
+            protocol: protocol.parse().map_err(|error| format!("{error}"))?,
+        })
+    }
+}
+
+pub(super) fn run(client: &Client<'_>, shown: &Shown, command: &ServiceCommand) -> Answer {
+    match command {
+        ServiceCommand::Create(create) => {
+            let made: ServiceInfo = client.post("/services", &request(create)?)?;
+            shown.answer(&made, |made| {
+                let addresses: Vec<String> =
+                    made.addresses.iter().map(ToString::to_string).collect();
+                format!("{}: {}\n", made.name, addresses.join(" and "))
+            })
+        }
+        ServiceCommand::List => shown.answer(&client.get("/services")?, list),
+        ServiceCommand::Describe { name } => {
+            let all: Services = client.get("/services")?;
+            let found = all
+                .services
+                .into_iter()
+                .find(|service| service.name == *name);
+            let found = found.ok_or_else(|| {
+                let cause = format!("there is no service {name}");
+                Failure::new(
+                    Exit::Failed,
+                    cause,
+                    "see what there is with: weavectl service list",
+                )
+            })?;
+            shown.answer(&found, describe)
+        }
+        ServiceCommand::Rm { name } => {
+            let gone: ServiceInfo = client.delete(&format!("/services/{name}"))?;
+            shown.answer(&gone, |gone| format!("{} is removed\n", gone.name))
+        }
+    }
+}
+
+fn request(create: &Create) -> Result<ServiceRequest, Failure> {
+    if create.node_ports.len() > create.ports.len() {
+        let cause = "there are more --node-port than --port".to_owned();
+        return Err(Failure::new(
+            Exit::Usage,
+            cause,
+            "give each port at most one",
+        ));
+    }
+    let ports = create
+        .ports
+        .iter()
+        .enumerate()
+        .map(|(at, port)| DeclaredPort {
+            port: port.port,
+            target: port.target,
+            protocol: port.protocol,
+            node_port: create.node_ports.get(at).copied(),
+        });
+    let labels = create.selector.iter();
+    let spec = ServiceSpec {
+        ports: ports.collect(),
+        selector: labels
+            .map(|label| (label.key.clone(), label.value.clone()))
+            .collect(),
+        endpoints: create.endpoints.clone(),
+        affinity_s: create
+            .affinity
+            .map(|time| time.as_secs().try_into().unwrap_or(u32::MAX)),
+    };
+    let name = create.name.clone();
+    Ok(ServiceRequest { name, spec })
+}
+
+fn list(answer: &Services) -> String {
+    if answer.services.is_empty() {
+        return "there are no services; make one with: weavectl service create NAME --port PORT --selector KEY=VALUE\n"
+            .to_owned();
+    }
+    let mut table = Table::new(&["NAME", "ADDRESS", "PORTS", "BEHIND IT", "READY", "MADE ON"]);
+    for service in &answer.services {
+        let ready = service
+            .backends
+            .iter()
+            .filter(|one| one.state == BackendState::Ready);
+        table.row([
+            service.name.to_string(),
+            service
+                .addresses
+                .first()
+                .map_or_else(String::new, ToString::to_string),
+            ports(service),
+            behind(service),
+            format!("{} of {}", ready.count(), service.backends.len()),
+            service.node.to_string(),
+        ]);
+    }
+    table.render()
+}
+
+fn describe(service: &ServiceInfo) -> String {
+    let mut text = String::new();
+    let addresses: Vec<String> = service.addresses.iter().map(ToString::to_string).collect();
+    let affinity = service.spec.affinity_s.map_or_else(
+        || "none".to_owned(),
+        |seconds| format!("clients stay for {}", duration::human(seconds.into())),
+    );
+    let lines = [
+        ("name", service.name.to_string()),
+        ("addresses", addresses.join(" and ")),
+        ("ports", ports(service)),
+        ("behind it", behind(service)),
+        ("affinity", affinity),
+        ("made on", service.node.to_string()),
+    ];
+    for (word, value) in lines {
+        let _ = writeln!(text, "{word:<10} {value}");
+    }
+    for refused in &service.refused {
+        let _ = writeln!(text, "left out   {refused}");
+    }
+    if service.backends.is_empty() {
+        text.push_str("\nnobody is behind it: connections are refused\n");
+        return text;
+    }
+    let mut table = Table::new(&["ENDPOINT", "CONTAINER", "NODE", "STATE"]);
+    for backend in &service.backends {
+        table.row(row(backend));
+    }
+    text.push('\n');
+    text + &table.render()
+}
+
+fn row(backend: &Backend) -> [String; 4] {
+    let state = match backend.state {
+        BackendState::Ready => "ready",
+        BackendState::Unreachable => "node unreachable",
+    };
+    [
+        backend.address.to_string(),
+        backend
+            .container
+            .as_ref()
+            .map_or_else(String::new, ToString::to_string),
+        backend
+            .node
+            .as_ref()
+            .map_or_else(String::new, ToString::to_string),
+        state.to_owned(),
+    ]
+}
+
+fn ports(service: &ServiceInfo) -> String {
+    let one = |port: &DeclaredPort| {
+        let target = if port.target == port.port || !service.spec.endpoints.is_empty() {
+            String::new()
+        } else {
+            format!(":{}", port.target)
+        };
+        let node_port = port
+            .node_port
+            .map_or_else(String::new, |port| format!(" (node port {port})"));
+        format!("{}{target}/{}{node_port}", port.port, port.protocol)
+    };
+    service
+        .spec
+        .ports
+        .iter()
+        .map(one)
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+fn behind(service: &ServiceInfo) -> String {
+    let spec = &service.spec;
+    if spec.selector.is_empty() {
+        return format!("{} given endpoints", spec.endpoints.len());
+    }
+    let labels = spec
+        .selector
+        .iter()
+        .map(|(key, value)| format!("{key}={value}"));
+    labels.collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_read_in_all_their_forms() {
+        let port = |text: &str| text.parse::<Port>().map(|p| (p.port, p.target, p.protocol));
+        assert_eq!(port("80"), Ok((80, 80, Protocol::Tcp)));
+        assert_eq!(port("80:8080"), Ok((80, 8080, Protocol::Tcp)));
+        assert_eq!(port("53/udp"), Ok((53, 53, Protocol::Udp)));
+        assert_eq!(port("53:5353/udp"), Ok((53, 5353, Protocol::Udp)));
+        for wrong in ["", "0", "80:", ":80", "80/icmp", "70000", "80:80:80"] {
+            assert!(port(wrong).is_err(), "{wrong}");
+        }
+    }
+}

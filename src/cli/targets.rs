@@ -1,0 +1,172 @@
+//! `weavectl targets`: the addresses at which this node looks for each other member, and which of them is in use.
+
+use std::net::SocketAddr;
+
+use serde::Serialize;
+use weave_model::NodeName;
+use weave_model::api::{Connections, PeerState, Peers};
+
+use super::table::Table;
+
+/// All addresses, by member.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Targets {
+    targets: Vec<Target>,
+}
+
+/// An address of a member.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Target {
+    peer: NodeName,
+    /// Absent for a member that told of no address.
+    address: Option<SocketAddr>,
+    state: State,
+    /// Where the node has it from.
+    source: Source,
+}
+
+/// What becomes of an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum State {
+    /// Packets go there.
+    InUse,
+    /// There is a session by another address.
+    Spare,
+    /// It is tried again and again.
+    Tried,
+    /// There is nothing to try: the member has to come to us.
+    Awaited,
+}
+
+/// Where an address is known from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Source {
+    /// The member's own record says so.
+    Told,
+    /// Its packets come from there, whatever it says: it is behind address translation, or moved.
+    Heard,
+}
+
+impl Targets {
+    /// Puts together what the node says of its members and of its sessions.
+    pub(super) fn new(peers: &Peers, connections: &Connections) -> Self {
+        let mut targets = Vec::new();
+        let others = peers
+            .peers
+            .iter()
+            .filter(|peer| peer.state != PeerState::Myself);
+        for peer in others {
+            let session = connections.connections.iter().find(|one| one.id == peer.id);
+            let used = session.and_then(|session| session.endpoint);
+            let target = |address, state, source| Target {
+                peer: peer.name.clone(),
+                address,
+                state,
+                source,
+            };
+            let heard = used.filter(|used| !peer.endpoints.contains(used));
+            targets.extend(heard.map(|address| target(Some(address), State::InUse, Source::Heard)));
+            for &address in &peer.endpoints {
+                let state = match used {
+                    Some(used) if used == address => State::InUse,
+                    Some(_) => State::Spare,
+                    None => State::Tried,
+                };
+                targets.push(target(Some(address), state, Source::Told));
+            }
+            if peer.endpoints.is_empty() && used.is_none() {
+                targets.push(target(None, State::Awaited, Source::Told));
+            }
+        }
+        Self { targets }
+    }
+
+    /// A row for each.
+    pub(super) fn human(&self) -> String {
+        if self.targets.is_empty() {
+            return "this node has no peers; invite one with: weavectl token create\n".to_owned();
+        }
+        let mut table = Table::new(&["PEER", "ADDRESS", "STATE", "KNOWN-FROM"]);
+        for Target {
+            peer,
+            address,
+            state,
+            source,
+        } in &self.targets
+        {
+            let state = match state {
+                State::InUse => "in use",
+                State::Spare => "spare",
+                State::Tried => "tried",
+                State::Awaited => "awaited",
+            };
+            let source = match source {
+                Source::Told => "its record",
+                Source::Heard => "its packets",
+            };
+            let address = address.map_or_else(String::new, |address| address.to_string());
+            table.row([
+                peer.to_string(),
+                address,
+                state.to_owned(),
+                source.to_owned(),
+            ]);
+        }
+        table.render()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn peer(name: &str, id: u8, state: &str, endpoints: &[&str]) -> Value {
+        json!({"name": name, "id": hex(id), "state": state, "endpoints": endpoints, "blocks": []})
+    }
+
+    fn hex(id: u8) -> String {
+        format!("{id:02x}").repeat(32)
+    }
+
+    fn session(id: u8, endpoint: Option<&str>) -> Value {
+        let traffic =
+            json!({"sent_packets": 0, "sent_bytes": 0, "received_packets": 0, "received_bytes": 0});
+        json!({
+            "name": "x", "id": hex(id), "state": "connected", "endpoint": endpoint, "lanes": 1, "lane_mtus": [],
+            "rekeys": 0, "handshake_retries": 0, "traffic": traffic
+        })
+    }
+
+    #[test]
+    fn each_address_says_what_becomes_of_it() {
+        let peers = json!({"peers": [
+            peer("me", 1, "myself", &["192.0.2.1:6783"]),
+            peer("direct", 2, "connected", &["192.0.2.2:6783", "[2001:db8::2]:6783"]),
+            peer("behind", 3, "connected", &["10.0.0.3:6783"]),
+            peer("away", 4, "unreachable", &["192.0.2.4:6783"]),
+            peer("shy", 5, "unreachable", &[]),
+        ]});
+        let sessions = json!({"connections": [
+            session(2, Some("192.0.2.2:6783")), session(3, Some("198.51.100.3:40000")), session(4, None), session(5, None),
+        ]});
+        let [peers, sessions] = [peers, sessions].map(|value| value.to_string());
+        let targets = Targets::new(
+            &serde_json::from_str(&peers).unwrap(),
+            &serde_json::from_str(&sessions).unwrap(),
+        );
+        let expected = "\
+PEER    ADDRESS             STATE    KNOWN-FROM
+direct  192.0.2.2:6783      in use   its record
+direct  [2001:db8::2]:6783  spare    its record
+behind  198.51.100.3:40000  in use   its packets
+behind  10.0.0.3:6783       spare    its record
+away    192.0.2.4:6783      tried    its record
+shy     -                   awaited  its record
+";
+        assert_eq!(targets.human(), expected);
+    }
+}

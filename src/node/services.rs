@@ -1,0 +1,337 @@
+//! Services without Kubernetes: this node's sheet out, the others' sheets in, and what they say together to the engine.
+//!
+//! One task. It looks whenever the desk changed something, and four times a second at what the mesh knows: what is told,
+//! what is resolved and what is reported to the engine is only what is other than last time. What has to be written
+//! down (an address of this node for the purpose, a removal that was heard of) it leaves to the desk.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::{MissedTickBehavior, interval};
+use weave_model::api::{Backend, BackendState, ServiceInfo, Services};
+use weave_model::{ClusterRange, NodeId, NodeName, ServiceName, Sheet, SheetContainer};
+use weave_proxy::declared::{Declared, Member, Reported, VirtualRange, resolve};
+use weave_proxy::driver::Engine;
+use weave_proxy::facts::{ExternalIps, Facts, Unknown};
+use weave_proxy::sources::Change;
+use weave_router::core::command::Command;
+use weave_router::core::view::View;
+use weave_router::driver::Router;
+
+use super::book::Book;
+use super::desk::Job;
+use super::{Published, addresses};
+use crate::config::Config;
+
+/// How often the mesh is looked at.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// How often the host's addresses are looked at.
+const ADDRESSES: Duration = Duration::from_secs(5);
+
+/// How long after its start a node believes in members that it has not met yet.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// The Services as they were resolved last.
+#[derive(Clone, Default)]
+pub(super) struct Known {
+    pub(super) declared: Arc<BTreeMap<ServiceName, Declared>>,
+    names: Arc<BTreeMap<NodeId, NodeName>>,
+}
+
+/// The task.
+pub(super) struct Serving {
+    pub(super) config: Config,
+    pub(super) router: Arc<Router>,
+    pub(super) engine: Arc<Engine>,
+    pub(super) published: watch::Receiver<Published>,
+    pub(super) jobs: mpsc::WeakSender<Job>,
+    pub(super) known: watch::Sender<Known>,
+    pub(super) memory: Memory,
+}
+
+/// What was so last time.
+pub(super) struct Memory {
+    started: Instant,
+    told: Option<Sheet>,
+    sheets: Sheets,
+    members: Vec<Member>,
+    reported: Reported,
+    facts: Facts,
+    /// The host's own addresses, and when they were looked at.
+    addresses: (Option<Instant>, BTreeSet<IpAddr>),
+}
+
+impl Memory {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            started: now,
+            told: None,
+            sheets: Sheets::default(),
+            members: Vec::new(),
+            reported: Reported::default(),
+            facts: Facts::default(),
+            addresses: (None, BTreeSet::new()),
+        }
+    }
+}
+
+impl Serving {
+    /// Goes on until the desk is gone.
+    pub(super) async fn run(mut self) {
+        let mut watch = interval(LOOK);
+        watch.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                changed = self.published.changed() => if changed.is_err() { return },
+                _ = watch.tick() => {}
+            }
+            self.look().await;
+        }
+    }
+
+    async fn look(&mut self) {
+        let view = self.router.view();
+        let Some(range) = view.range else { return };
+        let book = Arc::clone(&self.published.borrow_and_update().book);
+        self.tell(&book).await;
+        self.look_at_addresses(range).await;
+        let virtuals = VirtualRange::new(self.config.services.range, range.v6());
+        let young = self.memory.started.elapsed() < GRACE;
+        let members = members(&view, &book, &mut self.memory.sheets, young);
+        let facts = facts(&view, &book, &range, &virtuals, &self.memory.addresses.1);
+        let mut changes = Vec::new();
+        let first = self.memory.facts == Facts::default();
+        if self.memory.facts != facts {
+            self.memory.facts.clone_from(&facts);
+            changes.push(Change::Facts(facts));
+        }
+        if first || self.memory.members != members {
+            let declared = resolve(&members, &virtuals);
+            changes.extend(self.memory.reported.changes(&declared));
+            let names = members
+                .iter()
+                .map(|member| (member.id, member.name.clone()));
+            self.known.send_replace(Known {
+                declared: Arc::new(declared),
+                names: Arc::new(names.collect()),
+            });
+            self.memory.members = members;
+        }
+        if !changes.is_empty() {
+            self.engine.report(changes);
+        }
+        if needs_desk(&book, &self.memory.members, view.me)
+            && let Some(jobs) = self.jobs.upgrade()
+        {
+            // A full desk is asked again at the next look.
+            let _ = jobs.try_send(Job::SettleServices);
+        }
+    }
+
+    /// Tells the others what this node has, when that has changed.
+    async fn tell(&mut self, book: &Book) {
+        let sheet = own_sheet(book);
+        if self.memory.told.as_ref() == Some(&sheet) {
+            return;
+        }
+        let content = serde_json::to_vec(&sheet).expect("a sheet of strings and numbers is JSON");
+        match self.router.command(Command::SetSheet { content }).await {
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%error, "others do not learn of this node's containers"),
+        }
+        self.memory.told = Some(sheet);
+    }
+
+    async fn look_at_addresses(&mut self, range: ClusterRange) {
+        let (when, known) = &mut self.memory.addresses;
+        if when.is_some_and(|when| when.elapsed() < ADDRESSES) {
+            return;
+        }
+        *when = Some(Instant::now());
+        match addresses::reachable(self.config.overlay.listen, Some(range)).await {
+            Ok(found) => *known = found.into_iter().map(|address| address.ip()).collect(),
+            Err(error) => tracing::warn!(%error, "cannot find this host's addresses"),
+        }
+    }
+}
+
+/// Whether something has to be written down: see [`super::works::Works::settle_services`].
+fn needs_desk(book: &Book, members: &[Member], me: NodeId) -> bool {
+    let services = book.services();
+    let any = members
+        .iter()
+        .any(|member| !member.sheet.services.is_empty());
+    let heard = |name: &ServiceName, stamp| {
+        let removed = members.iter().flat_map(|member| &member.sheet.removed);
+        let mut same = removed.filter(|one| one.maker == me && one.stamp == stamp);
+        same.any(|one| one.name == *name)
+    };
+    any && services.source.is_none()
+        || services
+            .made
+            .iter()
+            .any(|made| heard(&made.name, made.stamp))
+        || services.removed.iter().any(|removed| {
+            let maker = members.iter().find(|member| member.id == removed.maker);
+            let made = maker.into_iter().flat_map(|maker| &maker.sheet.services);
+            !made
+                .clone()
+                .any(|made| made.name == removed.name && made.stamp == removed.stamp)
+        })
+}
+
+/// What this node tells.
+pub(super) fn own_sheet(book: &Book) -> Sheet {
+    let containers = book.entries().map(|entry| {
+        let attachment = &entry.attachment;
+        let v6 = attachment.ip6.map(|ip6| IpAddr::V6(ip6.addr()));
+        SheetContainer {
+            name: attachment.name.clone(),
+            ips: std::iter::once(IpAddr::V4(attachment.ip.addr()))
+                .chain(v6)
+                .collect(),
+            labels: attachment.labels.clone(),
+        }
+    });
+    Sheet {
+        services: book.services().made.clone(),
+        removed: book.services().removed.clone(),
+        containers: containers.collect(),
+    }
+}
+
+/// The sheets that were read already, by the bytes they were read from.
+#[derive(Default)]
+pub(super) struct Sheets(BTreeMap<NodeId, (Arc<[u8]>, Sheet)>);
+
+impl Sheets {
+    fn read(&mut self, node: NodeId, content: &Arc<[u8]>) -> Sheet {
+        if let Some((from, sheet)) = self.0.get(&node)
+            && Arc::ptr_eq(from, content)
+        {
+            return sheet.clone();
+        }
+        let sheet = serde_json::from_slice(content).unwrap_or_else(|error| {
+            tracing::warn!(node = %node.short(), %error, "what a member tells cannot be read");
+            Sheet::default()
+        });
+        self.0.insert(node, (Arc::clone(content), sheet.clone()));
+        sheet
+    }
+}
+
+/// All members and what they tell, this node among them.
+pub(super) fn members(view: &View, book: &Book, sheets: &mut Sheets, young: bool) -> Vec<Member> {
+    let myself = Member {
+        id: view.me,
+        name: view.name.clone(),
+        reachable: true,
+        sheet: own_sheet(book),
+    };
+    let others = view.members.iter().map(|member| Member {
+        id: member.id,
+        name: member.name.clone(),
+        reachable: member.connected || young && member.since.is_none(),
+        sheet: view
+            .sheets
+            .get(&member.id)
+            .map_or_else(Sheet::default, |content| sheets.read(member.id, content)),
+    });
+    std::iter::once(myself).chain(others).collect()
+}
+
+fn facts(
+    view: &View,
+    book: &Book,
+    range: &ClusterRange,
+    virtuals: &VirtualRange,
+    addresses: &BTreeSet<IpAddr>,
+) -> Facts {
+    let elsewhere = view.members.iter().flat_map(|member| &member.endpoints);
+    let own = match (book.host(), book.services().source) {
+        (Some(host), _) => std::iter::once(IpAddr::V4(host.ip))
+            .chain(host.ip6.map(IpAddr::V6))
+            .collect(),
+        (None, Some(source)) => range.offset_v4(source).map_or_else(Vec::new, |offset| {
+            vec![range.v4_at(offset).into(), range.v6_at(offset).into()]
+        }),
+        (None, None) => Vec::new(),
+    };
+    Facts {
+        node: view.me.to_string(),
+        zone: None,
+        addresses: addresses.clone(),
+        no_endpoints: elsewhere
+            .map(|endpoint| endpoint.ip())
+            .chain(addresses.iter().copied())
+            .collect(),
+        containers: vec![range.v4().into(), range.v6().into()],
+        ranges: std::iter::once(virtuals.v4().into())
+            .chain(virtuals.v6().map(Into::into))
+            .collect(),
+        unknown: Unknown::Refused,
+        external_ips: ExternalIps::Refused,
+        own,
+    }
+}
+
+/// The Services as the API shows them.
+pub(super) fn listed(known: &Known, engine: &Engine) -> Services {
+    let table = engine.shown().table;
+    let info = |(name, declared): (&ServiceName, &Declared)| {
+        let refused = table.refused.get(name);
+        let refused = refused.iter().flat_map(|all| all.iter());
+        let mut info = info(declared, &known.names);
+        info.refused = refused.map(ToString::to_string).collect();
+        if info.addresses.is_empty() {
+            let address = declared.made.address;
+            info.refused.push(format!(
+                "{address}: another service has it, or it is outside of this node's --service-range"
+            ));
+        }
+        info
+    };
+    Services {
+        services: known.declared.iter().map(info).collect(),
+    }
+}
+
+/// One Service as the API shows it.
+pub(super) fn info(declared: &Declared, names: &BTreeMap<NodeId, NodeName>) -> ServiceInfo {
+    let spec = &declared.made.spec;
+    let backends = declared.backends.iter().flat_map(|backend| {
+        let state = if backend.reachable {
+            BackendState::Ready
+        } else {
+            BackendState::Unreachable
+        };
+        let targets: BTreeSet<u16> = spec.ports.iter().map(|port| port.target).collect();
+        let one = move |target| Backend {
+            address: backend.at(target),
+            container: backend.container.clone(),
+            node: backend.node.and_then(|node| names.get(&node).cloned()),
+            state,
+        };
+        targets.into_iter().map(one)
+    });
+    let nobody = || {
+        declared
+            .maker
+            .short()
+            .parse()
+            .expect("hex digits are a name")
+    };
+    ServiceInfo {
+        name: declared.made.name.clone(),
+        addresses: declared.addresses.clone(),
+        spec: spec.clone(),
+        node: names.get(&declared.maker).cloned().unwrap_or_else(nobody),
+        made_at: declared.made.stamp / 1000,
+        backends: backends.collect(),
+        refused: Vec::new(),
+    }
+}

@@ -1,0 +1,256 @@
+#!/usr/bin/env -S python3 -B
+"""The bench of Services: our kernel engine beside no Service at all, plain nft rules, and haproxy, interleaved.
+
+One host with a running node and three containers: a client and two servers (nginx and iperf3), all attached by the node.
+So the way of a packet is the same for all; only what stands in front of the servers differs:
+
+    direct       the client asks one server by its address
+    nft          two DNAT rules, as one would write them by hand: numgen, masquerade for nobody
+    haproxy      a proxy in the host's network with two threads, least connections, splicing
+    ours-kernel  weavectl service create
+
+Then, unless --sync none: how long the engine takes to have 10,000 Services with 25 endpoints each in the kernel, and one
+change of them.
+"""
+
+import argparse
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+from hosts import PREFIX, Failed, netns, remove_leftovers, run, wait_until
+from measure import _cpu_seconds as cpu_seconds
+
+ROOT = Path(__file__).resolve().parents[2]
+TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
+NAMES = ["direct", "nft", "haproxy", "ours-kernel"]
+COLUMNS = ["keepalive_rps", "p50_us", "p99_us", "newconn_per_s", "tcp_gbps", "cpu_s"]
+BY_HAND, PROXIED = "10.99.0.10", "10.99.0.11"
+
+NGINX = """
+pid {folder}/{name}.pid; worker_processes 1; error_log /dev/null; daemon off;
+events {{ worker_connections 4096; }}
+http {{
+  access_log off; keepalive_requests 1000000;
+  client_body_temp_path {folder}; proxy_temp_path {folder}; fastcgi_temp_path {folder}; uwsgi_temp_path {folder}; scgi_temp_path {folder};
+  server {{ listen 80 backlog=8192; location / {{ return 200 "hello\\n"; }} }}
+}}
+"""
+HAPROXY = """
+global
+ maxconn 4000
+ nbthread 2
+defaults
+ mode tcp
+ timeout connect 2s
+ timeout client 60s
+ timeout server 60s
+ option splice-auto
+frontend web
+ bind {address}:80
+ default_backend webs
+backend webs
+ balance leastconn
+ server b1 {b1}:80
+ server b2 {b2}:80
+frontend bulk
+ bind {address}:5201
+ default_backend bulks
+backend bulks
+ server b1 {b1}:5201
+"""
+RULES = """
+table ip byhand {{
+ chain pre {{ type nat hook prerouting priority dstnat; policy accept;
+  ip daddr {address} tcp dport 80 dnat to numgen random mod 2 map {{ 0 : {b1}, 1 : {b2} }}
+  ip daddr {address} tcp dport 5201 dnat to {b1}
+ }}
+}}
+"""
+
+
+class Host:
+    """The host, its containers, and what runs in them; removed by `close`."""
+
+    def __init__(self):
+        remove_leftovers()
+        self.folder = Path(run("mktemp", "-d", f"/tmp/{PREFIX}XXXXXX").strip())
+        self.running = []
+        for name in ("h", "c", "b1", "b2"):
+            run("ip", "netns", "add", PREFIX + name)
+            self.inside(name, "ip", "link", "set", "lo", "up")
+        self.start("h", TARGET / "weaved", "--name", "h", "--state-dir", self.folder / "state", "--socket", self.folder / "sock")
+        wait_until((self.folder / "sock").is_socket, 10, "weaved's socket")
+        self.ctl("init")
+        wait_until(lambda: self.ctl("status", "-o", "json", check=False), 10, "an answer of weaved")
+        self.ips = {name: self.attach(name) for name in ("c", "b1", "b2")}
+        for name in ("b1", "b2"):
+            config = self.folder / f"{name}.conf"
+            config.write_text(NGINX.format(folder=self.folder, name=name))
+            self.start(name, "nginx", "-c", config)
+            self.start(name, "iperf3", "-s")
+        self.addresses = self.put_in_front()
+
+    def put_in_front(self):
+        """Every kind of Service at once, each with an address of its own: {name: address}."""
+        b1, b2 = self.ips["b1"], self.ips["b2"]
+        self.inside("h", "nft", "-f", "-", stdin=RULES.format(address=BY_HAND, b1=b1, b2=b2))
+        self.inside("h", "ip", "addr", "add", f"{PROXIED}/32", "dev", "lo")
+        config = self.folder / "haproxy.conf"
+        config.write_text(HAPROXY.format(address=PROXIED, b1=b1, b2=b2))
+        self.start("h", "haproxy", "-db", "-f", config)
+        create = lambda *words: json.loads(self.ctl("service", "create", *words, "-o", "json"))["addresses"][0]  # noqa: E731
+        ours = create("web", "--port", "80", "--selector", "app=web")
+        # The bulk of every kind goes to one server; a Service of ours has one address for it and another for the web.
+        bulk = create("bulk", "--port", "5201", "--endpoint", f"{b1}:5201")
+        return {
+            "direct": (b1, b1),
+            "nft": (BY_HAND, BY_HAND),
+            "haproxy": (PROXIED, PROXIED),
+            "ours-kernel": (ours, bulk),
+        }
+
+    def attach(self, name):
+        labels = ["--label", "app=web"] if name != "c" else []
+        said = json.loads(self.ctl("attach", netns(name), "--name", name, *labels, "-o", "json"))
+        return said["ips"][0]["address"].split("/")[0]
+
+    def ctl(self, *words, check=True):
+        try:
+            return run(TARGET / "weavectl", "--socket", self.folder / "sock", *words)
+        except Failed:
+            if check:
+                raise
+            return ""
+
+    def inside(self, place, *command, **options):
+        return run("nsenter", f"--net={netns(place)}", "--", *command, **options)
+
+    def start(self, place, *command):
+        with open(self.folder / "log", "ab") as log:
+            words = ["nsenter", f"--net={netns(place)}", "--", *map(str, command)]
+            self.running.append(subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0))
+
+    def close(self):
+        for process in self.running:
+            process.terminate()
+        for process in self.running:
+            try:
+                process.wait(2)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        remove_leftovers()
+
+
+def answers(host, address):
+    try:
+        return "Requests/sec" in host.inside("c", "wrk", "-t1", "-c1", "-d1s", f"http://{address}/")
+    except Failed:
+        return False
+
+
+def measure(host, name, seconds):
+    """One run of one kind: its columns."""
+    web, bulk = host.addresses[name]
+    wait_until(lambda: answers(host, web), 15, f"an answer of {name}")
+    before = cpu_seconds()
+    kept = host.inside("c", "wrk", "-t1", "-c32", f"-d{seconds}s", "--latency", f"http://{web}/", timeout=seconds + 20)
+    new = host.inside("c", "wrk", "-t1", "-c32", f"-d{seconds}s", "-H", "Connection: close", f"http://{web}/", timeout=seconds + 20)
+    said = host.inside("c", "iperf3", "-J", "-c", bulk, "-t", seconds, timeout=seconds + 20)
+    spent = cpu_seconds() - before
+    return {
+        "keepalive_rps": figure(r"Requests/sec:\s+([\d.]+)", kept),
+        "p50_us": micros(r"50%\s+([\d.]+)(us|ms|s)", kept),
+        "p99_us": micros(r"99%\s+([\d.]+)(us|ms|s)", kept),
+        "newconn_per_s": figure(r"Requests/sec:\s+([\d.]+)", new),
+        "tcp_gbps": round(json.loads(said)["end"]["sum_received"]["bits_per_second"] / 1e9, 2),
+        "cpu_s": round(spent, 2),
+    }
+
+
+def figure(pattern, text):
+    found = re.search(pattern, text)
+    return round(float(found[1]), 1) if found else 0
+
+
+def micros(pattern, text):
+    found = re.search(pattern, text)
+    return round(float(found[1]) * {"us": 1, "ms": 1e3, "s": 1e6}[found[2]]) if found else 0
+
+
+def bench(asked):
+    rows, faults = [], []
+    host = Host()
+    try:
+        for number in range(1, asked.runs + 1):
+            for name in asked.names:
+                try:
+                    row = measure(host, name, asked.seconds)
+                except (Failed, KeyError, ValueError) as fault:
+                    faults.append(f"{name}, run {number}: {fault}")
+                    continue
+                faults += [f"{name}, run {number}: {key} is zero" for key, value in row.items() if not value]
+                print(f"run {number} {name}:", "  ".join(f"{key}={value}" for key, value in row.items()), flush=True)
+                rows.append({"name": name, "run": number, **row})
+    finally:
+        host.close()
+    return rows, faults
+
+
+def print_table(rows):
+    """Medians, and ours as a multiple of the rules by hand."""
+    names = list(dict.fromkeys(row["name"] for row in rows))
+    median = {name: {key: statistics.median(row[key] for row in rows if row["name"] == name) for key in COLUMNS} for name in names}
+    lines = [["median", *COLUMNS]] + [[name, *(f"{median[name][key]:g}" for key in COLUMNS)] for name in names]
+    if {"nft", "ours-kernel"} <= set(names):
+        ours, hand = median["ours-kernel"], median["nft"]
+        lines.append(["ours / nft", *(f"{ours[key] / hand[key]:.2f}" if hand[key] else "-" for key in COLUMNS)])
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    print()
+    for line in lines:
+        print("  ".join([line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))]))
+
+
+def arguments():
+    parser = argparse.ArgumentParser(prog="./run bench services", description="Compares our Services with rules by hand and haproxy.")
+    parser.add_argument("--runs", type=int, default=3, help="runs of each (default: %(default)s)")
+    parser.add_argument("--seconds", type=int, default=4, help="length of each measurement (default: %(default)s)")
+    parser.add_argument("--peers", default=",".join(NAMES), metavar="NAME,...", help="default: %(default)s")
+    parser.add_argument("--sync", default="10000x25", metavar="SERVICESxENDPOINTS", help="size of the sync bench, or none (default: %(default)s)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="writes every run there, one row each")
+    asked = parser.parse_args()
+    asked.names = asked.peers.replace(",", " ").split()
+    if not set(asked.names) <= set(NAMES) or min(asked.runs, asked.seconds) < 1:
+        parser.error(f"--peers are {', '.join(NAMES)}; --runs and --seconds at least 1")
+    return asked
+
+
+def main():
+    asked = arguments()
+    if os.geteuid() != 0:
+        sys.exit("bench: making network namespaces needs root: run it as root")
+    try:
+        rows, faults = bench(asked)
+        sync = None
+        if asked.sync != "none":
+            said = run(TARGET / "examples/sync", *asked.sync.split("x"), "200", timeout=120)
+            sync = json.loads(said)
+    except Failed as fault:
+        sys.exit(f"bench: {fault}")
+    print_table(rows)
+    if sync:
+        print("\nsync:", "  ".join(f"{key}={value}" for key, value in sync.items()))
+    if asked.json:
+        asked.json.write_text(json.dumps({"bench": "services", "rows": rows, "sync": sync}, indent=1) + "\n")
+    for fault in faults:
+        print(f"bench: FAILED {fault}", file=sys.stderr)
+    sys.exit(1 if faults else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,342 @@
+//! Services on three hosts: virtual addresses in front of containers that come and go, without Kubernetes.
+
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::lab::ns::Ns;
+use crate::lab::traffic::wait_for;
+use crate::lab::{Container, Host, Lab};
+
+/// How long a connection may take on a machine that is busy.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the mesh may take to know.
+const SOON: Duration = Duration::from_secs(30);
+
+/// Answers on port 8080 with its name and whom it sees; the connection then echoes.
+fn serve(container: &Container) {
+    let name = container.name.clone();
+    let listener = container
+        .ns
+        .inside(|| TcpListener::bind("[::]:8080").expect("the port is free"));
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let name = name.clone();
+            std::thread::spawn(move || answer(stream, &name));
+        }
+    });
+}
+
+fn answer(mut stream: TcpStream, name: &str) -> std::io::Result<()> {
+    let peer = stream.peer_addr()?.ip().to_canonical();
+    stream.write_all(format!("{name} {peer}\n").as_bytes())?;
+    let mut bytes = [0; 256];
+    loop {
+        match stream.read(&mut bytes)? {
+            0 => return Ok(()),
+            count => stream.write_all(&bytes[..count])?,
+        }
+    }
+}
+
+/// Opens a connection; who answers, and whom it sees.
+fn connect(from: &Ns, to: SocketAddr) -> std::io::Result<(TcpStream, String, IpAddr)> {
+    let mut stream = from.inside(|| TcpStream::connect_timeout(&to, PATIENCE))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let (mut line, mut byte) = (Vec::new(), [0]);
+    while line.last() != Some(&b'\n') {
+        stream.read_exact(&mut byte)?;
+        line.push(byte[0]);
+    }
+    let line = String::from_utf8(line).expect("a name and an address");
+    let (name, saw) = line.trim().split_once(' ').expect("a name and an address");
+    let saw = saw.parse().expect("an address");
+    Ok((stream, name.to_owned(), saw))
+}
+
+fn echoes(stream: &mut TcpStream) -> bool {
+    let mut back = [0; 4];
+    let done = stream
+        .write_all(b"ping")
+        .and_then(|()| stream.read_exact(&mut back));
+    done.is_ok() && &back == b"ping"
+}
+
+/// Connects until every one of these has answered, and nobody else.
+#[track_caller]
+fn balances(from: &Ns, to: SocketAddr, over: &[&str]) {
+    let over: BTreeSet<String> = over.iter().map(|&name| name.to_owned()).collect();
+    wait_for(&format!("answers of {over:?}"), SOON, || {
+        let seen: BTreeSet<String> = (0..30)
+            .filter_map(|_| connect(from, to).ok())
+            .map(|(_, name, _)| name)
+            .collect();
+        seen == over
+    });
+}
+
+fn is_refused(from: &Ns, to: SocketAddr) -> bool {
+    connect(from, to).is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
+}
+
+/// A container with the label `app=web` that serves.
+fn web(host: &Host, name: &str) -> Container {
+    let container = host.attach_with(name, &["--label", "app=web"]);
+    serve(&container);
+    container
+}
+
+/// Makes `web` on a host; its addresses.
+fn create(host: &Host, more: &[&str]) -> [SocketAddr; 2] {
+    let words = [
+        "service",
+        "create",
+        "web",
+        "--port",
+        "80:8080",
+        "--selector",
+        "app=web",
+    ];
+    let made = host.json(&[&words, more].concat());
+    [0, 1].map(|at| {
+        let address = made["addresses"][at]
+            .as_str()
+            .expect("an address of each family");
+        SocketAddr::new(address.parse().expect("an address"), 80)
+    })
+}
+
+#[test]
+fn a_service_is_reached_from_everywhere_and_keeps_the_client() {
+    Lab::run(|lab| {
+        let hosts: [Host; 3] = lab.cluster();
+        let servers = ["w1", "w2", "w3"];
+        let containers: Vec<Container> = hosts
+            .iter()
+            .zip(servers)
+            .map(|(host, name)| web(host, name))
+            .collect();
+        let client = hosts[1].attach("client");
+        let [v4, v6] = create(&hosts[0], &["--affinity", "1s"]);
+        hosts[0].ok(&["service", "rm", "web"]);
+        let [again, _] = create(&hosts[0], &[]);
+        assert_eq!(v4, again, "a name gets its old address again");
+        for from in containers.iter().chain([&client]).map(|one| &one.ns) {
+            balances(from, v4, &servers);
+            balances(from, v6, &servers);
+        }
+        for host in &hosts {
+            balances(&host.ns, v4, &servers);
+        }
+        // The client is seen as it is, in both families, unless it is its own server.
+        for _ in 0..12 {
+            let (_, _, saw) = connect(&client.ns, v4).expect("an answer");
+            assert_eq!(saw, IpAddr::V4(client.v4));
+            let (_, _, saw) = connect(&client.ns, v6).expect("an answer");
+            assert_eq!(saw, IpAddr::V6(client.v6));
+        }
+        let list = hosts[2].ok(&["service", "list"]);
+        assert!(
+            list.contains("app=web") && list.contains("6 of 6") && list.contains("h1"),
+            "{list}"
+        );
+        let described = hosts[2].ok(&["service", "describe", "web"]);
+        assert!(
+            servers.iter().all(|name| described.contains(name)),
+            "{described}"
+        );
+        // Anybody may remove it; then it is refused everywhere.
+        hosts[2].ok(&["service", "rm", "web"]);
+        for from in [&client.ns, &containers[0].ns, &hosts[0].ns] {
+            wait_for("a refusal", SOON, || is_refused(from, v4));
+        }
+        for host in &hosts {
+            wait_for("it is gone everywhere", SOON, || {
+                host.json(&["service", "list"])["services"]
+                    .as_array()
+                    .is_some_and(Vec::is_empty)
+            });
+        }
+    });
+}
+
+#[test]
+fn endpoints_follow_containers_and_nodes() {
+    Lab::run(|lab| {
+        let hosts: [Host; 3] = lab.cluster();
+        let client = hosts[0].attach("client");
+        let [v4, _] = create(&hosts[0], &["--node-port", "30080"]);
+        wait_for("a refusal while nobody is behind it", SOON, || {
+            is_refused(&client.ns, v4)
+        });
+        let _first = web(&hosts[0], "w1");
+        balances(&client.ns, v4, &["w1"]);
+        let _far = [web(&hosts[1], "w2"), web(&hosts[2], "w3")];
+        balances(&client.ns, v4, &["w1", "w2", "w3"]);
+        // Every host's own address leads to it too, from another host.
+        let port = SocketAddr::new(hosts[1].v4.into(), 30080);
+        lab.allow_outside(hosts[1].v4);
+        balances(&client.ns, port, &["w1", "w2", "w3"]);
+        hosts[0].ok(&["detach", "w1"]);
+        balances(&client.ns, v4, &["w2", "w3"]);
+        // A dead node's endpoints go when the mesh knows.
+        hosts[2].end("KILL");
+        balances(&client.ns, v4, &["w2"]);
+        let described = hosts[0].ok(&["service", "describe", "web"]);
+        assert!(described.contains("node unreachable"), "{described}");
+        hosts[2].start();
+        balances(&client.ns, v4, &["w2", "w3"]);
+    });
+}
+
+#[test]
+fn connections_stand_through_changes_restarts_and_flushes() {
+    Lab::run(|lab| {
+        let hosts: [Host; 3] = lab.cluster();
+        let client = hosts[0].attach("client");
+        let servers = ["w1", "w2", "w3"];
+        let _containers: Vec<Container> = hosts
+            .iter()
+            .zip(servers)
+            .map(|(host, name)| web(host, name))
+            .collect();
+        let [v4, _] = create(&hosts[1], &[]);
+        balances(&client.ns, v4, &servers);
+        let mut streams: Vec<TcpStream> = (0..12)
+            .map(|_| connect(&client.ns, v4).expect("an answer").0)
+            .collect();
+        let mut check = |when: &str| {
+            assert!(
+                streams.iter_mut().all(echoes),
+                "a connection broke when {when}"
+            )
+        };
+
+        // The daemon of the client's host is killed, and new connections go on meanwhile.
+        hosts[0].end("KILL");
+        let local = connect(&client.ns, SocketAddr::new(v4.ip(), 81));
+        assert!(local.is_err(), "rules stay without the daemon");
+        hosts[0].start();
+        crate::lab::await_mesh(&hosts);
+        check("the daemon was killed and started again");
+        balances(&client.ns, v4, &servers);
+
+        // Our table is removed by hand.
+        hosts[0].ns.sh("nft delete table inet weave-service");
+        wait_for("the rules are back", SOON, || {
+            hosts[0]
+                .ns
+                .try_sh("nft list table inet weave-service")
+                .status
+                .success()
+        });
+        check("the rules were removed and came back");
+        balances(&client.ns, v4, &servers);
+
+        // New connections while endpoints come.
+        let (over, failed) = (AtomicBool::new(false), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    if let Err(error) = connect(&client.ns, v4) {
+                        eprintln!("a new connection failed: {error}");
+                        failed.store(true, Ordering::Relaxed);
+                    }
+                }
+            });
+            for (turn, host) in hosts.iter().take(3).enumerate() {
+                let extra = web(host, &format!("extra{turn}"));
+                wait_for("the new one is picked", SOON, || {
+                    connect(&client.ns, v4).is_ok_and(|(_, name, _)| name == extra.name)
+                });
+            }
+            over.store(true, Ordering::Relaxed);
+        });
+        assert!(!failed.load(Ordering::Relaxed));
+        check("endpoints came");
+    });
+}
+
+#[test]
+fn odd_services_are_refused_and_say_why() {
+    Lab::run(|lab| {
+        let hosts: [Host; 2] = lab.cluster();
+        let host = &hosts[0];
+        create(host, &["--node-port", "30080"]);
+        let says = |words: &[&str], cause: &str| {
+            let said = host.ctl(&[&["service"], words].concat());
+            assert!(
+                said.code != 0 && said.err.contains(cause),
+                "{words:?}: {said:?}"
+            );
+        };
+        let by = ["--selector", "app=web"];
+        says(
+            &[&["create", "web", "--port", "80"], &by[..]].concat(),
+            "exists already",
+        );
+        says(
+            &[&["create", "Web", "--port", "80"], &by[..]].concat(),
+            "service name",
+        );
+        says(
+            &[&["create", "a", "--port", "0"], &by[..]].concat(),
+            "is not a port",
+        );
+        says(
+            &[&["create", "a", "--port", "80", "--port", "80:81"], &by[..]].concat(),
+            "given twice",
+        );
+        says(
+            &[
+                &["create", "a", "--port", "80", "--node-port", "30080"],
+                &by[..],
+            ]
+            .concat(),
+            "node port",
+        );
+        says(&["create", "a", "--port", "80"], "--selector");
+        says(&["rm", "nothing"], "there is no service");
+    });
+}
+
+#[test]
+fn addresses_that_can_be_nobody_s_are_left_out_and_the_others_serve() {
+    Lab::run(|lab| {
+        let hosts: [Host; 2] = lab.cluster();
+        let host = &hosts[0];
+        let server = web(host, "w1");
+        let good = format!("{}:8080", server.v4);
+        let node = format!("{}:22", host.v4);
+        host.ok(&[
+            "service",
+            "create",
+            "odd",
+            "--port",
+            "80",
+            "--endpoint",
+            "127.0.0.1:80",
+            "--endpoint",
+            &node,
+            "--endpoint",
+            &good,
+        ]);
+        wait_for("the reasons are shown", SOON, || {
+            let described = hosts[1].ctl(&["service", "describe", "odd"]).out;
+            described.contains("127.0.0.1:80: it is a loopback")
+                && described.contains("it is an address of a node")
+        });
+        let address = host.json(&["service", "describe", "odd"])["addresses"][0]
+            .as_str()
+            .expect("an address")
+            .to_owned();
+        let client = hosts[1].attach("client");
+        balances(
+            &client.ns,
+            SocketAddr::new(address.parse().expect("an address"), 80),
+            &["w1"],
+        );
+    });
+}
