@@ -1,6 +1,7 @@
 //! Lists the files of the page, which `./run` builds into `web/dist`, so that the binary carries them.
 //!
-//! Without them the crate builds all the same, with an empty list: the server then says how to get the page.
+//! Without them the crate builds all the same, with an empty list: the server then says how to get the page. The files are
+//! copied first, so that a page that is built anew meanwhile does no harm.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -10,22 +11,23 @@ fn main() {
     let dist = Path::new(&env::var("CARGO_MANIFEST_DIR").expect("cargo sets it")).join("web/dist");
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed={}", dist.display());
+    let out = PathBuf::from(env::var("OUT_DIR").expect("cargo sets it"));
     let mut list = String::from("&[\n");
-    for file in compressed(&dist) {
+    for (number, file) in compressed(&dist).into_iter().enumerate() {
         let path = file.strip_prefix(&dist).expect("it lies in there");
         let path = path.with_extension("");
         println!("cargo::rerun-if-changed={}", file.display());
+        let copy = format!("page-{number}.gz");
+        fs::copy(&file, out.join(&copy)).expect("a file that was just listed can be copied");
         writeln!(
             list,
-            "    (\"/{}\", include_bytes!({:?})),",
+            "    (\"/{}\", include_bytes!(concat!(env!(\"OUT_DIR\"), \"/{copy}\"))),",
             path.display(),
-            file.display().to_string()
         )
         .expect("a string can be written to");
     }
     list.push(']');
-    let out = Path::new(&env::var("OUT_DIR").expect("cargo sets it")).join("page.rs");
-    fs::write(out, list).expect("the output directory can be written");
+    fs::write(out.join("page.rs"), list).expect("the output directory can be written");
 }
 
 /// Every `*.gz` below a folder, in the order of their names; none if there is no such folder.

@@ -198,4 +198,6 @@ try {
   process.exitCode = 1;
 } finally {
   await browser.close();
+  // Whoever started this still holds its input open.
+  process.stdin.destroy();
 }
