@@ -2,7 +2,7 @@
 //! whom over which protocol and port.
 //!
 //! Pure: a look is [`Flows::begin`], [`Flows::take`] for each connection that there is, [`Flows::ended`] for each that was
-//! taken out of the table since the look before, and [`Flows::finish`], in that order. A connection's own counters
+//! taken out of the table, and [`Flows::finish`], in that order; between two looks there may be more that ended. A connection's own counters
 //! only grow, so the difference to the look before is what it carried in between; rates are these differences over the
 //! time between two looks. What was there before the first look counts for the sums, not for the rates.
 //!
@@ -93,7 +93,6 @@ impl Flows {
         self.look += 1;
         self.accounting = false;
         for flow in self.flows.values_mut() {
-            flow.moved = [0; 2];
             (flow.counts.open, flow.counts.unanswered) = (0, 0);
         }
     }
@@ -193,8 +192,8 @@ impl Flows {
             _ => 0,
         };
         for flow in self.flows.values_mut() {
-            flow.counts.sent_rate = rate(flow.moved[0]);
-            flow.counts.received_rate = rate(flow.moved[1]);
+            let [sent, received] = std::mem::take(&mut flow.moved);
+            (flow.counts.sent_rate, flow.counts.received_rate) = (rate(sent), rate(received));
             let sore = |at| now.saturating_duration_since(at) < SORE;
             flow.counts.failing = flow.refused_at.is_some_and(sore) || flow.counts.unanswered > 0;
         }
@@ -470,6 +469,12 @@ mod tests {
         assert_eq!((counts.connections, counts.open, counts.refused), (3, 0, 1));
         assert_eq!((counts.sent_bytes, counts.failing), (1300, true));
         assert!(flows.known.is_empty());
+        flows.ended(&connection(4, MINE, THEIRS, 700, 0), whose);
+        let counts = look(&mut flows, start, 3, &[])[0].counts;
+        assert_eq!(
+            (counts.open, counts.sent_bytes, counts.sent_rate),
+            (0, 2000, 350)
+        );
     }
 
     #[test]

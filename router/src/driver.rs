@@ -100,6 +100,8 @@ struct Shared {
     view: ArcSwap<View>,
     stats: Mutex<StatsSource>,
     bulletins: ArcSwap<Bulletins>,
+    /// When a member was answered last.
+    told: Mutex<Option<Instant>>,
     orders: Mutex<Vec<Order>>,
 }
 
@@ -183,6 +185,7 @@ impl Router {
                 workers: Some(Arc::clone(&workers)),
             }),
             bulletins: ArcSwap::default(),
+            told: Mutex::default(),
             orders: Mutex::default(),
         });
         let mut control = Control::new(core, store, workers, inputs, Arc::clone(&shared));
@@ -222,6 +225,11 @@ impl Router {
     /// Asks every connected member what it has to tell; [`Router::bulletins`] has what came.
     pub fn ask_bulletins(&self) {
         self.order(Order::Ask);
+    }
+
+    /// When a member that asked was last told what this node has to tell.
+    pub fn told_bulletin(&self) -> Option<Instant> {
+        *lock(&self.shared.told)
     }
 
     /// What members told when they were last asked; those that are members no more are left out.

@@ -1,9 +1,10 @@
 //! What this node sees of its containers' flows, what it tells the others, and the picture it makes of what all tell.
 //!
-//! The watch looks at the kernel's connections every [`RESTED`], or every [`AWAKE`] while somebody looks at the picture, but
-//! never so often that looking takes more than a fiftieth of a core ([`SHARE`]). What it found is posted as this node's
-//! report; the other members' reports are asked for only while somebody looks, and, more rarely, for a quarter of an hour
-//! afterwards, so that the page has a past to show.
+//! The watch looks at the kernel's connections every [`RESTED`], or every [`AWAKE`] while somebody looks at the picture here
+//! or on another member, but never so often that looking takes more than a fiftieth of a core ([`SHARE`]): the kernel goes
+//! through all of its table, 2 to 10 ms even when next to nothing is in it. What ended in between is taken every [`TICK`],
+//! which costs what there is. What was found is posted as this node's report; the other members' reports are asked for only
+//! while somebody looks, and, more rarely, for a quarter of an hour afterwards, so that the page has a past to show.
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::MetadataExt as _;
@@ -25,8 +26,11 @@ use weave_router::driver::{Bulletin, MAX_TEXT};
 use super::{Node, wall_seconds};
 use crate::obstacle::Obstacle;
 
+/// How often it is seen what ended, and whether somebody looks.
+const TICK: Duration = Duration::from_secs(1);
+
 /// Between two looks while nobody cares.
-const RESTED: Duration = Duration::from_secs(2);
+const RESTED: Duration = Duration::from_secs(10);
 
 /// Between two looks while somebody does.
 const AWAKE: Duration = Duration::from_secs(1);
@@ -39,6 +43,9 @@ const LINGER: Duration = Duration::from_secs(900);
 
 /// How long somebody who asked once counts as looking.
 const ASKED: Duration = Duration::from_secs(10);
+
+/// How long a member that asked counts as looking: less than [`PAST`], which is not worth a look.
+const ASKED_BY_MEMBER: Duration = Duration::from_millis(2500);
 
 /// A look that took some time is followed by a pause this many times as long.
 const SHARE: u32 = 50;
@@ -53,7 +60,7 @@ const STALE: Duration = Duration::from_secs(15);
 const FRESH: Duration = Duration::from_millis(1500);
 
 /// How long a picture waits for reports.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Where the kernel is told to count bytes.
 const ACCOUNTING: &str = "net/netfilter/nf_conntrack_acct";
@@ -74,6 +81,8 @@ pub(super) struct Sight {
 struct Seen {
     flows: Flows,
     capture: Capture,
+    /// When the kernel was looked at, and how long that took.
+    looked: Option<(Instant, Duration)>,
     /// The report that was posted last.
     posted: Vec<u8>,
 }
@@ -142,52 +151,88 @@ impl Node {
         (seen.capture.clone(), seen.flows.len())
     }
 
-    /// The picture of the whole mesh now: waits a moment for what others tell.
+    /// The picture of the whole mesh now: waits a moment for a look here and for what others tell.
     pub async fn topology(&self) -> Result<Topology, Refusal> {
         let now = Instant::now();
         lock(&self.shared.sight.looked).asked_by = Some(now);
         if !self.all_told(FRESH) {
             self.ask_others(now);
-            let until = now + PATIENCE;
-            while !self.all_told(FRESH) && Instant::now() < until {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
+        }
+        let until = now + PATIENCE;
+        while !(self.all_told(FRESH) && self.looked_within(FRESH)) && Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
         Ok(self.picture())
     }
 
     /// Looks, tells and shows, for good.
     pub async fn watch(self) {
-        let mut door = None;
+        // From the start, because what ends is told only to those who listen.
+        let mut door = Conntrack::open().ok();
         loop {
-            let pause = self.look(&mut door).await;
-            self.post_report();
+            if self.is_due(Instant::now()) {
+                door = self.look(door).await;
+                self.post_report();
+            } else if let Some(door) = &door {
+                self.take_ended(door);
+            }
             self.show();
-            tokio::time::sleep(pause).await;
+            tokio::time::sleep(TICK).await;
         }
     }
 
-    /// One look at the kernel's connections; returns how long to wait for the next.
-    async fn look(&self, door: &mut Option<Conntrack>) -> Duration {
-        let base = if self.is_watched(Instant::now()) {
+    /// Whether it is time for a look.
+    fn is_due(&self, now: Instant) -> bool {
+        let Some((at, took)) = lock(&self.shared.sight.seen).looked else {
+            return true;
+        };
+        now.saturating_duration_since(at) >= self.rest(now).max(took * SHARE)
+    }
+
+    /// How long to rest between two looks.
+    fn rest(&self, now: Instant) -> Duration {
+        let within = |at: Option<Instant>, time| {
+            at.is_some_and(|at| now.saturating_duration_since(at) < time)
+        };
+        if self.is_watched(now) || within(self.shared.router.told_bulletin(), ASKED_BY_MEMBER) {
             AWAKE
+        } else if within(lock(&self.shared.sight.looked).viewed, LINGER) {
+            PAST
         } else {
             RESTED
-        };
-        if self.shared.router.view().range.is_none() {
-            return base;
         }
-        let (node, opened) = (self.clone(), door.take());
-        let began = Instant::now();
+    }
+
+    fn looked_within(&self, age: Duration) -> bool {
+        let looked = lock(&self.shared.sight.seen).looked;
+        looked.is_some_and(|(at, _)| at.elapsed() < age)
+    }
+
+    /// One look at the kernel's connections.
+    async fn look(&self, door: Option<Conntrack>) -> Option<Conntrack> {
+        let (node, began) = (self.clone(), Instant::now());
         // The kernel writes its table while this waits.
-        let looked = tokio::task::spawn_blocking(move || node.look_at_kernel(opened)).await;
-        *door = looked.ok().flatten();
+        let looked = tokio::task::spawn_blocking(move || node.look_at_kernel(door)).await;
         let took = began.elapsed();
-        let pause = base.max(took * SHARE);
+        let rest = self.rest(began).max(took * SHARE);
         let mut seen = lock(&self.shared.sight.seen);
+        seen.looked = Some((began, took));
         seen.capture.took_us = took.as_micros() as u64;
-        seen.capture.interval_ms = pause.as_millis() as u32;
-        pause
+        seen.capture.interval_ms = rest.as_millis() as u32;
+        looked.ok().flatten()
+    }
+
+    /// Takes what ended since it was last taken.
+    fn take_ended(&self, door: &Conntrack) {
+        let view = self.shared.router.view();
+        let mut seen = lock(&self.shared.sight.seen);
+        let missed = door.ended(|connection| {
+            seen.flows.ended(&connection, |ip| whose(&view, ip));
+        });
+        // A socket that failed is found out by the next look.
+        if missed.unwrap_or(false) {
+            seen.flows.missed();
+        }
     }
 
     fn look_at_kernel(&self, door: Option<Conntrack>) -> Option<Conntrack> {

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::lab::node::WEAVECTL;
@@ -51,7 +52,10 @@ impl Drop for Forward {
 }
 
 /// Traffic that goes on until it is dropped: datagrams both ways, and a connection that is refused each second.
-struct Life(Arc<AtomicBool>);
+struct Life {
+    go_on: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
 
 impl Life {
     fn start(from: &Container, to: &Container) -> Self {
@@ -60,7 +64,7 @@ impl Life {
         let (left, right) = (udp(&from.ns, (from.v4, 0)), udp(&to.ns, (to.v4, 7000)));
         let target = right.local_addr().expect("a bound socket has an address");
         let (ns, refused) = (from.ns.clone(), (to.v4, 7009));
-        std::thread::spawn(move || {
+        let thread = std::thread::spawn(move || {
             while until.load(Ordering::Relaxed) {
                 for _ in 0..20 {
                     // Whether one arrives is not what this is about.
@@ -73,13 +77,18 @@ impl Life {
                 let _ = ns.inside(|| std::net::TcpStream::connect(refused));
             }
         });
-        Self(go_on)
+        Self {
+            go_on,
+            thread: Some(thread),
+        }
     }
 }
 
 impl Drop for Life {
     fn drop(&mut self) {
-        self.0.store(false, Ordering::Relaxed);
+        self.go_on.store(false, Ordering::Relaxed);
+        // What went wrong in it was told when it did.
+        let _ = self.thread.take().map(JoinHandle::join);
     }
 }
 

@@ -5,6 +5,8 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::os::fd::AsRawFd as _;
+use std::ptr;
 
 use netlink_sys::Socket;
 use netlink_sys::protocols::NETLINK_NETFILTER;
@@ -72,8 +74,7 @@ impl Conntrack {
         let mut ended = Socket::new(NETLINK_NETFILTER)?;
         ended.bind_auto()?;
         ended.set_non_blocking(true)?;
-        // A wish: the kernel may grant less.
-        ended.set_rx_buf_sz(ROOM)?;
+        make_room(&ended)?;
         ended.add_membership(NFNLGRP_CONNTRACK_DESTROY)?;
         Ok(Self { socket, ended })
     }
@@ -130,6 +131,19 @@ impl Conntrack {
             }
         }
     }
+}
+
+/// Beyond what the system allows where this process may (CAP_NET_ADMIN), else as much as it allows.
+fn make_room(socket: &Socket) -> io::Result<()> {
+    let size = size_of::<libc::c_int>() as libc::socklen_t;
+    let value = ptr::from_ref(&ROOM).cast::<libc::c_void>();
+    let (level, force) = (libc::SOL_SOCKET, libc::SO_RCVBUFFORCE);
+    // SAFETY: `value` points to an int of `size` bytes that lives across the call.
+    let forced = unsafe { libc::setsockopt(socket.as_raw_fd(), level, force, value, size) };
+    if forced < 0 {
+        socket.set_rx_buf_sz(ROOM)?;
+    }
+    Ok(())
 }
 
 fn refusal(answer: &Message<'_>) -> io::Error {
@@ -214,8 +228,8 @@ const GET: u16 = 0x101;
 /// `NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_DELETE`.
 const DELETE: u16 = 0x102;
 const NFNLGRP_CONNTRACK_DESTROY: u32 = 3;
-/// Bytes of news that may wait: some thousand connections.
-const ROOM: i32 = 2 << 20;
+/// Bytes of news that may wait, which the kernel doubles: some five thousand connections.
+const ROOM: libc::c_int = 2 << 20;
 const REQUEST_DUMP: u16 = 0x301;
 const ERROR: u16 = 2;
 const DONE: u16 = 3;

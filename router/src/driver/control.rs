@@ -197,6 +197,7 @@ impl Control {
             [bulletin::ASK, ..] => {
                 for part in self.board.answer(peer, body, at.mono) {
                     self.core.send_control(peer, &part, at);
+                    *lock(&self.shared.told) = Some(at.mono);
                 }
             }
             [bulletin::PART, ..] => {
