@@ -38,7 +38,7 @@ const RETRIES: u32 = 3;
 const LOSSY: u16 = 50;
 /// Between the pings of a doubt: at least, and at most where answers take long.
 const STEP: Duration = Duration::from_millis(40);
-const LONGEST_STEP: Duration = Duration::from_millis(500);
+const LONGEST_STEP: Duration = Duration::from_millis(300);
 /// How many addresses and how many relays of a peer are tried.
 const MAX_DIRECT: usize = 4;
 const MAX_RELAYED: usize = 3;

@@ -277,12 +277,12 @@ fn silence_is_probed_and_then_broken() {
     net.keep_capture = true;
     net.link.loss = 1.0;
     net.data(0, 0, 1);
-    net.run(140 * MS);
+    net.run(200 * MS);
     assert_eq!(net.hosts[0].count("Probe"), 0);
-    net.run(260 * MS);
+    net.run(250 * MS);
     assert_eq!(net.hosts[0].count("Probe"), 1);
-    net.run(2200 * MS);
-    assert!((6..=11).contains(&net.hosts[0].count("Probe")));
+    net.run(2150 * MS);
+    assert!((6..=10).contains(&net.hosts[0].count("Probe")));
     assert_eq!(handshakes(&net), 0);
     net.run(SECOND);
     assert!(handshakes(&net) > 0, "three seconds are enough");

@@ -122,7 +122,7 @@ fn a_way_that_answers_is_kept_after_one_question() {
     world.run(SECOND);
     assert_eq!(
         (world.asked.as_slice(), world.switches.len()),
-        (&[(direct(), false)][..], 0)
+        (&[(direct(), true)][..], 0)
     );
 }
 
