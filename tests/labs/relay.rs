@@ -1,14 +1,13 @@
 //! Hosts that cannot reach one another, and the hosts between them, which hand on what they cannot read.
 
 use std::fs::File;
-use std::net::Ipv4Addr;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use crate::lab::capture::MARKER;
-use crate::lab::traffic::{Conversation, Load, bulk, payload, try_ping, udp, wait_for};
+use crate::lab::traffic::{Conversation, Load, bulk, try_ping, wait_for};
 use crate::lab::{Container, Host, Lab, form};
 
 /// The longest that a connection may stand still when its way is cut or its relay dies. A promise of the product: nothing
@@ -129,15 +128,9 @@ fn cut_hosts_talk_through_a_third() {
                 shown.contains("via h2") && shown.contains("other way silent"),
                 "{shown}"
             );
-            wait_for("the path through the relay is measured", PATIENCE, || {
-                connection(&h1, "h3")["mtu"]["bytes"] == 1500
-            });
             a.reaches(&c, 56);
             a.reaches(&c, 8000);
-            let begun = Instant::now();
-            bulk(&a.ns, (&c.ns, c.v4.into()), 32 << 20);
-            let rate = 64.0 / begun.elapsed().as_secs_f64();
-            println!("through the relay, both ways at once: {rate:.0} MiB/s");
+            bulk(&a.ns, (&c.ns, c.v4.into()), 8 << 20);
             let flows = Flows::start(&a, &c);
             let healed = Instant::now();
             cut(lab, &[]);
@@ -222,26 +215,11 @@ fn hosts_that_never_met() {
         b.reaches(&c, 56);
         b.reaches(&c, 8000);
         bulk(&b.ns, (&c.ns, c.v6.into()), 8 << 20);
-        broadcast(&b, &c);
-        broadcast(&c, &b);
         assert_eq!(connection(h2, "h3")["path"]["reason"], "handshake");
         cut(lab, &[]);
         await_way(h2, "h3", None);
         await_way(h3, "h2", None);
     });
-}
-
-/// What one container says to all is heard by another one.
-fn broadcast(from: &Container, to: &Container) {
-    let hears = udp(&to.ns, (Ipv4Addr::UNSPECIFIED, 5007));
-    let says = udp(&from.ns, (from.v4, 0));
-    says.set_broadcast(true).expect("a socket may broadcast");
-    let said = payload(1000, 7);
-    says.send_to(&said, (Ipv4Addr::new(10, 47, 255, 255), 5007))
-        .expect("it leaves");
-    let mut heard = [0; 1500];
-    let (len, source) = hears.recv_from(&mut heard).expect("it is heard");
-    assert_eq!((&heard[..len], source.ip()), (&said[..], from.v4.into()));
 }
 
 /// What a relay holds in memory and sends and receives can be read nowhere; at the ends it can.

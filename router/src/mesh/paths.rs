@@ -4,9 +4,9 @@
 //! direction only does not count. In a quiet network each peer is pinged by its way in use, once in ten seconds.
 //!
 //! *Doubt.* When a session says that nothing comes back, the way in use is asked. If that brings nothing at once, all
-//! other ways are asked beside it, twice; if one of them answers and the way in use does not, it is taken. That is within
-//! half a second after the last answer, before TCP tries for the second time. These pings say that they are an alarm, so
-//! a peer whose packets are lost although it hears well doubts its own way too. If nothing answers, the way stays as it is
+//! other ways are asked beside it, twice; if one of them answers and the way in use does not, it is taken. That is about
+//! half a second after the last packet, before TCP tries for the third time. The pings say that they are an alarm, so a
+//! peer whose packets are lost although it hears well doubts its own way too. If nothing answers, the way stays as it is
 //! and everything is asked again for as long as the session is silent.
 //!
 //! *Back.* While a relay stands between, the peer's addresses are asked every second, later every five. A few answers one
@@ -168,10 +168,9 @@ impl Paths {
             && state.doubt.is_none_or(|doubt| doubt.is_over())
         {
             let since = state.doubt.map_or(now, |doubt| doubt.since);
-            // A peer that is alarmed has asked by this way already.
             state.doubt = Some(Doubt {
                 since,
-                step: u32::from(!alarm),
+                step: 0,
                 next: now,
                 alarm,
             });
@@ -368,10 +367,9 @@ impl Peer {
             let others = self.ways.iter().map(|way| way.way);
             chosen.extend(others.filter(|way| *way != self.active));
         }
-        let alarm = doubt.alarm && doubt.step > 0;
         doubt.step += 1;
         doubt.next = now + step;
-        alarm
+        doubt.alarm
     }
 
     /// Asks the way in use now and then, and the others beside it where that may be of use.

@@ -81,8 +81,6 @@ pub(super) struct Peer {
     confirm: Option<(Instant, u32)>,
     /// Since when something is unanswered, and when it was last asked about; in milliseconds.
     silent_since: Option<u64>,
-    /// When it was last seen to owe no answer, in milliseconds.
-    owed_nothing: u64,
     /// It was told to be silent.
     silent: bool,
     probed_at: u64,
@@ -113,7 +111,6 @@ impl Peer {
             older: Vec::new(),
             confirm: None,
             silent_since: None,
-            owed_nothing: 0,
             silent: false,
             probed_at: 0,
             kept_at: 0,

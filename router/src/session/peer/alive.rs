@@ -30,7 +30,7 @@ const DEAF_AFTER: u64 = 45_000;
 const UNUSED_AFTER: u64 = 60_000;
 /// All peers are looked at on common multiples of this, so that a thousand of them wake the thread no more than one; who
 /// owes an answer, also when that is late.
-const TICK: u64 = 100;
+const TICK: u64 = 200;
 
 impl Peer {
     /// Does what is due.
@@ -115,7 +115,6 @@ impl Peer {
         let (sent, heard) = (self.sent_ms(), self.heard_ms());
         if self.current.is_none() || sent <= heard {
             self.silent_since = None;
-            self.owed_nothing = now_ms;
             if std::mem::take(&mut self.silent) {
                 local.emit(SessionEvent::Heard { peer: self.id });
             }
@@ -123,8 +122,7 @@ impl Peer {
         }
         let since = match self.silent_since {
             Some(since) if heard < since => since,
-            // Data threads note when they sent last, not what was the first to stay unanswered. It came later than this.
-            _ => heard.max(self.owed_nothing).min(sent),
+            _ => sent,
         };
         self.silent_since = Some(since);
         let silent = now_ms.saturating_sub(since);
