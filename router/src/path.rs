@@ -9,13 +9,11 @@
 //! [`stats`].
 
 pub mod assembly;
-pub mod backlog;
 pub mod csum;
 pub mod cut;
 pub mod deliver;
 pub mod egress;
 pub mod errors;
-pub mod fair;
 pub mod frames;
 pub mod group;
 pub mod header;

@@ -1,8 +1,7 @@
 //! Out: reads packets from a TUN queue, finds their owner, seals and sends them.
 //!
 //! A super-frame goes at once, cut into slices, in one call. Small packets are gathered while more wait in the queue
-//! and go together; a lone one leaves as soon as the queue is found empty. No timer is involved. In which order waiting
-//! packets go is the backlog's to say.
+//! and go together; a lone one leaves as soon as the queue is found empty. No timer is involved.
 
 use std::io;
 use std::sync::Arc;
@@ -13,7 +12,6 @@ use weave_linux::tun::{Tun, VirtioHeader, gso};
 use weave_linux::udp::{UdpSocket, is_too_big};
 use weave_model::{Drop, NodeId};
 
-use super::backlog::{Backlog, Taken};
 use super::cut::{Batch, MIN_DATAGRAM};
 use super::inner::Inner;
 use super::routes::{DEFAULT_NETWORK, Peer, Routes, Send};
@@ -59,14 +57,8 @@ struct Gathered {
 /// The outgoing half of a lane's thread.
 #[derive(Debug)]
 pub struct Outgoing {
-    backlog: Backlog,
-    sending: Sending,
-}
-
-/// How packets leave, once it is their turn.
-#[derive(Debug)]
-struct Sending {
     shell: Egress,
+    packet: Vec<u8>,
     gathered: Vec<Gathered>,
     batch: Batch,
     told: Option<Instant>,
@@ -76,65 +68,64 @@ impl Outgoing {
     /// Nothing gathered yet.
     pub fn new(shell: Egress) -> Self {
         Self {
-            backlog: Backlog::default(),
-            sending: Sending {
-                shell,
-                gathered: Vec::new(),
-                batch: Batch::new(),
-                told: None,
-            },
+            shell,
+            packet: vec![0; 1 << 16],
+            gathered: Vec::new(),
+            batch: Batch::new(),
+            told: None,
         }
     }
 
-    /// Takes what waits in the TUN queue and sends of it at most a burst. Returns whether there was anything.
+    /// Takes what waits in the TUN queue, at most a burst, and sends it. Returns whether there was anything.
     ///
     /// # Errors
     /// When the TUN queue fails for good.
     pub fn burst(&mut self, routes: &Routes) -> io::Result<bool> {
-        let result = self.send_burst(routes);
-        self.sending.flush_all(routes);
+        let mut packet = std::mem::take(&mut self.packet);
+        let result = self.take_burst(routes, &mut packet);
+        self.packet = packet;
+        for place in 0..self.gathered.len() {
+            self.flush(routes, place);
+        }
         result
     }
 
-    fn send_burst(&mut self, routes: &Routes) -> io::Result<bool> {
-        let Self { backlog, sending } = self;
-        let Egress { tun, counters, .. } = &sending.shell;
-        backlog.fill(tun, counters)?;
-        if backlog.is_empty() {
-            return Ok(false);
-        }
+    fn take_burst(&mut self, routes: &Routes, packet: &mut [u8]) -> io::Result<bool> {
         let mut bytes = 0;
-        for _ in 0..BURST {
-            let Some((taken, packet)) = backlog.pop() else {
-                break;
-            };
-            bytes += packet.len();
-            if let Err(reason) = sending.packet(routes, &taken, packet) {
-                sending.shell.counters.dropped(reason);
-            }
-            if bytes > BURST_BYTES {
-                break;
-            }
-            // While a long packet was sealed and sent, one may have come that need not wait for the others.
-            if taken.header.gso_type != gso::NONE && !backlog.is_empty() {
-                let Egress { tun, counters, .. } = &sending.shell;
-                backlog.fill(tun, counters)?;
+        for taken in 0..BURST {
+            match self.shell.tun.read(packet) {
+                Ok((header, len)) => {
+                    self.shell.counters.packet(len);
+                    if let Err(reason) = self.packet(routes, header, &mut packet[..len]) {
+                        self.shell.counters.dropped(reason);
+                    }
+                    bytes += len;
+                    if bytes > BURST_BYTES {
+                        return Ok(true);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(taken > 0),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(true)
     }
-}
 
-impl Sending {
-    fn packet(&mut self, routes: &Routes, taken: &Taken, packet: &mut [u8]) -> Result<(), Drop> {
-        let Taken { header, inner, .. } = taken;
+    fn packet(
+        &mut self,
+        routes: &Routes,
+        header: VirtioHeader,
+        packet: &mut [u8],
+    ) -> Result<(), Drop> {
+        let inner = Inner::parse(packet)?;
         if inner.destination.is_multicast() {
             // The kernel's own chatter on the device, such as MLD: containers' groups take another way.
             return Ok(());
         }
         let place = match routes.towards(inner.source, inner.destination) {
             Err(Drop::ForeignSource) if !header.needs_csum() => {
-                let own = errors::speak_for_own(packet, inner, routes)?;
+                let own = errors::speak_for_own(packet, &inner, routes)?;
                 routes.towards(own, inner.destination)?
             }
             place => place?,
@@ -150,9 +141,9 @@ impl Sending {
             _ => return Err(Drop::Malformed),
         };
         if shape != Shape::Plain {
-            self.flush_all(routes);
+            self.flush_peer(routes, place);
             let headers = inner.headers(packet).ok_or(Drop::Malformed)?;
-            let slice = describe(shape, header);
+            let slice = describe(shape, &header);
             return self.slices(
                 peer,
                 send,
@@ -160,16 +151,16 @@ impl Sending {
                 (slice, &packet[..headers], &packet[headers..]),
             );
         }
-        let csum_pending = settle_csum(packet, header, inner)?;
+        let csum_pending = settle_csum(packet, &header, &inner)?;
         let room = send.datagram(self.shell.lane);
         if packet.len() + RECORD + 1 + HEADER + TAG <= room && packet.len() <= MAX_RECORD {
             self.gather(routes, place, inner.ecn, packet, csum_pending);
             return Ok(());
         }
-        self.flush_all(routes);
+        self.flush_peer(routes, place);
         let slice = Slice {
             csum_pending,
-            ..describe(shape, header)
+            ..describe(shape, &header)
         };
         self.slices(peer, send, inner.ecn, (slice, &[], packet))
     }
@@ -217,9 +208,13 @@ impl Sending {
         routes.peers[place].counters.sent(packet.len());
     }
 
-    /// Sends what is gathered: none of it is to wait for a longer packet, or to be overtaken by it.
-    fn flush_all(&mut self, routes: &Routes) {
-        for at in 0..self.gathered.len() {
+    /// Sends what waits for a member, so that a larger packet does not overtake it.
+    fn flush_peer(&mut self, routes: &Routes, place: usize) {
+        if let Some(at) = self
+            .gathered
+            .iter()
+            .position(|gathered| gathered.place == place)
+        {
             self.flush(routes, at);
         }
     }

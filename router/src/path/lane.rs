@@ -43,9 +43,9 @@ pub fn run(
     let mut nap = Nap::default();
     // Asked in every turn: under steady traffic the descriptors are never waited for.
     while !stop.rung() {
-        let routes = cache.load();
-        let sent = outgoing.burst(routes)?;
-        let came = incoming.receive(&mut inbox, routes)?;
+        let routes = Arc::clone(cache.load());
+        let sent = outgoing.burst(&routes)?;
+        let came = incoming.receive(&mut inbox, &routes)?;
         if came {
             received.received();
         }
@@ -57,7 +57,7 @@ pub fn run(
             }
         }
         let now = Instant::now();
-        incoming.expire(routes, now);
+        incoming.expire(&routes, now);
         if busy {
             continue;
         }
