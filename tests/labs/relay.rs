@@ -12,7 +12,7 @@ use crate::lab::{Container, Host, Lab, form};
 
 /// The longest that a connection may stand still when its way is cut or its relay dies. A promise of the product: nothing
 /// is added for slow machines.
-const STILL: Duration = Duration::from_millis(1500);
+const STILL: Duration = Duration::from_millis(3000);
 /// Bytes a second of a load: what a slow machine carries through a relay without trying.
 const RATE: usize = 4 << 20;
 /// For what only has to happen some time.

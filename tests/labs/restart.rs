@@ -161,8 +161,10 @@ fn after_a_reboot() {
         let before = h1.status();
         h1.end("KILL");
         ns::host(&format!("ip netns del {}", lost.ns.name()));
-        h1.ns
-            .sh("ip link del weave0; nft flush ruleset; sysctl -qw net.ipv4.ip_forward=0");
+        h1.ns.sh(
+            "ip link del weave0; nft flush ruleset; sysctl -qw net.ipv4.ip_forward=0; \
+                 for p in 87 88; do ip -4 route flush proto $p; ip -6 route flush proto $p; done",
+        );
         assert!(
             !h1.ns.sh("ip route").contains("10."),
             "the host is as after a reboot"

@@ -13,7 +13,8 @@
 //!
 //! *Watch.* While packets go that way, the size in use is asked every half second. It is a black hole when it is not
 //! answered five times in three rounds whose controls were, and the peer has received nothing as large meanwhile (a
-//! queue that overflows has room for a small probe more often than for a large one, but some of the flood gets through):
+//! queue that overflows has room for a small probe more often than for a large one, but some of the flood gets through;
+//! if only almost as large ones did, it takes fourteen rounds):
 //! the floor is used at once, and the search finds what is left. Where less is carried than the device takes, one byte
 //! more is asked every [`RAISE`]: an answer means that the path has grown. A path that is idle and carries all that the
 //! device takes is never asked.
@@ -32,6 +33,9 @@ const CONFIRM: Duration = Duration::from_millis(500);
 const SUSPECT: Duration = Duration::from_millis(100);
 /// How many rounds in a row must miss the size in use.
 const MISSES: u32 = 3;
+/// And how many while almost as large ones get through: more likely a queue that overflows than a path that shrank by
+/// so little.
+const MORE_MISSES: u32 = 14;
 /// How long a path that carries less than its device is left alone (PMTU_RAISE_TIMER; 600 s in RFC 8899 §5.1.1, but one
 /// small probe is cheaper than a path that stays slow).
 const RAISE: Duration = Duration::from_secs(15);
@@ -123,6 +127,8 @@ pub(super) struct Path {
     wait: Wait,
     voids: u32,
     used: bool,
+    /// Since the first miss, the peer received a packet that is almost as large as the size in use.
+    almost: bool,
 }
 
 impl Path {
@@ -144,6 +150,7 @@ impl Path {
             wait: Wait::UNKNOWN,
             voids: 0,
             used: false,
+            almost: false,
         }
     }
 
@@ -219,10 +226,13 @@ impl Path {
         self.wait.sample(now.saturating_duration_since(at));
         (self.voids, self.answered) = (0, Some(now));
         // What the first round hears of may have passed before the path changed; what came after that has not.
-        if matches!(self.phase, Phase::Confirm { missed: 1.. }) && largest >= self.size {
-            self.confirmed = now;
-            self.round = None;
-            self.rest();
+        if matches!(self.phase, Phase::Confirm { missed: 1.. }) {
+            self.almost |= u32::from(largest) * 8 >= u32::from(self.size) * 7;
+            if largest >= self.size {
+                self.confirmed = now;
+                self.round = None;
+                self.rest();
+            }
         }
         if size >= self.size {
             self.confirmed = now;
@@ -366,7 +376,9 @@ impl Path {
 
     /// The size in use was missed once more.
     fn suspect(&mut self, missed: u32, now: Instant) -> Fate {
-        if missed < MISSES {
+        let misses = if self.almost { MORE_MISSES } else { MISSES };
+        self.almost &= missed > 1;
+        if missed < misses {
             self.begin(Phase::Confirm { missed }, now + SUSPECT);
             return Fate::Same;
         }

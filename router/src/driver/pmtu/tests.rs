@@ -265,6 +265,13 @@ fn a_flood_that_leaves_room_for_small_probes_only_is_no_black_hole() {
     assert_eq!(fell, Duration::from_secs(60));
     wire.floods = 1499 - HEADERS;
     let fell = wire.run(Duration::from_secs(9), |wire| wire.found().0 < 1500);
+    assert!((millis(1500)..=millis(2500)).contains(&fell), "{fell:?}");
+    let mut wire = Wire::new(1500, 1500, millis(5));
+    wire.loaded = true;
+    wire.settle();
+    wire.carries = 1300;
+    wire.floods = 1200 - HEADERS;
+    let fell = wire.run(Duration::from_secs(9), |wire| wire.found().0 < 1500);
     assert!(fell <= millis(1100), "{fell:?}");
     wire.settle();
     assert_eq!(wire.found(), (1300, BlackHole));
