@@ -1,16 +1,11 @@
 //! Membership and ownership: who belongs to the cluster, and which addresses are whose.
 //!
 //! Bottom-up: [`codec`] reads and writes bytes; [`cluster`] is the cluster's key and its certificates, [`authority`] who
-//! may sign them, [`removal`] their end; [`deed`] is one
-//! proof of ownership, [`deeds`] all that a node has; [`record`] is what a node says of itself; [`message`] and
-//! [`parts`] are what members send each other, [`inquiry`] how they ask all the others; [`tokens`] are the
-//! invitations and [`join`] is how they are used; [`flood`] says what to send to whom, and when; [`links`] is who reaches
-//! whom, and [`paths`] chooses the way to each peer.
-//! Bottom-up: [`codec`] reads and writes bytes; [`cluster`] is the cluster's key and its certificates; [`deed`] is one
-//! proof of ownership, [`deeds`] all that a node has; [`record`] is what a node says of itself, [`sheet`] what it tells of its containers
-//! and Services; [`message`] and
-//! [`parts`] are what members send each other; [`tokens`] are the
-//! invitations and [`join`] is how they are used; [`flood`] and [`ping`] say what to send to whom, and when.
+//! may sign them, [`removal`] their end; [`deed`] is one proof of ownership, [`deeds`] all that a node has; [`record`] is
+//! what a node says of itself, [`sheet`] what it tells of its containers and Services; [`message`] and [`parts`] are what
+//! members send each other, [`inquiry`] how they ask all the others; [`tokens`] are the invitations and [`join`] is how
+//! they are used; [`flood`] says what to send to whom, and when; [`links`] is who reaches whom, and [`paths`] chooses the
+//! way to each peer.
 
 pub mod cluster;
 pub mod authority;
