@@ -179,13 +179,15 @@ fn parse(attributes: Attributes<'_>) -> Option<Connection> {
     })
 }
 
-struct Tuple {
-    protocol: u8,
-    from: End,
-    to: End,
+/// One direction of a connection: `CTA_TUPLE_IP` and `CTA_TUPLE_PROTO`.
+pub(super) struct Tuple {
+    pub(super) protocol: u8,
+    pub(super) from: End,
+    pub(super) to: End,
 }
 
-fn tuple(bytes: &[u8]) -> Option<Tuple> {
+/// Reads a tuple; `None` for what is not between two addresses.
+pub(super) fn tuple(bytes: &[u8]) -> Option<Tuple> {
     let attributes = Attributes(bytes);
     let addresses = Attributes(attributes.find(CTA_TUPLE_IP)?);
     let protocol = Attributes(attributes.find(CTA_TUPLE_PROTO)?);
@@ -236,8 +238,8 @@ const DONE: u16 = 3;
 /// A dump comes in datagrams of at most 32 KB.
 const BUFFER: usize = 64 * 1024;
 
-const CTA_TUPLE_ORIG: u16 = 1;
-const CTA_TUPLE_REPLY: u16 = 2;
+pub(super) const CTA_TUPLE_ORIG: u16 = 1;
+pub(super) const CTA_TUPLE_REPLY: u16 = 2;
 const CTA_STATUS: u16 = 3;
 const CTA_PROTOINFO: u16 = 4;
 const CTA_COUNTERS_ORIG: u16 = 9;

@@ -4,10 +4,11 @@
 //! as long as the client goes on sending. Messages and attributes are those of `linux/netfilter/nfnetlink_conntrack.h`.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 
 use netlink_sys::{Socket, SocketAddr as Kernel, protocols::NETLINK_NETFILTER};
 
+use super::dump::{self, CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, End};
 use crate::nft::wire::{Attributes, Attrs, Messages, message};
 
 /// A flow as the kernel follows it.
@@ -117,43 +118,20 @@ impl Conntrack {
 
 fn read(attributes: Attributes<'_>) -> Option<Flow> {
     let tuple = attributes.find(CTA_TUPLE_ORIG)?;
-    let (protocol, source, destination) = read_tuple(Attributes(tuple))?;
-    let (_, answers, _) = read_tuple(Attributes(attributes.find(CTA_TUPLE_REPLY)?))?;
+    let asked = dump::tuple(tuple)?;
+    let answer = dump::tuple(attributes.find(CTA_TUPLE_REPLY)?)?;
+    let at = |end: End| SocketAddr::new(end.ip, end.port);
     Some(Flow {
-        protocol,
-        source,
-        destination,
-        answers,
+        protocol: asked.protocol,
+        source: at(asked.from),
+        destination: at(asked.to),
+        answers: at(answer.from),
         tuple: tuple.to_vec(),
         id: attributes.find(CTA_ID).and_then(|id| id.try_into().ok()),
         zone: attributes
             .find(CTA_ZONE)
             .and_then(|zone| zone.try_into().ok()),
     })
-}
-
-/// `CTA_TUPLE_IP` (1) with source and destination (1 and 2, or 3 and 4 in IPv6), `CTA_TUPLE_PROTO` (2) with number (1)
-/// and ports (2, 3).
-fn read_tuple(tuple: Attributes<'_>) -> Option<(u8, SocketAddr, SocketAddr)> {
-    let addresses = Attributes(tuple.find(1)?);
-    let v4 = |kind| {
-        Some(Ipv4Addr::from(
-            <[u8; 4]>::try_from(addresses.find(kind)?).ok()?,
-        ))
-    };
-    let v6 = |kind| {
-        Some(Ipv6Addr::from(
-            <[u8; 16]>::try_from(addresses.find(kind)?).ok()?,
-        ))
-    };
-    let ip = |four, six| v4(four).map(IpAddr::V4).or_else(|| v6(six).map(IpAddr::V6));
-    let protocol = Attributes(tuple.find(2)?);
-    let port = |kind| {
-        let bytes = protocol.find(kind)?;
-        Some(u16::from_be_bytes(bytes.get(..2)?.try_into().ok()?))
-    };
-    let at = |four, six, kind| Some(SocketAddr::new(ip(four, six)?, port(kind)?));
-    Some((*protocol.find(1)?.first()?, at(1, 3, 2)?, at(2, 4, 3)?))
 }
 
 const RECEIVE_BUFFER: usize = 1 << 20;
@@ -167,7 +145,5 @@ const DUMP: u16 = 0x300;
 const ERROR: u16 = 2;
 const DONE: u16 = 3;
 const NESTED: u16 = 0x8000;
-const CTA_TUPLE_ORIG: u16 = 1;
-const CTA_TUPLE_REPLY: u16 = 2;
 const CTA_ID: u16 = 12;
 const CTA_ZONE: u16 = 18;
