@@ -32,6 +32,7 @@ use zeroize::Zeroizing;
 use crate::ipam::Ipam;
 use crate::keys::NodeKeys;
 use crate::mesh::codec::Malformed;
+use crate::mesh::echo::Echoes;
 use crate::mesh::flood::Flood;
 use crate::mesh::join::Inviting;
 use crate::mesh::parts::Parts;
@@ -136,6 +137,7 @@ pub struct Core {
     endpoints: Vec<SocketAddr>,
     flood: Flood,
     pings: Pings,
+    echoes: Echoes,
     parts: Parts,
     joining: Option<JoinCommand>,
     inviting: Inviting,
@@ -212,6 +214,7 @@ impl Core {
             endpoints: Vec::new(),
             flood: Flood::default(),
             pings: Pings::default(),
+            echoes: Echoes::default(),
             parts: Parts::default(),
             joining: None,
             inviting,
@@ -364,6 +367,7 @@ impl Core {
         self.saving.handle_timeout(now.mono);
         self.relocked |= self.joining.is_some();
         self.handle_join_timeout();
+        self.end_echoes();
         self.settle();
     }
 
@@ -374,6 +378,7 @@ impl Core {
             self.saving.poll_timeout(),
             self.flood.poll_timeout(),
             self.pings.poll_timeout(),
+            self.echoes.poll_timeout(),
             self.joining.as_ref().and_then(JoinCommand::poll_timeout),
             self.asking.as_ref().and_then(Asking::poll_timeout),
             self.giving.poll_timeout(),

@@ -5,6 +5,7 @@
 
 mod control;
 mod lanes;
+mod notes;
 mod pmtu;
 mod workers;
 
@@ -19,7 +20,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use weave_model::{NodeId, NodeName, PathMtu, Suite};
 
 use crate::core::command::{Command, CommandError, Reply};
@@ -32,6 +33,7 @@ use crate::store::{Store, StoreError};
 use crate::time::{Now, Start};
 use control::Control;
 
+pub use notes::{MAX_NOTE, Note};
 pub use workers::{Granted, Offloads, Workers, WorkersConfig};
 
 /// How many inputs of data threads may wait for the control thread.
@@ -90,6 +92,7 @@ pub struct Router {
     shared: Arc<Shared>,
     wake: SyncSender<Input>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    notes: Mutex<Option<mpsc::Receiver<Note>>>,
 }
 
 /// What the control thread shares with the handle.
@@ -111,6 +114,7 @@ struct StatsSource {
 enum Order {
     Command(Command, oneshot::Sender<Result<Reply, CommandError>>),
     Ports(BTreeMap<u32, Port>),
+    Note(NodeId, Vec<u8>),
     Stop,
 }
 
@@ -179,7 +183,8 @@ impl Router {
             }),
             orders: Mutex::default(),
         });
-        let mut control = Control::new(core, store, workers, inputs, Arc::clone(&shared));
+        let (leave, notes) = notes::queue();
+        let mut control = Control::new(core, store, workers, inputs, Arc::clone(&shared), leave);
         control.settle();
         let body = move || control.run();
         let thread = thread::Builder::new()
@@ -190,6 +195,7 @@ impl Router {
             shared,
             wake,
             thread: Mutex::new(Some(thread)),
+            notes: Mutex::new(Some(notes)),
         })
     }
 
@@ -206,6 +212,16 @@ impl Router {
     /// Says which interfaces belong to which addresses, for broadcast and multicast.
     pub fn set_ports(&self, ports: BTreeMap<u32, Port>) {
         self.order(Order::Ports(ports));
+    }
+
+    /// The notes of other members, for the one who asks first. They end with the control thread.
+    pub fn notes(&self) -> Option<mpsc::Receiver<Note>> {
+        lock(&self.notes).take()
+    }
+
+    /// Sends a note of at most [`MAX_NOTE`] bytes to a member; it may be lost.
+    pub fn send_note(&self, to: NodeId, bytes: Vec<u8>) {
+        self.order(Order::Note(to, bytes));
     }
 
     /// The cluster as this node knows it.

@@ -1,10 +1,12 @@
 //! Knowing the members: records in and out, pings, and what sessions report.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use tracing::{debug, info, warn};
 use weave_model::{NetworkName, NodeId};
 
+use super::command::{CommandError, Reply};
 use super::{Core, CoreEvent, Link};
 use crate::mesh::flood::Due;
 use crate::mesh::message::Message;
@@ -16,6 +18,8 @@ use crate::session::SessionEvent;
 const MAX_MEMBERS: usize = 4096;
 /// The most addresses at which others see this node that its record tells.
 const MAX_OBSERVED: usize = 4;
+/// The longest that the answer to a ping is waited for.
+const MAX_PATIENCE: Duration = Duration::from_secs(60);
 
 impl Core {
     /// Takes what the sessions report, and hands it on to the data path.
@@ -136,6 +140,9 @@ impl Core {
     }
 
     fn handle_pong(&mut self, peer: NodeId, id: u64, observed: SocketAddr) {
+        if let Some((command, rtt)) = self.echoes.answered(peer, id, self.now.mono) {
+            return self.reply(command, Ok(Reply::Pong { rtt, observed }));
+        }
         let (seen, before) = (self.pings.observed(), self.pings.rtt(peer));
         if !self.pings.pong(peer, id, observed, self.now.mono) {
             return;
@@ -147,6 +154,30 @@ impl Core {
         if self.pings.observed() != seen {
             self.changed();
             self.publish();
+        }
+    }
+
+    /// Sends a ping that a command asked for.
+    pub(super) fn start_echo(
+        &mut self,
+        command: u64,
+        peer: NodeId,
+        patience: Duration,
+    ) -> Result<(), CommandError> {
+        let up = self.links.get(&peer).is_some_and(|link| link.up);
+        if !up {
+            return Err(CommandError::NotConnected);
+        }
+        let patience = patience.min(MAX_PATIENCE);
+        let id = self.echoes.ask(command, peer, patience, self.now.mono);
+        self.send(peer, &Message::Ping { id });
+        Ok(())
+    }
+
+    /// Answers the commands whose pings were not answered.
+    pub(super) fn end_echoes(&mut self) {
+        for (command, patience) in self.echoes.overdue(self.now.mono) {
+            self.reply(command, Err(CommandError::NoPong(patience)));
         }
     }
 

@@ -48,6 +48,7 @@ impl Core {
                 let leases = leases.map(|(id, offset)| (id.to_owned(), offset));
                 return Ok(Some(Reply::Leases(leases.collect())));
             }
+            Command::Ping { peer, patience } => self.start_echo(id, peer, patience)?,
             Command::SetEndpoints { mut endpoints } => {
                 let mut seen = std::collections::BTreeSet::new();
                 endpoints.retain(|endpoint| seen.insert(*endpoint));
