@@ -7,6 +7,7 @@
 
 mod handlers;
 mod socket;
+mod tools;
 
 use std::future::Future;
 use std::time::Duration;
@@ -44,6 +45,10 @@ const DRAIN: Duration = Duration::from_secs(1);
         handlers::status,
         handlers::peers,
         handlers::connections,
+        tools::ping,
+        tools::test,
+        tools::trace,
+        tools::capture,
     )
 )]
 struct Document;
@@ -97,6 +102,10 @@ fn routes(node: Node) -> Router {
         .route("/v1/status", get(handlers::status))
         .route("/v1/peers", get(handlers::peers))
         .route("/v1/connections", get(handlers::connections))
+        .route("/v1/peers/{name}/ping", post(tools::ping))
+        .route("/v1/test", post(tools::test))
+        .route("/v1/trace", post(tools::trace))
+        .route("/v1/capture", get(tools::capture))
         .route("/v1/openapi.json", get(handlers::openapi))
         .fallback(handlers::no_such_path)
         .method_not_allowed_fallback(handlers::no_such_path)

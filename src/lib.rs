@@ -2,7 +2,8 @@
 //!
 //! `weaved` is [`config`] (what it is told), [`node`] (the parts, wired) and [`api`] (what it can be asked), started in
 //! that order by [`daemon`] and stopped in reverse, after [`preflight`] looked whether the host will do; [`notify`] tells
-//! systemd. `weavectl` is [`cli`]: it talks to the API, and [`check`]s a host before there is one. What keeps either from its work is an [`obstacle`]: a cause
+//! systemd. `weavectl` is [`cli`]: it talks to the API, [`check`]s a
+//! host before there is one, and takes everything off again ([`removal`]). What keeps either from its work is an [`obstacle`]: a cause
 //! and a fix.
 //!
 //! The other crates, from the bottom: `weave_model` has the words that all share, the API's types included;
@@ -18,6 +19,7 @@ pub mod config;
 pub mod preflight;
 
 pub mod check;
+pub mod removal;
 
 pub mod node;
 

@@ -7,11 +7,22 @@
 mod addresses;
 mod attaching;
 mod book;
+mod capture;
 mod cni;
 mod containers;
 mod desk;
 mod host;
 mod journal;
+mod missing;
+mod notes;
+mod pcap;
+mod responder;
+mod seat;
+mod sweep;
+mod testing;
+mod tools;
+mod trace;
+mod traffic;
 mod view;
 mod works;
 
@@ -19,7 +30,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use weave_model::api::{
     AttachRequest, Attachment, Attachments, CniFindings, CniGcRequest, CniRef, Code, Connections,
     ExposeRequest, HostAddress, InitRequest, JoinRequest, Membership, Peers, Refusal, Status,
@@ -31,6 +42,7 @@ use weave_router::driver::{self, Offloads, Router, RouterConfig};
 use crate::config::{Config, Facility};
 use crate::obstacle::Obstacle;
 
+pub use capture::CaptureQuery;
 pub use desk::Desk;
 
 use book::Book;
@@ -57,6 +69,42 @@ struct Shared {
     published: watch::Receiver<Published>,
     /// Seconds since the Unix epoch.
     started_at: u64,
+    /// What was asked of other members.
+    asked: notes::Asked,
+    /// Held by the test that is under way.
+    testing: Mutex<()>,
+}
+
+/// A handle that does not keep the desk at work: what outlasts a request holds this.
+#[derive(Clone)]
+struct AwayNode {
+    shared: Arc<Shared>,
+    jobs: mpsc::WeakSender<Job>,
+}
+
+impl AwayNode {
+    /// The node, unless it is stopping.
+    fn back(&self) -> Option<Node> {
+        let jobs = self.jobs.upgrade()?;
+        Some(Node {
+            shared: Arc::clone(&self.shared),
+            jobs,
+        })
+    }
+
+    fn router(&self) -> &Router {
+        &self.shared.router
+    }
+
+    fn asked(&self) -> &notes::Asked {
+        &self.shared.asked
+    }
+}
+
+impl std::fmt::Debug for AwayNode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AwayNode").finish_non_exhaustive()
+    }
 }
 
 /// What the desk shows to readers.
@@ -65,6 +113,7 @@ struct Published {
     book: Arc<Book>,
     pairs: Arc<BTreeSet<String>>,
     obstacles: Arc<[Obstacle]>,
+    swept: u64,
 }
 
 impl Node {
@@ -94,6 +143,8 @@ impl Node {
             pairs: Arc::default(),
             obstacles: Arc::default(),
             told: Vec::new(),
+            missing: missing::Missing::default(),
+            swept: 0,
         };
         works.look_after().await;
         works.adopt().await;
@@ -103,14 +154,29 @@ impl Node {
             router,
             published,
             started_at: wall_seconds(),
+            asked: notes::Asked::default(),
+            testing: Mutex::new(()),
         };
-        Ok((
-            Self {
-                shared: Arc::new(shared),
-                jobs,
-            },
-            Desk::start(works, waiting),
-        ))
+        let node = Self {
+            shared: Arc::new(shared),
+            jobs,
+        };
+        if let Some(notes) = node.shared.router.notes() {
+            tokio::spawn(notes::serve(node.away(), notes));
+        }
+        Ok((node, Desk::start(works, waiting)))
+    }
+
+    /// A handle that does not keep the desk at work.
+    fn away(&self) -> AwayNode {
+        AwayNode {
+            shared: Arc::clone(&self.shared),
+            jobs: self.jobs.downgrade(),
+        }
+    }
+
+    fn asked(&self) -> &notes::Asked {
+        &self.shared.asked
     }
 
     /// Makes a cluster with this node as its first member.
@@ -198,6 +264,7 @@ impl Node {
             router,
             published,
             started_at,
+            ..
         } = &*self.shared;
         let published = published.borrow().clone();
         let mut status = view::status(

@@ -11,6 +11,8 @@ mod cluster;
 mod cni;
 mod refusal;
 mod status;
+mod tools;
+mod trace;
 
 pub use attach::{AttachRequest, Attachment, Attachments, CniOwner, ExposeRequest, HostAddress};
 pub use cluster::{InitRequest, JoinRequest, Membership, TokenAnswer, TokenRequest};
@@ -23,6 +25,8 @@ pub use status::{
     Cluster, Connection, Connections, Datagrams, LaneMtu, Offload, Offloads, Peer, PeerState,
     Peers, Problem, Status, Traffic, Verdict,
 };
+pub use tools::{PingRequest, Pong, TestCase, TestOutcome, TestReport, TestRequest};
+pub use trace::{Hop, Trace, TraceEnd, TraceRequest};
 
 /// Every path of the API begins with this.
 pub const PREFIX: &str = "/v1";

@@ -36,7 +36,7 @@ impl IntoResponse for Refused {
     }
 }
 
-type Answer<A> = Result<Json<A>, Refused>;
+pub(super) type Answer<A> = Result<Json<A>, Refused>;
 
 /// Make a cluster with this node as its first member.
 #[utoipa::path(post, path = "/v1/init", request_body = InitRequest, responses(
@@ -203,11 +203,11 @@ pub(super) async fn no_such_path(uri: Uri) -> Refused {
     ))
 }
 
-fn read<R: DeserializeOwned>(body: &[u8]) -> Result<R, Refused> {
+pub(super) fn read<R: DeserializeOwned>(body: &[u8]) -> Result<R, Refused> {
     serde_json::from_slice(body).map_err(|error| invalid(&error.to_string()))
 }
 
-fn invalid(why: &str) -> Refused {
+pub(super) fn invalid(why: &str) -> Refused {
     let cause = format!("the request cannot be read: {why}");
     Refused(Refusal::new(
         Code::Invalid,

@@ -1,27 +1,22 @@
 //! Each verb: the request it makes and how its answer is shown.
 
-use std::fmt::Write as _;
 use std::io::IsTerminal as _;
 use std::path::Path;
 
-use serde::Serialize;
 use weave_model::api::{
     AttachRequest, Attachment, Attachments, CniResult, Connections, ExposeRequest, HostAddress,
     InitRequest, JoinRequest, Peers, Status, TokenAnswer, TokenRequest, Verdict,
 };
 use weave_model::{ContainerName, IfName};
 
-use super::args::{Args, Attach, CniCommand, Command, Output, TokenCommand};
-use super::client::Client;
+use super::args::{Args, Attach, CniCommand, Command, TokenCommand};
+use super::client::{Client, percent_encoded};
 use super::cni::Ports;
 use super::failure::{Exit, Failure};
-use super::table::Columns;
+use super::shown::{Answer, Shown};
 use super::targets::Targets;
-use super::{check, cni, print};
+use super::{cni, print, tools};
 use crate::api;
-
-/// What goes to stdout, and how the process ends.
-pub(super) type Answer = Result<(String, Exit), Failure>;
 
 /// Does what the arguments say.
 pub(super) fn run(args: &Args) -> Answer {
@@ -29,9 +24,7 @@ pub(super) fn run(args: &Args) -> Answer {
         socket: &args.socket,
         timeout: args.timeout,
     };
-    let shown = Shown {
-        output: args.output,
-    };
+    let shown = Shown::new(args.output);
     match &args.command {
         Command::Init { range, range6 } => {
             let request = InitRequest {
@@ -73,16 +66,12 @@ pub(super) fn run(args: &Args) -> Answer {
             let targets = Targets::new(&client.get("/peers")?, &client.get("/connections")?);
             shown.answer(&targets, Targets::human)
         }
-        Command::Check(check) => {
-            let points = check.look()?;
-            let (text, _) = shown.answer(&points, check::human)?;
-            Ok((text, check::exit(&points)))
-        }
         Command::Cni { command } => {
             let done = place_cni(&args.socket, command)?;
             shown.answer(&done, cni::Done::human)
         }
         Command::Openapi => Ok((api::document(), Exit::Ok)),
+        tool => tools::run(tool, args, &client, &shown),
     }
 }
 
@@ -132,48 +121,6 @@ fn detach(
     }
     let gone: Attachments = client.delete(&path)?;
     shown.answer(&gone, print::detached)
-}
-
-/// A word as it may stand in a query (RFC 3986 section 2).
-fn percent_encoded(word: &str) -> String {
-    word.bytes().fold(String::new(), |mut text, byte| {
-        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
-            text.push(char::from(byte));
-        } else {
-            let _ = write!(text, "%{byte:02X}");
-        }
-        text
-    })
-}
-
-/// The form that was asked for.
-struct Shown {
-    output: Output,
-}
-
-impl Shown {
-    /// Which columns a table has.
-    fn columns(&self) -> Columns {
-        match self.output {
-            Output::Wide => Columns::All,
-            _ => Columns::Usual,
-        }
-    }
-
-    /// Whether the answer is for a person.
-    fn is_human(&self) -> bool {
-        matches!(self.output, Output::Table | Output::Wide)
-    }
-
-    /// An answer as JSON, or in the words that `human` finds.
-    fn answer<A: Serialize>(&self, answer: &A, human: impl FnOnce(&A) -> String) -> Answer {
-        let text = match self.output {
-            Output::Table | Output::Wide => human(answer),
-            Output::Json => print::json(answer)?,
-            Output::Yaml => print::yaml(answer)?,
-        };
-        Ok((text, Exit::Ok))
-    }
 }
 
 /// Attaches; as JSON the answer is a CNI result, which other tools read.

@@ -7,8 +7,8 @@ use std::io::{self, ErrorKind, IsTerminal as _, Write as _};
 use std::thread;
 use std::time::Duration;
 
-use super::commands::Answer;
 use super::failure::{Exit, Failure};
+use super::shown::Answer;
 
 /// How often the node is asked.
 const PERIOD: Duration = Duration::from_secs(1);

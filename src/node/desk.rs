@@ -10,7 +10,8 @@ use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 use weave_model::api::{
     AttachRequest, Attachment, Attachments, CniFindings, CniGcRequest, CniRef, ExposeRequest,
-    HostAddress, InitRequest, JoinRequest, Membership, Refusal, TokenAnswer, TokenRequest,
+    HostAddress, InitRequest, JoinRequest, Membership, Refusal, TokenAnswer, TokenRequest, Trace,
+    TraceRequest,
 };
 use weave_model::{ContainerName, IfName};
 
@@ -37,6 +38,7 @@ pub(super) enum Job {
     CniGc(CniGcRequest, Reply<Attachments>),
     Expose(ExposeRequest, Reply<HostAddress>),
     Hide(Reply<HostAddress>),
+    Trace(TraceRequest, Reply<Trace>),
 }
 
 /// The running desk. It ends when the last [`super::Node`] is dropped.
@@ -95,5 +97,6 @@ async fn do_job(works: &mut Works, job: Job) {
         Job::CniGc(request, reply) => drop(reply.send(works.cni_gc(&request).await)),
         Job::Expose(request, reply) => drop(reply.send(works.expose(request).await)),
         Job::Hide(reply) => drop(reply.send(works.hide().await)),
+        Job::Trace(request, reply) => drop(reply.send(works.trace(&request).await)),
     }
 }
