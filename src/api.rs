@@ -9,6 +9,7 @@ mod handlers;
 mod members;
 mod looking;
 mod socket;
+mod tools;
 
 use std::future::Future;
 use std::time::Duration;
@@ -60,6 +61,10 @@ const DRAIN: Duration = Duration::from_secs(1);
         members::check_ipam,
         looking::topology,
         looking::page_login,
+        tools::ping,
+        tools::test,
+        tools::trace,
+        tools::capture,
     )
 )]
 struct Document;
@@ -130,6 +135,10 @@ fn routes(node: Node) -> Router {
         .route("/v1/topology", get(looking::topology))
         .route("/v1/dashboard", post(looking::page_login))
         .route(STREAM, post(looking::page_stream))
+        .route("/v1/peers/{name}/ping", post(tools::ping))
+        .route("/v1/test", post(tools::test))
+        .route("/v1/trace", post(tools::trace))
+        .route("/v1/capture", get(tools::capture))
         .route("/v1/openapi.json", get(handlers::openapi))
         .fallback(handlers::no_such_path)
         .method_not_allowed_fallback(handlers::no_such_path)

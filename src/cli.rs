@@ -1,9 +1,10 @@
-//! `weavectl`: one verb, one request to the node, one answer in words or JSON.
+//! `weavectl`: one verb, one request to the node, one answer in words, JSON or YAML. Some verbs look at the host instead.
 //!
 //! Data goes to stdout, everything else to stderr; an error is one line with the cause and one with the fix. The exit
 //! code says the same as the words: see [`Exit`].
 
 mod args;
+mod capture;
 mod check;
 mod client;
 mod cni;
@@ -11,13 +12,21 @@ mod colour;
 mod commands;
 mod dashboard;
 mod failure;
-mod members;
 mod flows;
+mod junit;
+mod manual;
+mod members;
+mod ping;
 mod print;
+mod report;
 mod service;
 mod shown;
 mod table;
 mod targets;
+mod test;
+mod tools;
+mod trace;
+mod uninstall;
 mod watch;
 
 use clap::Parser as _;

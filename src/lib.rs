@@ -21,6 +21,7 @@ pub mod config;
 pub mod preflight;
 
 pub mod check;
+pub mod removal;
 
 pub mod node;
 

@@ -48,7 +48,7 @@ fn routes(node: Node, token: Option<String>) -> Router {
 }
 
 async fn scrape(State(node): State<Node>) -> Response {
-    let (capture, flows) = node.capture();
+    let (capture, flows) = node.flow_capture();
     let page = node.dashboard();
     let facts = Facts {
         status: node.status(),

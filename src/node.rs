@@ -7,6 +7,7 @@
 mod addresses;
 mod attaching;
 mod book;
+mod capture;
 mod cni;
 mod containers;
 mod declaring;
@@ -20,6 +21,16 @@ mod leaving;
 mod members;
 mod services;
 mod sight;
+mod missing;
+mod notes;
+mod pcap;
+mod responder;
+mod seat;
+mod sweep;
+mod testing;
+mod tools;
+mod trace;
+mod traffic;
 mod view;
 mod works;
 
@@ -27,7 +38,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use weave_model::api::{
     AttachRequest, Attachment, Attachments, CniFindings, CniGcRequest, CniRef, Code, Connections,
     ExposeRequest, HostAddress, InitRequest, JoinRequest, Membership, Peers, Refusal, ServiceInfo,
@@ -41,6 +52,7 @@ use weave_router::driver::{self, Offloads, Router, RouterConfig};
 use crate::config::{Config, Facility};
 use crate::obstacle::Obstacle;
 
+pub use capture::CaptureQuery;
 pub use desk::Desk;
 pub use docker::{Answer as DockerAnswer, Lent, Pool};
 pub(crate) use sight::own_netns;
@@ -75,6 +87,42 @@ struct Shared {
     sight: Sight,
     /// Seconds since the Unix epoch.
     started_at: u64,
+    /// What was asked of other members.
+    asked: notes::Asked,
+    /// Held by the test that is under way.
+    testing: Mutex<()>,
+}
+
+/// A handle that does not keep the desk at work: what outlasts a request holds this.
+#[derive(Clone)]
+struct AwayNode {
+    shared: Arc<Shared>,
+    jobs: mpsc::WeakSender<Job>,
+}
+
+impl AwayNode {
+    /// The node, unless it is stopping.
+    fn back(&self) -> Option<Node> {
+        let jobs = self.jobs.upgrade()?;
+        Some(Node {
+            shared: Arc::clone(&self.shared),
+            jobs,
+        })
+    }
+
+    fn router(&self) -> &Router {
+        &self.shared.router
+    }
+
+    fn asked(&self) -> &notes::Asked {
+        &self.shared.asked
+    }
+}
+
+impl std::fmt::Debug for AwayNode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AwayNode").finish_non_exhaustive()
+    }
 }
 
 /// What the desk shows to readers.
@@ -83,22 +131,27 @@ struct Published {
     book: Arc<Book>,
     pairs: Arc<BTreeSet<String>>,
     obstacles: Arc<[Obstacle]>,
+    swept: u64,
+}
+
+fn start_router(config: &Config) -> Result<Arc<Router>, Obstacle> {
+    let overlay = &config.overlay;
+    let router = Router::start(RouterConfig {
+        name: config.name.clone(),
+        state_dir: config.state_dir.clone(),
+        listen: overlay.listen,
+        suites: overlay.suites.clone(),
+        tun: TUN.to_owned(),
+        offloads: offloads(&overlay.without),
+    });
+    router.map(Arc::new).map_err(|error| no_router(&error))
 }
 
 impl Node {
     /// Starts the router, reads the journal and adopts what a former run left on this host.
     pub async fn start(config: Config) -> Result<(Self, Desk), Obstacle> {
         let overlay = &config.overlay;
-        let router = Router::start(RouterConfig {
-            name: config.name.clone(),
-            state_dir: config.state_dir.clone(),
-            listen: overlay.listen,
-            suites: overlay.suites.clone(),
-            tun: TUN.to_owned(),
-            offloads: offloads(&overlay.without),
-        })
-        .map_err(|error| no_router(&error))?;
-        let router = Arc::new(router);
+        let router = start_router(&config)?;
         let (journal, book) = Journal::open(&config.state_dir)?;
         let page = sight::open_page(&config, router.view().me)?;
         // Before there are connections; where the kernel cannot yet, it is tried again at every look.
@@ -115,6 +168,8 @@ impl Node {
             pairs: Arc::default(),
             obstacles: Arc::default(),
             told: Vec::new(),
+            missing: missing::Missing::default(),
+            swept: 0,
         };
         works.look_after().await;
         works.adopt().await;
@@ -139,14 +194,29 @@ impl Node {
             engine,
             sight: Sight::new(page),
             started_at: wall_seconds(),
+            asked: notes::Asked::default(),
+            testing: Mutex::new(()),
         };
-        Ok((
-            Self {
-                shared: Arc::new(shared),
-                jobs,
-            },
-            Desk::start(works, waiting),
-        ))
+        let node = Self {
+            shared: Arc::new(shared),
+            jobs,
+        };
+        if let Some(notes) = node.shared.router.notes() {
+            tokio::spawn(notes::serve(node.away(), notes));
+        }
+        Ok((node, Desk::start(works, waiting)))
+    }
+
+    /// A handle that does not keep the desk at work.
+    fn away(&self) -> AwayNode {
+        AwayNode {
+            shared: Arc::clone(&self.shared),
+            jobs: self.jobs.downgrade(),
+        }
+    }
+
+    fn asked(&self) -> &notes::Asked {
+        &self.shared.asked
     }
 
     /// Makes a cluster with this node as its first member.

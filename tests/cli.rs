@@ -163,6 +163,10 @@ fn wrong_usage_is_2() {
         ),
         (&["status", "-o", "xml"], "xml"),
         (&["check"], "--pre"),
+        (&["capture"], "<NAME|--peer <PEER>>"),
+        (&["capture", "a", "--peer", "b"], "cannot be used with"),
+        (&["completion", "csh"], "csh"),
+        (&["ping", "a", "-c", "0"], "--count"),
         (&["check", "--pre", "--range", "10.0.0.0"], "--range"),
     ];
     for (words, said) in cases {
@@ -325,9 +329,9 @@ fn status_says_the_verdict_first() {
             code == 3
         );
         assert!(
-            ended
-                .out
-                .contains("gone        web1; free their addresses with: weavectl detach NAME\n"),
+            ended.out.contains(
+                "gone        web1; their addresses are freed within seconds of their interfaces\n"
+            ),
             "{}",
             ended.out
         );
@@ -581,5 +585,63 @@ fn an_answer_comes_as_yaml_or_with_more_columns() {
     assert!(
         lines[1].contains("wv0123456789") && lines[1].contains("/run/netns/web1"),
         "{lines:?}"
+    );
+}
+
+#[test]
+fn shells_and_man_learn_the_verbs() {
+    let scratch = Scratch::new("manual");
+    for (shell, word) in [
+        ("bash", "weavectl names"),
+        ("zsh", "#compdef weavectl"),
+        ("fish", "weavectl names peers"),
+    ] {
+        let ended = scratch.run(&["completion", shell]);
+        assert_eq!(ended.code, 0, "{}", ended.err);
+        for said in [word, "attach", "watch"] {
+            assert!(ended.out.contains(said), "{shell}: {said}");
+        }
+    }
+    let folder = scratch.0.join("man").display().to_string();
+    assert_eq!(scratch.run(&["man", &folder]).code, 0);
+    for page in ["weavectl.1", "weavectl-attach.1", "weavectl-token-create.1"] {
+        let text = std::fs::read_to_string(scratch.0.join("man").join(page)).unwrap();
+        assert!(text.contains(".SH NAME"), "{page}");
+    }
+    assert!(
+        !scratch.0.join("man/weavectl-names.1").exists(),
+        "hidden verbs have no page"
+    );
+    let completed = Command::new("bash")
+        .args(["--norc", "-c"])
+        .arg(format!(
+            "PATH={}:$PATH; source <(weavectl completion bash); COMP_WORDS=(weavectl det); COMP_CWORD=1; \
+             _weavectl_names weavectl det weavectl; echo ${{COMPREPLY[@]}}",
+            std::path::Path::new(env!("CARGO_BIN_EXE_weavectl")).parent().unwrap().display()
+        ))
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&completed.stdout).trim(), "detach");
+}
+
+#[test]
+fn names_are_completed_with_what_the_node_knows() {
+    let scratch = Scratch::new("names");
+    let list = json!({"attachments": [attachment()], "host": null});
+    let _asked = scratch.node(200, &list);
+    let completed = Command::new("bash")
+        .env("WEAVE_SOCKET", scratch.socket())
+        .args(["--norc", "-c"])
+        .arg(format!(
+            "PATH={}:$PATH; source <(weavectl completion bash); COMP_WORDS=(weavectl detach w); COMP_CWORD=2; \
+             _weavectl_names weavectl w detach; echo ${{COMPREPLY[@]}}",
+            std::path::Path::new(env!("CARGO_BIN_EXE_weavectl")).parent().unwrap().display()
+        ))
+        .output()
+        .unwrap();
+    assert_eq!(
+        String::from_utf8_lossy(&completed.stdout).trim(),
+        "web1",
+        "{completed:?}"
     );
 }

@@ -27,6 +27,11 @@ fn every_answer_has_a_type_and_every_change_can_be_refused() {
         for (method, operation) in methods.as_object().expect("a path has methods") {
             operations += 1;
             let what = format!("{method} {path}");
+            let success = &operation["responses"]["200"]["content"];
+            if success["application/vnd.tcpdump.pcap"].is_object() {
+                // What comes is no JSON; its form is another document's.
+                continue;
+            }
             let schema = |status: &str| {
                 let content = &operation["responses"][status]["content"];
                 content["application/json"]["schema"]["$ref"]
@@ -50,8 +55,8 @@ fn every_answer_has_a_type_and_every_change_can_be_refused() {
         }
     }
     assert_eq!(
-        operations, 27,
+        operations, 31,
         "init, join, leave; tokens: make, list, revoke; admins: make and list; remove; ipam and its check; attach, detach, list; \
-         cni del, check and gc; expose, hide; services: make, list, remove; status, peers, connections, topology, page login"
+         cni del, check and gc; expose, hide; services: make, list, remove; status, peers, connections, topology, page login; ping, test, trace, capture"
     );
 }

@@ -12,6 +12,7 @@ pub mod netns;
 pub mod nft;
 pub mod packet;
 pub mod poll;
+pub mod sniff;
 pub mod sysctl;
 pub mod tun;
 pub mod udp;

@@ -15,6 +15,8 @@ mod refusal;
 mod service;
 mod status;
 mod topology;
+mod tools;
+mod trace;
 
 pub use attach::{AttachRequest, Attachment, Attachments, CniOwner, ExposeRequest, HostAddress};
 pub use cluster::{InitRequest, JoinRequest, Membership, TokenAnswer, TokenRequest};
@@ -33,10 +35,12 @@ pub use status::{
     Cluster, Connection, ConnectionPath, Connections, Datagrams, LaneMtu, Offload, Offloads, Peer,
     PeerState, Peers, Problem, Status, Traffic, Verdict,
 };
+pub use tools::{PingRequest, Pong, TestCase, TestOutcome, TestReport, TestRequest};
 pub use topology::{
     Capture, EndKind, Flow, FlowCounts, FlowEnd, PageLogin, Protocol, Report, ReportContainer,
     ReportFlow, ReportLink, Topology, TopologyContainer, TopologyHost, TopologyLink,
 };
+pub use trace::{Hop, Trace, TraceEnd, TraceRequest};
 
 /// Every path of the API begins with this.
 pub const PREFIX: &str = "/v1";

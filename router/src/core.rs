@@ -40,6 +40,7 @@ use zeroize::Zeroizing;
 use crate::ipam::Ipam;
 use crate::keys::NodeKeys;
 use crate::mesh::codec::Malformed;
+use crate::mesh::echo::Echoes;
 use crate::mesh::flood::Flood;
 use crate::mesh::join::Inviting;
 use crate::mesh::parts::Parts;
@@ -153,6 +154,7 @@ pub struct Core {
     ways: Ways,
     /// What members tell of their containers and Services.
     sheets: Sheets,
+    echoes: Echoes,
     parts: Parts,
     joining: Option<JoinCommand>,
     inviting: Inviting,
@@ -304,6 +306,7 @@ impl Core {
         self.saving.handle_timeout(now.mono);
         self.relocked |= self.joining.is_some();
         self.handle_join_timeout();
+        self.end_echoes();
         self.settle();
     }
 
@@ -315,6 +318,7 @@ impl Core {
             self.flood.poll_timeout(),
             self.ways.poll_timeout(),
             self.sheets.flood.poll_timeout(),
+            self.echoes.poll_timeout(),
             self.joining.as_ref().and_then(JoinCommand::poll_timeout),
             self.asking.as_ref().and_then(Asking::poll_timeout),
             self.giving.poll_timeout(),

@@ -6,6 +6,7 @@
 mod bulletin;
 mod control;
 mod lanes;
+mod notes;
 mod pmtu;
 mod workers;
 
@@ -20,7 +21,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use weave_model::{NodeId, NodeName, PathMtu, Suite};
 
 use crate::core::command::{Command, CommandError, Reply};
@@ -34,6 +35,7 @@ use crate::time::{Now, Start};
 use control::Control;
 
 pub use bulletin::{Bulletin, Bulletins, MAX_TEXT};
+pub use notes::{MAX_NOTE, Note};
 pub use workers::{Granted, Offloads, Workers, WorkersConfig};
 
 /// How many inputs of data threads may wait for the control thread.
@@ -92,6 +94,7 @@ pub struct Router {
     shared: Arc<Shared>,
     wake: SyncSender<Input>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    notes: Mutex<Option<mpsc::Receiver<Note>>>,
 }
 
 /// What the control thread shares with the handle.
@@ -118,6 +121,7 @@ enum Order {
     Ports(BTreeMap<u32, Port>),
     Post(Vec<u8>),
     Ask,
+    Note(NodeId, Vec<u8>),
     Stop,
 }
 
@@ -188,7 +192,8 @@ impl Router {
             told: Mutex::default(),
             orders: Mutex::default(),
         });
-        let mut control = Control::new(core, store, workers, inputs, Arc::clone(&shared));
+        let (leave, notes) = notes::queue();
+        let mut control = Control::new(core, store, workers, inputs, Arc::clone(&shared), leave);
         control.settle();
         let body = move || control.run();
         let thread = thread::Builder::new()
@@ -199,6 +204,7 @@ impl Router {
             shared,
             wake,
             thread: Mutex::new(Some(thread)),
+            notes: Mutex::new(Some(notes)),
         })
     }
 
@@ -235,6 +241,16 @@ impl Router {
     /// What members told when they were last asked; those that are members no more are left out.
     pub fn bulletins(&self) -> Arc<Bulletins> {
         self.shared.bulletins.load_full()
+    }
+
+    /// The notes of other members, for the one who asks first. They end with the control thread.
+    pub fn notes(&self) -> Option<mpsc::Receiver<Note>> {
+        lock(&self.notes).take()
+    }
+
+    /// Sends a note of at most [`MAX_NOTE`] bytes to a member; it may be lost.
+    pub fn send_note(&self, to: NodeId, bytes: Vec<u8>) {
+        self.order(Order::Note(to, bytes));
     }
 
     /// The cluster as this node knows it.

@@ -5,7 +5,7 @@
 //! what a node says of itself, [`sheet`] what it tells of its containers and Services; [`message`] and [`parts`] are what
 //! members send each other, [`inquiry`] how they ask all the others; [`tokens`] are the invitations and [`join`] is how
 //! they are used; [`flood`] says what to send to whom, and when; [`links`] is who reaches whom, and [`paths`] chooses the
-//! way to each peer.
+//! way to each peer; [`echo`] times pings that were asked for.
 
 pub mod cluster;
 pub mod authority;
@@ -14,6 +14,7 @@ pub mod codec;
 pub mod deed;
 pub mod deeds;
 pub mod inquiry;
+pub mod echo;
 pub mod flood;
 pub mod join;
 pub mod message;

@@ -754,3 +754,31 @@ fn a_member_that_stops_is_seen_to_be_gone_and_then_to_be_back() {
     net.start(1);
     assert!(net.run_until(Duration::from_secs(10), connected));
 }
+
+/// A ping that was asked for takes as long as the network does, and ends without an answer when there is none.
+#[test]
+fn a_ping_that_was_asked_for_is_timed() {
+    let mut net = cluster(7, 2, "10.32.0.0/12");
+    let peer = net.view(1).me;
+    let patience = Duration::from_secs(2);
+    for _ in 0..5 {
+        let answer = net.ask(0, Command::Ping { peer, patience });
+        let Ok(Reply::Pong { rtt, observed }) = answer else {
+            panic!("{answer:?}")
+        };
+        assert!((2..=8).contains(&rtt.as_millis()), "{rtt:?}");
+        assert_eq!(observed, Some(net.nodes[0].address));
+    }
+    let nobody = NodeId::from_bytes([9; 32]);
+    let answer = net.ask(
+        0,
+        Command::Ping {
+            peer: nobody,
+            patience,
+        },
+    );
+    assert_eq!(answer, Err(CommandError::NotConnected(nobody.short())));
+    net.cut.insert((0, 1));
+    let answer = net.ask(0, Command::Ping { peer, patience });
+    assert_eq!(answer, Err(CommandError::NoPong(patience)));
+}

@@ -240,7 +240,7 @@ pub(super) fn read<R: DeserializeOwned>(body: &[u8]) -> Result<R, Refused> {
     serde_json::from_slice(body).map_err(|error| invalid(&error.to_string()))
 }
 
-fn invalid(why: &str) -> Refused {
+pub(super) fn invalid(why: &str) -> Refused {
     let cause = format!("the request cannot be read: {why}");
     Refused(Refusal::new(
         Code::Invalid,

@@ -11,8 +11,13 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use weave_model::api::DEFAULT_SOCKET;
 use weave_model::{ContainerName, IfName, Label, NetworkName};
 
+use super::capture::Capture;
 use super::check::Check;
 use super::cni::Places;
+use super::ping::Ping;
+use super::report::Report;
+use super::test::Test;
+use super::uninstall::Uninstall;
 use crate::duration;
 use service::ServiceCommand;
 
@@ -61,6 +66,26 @@ pub enum Output {
     Json,
     /// The same as YAML.
     Yaml,
+}
+
+/// Names that the node knows, for whoever completes a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Names {
+    /// The attached containers.
+    Containers,
+    /// The other members.
+    Peers,
+}
+
+/// The shells that completion is made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum For {
+    /// GNU Bash.
+    Bash,
+    /// Z shell.
+    Zsh,
+    /// fish.
+    Fish,
 }
 
 /// What lists and the status take.
@@ -154,6 +179,40 @@ pub enum Command {
     Connections(Watch),
     /// List the addresses at which this node looks for the other members
     Targets(Watch),
+    /// Ping a member inside its session, and time the answers
+    Ping(Ping),
+    /// Let containers of the nodes' own talk, on this node and with every other, and tell what works
+    Test(Test),
+    /// Tell which way a packet from a container takes, and where it is dropped
+    Trace {
+        /// The container that sends it
+        from: ContainerName,
+        /// Where it goes: an address, or a container of this node
+        to: String,
+    },
+    /// Show packets of a container, or with a member, in clear, as pcap
+    Capture(Capture),
+    /// Collect what helps to find a fault in one file, without secrets
+    Report(Report),
+    /// Take everything of Weave off this host
+    Uninstall(Uninstall),
+    /// Print a script that completes words for a shell
+    Completion {
+        /// The shell
+        shell: For,
+    },
+    /// Write manual pages
+    #[command(hide = true)]
+    Man {
+        /// The folder to write them to
+        folder: PathBuf,
+    },
+    /// Print names that the node knows, one a line
+    #[command(hide = true)]
+    Names {
+        /// Of what
+        what: Names,
+    },
     /// Look whether this host is ready for a node, and what to do if not
     Check(Check),
     /// Show who talks to whom

@@ -1,18 +1,19 @@
-//! One HTTP request over the node's unix socket, on the thread that asks.
+//! One HTTP request over the node's unix socket, on the thread that asks; its answer whole, or piece by piece.
 
-use std::io::ErrorKind;
+use std::fmt::Write as _;
+use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Full};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
-use tokio::runtime::Builder;
+use tokio::runtime::{Builder, Runtime};
 use weave_model::api::{PREFIX, Refusal};
 
 use super::failure::{Exit, Failure};
@@ -52,25 +53,74 @@ impl Client<'_> {
         self.call(Method::DELETE, path, Bytes::new())
     }
 
+    /// Asks for what comes in pieces, and gives each to `take` until there are no more. The time is for the first.
+    pub(super) fn stream(
+        &self,
+        path: &str,
+        mut take: impl FnMut(&[u8]) -> io::Result<()>,
+    ) -> Result<(), Failure> {
+        let runtime = runtime()?;
+        let request = request(Method::GET, path, Bytes::new())?;
+        runtime.block_on(async {
+            let opened = tokio::time::timeout(self.timeout, self.open(request)).await;
+            let mut body = opened.map_err(|_| self.too_slow())??;
+            while let Some(frame) = body.frame().await {
+                let frame = frame.map_err(|error| self.broken(&error))?;
+                let Some(piece) = frame.data_ref() else {
+                    continue;
+                };
+                match take(piece) {
+                    Ok(()) => {}
+                    // Whoever read along has seen enough.
+                    Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(()),
+                    Err(error) => {
+                        let cause = format!("cannot write what was captured: {error}");
+                        return Err(Failure::new(Exit::Failed, cause, "free space on the disk"));
+                    }
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Sends a request whose answer is read while it comes; the connection is looked after by a task.
+    async fn open(&self, request: Request<Full<Bytes>>) -> Result<Incoming, Failure> {
+        let stream = UnixStream::connect(self.socket)
+            .await
+            .map_err(|error| self.no_socket(&error))?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| self.broken(&error))?;
+        tokio::spawn(connection);
+        let response = sender
+            .send_request(request)
+            .await
+            .map_err(|error| self.broken(&error))?;
+        if response.status().is_success() {
+            return Ok(response.into_body());
+        }
+        let status = response.status();
+        let body = response.into_body().collect().await;
+        let body = body.map_err(|error| self.broken(&error))?.to_bytes();
+        Err(read_answer::<Refusal>(status, &body).map_or_else(|failure| failure, Into::into))
+    }
+
+    fn broken(&self, error: &hyper::Error) -> Failure {
+        let cause = format!(
+            "the node closed the connection on {}: {error}",
+            self.socket.display()
+        );
+        Failure::new(Exit::Unreachable, cause, "look at the log of weaved")
+    }
+
     fn call<A: DeserializeOwned>(
         &self,
         method: Method,
         path: &str,
         body: Bytes,
     ) -> Result<A, Failure> {
-        let runtime = Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|error| Failure::new(Exit::Failed, format!("cannot start: {error}"), ""))?;
-        let request = Request::builder()
-            .method(method)
-            .uri(format!("{PREFIX}{path}"))
-            .header("host", "weave")
-            .header("content-type", "application/json")
-            .body(Full::new(body))
-            .map_err(|error| {
-                Failure::new(Exit::Usage, format!("cannot ask for {path}: {error}"), "")
-            })?;
+        let runtime = runtime()?;
+        let request = request(method, path, body)?;
         runtime.block_on(async {
             let timed = tokio::time::timeout(self.timeout, self.exchange(request)).await;
             let (status, body) = timed.map_err(|_| self.too_slow())??;
@@ -85,13 +135,7 @@ impl Client<'_> {
         let stream = UnixStream::connect(self.socket)
             .await
             .map_err(|error| self.no_socket(&error))?;
-        let broken = |error: hyper::Error| {
-            let cause = format!(
-                "the node closed the connection on {}: {error}",
-                self.socket.display()
-            );
-            Failure::new(Exit::Unreachable, cause, "look at the log of weaved")
-        };
+        let broken = |error: hyper::Error| self.broken(&error);
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
             .map_err(broken)?;
@@ -108,7 +152,7 @@ impl Client<'_> {
         }
     }
 
-    fn no_socket(&self, error: &std::io::Error) -> Failure {
+    fn no_socket(&self, error: &io::Error) -> Failure {
         let socket = self.socket.display();
         let (why, fix) = match error.kind() {
             ErrorKind::NotFound => (
@@ -145,6 +189,33 @@ impl Client<'_> {
             "wait longer with --timeout, or look at the log of weaved",
         )
     }
+}
+
+fn runtime() -> Result<Runtime, Failure> {
+    let runtime = Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| Failure::new(Exit::Failed, format!("cannot start: {error}"), ""))
+}
+
+fn request(method: Method, path: &str, body: Bytes) -> Result<Request<Full<Bytes>>, Failure> {
+    Request::builder()
+        .method(method)
+        .uri(format!("{PREFIX}{path}"))
+        .header("host", "weave")
+        .header("content-type", "application/json")
+        .body(Full::new(body))
+        .map_err(|error| Failure::new(Exit::Usage, format!("cannot ask for {path}: {error}"), ""))
+}
+
+/// A word as it may stand in a query (RFC 3986 section 2).
+pub(super) fn percent_encoded(word: &str) -> String {
+    word.bytes().fold(String::new(), |mut text, byte| {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
+            text.push(char::from(byte));
+        } else {
+            let _ = write!(text, "%{byte:02X}");
+        }
+        text
+    })
 }
 
 /// A success's body, or the refusal that it is.

@@ -31,6 +31,15 @@ pub struct Places {
     conf_dir: PathBuf,
 }
 
+impl Places {
+    /// The files that an installation writes there, whether they are there or not.
+    pub(super) fn files(&self) -> Vec<PathBuf> {
+        let plugins = self.bin_dirs.iter().map(|folder| folder.join(PLUGIN));
+        let conflist = self.conf_dir.join(CONFLIST);
+        std::iter::once(conflist).chain(plugins).collect()
+    }
+}
+
 /// Who publishes ports of containers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ports {

@@ -9,13 +9,12 @@ use weave_model::api::{
 use weave_model::{ContainerName, IfName};
 
 use super::args::{Args, Attach, CniCommand, Command};
-use super::check::Check;
-use super::client::Client;
+use super::client::{Client, percent_encoded};
 use super::cni::Ports;
 use super::failure::{Exit, Failure};
-use super::shown::{Answer, Shown, percent_encoded};
+use super::shown::{Answer, Shown};
 use super::targets::Targets;
-use super::{check, cni, dashboard, flows, members, print, service};
+use super::{cni, dashboard, flows, members, print, service, tools};
 use crate::api;
 
 /// Does what the arguments say.
@@ -24,9 +23,7 @@ pub(super) fn run(args: &Args) -> Answer {
         socket: &args.socket,
         timeout: args.timeout,
     };
-    let shown = Shown {
-        output: args.output,
-    };
+    let shown = Shown::new(args.output);
     match &args.command {
         Command::Init { range, range6 } => {
             let (range, range6) = (*range, *range6);
@@ -68,12 +65,12 @@ pub(super) fn run(args: &Args) -> Answer {
             let targets = Targets::new(&client.get("/peers")?, &client.get("/connections")?);
             shown.answer(&targets, Targets::human)
         }
-        Command::Check(check) => check_host(&shown, check),
         Command::Cni { command } => {
             let done = place_cni(&args.socket, command)?;
             shown.answer(&done, cni::Done::human)
         }
         Command::Openapi => Ok((api::document(), Exit::Ok)),
+        tool => tools::run(tool, args, &client, &shown),
     }
 }
 
@@ -81,12 +78,6 @@ fn join(client: &Client<'_>, shown: &Shown, token: &str) -> Answer {
     let token = read_token(token)?;
     let joined = client.post("/join", &JoinRequest { token })?;
     shown.answer(&joined, print::joined)
-}
-
-fn check_host(shown: &Shown, check: &Check) -> Answer {
-    let points = check.look()?;
-    let (text, _) = shown.answer(&points, check::human)?;
-    Ok((text, check::exit(&points)))
 }
 
 fn place_cni(socket: &Path, command: &CniCommand) -> Result<cni::Done, Failure> {

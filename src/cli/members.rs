@@ -6,10 +6,10 @@ use weave_model::api::{
 };
 
 use super::args::{AdminCommand, IpamCommand, TokenCommand};
-use super::client::Client;
+use super::client::{Client, percent_encoded};
 use super::failure::Exit;
 use super::print;
-use super::shown::{Answer, Shown, percent_encoded};
+use super::shown::{Answer, Shown};
 use super::table::Table;
 use crate::duration::human;
 

@@ -316,7 +316,7 @@ pub(super) fn status(answer: &Status) -> String {
         format!("{} attached, MTU {}", answer.containers, answer.mtu),
     );
     if !answer.gone.is_empty() {
-        let hint = "free their addresses with: weavectl detach NAME";
+        let hint = "their addresses are freed within seconds of their interfaces";
         fact("gone", format!("{}; {hint}", list(&answer.gone)));
     }
     fact(
@@ -325,6 +325,10 @@ pub(super) fn status(answer: &Status) -> String {
             .host
             .map_or_else(|| "not exposed".to_owned(), |host| both(host.ip, host.ip6)),
     );
+    if answer.swept > 0 {
+        let what = "freed because their interfaces were gone";
+        fact("swept", format!("{} {what}", answer.swept));
+    }
     fact("offloads", offloads(&answer.offloads));
     fact("traffic", traffic(&answer.traffic));
     fact("datagrams", datagrams(&answer.datagrams));

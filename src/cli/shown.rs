@@ -1,7 +1,5 @@
 //! How answers are shown, whatever the verb: in words, as JSON or as YAML, and with which exit code.
 
-use std::fmt::Write as _;
-
 use serde::Serialize;
 
 use super::args::Output;
@@ -12,25 +10,17 @@ use super::table::Columns;
 /// What goes to stdout, and how the process ends.
 pub(super) type Answer = Result<(String, Exit), Failure>;
 
-/// A word as it may stand in a query (RFC 3986 section 2).
-pub(super) fn percent_encoded(word: &str) -> String {
-    word.bytes().fold(String::new(), |mut text, byte| {
-        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
-            text.push(char::from(byte));
-        } else {
-            let _ = write!(text, "%{byte:02X}");
-        }
-        text
-    })
-}
-
 /// The form that was asked for.
 pub(super) struct Shown {
-    /// Words, JSON or YAML.
-    pub(super) output: Output,
+    output: Output,
 }
 
 impl Shown {
+    /// For this form.
+    pub(super) const fn new(output: Output) -> Self {
+        Self { output }
+    }
+
     /// Which columns a table has.
     pub(super) fn columns(&self) -> Columns {
         match self.output {

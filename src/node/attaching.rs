@@ -171,14 +171,18 @@ impl Works {
         Ok(())
     }
 
-    /// Looks which pairs there are, and tells the router whose they are, for broadcast and multicast.
-    pub(super) async fn tell_ports(&mut self) {
+    /// Looks which pairs there are, and tells the router whose they are, for broadcast and multicast. Whether that can be
+    /// said is the answer.
+    pub(super) async fn tell_ports(&mut self) -> bool {
         let Some(range) = self.router.view().range else {
-            return;
+            return false;
         };
         let links = match self.side.host.attached().await {
             Ok(links) => links,
-            Err(error) => return tracing::warn!(%error, "cannot list the containers' devices"),
+            Err(error) => {
+                tracing::warn!(%error, "cannot list the containers' devices");
+                return false;
+            }
         };
         let port = |entry: &Entry| {
             let Attachment {
@@ -200,6 +204,7 @@ impl Works {
             .set_ports(self.book.entries().filter_map(port).collect());
         self.pairs = Arc::new(links.into_iter().map(|link| link.name).collect());
         self.publish();
+        true
     }
 
     /// Takes over what a former run left: mends what is in the book, and removes pairs that are not.
@@ -286,7 +291,7 @@ impl Works {
             Ok(Repaired::Right) => tracing::debug!(%name, "adopted"),
             Ok(Repaired::Fixed(changes)) => tracing::info!(%name, ?changes, "adopted and mended"),
             Ok(Repaired::Gone) => {
-                tracing::info!(%name, "its device is gone; it keeps its address until detached");
+                tracing::info!(%name, "its device is gone; it is freed unless it comes back");
             }
             Err(error) => tracing::warn!(%name, %error, "cannot be mended"),
         }

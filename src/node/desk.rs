@@ -11,7 +11,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use weave_model::api::{
     AttachRequest, Attachment, Attachments, CniFindings, CniGcRequest, CniRef, ExposeRequest,
     HostAddress, InitRequest, IpamFindings, JoinRequest, LeaveAnswer, LeaveRequest, Membership,
-    Refusal, ServiceInfo, ServiceRequest, TokenAnswer, TokenRequest,
+    Refusal, ServiceInfo, ServiceRequest, TokenAnswer, TokenRequest, Trace, TraceRequest,
 };
 use weave_model::docker::Call;
 use weave_model::{ContainerName, IfName, ServiceName};
@@ -47,6 +47,7 @@ pub(super) enum Job {
     RemoveService(ServiceName, Reply<ServiceInfo>),
     /// Does for Services what only the desk may.
     SettleServices,
+    Trace(TraceRequest, Reply<Trace>),
 }
 
 /// The running desk. It ends when the last [`super::Node`] is dropped.
@@ -113,5 +114,6 @@ async fn do_job(works: &mut Works, job: Job) {
         }
         Job::RemoveService(name, reply) => drop(reply.send(works.remove_service(&name))),
         Job::SettleServices => works.settle_services().await,
+        Job::Trace(request, reply) => drop(reply.send(works.trace(&request).await)),
     }
 }

@@ -146,7 +146,7 @@ impl Node {
     }
 
     /// How well flows are seen, and how many there are.
-    pub fn capture(&self) -> (Capture, usize) {
+    pub fn flow_capture(&self) -> (Capture, usize) {
         let seen = lock(&self.shared.sight.seen);
         (seen.capture.clone(), seen.flows.len())
     }

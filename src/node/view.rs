@@ -49,6 +49,7 @@ pub(super) fn status(
         mtu: config.overlay.mtu.into(),
         containers: published.book.entries().count() as u32,
         gone: Vec::new(),
+        swept: published.swept,
         host: published.book.host(),
         cluster: view.range.map(|range| cluster(view, &range)),
         traffic: Traffic {

@@ -19,6 +19,7 @@ use weave_router::driver::Router;
 use super::book::Book;
 use super::host::HostSide;
 use super::journal::Journal;
+use super::missing::Missing;
 use super::{Published, addresses, containers};
 use crate::config::Config;
 use crate::obstacle::{Obstacle, cause_and_fix};
@@ -43,6 +44,10 @@ pub(super) struct Works {
     pub(super) obstacles: Arc<[Obstacle]>,
     /// The addresses that the others were told last.
     pub(super) told: Vec<SocketAddr>,
+    /// Interfaces of attachments that were not there at the last look.
+    pub(super) missing: Missing,
+    /// How many attachments were freed because their interface was gone.
+    pub(super) swept: u64,
 }
 
 impl Works {
@@ -208,7 +213,9 @@ impl Works {
         let mut obstacles = obstacles;
         obstacles.extend(self.route_services().await);
         self.obstacles = obstacles.into();
-        self.tell_ports().await;
+        if self.tell_ports().await {
+            self.sweep().await;
+        }
         self.publish();
     }
 
@@ -301,6 +308,7 @@ impl Works {
             book: Arc::new(self.book.clone()),
             pairs: Arc::clone(&self.pairs),
             obstacles: Arc::clone(&self.obstacles),
+            swept: self.swept,
         });
     }
 

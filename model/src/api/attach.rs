@@ -101,8 +101,8 @@ pub struct Attachment {
     pub owner: Option<CniOwner>,
     /// When it was attached.
     pub attached_at: u64,
-    /// Whether its namespace and its interface are still there; a container that is gone keeps its addresses until it
-    /// is detached.
+    /// Whether its namespace and its interface are still there; once its interface was gone for two looks of the node,
+    /// its addresses are freed.
     pub alive: bool,
 }
 

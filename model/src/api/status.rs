@@ -38,8 +38,11 @@ pub struct Status {
     pub mtu: u32,
     /// How many containers are attached.
     pub containers: u32,
-    /// Those of them whose namespace or interface is gone; they keep their addresses until they are detached.
+    /// Those of them whose namespace or interface is gone; they are freed when the interface is gone for two looks.
     pub gone: Vec<ContainerName>,
+    /// How many were freed so since the start.
+    #[serde(default)]
+    pub swept: u64,
     /// The host's own addresses on the network, if it is exposed.
     pub host: Option<HostAddress>,
     /// The cluster; absent before `init` or `join`.

@@ -79,6 +79,13 @@ pub enum Command {
     },
     /// Lists the addresses that are given.
     Leases,
+    /// Pings a member inside its session, and times the answer.
+    Ping {
+        /// The member.
+        peer: NodeId,
+        /// How long to wait for the answer.
+        patience: Duration,
+    },
     /// Says where this node can be reached, the likeliest first. Known to the others soon after.
     SetEndpoints {
         /// UDP addresses of this host.
@@ -142,6 +149,14 @@ pub enum Reply {
     Released(Option<u32>),
     /// Every interface that has an address, and its offset ([`Command::Leases`]).
     Leases(Vec<(String, u32)>),
+    /// How long it took until the answer was there, and at which address the member sees this node
+    /// ([`Command::Ping`]).
+    Pong {
+        /// The round-trip time.
+        rtt: Duration,
+        /// The source of the ping's datagram, as the member saw it; absent if a relay stands between.
+        observed: Option<SocketAddr>,
+    },
     /// Nothing more to say.
     Done,
 }
@@ -295,6 +310,9 @@ pub enum CommandError {
     /// The id is too long to be journalled.
     #[error("the interface's id is longer than {MAX_ID} bytes")]
     BadId,
+    /// The member did not answer a ping in time.
+    #[error("no answer within {} ms", .0.as_millis())]
+    NoPong(Duration),
     /// The node's state cannot be saved.
     #[error("the node cannot save its state: {0}")]
     Storage(String),
@@ -354,6 +372,7 @@ impl CommandError {
             Self::Reserved(_) | Self::Outside(_) => "choose another address, or let the node choose",
             Self::Elsewhere { node, .. } => return format!("attach the container on {node}, or choose another address"),
             Self::Unowned(_) => "choose another address, or wait until its owner is known",
+            Self::NoPong(_) => "see the session with `weavectl connections`; one lost packet means little",
             Self::Stopping => "ask again when it has started",
             Self::Storage(_) => "free space on the disk of the state directory, or repair it; the node goes on by itself",
         }
@@ -388,6 +407,7 @@ impl CommandError {
             Self::Refused(_)
             | Self::WrongCluster(_)
             | Self::NoAnswer(_)
+            | Self::NoPong(_)
             | Self::NotConfirmed { .. } => Code::Remote,
             Self::Storage(_) => Code::Failed,
         }

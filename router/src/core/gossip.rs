@@ -1,10 +1,12 @@
 //! Knowing the members: records in and out, and what sessions report.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use tracing::{debug, info, warn};
 use weave_model::{NetworkName, NodeId};
 
+use super::command::CommandError;
 use super::{Core, CoreEvent, Link};
 use crate::mesh::flood::Due;
 use crate::mesh::message::Message;
@@ -18,6 +20,8 @@ use crate::way::Way;
 const MAX_MEMBERS: usize = 4096;
 /// The most addresses at which others see this node that its record tells.
 const MAX_OBSERVED: usize = 4;
+/// The longest that the answer to a ping is waited for.
+const MAX_PATIENCE: Duration = Duration::from_secs(60);
 
 impl Core {
     /// Takes what the sessions report, and hands it on to the data path.
@@ -147,6 +151,36 @@ impl Core {
             Message::SheetSummary { answer, sheets } => {
                 self.handle_sheet_summary(peer, answer, &sheets);
             }
+        }
+    }
+
+    /// Sends a ping that a command asked for.
+    pub(super) fn start_echo(
+        &mut self,
+        command: u64,
+        peer: NodeId,
+        patience: Duration,
+    ) -> Result<(), CommandError> {
+        let up = self.links.get(&peer).is_some_and(|link| link.up);
+        if !up {
+            let name = self
+                .records
+                .get(&peer)
+                .map(|record| record.name.to_string());
+            return Err(CommandError::NotConnected(
+                name.unwrap_or_else(|| peer.short()),
+            ));
+        }
+        let patience = patience.min(MAX_PATIENCE);
+        let id = self.echoes.ask(command, peer, patience, self.now.mono);
+        self.send(peer, &Message::Ping { id, alarm: false });
+        Ok(())
+    }
+
+    /// Answers the commands whose pings were not answered.
+    pub(super) fn end_echoes(&mut self) {
+        for (command, patience) in self.echoes.overdue(self.now.mono) {
+            self.reply(command, Err(CommandError::NoPong(patience)));
         }
     }
 

@@ -68,6 +68,7 @@ impl Core {
                 self.set_sheet(content);
                 return Ok(Some(Reply::Done));
             }
+            Command::Ping { peer, patience } => self.start_echo(id, peer, patience)?,
             Command::SetEndpoints { mut endpoints } => {
                 let mut seen = std::collections::BTreeSet::new();
                 endpoints.retain(|endpoint| seen.insert(*endpoint));

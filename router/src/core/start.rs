@@ -74,6 +74,7 @@ impl Core {
             endpoints: Vec::new(),
             flood: Flood::default(),
             ways: Ways::default(),
+            echoes: Echoes::default(),
             sheets: Sheets::default(),
             parts: Parts::default(),
             joining: None,

@@ -11,6 +11,7 @@ use tracing::{debug, info};
 use weave_model::NodeId;
 
 use super::Core;
+use super::command::Reply;
 use crate::mesh::links::Links;
 use crate::mesh::message::{Link, Message};
 use crate::mesh::paths::{Ask, Paths, Switch};
@@ -98,6 +99,9 @@ impl Core {
 
     pub(super) fn handle_pong(&mut self, peer: NodeId, id: u64, observed: Option<SocketAddr>) {
         let now = self.now.mono;
+        if let Some((command, rtt)) = self.echoes.answered(peer, id, now) {
+            return self.reply(command, Ok(Reply::Pong { rtt, observed }));
+        }
         let paths = &mut self.ways.paths;
         let (seen, before) = (paths.observed(), (paths.rtt(peer), paths.loss(peer)));
         let Some(switch) = paths.pong(peer, id, observed, now) else {

@@ -7,13 +7,14 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use weave_linux::udp::is_too_big;
 use weave_linux::uplink::mtu_towards;
 use weave_model::NodeId;
 
 use super::bulletin::{self, Board, Bulletin};
 use super::lanes::{self, Lanes};
+use super::notes::{self, Note};
 use super::pmtu::{self, Answer, Mtus};
 use super::workers::Workers;
 use super::{Order, Shared, lock, now};
@@ -63,6 +64,7 @@ pub(super) struct Control {
     waiting: HashMap<u64, oneshot::Sender<Result<Reply, CommandError>>>,
     last_command: u64,
     batch: Batch,
+    notes: mpsc::Sender<Note>,
     stale: bool,
     stop: bool,
 }
@@ -74,6 +76,7 @@ impl Control {
         workers: Arc<Workers>,
         inputs: Receiver<Input>,
         shared: Arc<Shared>,
+        notes: mpsc::Sender<Note>,
     ) -> Self {
         Self {
             core,
@@ -91,6 +94,7 @@ impl Control {
             waiting: HashMap::new(),
             last_command: 0,
             batch: Batch::new(),
+            notes,
             stale: true,
             stop: false,
         }
@@ -243,6 +247,9 @@ impl Control {
                 }
                 Order::Post(text) => self.board.post(text),
                 Order::Ask => self.ask_members(),
+                Order::Note(to, bytes) => {
+                    self.core.send_control(to, &notes::body(&bytes), now());
+                }
                 Order::Stop => self.stop = true,
             }
         }
@@ -286,6 +293,11 @@ impl Control {
                     // The caller may have gone away; the command is done all the same.
                     let _ = reply.send(result);
                 }
+            }
+            CoreEvent::Control { peer, body, .. } if body.first() == Some(&notes::KIND) => {
+                let bytes = body[1..].to_vec();
+                // One that nobody fetches in time is lost, like one that was lost on the way.
+                let _ = self.notes.try_send(Note { from: peer, bytes });
             }
             CoreEvent::Control { peer, body, .. } => {
                 tracing::debug!(peer = %peer.short(), kind = body.first(), "a control message of an unknown kind");
