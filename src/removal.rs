@@ -1,7 +1,7 @@
 //! Taking Weave off a host: what of it there is, and removing that.
 //!
 //! Two steps, so that it can be said before it is done: [`find`] lists what bears our mark, [`remove`] removes what was
-//! found. A mark is a device's alias, a table's comment, a rule's tag, or a path that only we write. Nothing else is
+//! found. A mark is a device's alias, who made a route, a table's comment, a rule's tag, or a path that only we write. Nothing else is
 //! touched: not the configuration that an administrator wrote, not programs, not the forwarding that others may use by now.
 //! What cannot be removed does not keep the rest.
 
@@ -10,10 +10,10 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
-use weave_linux::netlink::{Link, Netlink};
+use serde::{Serialize, Serializer};
+use weave_linux::netlink::{Link, Netlink, Route};
 use weave_linux::nft;
-use weave_router::attach::TAG;
+use weave_router::attach::{ROUTE_PROTOCOL, TAG, VIRTUAL_PROTOCOL};
 use weave_router::hostfw::HostFirewall;
 
 use crate::obstacle::Obstacle;
@@ -47,6 +47,8 @@ pub enum Thing {
         /// Its name.
         name: String,
     },
+    /// A route that does not go with a device.
+    Route(#[serde(serialize_with = "as_text")] Route),
     /// An nftables table.
     Table(String),
     /// The accepts that made way through the host's own firewall, if there are any.
@@ -57,10 +59,15 @@ pub enum Thing {
     Folder(PathBuf),
 }
 
+fn as_text<S: Serializer>(route: &Route, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(route)
+}
+
 impl fmt::Display for Thing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Device { name, .. } => write!(f, "device {name}"),
+            Self::Route(route) => write!(f, "route {route}"),
             Self::Table(name) => write!(f, "nftables table inet {name}"),
             Self::Accepts => {
                 f.write_str("rules tagged \"weave: \" in the host's iptables, where there are any")
@@ -90,6 +97,16 @@ pub async fn find(places: &Places) -> Result<Vec<Thing>, Obstacle> {
         .filter(|link| is_ours(link))
         .map(device)
         .collect();
+    for protocol in [ROUTE_PROTOCOL, VIRTUAL_PROTOCOL] {
+        let routes = netlink.routes_by(protocol).await;
+        let routes = routes.map_err(|error| failed(&error))?.into_iter();
+        let with_device = |route: &Route| {
+            links
+                .iter()
+                .any(|link| is_ours(link) && route.link == Some(link.index))
+        };
+        things.extend(routes.filter(|route| !with_device(route)).map(Thing::Route));
+    }
     let tables = tables().map_err(|error| failed(&error))?;
     things.extend(tables.into_iter().map(Thing::Table));
     things.push(Thing::Accepts);
@@ -152,6 +169,13 @@ async fn remove_one(thing: &Thing) -> Result<(), String> {
         Thing::Device { index, .. } => {
             let netlink = Netlink::open().map_err(|error| said(&error))?;
             match netlink.delete_link(*index).await {
+                Err(error) if error.is_not_found() => Ok(()),
+                removed => removed.map_err(|error| said(&error)),
+            }
+        }
+        Thing::Route(route) => {
+            let netlink = Netlink::open().map_err(|error| said(&error))?;
+            match netlink.delete_route(route).await {
                 Err(error) if error.is_not_found() => Ok(()),
                 removed => removed.map_err(|error| said(&error)),
             }

@@ -320,6 +320,7 @@ fn everything_of_ours_is_removed() {
         for thing in [
             "device weave0",
             "device wv",
+            "route unreachable 10.32.0.0/12",
             "nftables table inet weave-attach",
             &state,
             &bin,

@@ -179,6 +179,9 @@ impl Route {
 
 impl fmt::Display for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.kind == Kind::Refuse {
+            return write!(f, "unreachable {}", self.to);
+        }
         write!(f, "{}", self.to)?;
         if let Some(hop) = self.via {
             write!(f, " via {hop}")?;
