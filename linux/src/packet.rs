@@ -6,17 +6,15 @@
 //!
 //! Sources: `packet(7)`, `Documentation/networking/filter.rst`.
 
+pub(crate) mod raw;
+
 use std::io;
-use std::mem::{size_of, zeroed};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::ptr;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
-use libc::{c_int, c_void};
-
 use crate::tun::VirtioHeader;
+use raw::RawSocket;
 
-const PACKET_VNET_HDR: c_int = 15;
 /// Bytes of an Ethernet header.
 const ETHERNET: usize = 14;
 
@@ -41,7 +39,7 @@ impl Family {
 /// A socket for the broadcast and multicast packets of one family.
 #[derive(Debug)]
 pub struct PacketSocket {
-    fd: OwnedFd,
+    raw: RawSocket,
     family: Family,
 }
 
@@ -62,24 +60,10 @@ impl PacketSocket {
     /// # Errors
     /// `PermissionDenied` without `CAP_NET_RAW`.
     pub fn open(family: Family, read_timeout: Duration) -> io::Result<Self> {
-        // SAFETY: takes three integers; protocol 0 receives nothing until the filter is in place and it is bound.
-        let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        let socket = Self {
-            // SAFETY: `fd` was just made and nobody else owns it.
-            fd: unsafe { OwnedFd::from_raw_fd(fd) },
-            family,
-        };
-        socket.set(libc::SOL_PACKET, PACKET_VNET_HDR, &1_i32)?;
-        let timeout = libc::timeval {
-            tv_sec: read_timeout.as_secs() as libc::time_t,
-            tv_usec: read_timeout.subsec_micros().into(),
-        };
-        socket.set(libc::SOL_SOCKET, libc::SO_RCVTIMEO, &timeout)?;
+        let raw = RawSocket::open(read_timeout)?;
+        let socket = Self { raw, family };
         socket.keep_only_group_traffic()?;
-        socket.bind()?;
+        socket.raw.bind(family.ethertype(), 0)?;
         Ok(socket)
     }
 
@@ -103,43 +87,8 @@ impl PacketSocket {
             len: program.len() as u16,
             filter: program.as_mut_ptr(),
         };
-        self.set(libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &filter)
-    }
-
-    fn bind(&self) -> io::Result<()> {
-        let address = self.address(0, [0; 6]);
-        let size = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
-        // SAFETY: `address` is a whole `sockaddr_ll` that lives across the call.
-        let result =
-            unsafe { libc::bind(self.fd.as_raw_fd(), ptr::from_ref(&address).cast(), size) };
-        if result < 0 {
-            Err(io::Error::last_os_error())
-        } else {
-            Ok(())
-        }
-    }
-
-    fn address(&self, interface: u32, mac: [u8; 6]) -> libc::sockaddr_ll {
-        // SAFETY: `sockaddr_ll` is plain data for which all zeroes are valid.
-        let mut address: libc::sockaddr_ll = unsafe { zeroed() };
-        address.sll_family = libc::AF_PACKET as u16;
-        address.sll_protocol = self.family.ethertype().to_be();
-        address.sll_ifindex = interface as c_int;
-        address.sll_halen = 6;
-        address.sll_addr[..6].copy_from_slice(&mac);
-        address
-    }
-
-    fn set<T>(&self, level: c_int, name: c_int, value: &T) -> io::Result<()> {
-        let size = size_of::<T>() as libc::socklen_t;
-        let value = ptr::from_ref(value).cast::<c_void>();
-        // SAFETY: `value` points to a `T` of `size` bytes that lives across the call; the kernel copies it.
-        let result = unsafe { libc::setsockopt(self.fd.as_raw_fd(), level, name, value, size) };
-        if result < 0 {
-            Err(io::Error::last_os_error())
-        } else {
-            Ok(())
-        }
+        self.raw
+            .set(libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &filter)
     }
 
     /// Waits for a packet and puts it, from its IP header on, at the start of `buffer`.
@@ -149,30 +98,7 @@ impl PacketSocket {
     pub fn recv(&self, buffer: &mut [u8]) -> io::Result<Heard> {
         let mut header = [0; VirtioHeader::SIZE];
         let mut ethernet = [0; ETHERNET];
-        let mut parts = [
-            libc::iovec {
-                iov_base: header.as_mut_ptr().cast(),
-                iov_len: header.len(),
-            },
-            libc::iovec {
-                iov_base: ethernet.as_mut_ptr().cast(),
-                iov_len: ethernet.len(),
-            },
-            libc::iovec {
-                iov_base: buffer.as_mut_ptr().cast(),
-                iov_len: buffer.len(),
-            },
-        ];
-        // SAFETY: both are plain data for which all zeroes are valid.
-        let (mut from, mut message): (libc::sockaddr_ll, libc::msghdr) =
-            unsafe { (zeroed(), zeroed()) };
-        message.msg_name = (&raw mut from).cast();
-        message.msg_namelen = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
-        message.msg_iov = parts.as_mut_ptr();
-        message.msg_iovlen = parts.len() as _;
-        // SAFETY: all that `message` points to is writable and lives across the call.
-        let got = unsafe { libc::recvmsg(self.fd.as_raw_fd(), &raw mut message, 0) };
-        let got = usize::try_from(got).map_err(|_| io::Error::last_os_error())?;
+        let (from, got) = self.raw.receive([&mut header, &mut ethernet, buffer])?;
         let len = got
             .checked_sub(VirtioHeader::SIZE + ETHERNET)
             .ok_or(io::ErrorKind::InvalidData)?;
@@ -195,30 +121,15 @@ impl PacketSocket {
         ethernet[..6].copy_from_slice(&group);
         ethernet[6..12].copy_from_slice(&[0x02, 0, 0, 0, 0, 1]);
         ethernet[12..].copy_from_slice(&self.family.ethertype().to_be_bytes());
-        let part = |bytes: &[u8]| libc::iovec {
-            iov_base: bytes.as_ptr().cast_mut().cast(),
-            iov_len: bytes.len(),
-        };
-        let mut parts = [part(&header), part(&ethernet), part(packet)];
-        let mut to = self.address(interface, group);
-        // SAFETY: `msghdr` is plain data for which all zeroes are valid.
-        let mut message: libc::msghdr = unsafe { zeroed() };
-        message.msg_name = (&raw mut to).cast();
-        message.msg_namelen = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
-        message.msg_iov = parts.as_mut_ptr();
-        message.msg_iovlen = parts.len() as _;
-        // SAFETY: all that `message` points to lives across the call and is only read.
-        let sent = unsafe { libc::sendmsg(self.fd.as_raw_fd(), &raw const message, 0) };
-        if sent < 0 {
-            Err(io::Error::last_os_error())
-        } else {
-            Ok(())
-        }
+        let mut to = raw::address(self.family.ethertype(), interface);
+        to.sll_halen = 6;
+        to.sll_addr[..6].copy_from_slice(&group);
+        self.raw.send(to, [&header, &ethernet, packet])
     }
 }
 
 impl AsFd for PacketSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+        self.raw.as_fd()
     }
 }

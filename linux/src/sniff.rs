@@ -7,16 +7,15 @@
 //! Sources: `packet(7)`, `packet_rcv` in the kernel's `net/packet/af_packet.c`.
 
 use std::io;
-use std::mem::{size_of, zeroed};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::ptr;
+use std::mem::size_of;
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::time::Duration;
 
-use libc::{c_int, c_void};
+use libc::c_int;
 
+use crate::packet::raw::RawSocket;
 use crate::tun::VirtioHeader;
 
-const PACKET_VNET_HDR: c_int = 15;
 const PACKET_STATISTICS: c_int = 6;
 /// Bytes of packets that may wait for the reader; the kernel doubles it.
 const ROOM: c_int = 16 << 20;
@@ -46,7 +45,7 @@ pub struct Seen {
 /// An open ear at a device.
 #[derive(Debug)]
 pub struct Sniffer {
-    fd: OwnedFd,
+    raw: RawSocket,
 }
 
 impl Sniffer {
@@ -55,62 +54,18 @@ impl Sniffer {
     /// # Errors
     /// `PermissionDenied` without `CAP_NET_RAW`; `ENODEV` when the device is gone.
     pub fn open(place: Place, patience: Duration) -> io::Result<Self> {
-        // SAFETY: takes three integers; protocol 0 receives nothing until it is bound.
-        let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        let sniffer = Self {
-            // SAFETY: `fd` was just made and nobody else owns it.
-            fd: unsafe { OwnedFd::from_raw_fd(fd) },
-        };
-        sniffer.set(libc::SOL_PACKET, PACKET_VNET_HDR, &1_i32)?;
-        let timeout = libc::timeval {
-            tv_sec: patience.as_secs() as libc::time_t,
-            tv_usec: patience.subsec_micros().into(),
-        };
-        sniffer.set(libc::SOL_SOCKET, libc::SO_RCVTIMEO, &timeout)?;
-        if sniffer
-            .set(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, &ROOM)
-            .is_err()
-        {
+        let raw = RawSocket::open(patience)?;
+        let forced = raw.set(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, &ROOM);
+        if forced.is_err() {
             // Without CAP_NET_ADMIN the system's limit holds.
-            sniffer.set(libc::SOL_SOCKET, libc::SO_RCVBUF, &ROOM)?;
+            raw.set(libc::SOL_SOCKET, libc::SO_RCVBUF, &ROOM)?;
         }
-        sniffer.bind(place)?;
-        Ok(sniffer)
-    }
-
-    fn bind(&self, place: Place) -> io::Result<()> {
-        // SAFETY: `sockaddr_ll` is plain data for which all zeroes are valid.
-        let mut address: libc::sockaddr_ll = unsafe { zeroed() };
-        address.sll_family = libc::AF_PACKET as u16;
-        address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
-        address.sll_ifindex = match place {
+        let device = match place {
             Place::Everywhere => 0,
-            Place::Device(index) => index as c_int,
+            Place::Device(index) => index,
         };
-        let size = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
-        // SAFETY: `address` is a whole `sockaddr_ll` that lives across the call.
-        let result =
-            unsafe { libc::bind(self.fd.as_raw_fd(), ptr::from_ref(&address).cast(), size) };
-        if result < 0 {
-            Err(io::Error::last_os_error())
-        } else {
-            Ok(())
-        }
-    }
-
-    fn set<T>(&self, level: c_int, name: c_int, value: &T) -> io::Result<()> {
-        let size = size_of::<T>() as libc::socklen_t;
-        let value = ptr::from_ref(value).cast::<c_void>();
-        // SAFETY: `value` points to a `T` of `size` bytes that lives across the call; the kernel copies it.
-        let result = unsafe { libc::setsockopt(self.fd.as_raw_fd(), level, name, value, size) };
-        if result < 0 {
-            Err(io::Error::last_os_error())
-        } else {
-            Ok(())
-        }
+        raw.bind(libc::ETH_P_ALL as u16, device)?;
+        Ok(Self { raw })
     }
 
     /// Waits for a packet.
@@ -130,26 +85,7 @@ impl Sniffer {
 
     fn receive(&self, buffer: &mut [u8]) -> io::Result<Seen> {
         let mut header = [0; VirtioHeader::SIZE];
-        let mut parts = [
-            libc::iovec {
-                iov_base: header.as_mut_ptr().cast(),
-                iov_len: header.len(),
-            },
-            libc::iovec {
-                iov_base: buffer.as_mut_ptr().cast(),
-                iov_len: buffer.len(),
-            },
-        ];
-        // SAFETY: both are plain data for which all zeroes are valid.
-        let (mut from, mut message): (libc::sockaddr_ll, libc::msghdr) =
-            unsafe { (zeroed(), zeroed()) };
-        message.msg_name = (&raw mut from).cast();
-        message.msg_namelen = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
-        message.msg_iov = parts.as_mut_ptr();
-        message.msg_iovlen = parts.len() as _;
-        // SAFETY: all that `message` points to is writable and lives across the call.
-        let got = unsafe { libc::recvmsg(self.fd.as_raw_fd(), &raw mut message, 0) };
-        let got = usize::try_from(got).map_err(|_| io::Error::last_os_error())?;
+        let (from, got) = self.raw.receive([&mut header, buffer])?;
         let len = got
             .checked_sub(VirtioHeader::SIZE)
             .ok_or(io::ErrorKind::InvalidData)?;
@@ -171,7 +107,7 @@ impl Sniffer {
         // SAFETY: `counts` is a `tpacket_stats` (packets, drops), writable for `size` bytes across the call.
         let result = unsafe {
             libc::getsockopt(
-                self.fd.as_raw_fd(),
+                self.raw.as_fd().as_raw_fd(),
                 libc::SOL_PACKET,
                 PACKET_STATISTICS,
                 counts.as_mut_ptr().cast(),
