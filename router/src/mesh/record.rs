@@ -17,7 +17,7 @@ use weave_model::{Block, NetworkName, NodeId, NodeName, Suite};
 
 use super::cluster::{Certificate, ClusterPublic};
 use super::codec::{Malformed, Reader, Writer};
-use super::deed::{Deed, Version, covers, read_block, write_block};
+use super::deed::{Deed, Proofs, Version, covers, read_block, write_block};
 use super::removal::Removals;
 use crate::keys::{NodeKeys, NodePublic};
 
@@ -190,9 +190,8 @@ impl Record {
             content: Arc::new(content),
             bytes: bytes.into(),
         };
-        let proven = record
-            .titles()
-            .all(|deed| deed.proven(&record.deeds, cluster, removals));
+        let mut proofs = Proofs::new(&record.deeds, cluster, removals);
+        let proven = record.titles().all(|deed| proofs.chain(deed).is_some());
         if !proven
             || record
                 .blocks
