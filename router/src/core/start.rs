@@ -76,6 +76,7 @@ impl Core {
             ways: Ways::default(),
             sheets: Sheets::default(),
             parts: Parts::default(),
+            budgets: Budgets::default(),
             joining: None,
             inviting,
             naming: Naming::default(),
