@@ -40,6 +40,7 @@ use weave_router::driver::{self, Offloads, Router, RouterConfig};
 
 use crate::config::{Config, Facility};
 use crate::obstacle::Obstacle;
+use crate::vital::Vitals;
 
 pub use desk::Desk;
 pub use docker::{Answer as DockerAnswer, Lent, Pool};
@@ -87,18 +88,9 @@ struct Published {
 
 impl Node {
     /// Starts the router, reads the journal and adopts what a former run left on this host.
-    pub async fn start(config: Config) -> Result<(Self, Desk), Obstacle> {
+    pub async fn start(config: Config, vitals: &Vitals) -> Result<(Self, Desk), Obstacle> {
         let overlay = &config.overlay;
-        let router = Router::start(RouterConfig {
-            name: config.name.clone(),
-            state_dir: config.state_dir.clone(),
-            listen: overlay.listen,
-            suites: overlay.suites.clone(),
-            tun: TUN.to_owned(),
-            offloads: offloads(&overlay.without),
-        })
-        .map_err(|error| no_router(&error))?;
-        let router = Arc::new(router);
+        let router = Arc::new(start_router(&config)?);
         let (journal, book) = Journal::open(&config.state_dir)?;
         let page = sight::open_page(&config, router.view().me)?;
         // Before there are connections; where the kernel cannot yet, it is tried again at every look.
@@ -130,7 +122,7 @@ impl Node {
             known: knower,
             memory: Memory::new(Instant::now()),
         };
-        tokio::spawn(serving.run());
+        serving.start(vitals.part("the watch of Services"));
         let shared = Shared {
             config,
             router,
@@ -145,7 +137,7 @@ impl Node {
                 shared: Arc::new(shared),
                 jobs,
             },
-            Desk::start(works, waiting),
+            Desk::start(works, waiting, vitals.part("the desk")),
         ))
     }
 
@@ -312,6 +304,19 @@ impl Node {
         self.jobs.send(job(reply)).await.map_err(|_| stopping())?;
         answer.await.map_err(|_| stopping())?
     }
+}
+
+fn start_router(config: &Config) -> Result<Router, Obstacle> {
+    let overlay = &config.overlay;
+    Router::start(RouterConfig {
+        name: config.name.clone(),
+        state_dir: config.state_dir.clone(),
+        listen: overlay.listen,
+        suites: overlay.suites.clone(),
+        tun: TUN.to_owned(),
+        offloads: offloads(&overlay.without),
+    })
+    .map_err(|error| no_router(&error))
 }
 
 fn offloads(without: &[Facility]) -> Offloads {
