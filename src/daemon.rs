@@ -24,12 +24,16 @@ use crate::notify;
 use crate::obstacle::Obstacle;
 use crate::preflight;
 use crate::sight::Sight;
+use crate::vital::{self, Vitals};
 
 /// How long a process that was killed may still hold its sockets.
 const LAST_BREATH: Duration = Duration::from_secs(1);
 
 /// How often the overlay's threads are looked at.
 const HEALTH: Duration = Duration::from_secs(1);
+
+/// How long the end may take once a part has ended by itself.
+const LAST_WORDS: Duration = Duration::from_secs(10);
 
 /// Runs `weaved` with the process's arguments: 0 after a signal, 1 if it cannot run, 2 if it is told nonsense.
 pub fn main() -> ExitCode {
@@ -94,10 +98,12 @@ fn run(config: Config) -> Result<(), Obstacle> {
         let mut ends = Ends::watch()?;
         let docker = config.docker.clone();
         let looks = config.sight.clone();
-        let (node, desk) = Node::start(config).await?;
+        let vitals = Vitals::default();
+        vitals.watch_threads();
+        let (node, desk) = Node::start(config, &vitals).await?;
         let plugin =
             docker::Plugin::start(&docker, node.clone()).map_err(|error| no_plugin(&error))?;
-        let sight = Sight::start(&node, &looks).await;
+        let sight = Sight::start(&node, &looks, &vitals).await;
         tracing::info!("ready");
         notify::tell(notify::State::Ready);
         let watched = node.clone();
@@ -105,7 +111,10 @@ fn run(config: Config) -> Result<(), Obstacle> {
         let stop = async move {
             let end = tokio::select! {
                 () = ends.wait() => Ok(()),
-                () = broken(&watched) => Err(no_overlay()),
+                part = broken(&watched, &vitals) => {
+                    vital::end_within(LAST_WORDS);
+                    Err(ended(&part))
+                }
             };
             notify::tell(notify::State::Stopping);
             // The receiver waits for it to the end.
@@ -119,17 +128,25 @@ fn run(config: Config) -> Result<(), Obstacle> {
     })
 }
 
-/// Waits until a thread of the overlay has ended by itself.
-async fn broken(node: &Node) {
-    let mut watch = tokio::time::interval(HEALTH);
-    while node.is_healthy() {
-        watch.tick().await;
+/// Waits until something has ended by itself that must not, and says what.
+async fn broken(node: &Node, vitals: &Vitals) -> String {
+    let overlay = async {
+        let mut watch = tokio::time::interval(HEALTH);
+        while node.is_healthy() {
+            watch.tick().await;
+        }
+    };
+    tokio::select! {
+        part = vitals.ended() => part,
+        () = overlay => "a thread of the overlay".to_owned(),
     }
 }
 
-/// Half an overlay would lose a part of the flows without a word: whoever started `weaved` must start it again.
-fn no_overlay() -> Obstacle {
-    let cause = "a thread of the overlay ended by itself";
+/// Half a node would lose a part of the flows, or of the requests, without a word: whoever started `weaved` must start it
+/// again.
+fn ended(part: &str) -> Obstacle {
+    let cause = format!("{part} ended by itself");
+    tracing::error!(part, "ended by itself: stopping");
     Obstacle::new(
         cause,
         "start weaved again, as systemd does, and report what the log says above",

@@ -2,7 +2,7 @@
 //!
 //! `weaved` is [`config`] (what it is told), [`node`] (the parts, wired), [`api`] (what it can be asked) and [`docker`]
 //! (the same for Docker), started in that order by [`daemon`] and stopped in reverse, after [`preflight`] looked whether
-//! the host will do; [`notify`] tells systemd. `weavectl` is [`cli`]: it talks to the API, and [`check`]s a host before
+//! the host will do, and ended when a [`vital`] part is; [`notify`] tells systemd. `weavectl` is [`cli`]: it talks to the API, and [`check`]s a host before
 //! there is one. What keeps either from its work is an [`obstacle`]: a cause
 //! and a fix.
 //!
@@ -16,6 +16,7 @@
 
 pub mod duration;
 pub mod obstacle;
+pub mod vital;
 
 pub mod config;
 pub mod preflight;

@@ -51,6 +51,7 @@ use weave_router::driver::{self, Offloads, Router, RouterConfig};
 
 use crate::config::{Config, Facility};
 use crate::obstacle::Obstacle;
+use crate::vital::Vitals;
 
 pub use capture::CaptureQuery;
 pub use desk::Desk;
@@ -149,7 +150,7 @@ fn start_router(config: &Config) -> Result<Arc<Router>, Obstacle> {
 
 impl Node {
     /// Starts the router, reads the journal and adopts what a former run left on this host.
-    pub async fn start(config: Config) -> Result<(Self, Desk), Obstacle> {
+    pub async fn start(config: Config, vitals: &Vitals) -> Result<(Self, Desk), Obstacle> {
         let overlay = &config.overlay;
         let router = start_router(&config)?;
         let (journal, book) = Journal::open(&config.state_dir)?;
@@ -185,7 +186,7 @@ impl Node {
             known: knower,
             memory: Memory::new(Instant::now()),
         };
-        tokio::spawn(serving.run());
+        serving.start(vitals.part("the watch of Services"));
         let shared = Shared {
             config,
             router,
@@ -204,7 +205,7 @@ impl Node {
         if let Some(notes) = node.shared.router.notes() {
             tokio::spawn(notes::serve(node.away(), notes));
         }
-        Ok((node, Desk::start(works, waiting)))
+        Ok((node, Desk::start(works, waiting, vitals.part("the desk"))))
     }
 
     /// A handle that does not keep the desk at work.

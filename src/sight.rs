@@ -12,6 +12,7 @@ use crate::config;
 use crate::metrics;
 use crate::node::Node;
 use crate::obstacle::Obstacle;
+use crate::vital::Vitals;
 
 /// How long a scrape in progress may take at the end.
 const DRAIN: Duration = Duration::from_millis(500);
@@ -26,10 +27,14 @@ pub struct Sight {
 
 impl Sight {
     /// Starts the watch, the metrics and the page.
-    pub async fn start(node: &Node, config: &config::Sight) -> Self {
+    pub async fn start(node: &Node, config: &config::Sight, vitals: &Vitals) -> Self {
         let (stopping, stopped) = watch::channel(false);
         let (mut metrics, mut others) = (JoinSet::new(), JoinSet::new());
-        others.spawn(node.clone().watch());
+        let (watch, part) = (node.clone().watch(), vitals.part("the watch of flows"));
+        others.spawn(async move {
+            watch.await;
+            drop(part);
+        });
         if let Some(listener) = listen(node, config.metrics, "metrics").await {
             let token = config.metrics_token.clone();
             metrics.spawn(metrics::serve(listener, node.clone(), token, stopped));

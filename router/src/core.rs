@@ -14,6 +14,7 @@ pub mod view;
 mod addresses;
 mod admins;
 mod admit;
+mod budget;
 mod gossip;
 mod inherit;
 mod leaving;
@@ -55,6 +56,7 @@ use crate::wire::{Header, Type};
 use addresses::{Asking, Giving};
 use admins::Naming;
 use admit::JoinCommand;
+use budget::{Budgets, Cost};
 use command::{Command, CommandError, Reply};
 use inherit::Inquiries;
 use leaving::Leaving;
@@ -156,6 +158,7 @@ pub struct Core {
     sheets: Sheets,
     echoes: Echoes,
     parts: Parts,
+    budgets: Budgets,
     joining: Option<JoinCommand>,
     inviting: Inviting,
     naming: Naming,
@@ -242,8 +245,10 @@ impl Core {
     /// Takes the body of a control message that a data thread opened.
     pub fn handle_control(&mut self, peer: NodeId, body: &[u8], from: impl Into<Way>, now: Now) {
         self.now = now;
-        self.handle_message(peer, body, from.into());
-        self.settle();
+        if self.budgets.pay(peer, Cost::Message, now.mono) {
+            self.handle_message(peer, body, from.into());
+            self.settle();
+        }
     }
 
     /// A data thread authenticated a packet of a peer, the first of its session or from a new address.
@@ -493,9 +498,9 @@ impl Core {
             membership: self.membership.as_ref(),
             tokens: &self.tokens,
             journal: self.ipam.journal(self.now),
-            records: self.records.values().map(Record::bytes).collect(),
+            records: saved::within(self.records.values().map(Record::bytes)),
             removed: self.removed_to_save(),
-            sheets: self.sheets.saved().collect(),
+            sheets: saved::within(self.sheets.saved()),
         })
     }
 }

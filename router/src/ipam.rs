@@ -187,13 +187,13 @@ impl Ipam {
         u64::from(self.used()) * 4 >= u64::from(self.capacity()) * 3
     }
 
-    /// An own block of `1 << bits` offsets without any in use or resting: the highest of the smallest block that has
-    /// one, so that large blocks stay whole and low addresses stay here.
-    pub fn spare(&self, bits: u8, now: Instant) -> Option<Block> {
+    /// An own block of `1 << bits` offsets without any in use or resting, of the blocks that `may` be given from: the
+    /// highest of the smallest block that has one, so that large blocks stay whole and low addresses stay here.
+    pub fn spare(&self, bits: u8, now: Instant, may: impl Fn(Block) -> bool) -> Option<Block> {
         let mut blocks: Vec<&Block> = self
             .blocks
             .iter()
-            .filter(|block| block.bits() >= bits)
+            .filter(|block| block.bits() >= bits && may(**block))
             .collect();
         blocks.sort_by_key(|block| block.bits());
         blocks
@@ -409,15 +409,19 @@ mod tests {
         ipam.allocate("a", Some(40), now).unwrap();
         ipam.allocate("b", Some(63), now).unwrap();
         assert_eq!(
-            ipam.spare(3, now),
+            ipam.spare(3, now, |_| true),
             Some(block(128, 3)),
             "the smallest block that has it"
         );
-        assert_eq!(ipam.spare(4, now), Some(block(16, 4)));
+        assert_eq!(ipam.spare(4, now, |_| true), Some(block(16, 4)));
         ipam.release("b", now);
-        assert_eq!(ipam.spare(4, now), Some(block(16, 4)), "63 still rests");
-        assert_eq!(ipam.spare(4, now + COOLDOWN), Some(block(48, 4)));
-        assert_eq!(ipam.spare(6, now + COOLDOWN), None);
+        assert_eq!(
+            ipam.spare(4, now, |_| true),
+            Some(block(16, 4)),
+            "63 still rests"
+        );
+        assert_eq!(ipam.spare(4, now + COOLDOWN, |_| true), Some(block(48, 4)));
+        assert_eq!(ipam.spare(6, now + COOLDOWN, |_| true), None);
     }
 
     #[test]

@@ -23,7 +23,7 @@ const MAGIC: &[u8; 8] = b"WEAVEST1";
 const HEAD: usize = 20;
 const CHECKSUM: usize = 32;
 /// The longest content that is read back, in bytes: far above what 4,096 members need.
-const MAX_CONTENT: usize = 64 << 20;
+pub(crate) const MAX_CONTENT: usize = 128 << 20;
 
 /// Why the saved state cannot be used: the cause, then what to do.
 #[derive(Debug, thiserror::Error)]

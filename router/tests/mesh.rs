@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "mesh/hostile.rs"]
+mod hostile;
 #[path = "mesh/members.rs"]
 mod members;
 #[path = "mesh/net.rs"]

@@ -18,6 +18,7 @@ use weave_model::{ContainerName, IfName, ServiceName};
 
 use super::docker;
 use super::works::Works;
+use crate::vital::Part;
 
 /// How often the host is looked after.
 const WATCH: Duration = Duration::from_secs(5);
@@ -57,10 +58,14 @@ pub struct Desk {
 }
 
 impl Desk {
-    /// Starts the task.
-    pub(super) fn start(works: Works, jobs: mpsc::Receiver<Job>) -> Self {
+    /// Starts the task. If it ends by itself, `part` tells.
+    pub(super) fn start(works: Works, jobs: mpsc::Receiver<Job>, part: Part) -> Self {
+        let served = async move {
+            serve(works, jobs).await;
+            drop(part);
+        };
         Self {
-            task: tokio::spawn(serve(works, jobs)),
+            task: tokio::spawn(served),
         }
     }
 

@@ -25,6 +25,7 @@ use super::book::Book;
 use super::desk::Job;
 use super::{Published, addresses};
 use crate::config::Config;
+use crate::vital::Part;
 
 /// How often the mesh is looked at.
 const LOOK: Duration = Duration::from_millis(250);
@@ -80,8 +81,16 @@ impl Memory {
 }
 
 impl Serving {
+    /// Starts the task. If it ends by itself, `part` tells.
+    pub(super) fn start(self, part: Part) {
+        tokio::spawn(async move {
+            self.run().await;
+            drop(part);
+        });
+    }
+
     /// Goes on until the desk is gone.
-    pub(super) async fn run(mut self) {
+    async fn run(mut self) {
         let mut watch = interval(LOOK);
         watch.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {

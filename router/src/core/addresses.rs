@@ -8,12 +8,14 @@ use tracing::{debug, info, warn};
 use weave_model::{Block, NodeId};
 
 use super::Core;
+use super::budget::Cost;
 use super::command::CommandError;
+use super::saved::Membership;
 use super::saving::Pending;
 use crate::mesh::deed::Deed;
 use crate::mesh::deeds::{Grant, donor_of, gift_bits};
 use crate::mesh::message::Message;
-use crate::mesh::record::Record;
+use crate::mesh::record::{MAX_BLOCKS, Record};
 
 const FIRST_RETRY: Duration = Duration::from_millis(300);
 const LAST_RETRY: Duration = Duration::from_secs(1);
@@ -21,6 +23,9 @@ const LAST_RETRY: Duration = Duration::from_secs(1);
 const TRIES: u32 = 6;
 /// How long a member that has nothing to give is left alone.
 const REFUSED_FOR: Duration = Duration::from_secs(30);
+
+/// Into how many pieces more the blocks of a /8 can fall when one is given away.
+const PIECES: usize = 24;
 
 /// This node needs more addresses.
 #[derive(Debug)]
@@ -126,7 +131,8 @@ impl Core {
 
     /// Begins to ask for addresses if it is time, and stops if it is not.
     pub(super) fn ask_if_needed(&mut self) {
-        let standing = self.active && self.standing().is_ok();
+        let room = |own: &Membership| own.deeds.has_room();
+        let standing = self.active && self.standing().is_ok_and(room);
         let needed = standing && self.saving.failure().is_none() && self.ipam.wants_more();
         match (&self.asking, needed) {
             (None, true) => self.asking = Some(Asking::new(self.rng.next_u64(), self.now.mono)),
@@ -242,15 +248,21 @@ impl Core {
         if membership.deeds.is_giving(peer) || self.giving.met.get(&peer) == Some(&id) {
             return;
         }
-        let block = match self.saving.failure() {
-            _ if self.leaving.is_some() => None,
-            Some(_) => None,
-            None => {
-                let whole = Block::whole(&membership.range).bits();
-                let sizes = gift_bits(whole, bits, self.ipam.capacity(), self.ipam.used());
-                let mut sizes = sizes.into_iter().flatten().rev();
-                sizes.find_map(|bits| self.ipam.spare(bits, self.now.mono))
-            }
+        if !self.budgets.pay(peer, Cost::Request, self.now.mono) {
+            return;
+        }
+        let able = self.saving.failure().is_none()
+            && self.leaving.is_none()
+            && membership.deeds.may_ask(peer)
+            && self.ipam.blocks().len() <= MAX_BLOCKS - PIECES;
+        let block = if able {
+            let whole = Block::whole(&membership.range).bits();
+            let sizes = gift_bits(whole, bits, self.ipam.capacity(), self.ipam.used());
+            let mut sizes = sizes.into_iter().flatten().rev();
+            let may = |block| membership.deeds.may_pass(block);
+            sizes.find_map(|bits| self.ipam.spare(bits, self.now.mono, may))
+        } else {
+            None
         };
         let save = self.saving.next();
         let gift = block.and_then(|block| {
@@ -281,6 +293,10 @@ impl Core {
         let Some(deed) = grant.first().filter(|deed| donor_of(deed) == Some(peer)) else {
             return;
         };
+        let cost = Cost::Signatures(grant.len());
+        if !self.budgets.pay(peer, cost, self.now.mono) {
+            return;
+        }
         let save = self.saving.next();
         let (block, counter) = (deed.block, deed.version.counter);
         match membership.deeds.accept(
@@ -304,6 +320,9 @@ impl Core {
                 self.send(peer, &Message::DeedAck { block, counter });
             }
             Grant::Known => {}
+            Grant::TooMany => {
+                warn!(from = %peer.short(), first = block.first(), "a block is left: it is one more than can be remembered or told of");
+            }
             verdict => debug!(from = %peer.short(), ?verdict, "a grant is left"),
         }
     }

@@ -11,6 +11,7 @@ use weave_model::{NodeId, NodeName};
 
 use super::Core;
 use super::command::{CommandError, PATIENCE, Reply};
+use super::removing::SIGNATURES;
 use super::saving::Pending;
 use crate::mesh::cluster::Certificate;
 use crate::mesh::message::Message;
@@ -123,6 +124,9 @@ impl Core {
             return;
         };
         if membership.certificate.admin || certificate.node != self.me || !certificate.admin {
+            return;
+        }
+        if !self.budgets.pay(peer, SIGNATURES, self.now.mono) {
             return;
         }
         if !certificate.verify(&membership.public) {

@@ -1,23 +1,28 @@
 //! Knowing the members: records in and out, and what sessions report.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use tracing::{debug, info, warn};
 use weave_model::{NetworkName, NodeId};
 
+use super::budget::Cost;
 use super::command::CommandError;
 use super::{Core, CoreEvent, Link};
+use crate::mesh::deed::Deed;
 use crate::mesh::flood::Due;
-use crate::mesh::message::Message;
+use crate::mesh::message::{MAX_SUMMARY, Message};
 use crate::mesh::parts;
 use crate::mesh::record::{Content, MAX_ENDPOINTS, Record, RecordVersion};
 use crate::mesh::removal::{self, Removal};
 use crate::session::SessionEvent;
 use crate::way::Way;
 
-/// The most members that are believed in.
-const MAX_MEMBERS: usize = 4096;
+/// The most members that are believed in, beside this one: all fit a summary.
+const MAX_MEMBERS: usize = MAX_SUMMARY - 1;
+/// What it costs to send somebody a record that it says it lacks, in signatures.
+const RESENT: Cost = Cost::Signatures(8);
 /// The most addresses at which others see this node that its record tells.
 const MAX_OBSERVED: usize = 4;
 /// The longest that the answer to a ping is waited for.
@@ -135,7 +140,7 @@ impl Core {
             Message::Pong { id, observed } => self.handle_pong(peer, id, observed),
             Message::Part { .. } => debug!(peer = %peer.short(), "a part inside of a part is left"),
             Message::Record(bytes) => self.handle_record(peer, &bytes),
-            Message::RecordAck { node, version } => self.handle_has(peer, node, version),
+            Message::RecordAck { node, version } => self.handle_record_ack(peer, node, version),
             Message::Summary { answer, records } => self.handle_summary(peer, answer, &records),
             Message::DeedRequest { id, bits } => self.handle_request(peer, id, bits),
             Message::DeedGrant(deeds) => self.handle_grant(peer, &deeds),
@@ -147,7 +152,7 @@ impl Core {
             Message::DeedInquiry { id, about } => self.handle_inquiry(peer, id, about),
             Message::DeedTestimony(testimony) => self.handle_testimony(peer, testimony),
             Message::Sheet(bytes) => self.handle_sheet(peer, &bytes),
-            Message::SheetAck { node, version } => self.handle_has_sheet(peer, node, version),
+            Message::SheetAck { node, version } => self.handle_sheet_ack(peer, node, version),
             Message::SheetSummary { answer, sheets } => {
                 self.handle_sheet_summary(peer, answer, &sheets);
             }
@@ -201,23 +206,27 @@ impl Core {
         let Some(membership) = self.membership.as_ref().filter(|_| self.active) else {
             return;
         };
-        let known = |record: &&Record| record.bytes() == bytes;
-        if let Some(record) = self.records.values().find(known) {
-            let (node, version) = (record.node(), record.version);
-            self.flood.has(peer, node);
-            return self.send(peer, &Message::RecordAck { node, version });
+        let (node, version) = match Record::claimed(bytes) {
+            Ok(claimed) => claimed,
+            Err(error) => return debug!(from = %peer.short(), %error, "a record is left"),
+        };
+        if self.version_of(node).is_some_and(|mine| mine >= version) {
+            self.send(peer, &Message::RecordAck { node, version });
+            return self.handle_has(peer, node, version);
+        }
+        let cost = Cost::Signatures(4 + bytes.len() / Deed::MAX_LEN);
+        if !self.budgets.pay(peer, cost, self.now.mono) {
+            return;
         }
         let record = match Record::read(bytes, &membership.public, &self.removals) {
             Ok(record) => record,
             Err(error) => return debug!(from = %peer.short(), %error, "a record is left"),
         };
-        let (node, version) = (record.node(), record.version);
         if node == self.me {
             self.handle_own_record(version);
-        } else if self.version_of(node).is_none_or(|mine| mine < version) {
-            if self.records.len() >= MAX_MEMBERS && !self.records.contains_key(&node) {
-                return warn!(node = %node.short(), "there are too many members");
-            }
+        } else if self.records.len() >= MAX_MEMBERS && !self.records.contains_key(&node) {
+            return warn!(node = %node.short(), "there are too many members");
+        } else {
             self.learn(record, peer);
         }
         self.send(peer, &Message::RecordAck { node, version });
@@ -281,6 +290,15 @@ impl Core {
         self.records.get(&node).map(|record| record.version)
     }
 
+    /// A peer acknowledges a record. It may have taken an older one than is here, and whoever says so gets the newer one:
+    /// so it may not say so for nothing.
+    pub(super) fn handle_record_ack(&mut self, peer: NodeId, node: NodeId, version: RecordVersion) {
+        let older = self.version_of(node).is_some_and(|mine| mine > version);
+        if !older || self.budgets.pay(peer, RESENT, self.now.mono) {
+            self.handle_has(peer, node, version);
+        }
+    }
+
     /// A peer has this version of a record: either it needs to hear no more of it, or it needs the one that is here.
     fn handle_has(&mut self, peer: NodeId, node: NodeId, version: RecordVersion) {
         if node == self.me && version == RecordVersion::LAST {
@@ -293,15 +311,15 @@ impl Core {
     }
 
     fn handle_summary(&mut self, peer: NodeId, answer: bool, theirs: &[(NodeId, RecordVersion)]) {
+        if !self.budgets.pay(peer, Cost::Summary, self.now.mono) {
+            return;
+        }
         for (node, version) in theirs {
             self.handle_has(peer, *node, *version);
         }
-        let absent = |node: &NodeId| !theirs.iter().any(|(theirs, _)| theirs == node);
-        for (node, _) in self
-            .summary()
-            .into_iter()
-            .filter(|(node, _)| absent(node) && *node != peer)
-        {
+        let told: BTreeSet<NodeId> = theirs.iter().map(|(node, _)| *node).collect();
+        let here = self.summary().into_iter().map(|(node, _)| node);
+        for node in here.filter(|node| !told.contains(node) && *node != peer) {
             self.flood.lacks(peer, node, self.now.mono);
         }
         self.flood.summarised(peer, self.now.mono);

@@ -4,17 +4,19 @@
 //! deeds are durable: from then on it takes nothing from the removed node, whatever still arrives. When all have
 //! answered, the heir signs itself what no newer deed covers, saves it and uses it.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
 use rand::Rng;
-use tracing::{debug, info};
-use weave_model::{Block, NodeId};
+use tracing::{debug, info, warn};
+use weave_model::NodeId;
 
 use super::Core;
+use super::budget::Cost;
 use super::saving::Pending;
-use crate::mesh::deed::Deed;
-use crate::mesh::inquiry::{Claim, Inquiry, Testimony, left_over};
+use crate::mesh::deed::{Deed, MIN_BITS, Proofs};
+use crate::mesh::inquiry::{Claim, Inquiry, Testimony, left_over, newest};
 use crate::mesh::message::Message;
 use crate::mesh::record::Record;
 
@@ -89,6 +91,9 @@ impl Core {
         };
         let durable = self.saving.durable();
         let removed = self.removed.get(&about);
+        if !self.budgets.pay(peer, Cost::Inquiry, self.now.mono) {
+            return;
+        }
         let ready = removed.map_or(about == peer, |removed| removed.saved <= durable);
         if !ready || !membership.deeds.are_saved(durable) {
             return debug!(from = %peer.short(), about = %about.short(), "an inquiry comes too early");
@@ -98,9 +103,12 @@ impl Core {
             about,
             heir: self.removals.get(about).map(|removal| removal.heir),
             members: self.living(),
-            claims: self.claims(),
+            claims: newest(self.claims()),
             deeds: self.deeds_of(about),
         };
+        if !testimony.fits() {
+            return warn!(to = %peer.short(), about = %about.short(), "this node knows of more deeds than it can testify of");
+        }
         self.send(peer, &Message::DeedTestimony(testimony));
     }
 
@@ -155,6 +163,8 @@ impl Core {
             pool.extend(&answer.deeds);
             claims.extend(&answer.claims);
         }
+        pool.sort_by_key(|deed| (deed.version, deed.block));
+        pool.dedup();
         claims.extend(
             self.records
                 .values()
@@ -165,16 +175,30 @@ impl Core {
         let Some(membership) = &mut self.membership else {
             return;
         };
-        let proven = |deed: &&Deed| {
-            deed.owner == about && deed.proven(&pool, &membership.public, &self.removals)
-        };
-        let theirs: Vec<Deed> = pool.iter().filter(proven).copied().collect();
-        let left: Vec<(Deed, Block)> = left_over(&theirs, &claims);
-        for (deed, block) in &left {
-            let taken = deed.inherit(*block, boot, &self.keys, &membership.public);
-            membership.deeds.adopt(taken, &pool, save);
+        let mut proofs = Proofs::new(&pool, &membership.public, &self.removals);
+        let mut chains = BTreeMap::new();
+        for deed in pool.iter().filter(|deed| deed.owner == about) {
+            if let Some(chain) = proofs.chain(deed) {
+                chains.insert((deed.version, deed.block), (*deed, chain));
+            }
         }
-        let addresses: u32 = left.iter().map(|(_, block)| block.size()).sum();
+        let theirs: Vec<Deed> = chains.values().map(|(deed, _)| *deed).collect();
+        let mut left = left_over(&theirs, &claims);
+        left.retain(|(_, block)| block.bits() >= MIN_BITS);
+        left.sort_by_key(|(_, block)| Reverse(block.bits()));
+        let mut addresses = 0;
+        for (deed, block) in left {
+            let Some((_, after)) = chains.get(&(deed.version, deed.block)) else {
+                continue;
+            };
+            let taken = deed.inherit(block, boot, &self.keys, &membership.public);
+            let chain = [&[deed], &after[..]].concat();
+            if !membership.deeds.adopt(taken, &chain, save) {
+                warn!(of = %about.short(), "there is no room for all addresses of a removed node: the smallest blocks are left");
+                break;
+            }
+            addresses += block.size();
+        }
         info!(of = %about.short(), addresses, "the addresses of a removed node are this node's now");
         if let Some(removed) = self.removed.get_mut(&about) {
             removed.settled = true;

@@ -5,6 +5,7 @@
 //! was removed does not come back. A crash in between ends in one of two places: a member without addresses, which asks
 //! for new ones, or, once the removal is saved, the new node.
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,7 @@ use weave_model::{Block, NodeId, NodeName};
 use super::command::{CommandError, Reply};
 use super::saving::Pending;
 use super::{Core, CoreEvent};
-use crate::mesh::deeds::donor_of;
+use crate::mesh::deeds::{MAX_TITLES_FROM_ONE, donor_of};
 use crate::mesh::record::Record;
 use crate::mesh::removal::{Removal, Remover};
 
@@ -114,7 +115,10 @@ impl Core {
 
     fn hand_over(&mut self, heir: NodeId) {
         let (save, boot) = (self.saving.next(), self.boot);
-        let blocks = self.ipam.blocks().to_vec();
+        let mut blocks = self.ipam.blocks().to_vec();
+        // More than one node takes from another: what is left over, the smallest, is inherited.
+        blocks.sort_by_key(|block| Reverse(block.bits()));
+        blocks.truncate(MAX_TITLES_FROM_ONE / 2);
         if let Some(membership) = &mut self.membership {
             for block in blocks {
                 let (keys, public) = (&self.keys, membership.public);

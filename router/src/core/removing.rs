@@ -8,13 +8,17 @@ use tracing::{debug, info, warn};
 use weave_model::{NodeId, NodeName};
 
 use super::Core;
+use super::budget::Cost;
 use super::command::{CommandError, Reply};
 use super::saved::SavedRemoval;
 use super::saving::{Pending, Removing};
-use crate::mesh::cluster::ClusterPublic;
+use crate::mesh::cluster::{ClusterPublic, MAX_LINKS};
 use crate::mesh::message::Message;
 use crate::mesh::record::{Record, RecordVersion};
 use crate::mesh::removal::Removal;
+
+/// What is signed in the cluster's name, with the longest chain of admins.
+pub(super) const SIGNATURES: Cost = Cost::Signatures(MAX_LINKS + 1);
 
 /// What is remembered of a removed node, beside its removal.
 #[derive(Clone, Debug, Default)]
@@ -129,11 +133,9 @@ impl Core {
         let Some(membership) = self.membership.as_ref().filter(|_| self.active) else {
             return;
         };
-        let removal = match Removal::read(bytes, &membership.public) {
-            Ok(removal) => removal,
-            Err(error) => return debug!(from = %peer.short(), %error, "a removal is left"),
+        let Some(node) = Removal::claimed(bytes) else {
+            return;
         };
-        let node = removal.node;
         let ack = Message::RecordAck {
             node,
             version: RecordVersion::LAST,
@@ -142,6 +144,13 @@ impl Core {
             self.flood.has(peer, node);
             return self.send(peer, &ack);
         }
+        if !self.budgets.pay(peer, SIGNATURES, self.now.mono) {
+            return;
+        }
+        let removal = match Removal::read(bytes, &membership.public) {
+            Ok(removal) => removal,
+            Err(error) => return debug!(from = %peer.short(), %error, "a removal is left"),
+        };
         if !self.remember(removal) {
             return warn!(node = %node.short(), from = %peer.short(), "a removal that a removed admin signed is left");
         }

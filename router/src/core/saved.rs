@@ -39,6 +39,9 @@ const REMOVED: u16 = 11;
 const SHEETS: u16 = 21;
 
 const MAX_SECRETS: u32 = 2;
+/// The most bytes of records, and of sheets, that are saved: whatever members say of themselves, the state fits the
+/// store. 1,000 members need about 1 MiB of each.
+const MAX_TOLD: usize = 16 << 20;
 
 /// The part of the state that a member has.
 pub(super) struct Membership {
@@ -98,6 +101,20 @@ pub(super) struct Snapshot<'a> {
     pub records: Vec<&'a [u8]>,
     pub removed: Vec<SavedRemoval>,
     pub sheets: Vec<&'a [u8]>,
+}
+
+/// What of the others' words is saved; the rest is heard again when they are met.
+pub(super) fn within<'a>(words: impl Iterator<Item = &'a [u8]>) -> Vec<&'a [u8]> {
+    let mut left = MAX_TOLD;
+    words
+        .filter(|word| match left.checked_sub(word.len()) {
+            Some(rest) => {
+                left = rest;
+                true
+            }
+            None => false,
+        })
+        .collect()
 }
 
 /// The bytes to save.
@@ -381,6 +398,19 @@ mod tests {
         assert_eq!(encode(&again), bytes);
         let alone = decode(&encode(&snapshot(None, vec![]))).unwrap();
         assert!(alone.membership.is_none());
+    }
+
+    #[test]
+    fn what_others_say_does_not_outgrow_the_store() {
+        let (short, long) = (vec![1; 100], vec![2; MAX_SHEET]);
+        let words: Vec<&[u8]> = (0..4096)
+            .map(|n| if n == 4095 { &short[..] } else { &long[..] })
+            .collect();
+        let kept = within(words.into_iter());
+        let bytes: usize = kept.iter().map(|word| word.len()).sum();
+        assert!(bytes <= MAX_TOLD && bytes + MAX_SHEET > MAX_TOLD);
+        assert_eq!(kept.last(), Some(&&short[..]), "what still fits is kept");
+        const { assert!(2 * MAX_TOLD < crate::store::MAX_CONTENT / 2) };
     }
 
     #[test]

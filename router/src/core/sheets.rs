@@ -3,17 +3,21 @@
 //! The same flooding as for records, beside it. A sheet is taken only from a member whose record is here; one that came
 //! too early comes again, because nobody acknowledged it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tracing::{debug, warn};
 use weave_model::NodeId;
 
 use super::Core;
+use super::budget::Cost;
 use crate::mesh::flood::{Due, Flood};
 use crate::mesh::message::Message;
 use crate::mesh::record::RecordVersion;
 use crate::mesh::sheet::Sheet;
+
+/// What it costs to send somebody a sheet that it says it lacks, in signatures.
+const RESENT: Cost = Cost::Signatures(32);
 
 /// All that is known of sheets.
 #[derive(Debug, Default)]
@@ -119,6 +123,9 @@ impl Core {
             let Some((public, membership)) = public.zip(self.membership.as_ref()) else {
                 return debug!(from = %peer.short(), "a sheet of nobody that is known is left");
             };
+            if !self.budgets.pay(peer, Cost::Signatures(1), self.now.mono) {
+                return;
+            }
             if !sheet.is_signed_by(&public, &membership.public) {
                 return debug!(from = %peer.short(), "a sheet with a wrong signature is left");
             }
@@ -152,7 +159,16 @@ impl Core {
         self.changed();
     }
 
-    pub(super) fn handle_has_sheet(&mut self, peer: NodeId, node: NodeId, version: RecordVersion) {
+    /// A peer acknowledges a sheet; see [`Core::handle_record_ack`].
+    pub(super) fn handle_sheet_ack(&mut self, peer: NodeId, node: NodeId, version: RecordVersion) {
+        let mine = self.sheets.version_of(node, self.me);
+        let older = mine.is_some_and(|mine| mine > version);
+        if !older || self.budgets.pay(peer, RESENT, self.now.mono) {
+            self.handle_has_sheet(peer, node, version);
+        }
+    }
+
+    fn handle_has_sheet(&mut self, peer: NodeId, node: NodeId, version: RecordVersion) {
         match self.sheets.version_of(node, self.me) {
             Some(mine) if mine > version => self.sheets.flood.lacks(peer, node, self.now.mono),
             _ => self.sheets.flood.has(peer, node),
@@ -165,12 +181,15 @@ impl Core {
         answer: bool,
         theirs: &[(NodeId, RecordVersion)],
     ) {
+        if !self.budgets.pay(peer, Cost::Summary, self.now.mono) {
+            return;
+        }
         for (node, version) in theirs {
             self.handle_has_sheet(peer, *node, *version);
         }
-        let absent = |node: &NodeId| !theirs.iter().any(|(theirs, _)| theirs == node);
+        let told: BTreeSet<NodeId> = theirs.iter().map(|(node, _)| *node).collect();
         for (node, _) in self.sheet_summary() {
-            if absent(&node) && node != peer {
+            if !told.contains(&node) && node != peer {
                 self.sheets.flood.lacks(peer, node, self.now.mono);
             }
         }

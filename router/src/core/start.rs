@@ -77,6 +77,7 @@ impl Core {
             echoes: Echoes::default(),
             sheets: Sheets::default(),
             parts: Parts::default(),
+            budgets: Budgets::default(),
             joining: None,
             inviting,
             naming: Naming::default(),

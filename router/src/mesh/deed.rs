@@ -3,9 +3,13 @@
 //! The genesis deed is signed by the cluster and gives the first node the whole range. Every other deed is signed by
 //! the node that owned the block before, and is true only together with the deed by which that node came to own it,
 //! and so on to the genesis: a *chain*, as long as the block has had owners. So any member can check any claim by
-//! itself, and a node can give away nothing that it never had. Versions grow along a chain; where two deeds overlap the
-//! higher version holds. The counter says how many hands the block went through; the donor's boot nonce decides
-//! between two gifts of the same block that a donor made before and after its disk was rolled back.
+//! itself, and a node can give away nothing that it never had. Where two deeds overlap the higher version holds. The
+//! counter says how many hands the block went through, one more with each: nobody outbids the rightful owner by counting
+//! higher than its title allows. The donor's boot nonce decides between two gifts of the same block that a donor made
+//! before and after its disk was rolled back.
+//!
+//! A block can change hands [`MAX_HANDS`] times and a gift has at least 8 addresses, so what a member can make others
+//! remember is bounded by what it owns.
 //!
 //! A node that was removed gives nothing any more. Its heir signs the deed itself, and it is true because the removal
 //! names that heir; so whoever checks it must know of the removal.
@@ -17,8 +21,11 @@ use super::codec::{Malformed, Reader, Writer};
 use super::removal::Removals;
 use crate::keys::{NodeKeys, NodePublic};
 
-/// The longest chain that is followed: a /8 can be halved 24 times.
-const MAX_CHAIN: usize = 32;
+/// The highest counter of a deed: the genesis has 1, and a chain of 32 deeds leads to it. A block that went through so
+/// many hands stays with whoever has it.
+pub const MAX_HANDS: u64 = 33;
+/// The binary logarithm of the smallest gift: fewer addresses would not be worth a deed.
+pub const MIN_BITS: u8 = 3;
 
 /// Which of two deeds of the same addresses holds: the higher, by counter and then by boot nonce.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -143,42 +150,42 @@ impl Deed {
         self
     }
 
-    /// Whether the donor signed it.
+    /// Whether the donor signed it, as far as it may sign at all.
     fn verify(&self, cluster: &ClusterPublic) -> bool {
         let message = self.message(cluster.id());
+        let hands = 2..=MAX_HANDS;
+        let gift = hands.contains(&self.version.counter) && self.block.bits() >= MIN_BITS;
         match &self.donor {
             Donor::Cluster => {
                 self.version.counter == 1 && cluster.verify(&message, &self.signature)
             }
-            Donor::Node(public) => public.verify(&message, &self.signature),
+            Donor::Node(public) => gift && public.verify(&message, &self.signature),
             Donor::Heir { public, .. } => {
-                public.id() == self.owner && public.verify(&message, &self.signature)
+                gift && public.id() == self.owner && public.verify(&message, &self.signature)
             }
         }
     }
 
-    /// The deed in `pool` by which this one's donor owned the block: the lowest that will do.
-    fn parent<'a>(&self, pool: &'a [Self]) -> Option<&'a Self> {
+    /// Whether `parent` may be the deed by which this one's donor owned the block.
+    fn follows(&self, parent: &Self) -> bool {
         let donor = match &self.donor {
-            Donor::Cluster => return None,
+            Donor::Cluster => return false,
             Donor::Node(public) => public.id(),
             Donor::Heir { of, .. } => *of,
         };
-        pool.iter()
-            .filter(|deed| deed.owner == donor && covers(deed.block, self.block))
-            .filter(|deed| deed.version.counter < self.version.counter)
-            .min_by_key(|deed| deed.version)
+        parent.owner == donor
+            && covers(parent.block, self.block)
+            && parent.version.counter.checked_add(1) == Some(self.version.counter)
     }
 
-    /// The deeds in `pool` that lead from this one to the genesis, nearest first; `None` if the chain is broken.
+    /// The deeds in `pool` that lead from this one to the genesis, nearest first; `None` if the chain is broken. For
+    /// pools of deeds that were proven before: no signature is checked.
     pub fn chain(&self, pool: &[Self]) -> Option<Vec<Self>> {
         let mut chain: Vec<Self> = Vec::new();
         while chain.last().unwrap_or(self).donor != Donor::Cluster {
-            let parent = *chain.last().unwrap_or(self).parent(pool)?;
-            if chain.len() == MAX_CHAIN {
-                return None;
-            }
-            chain.push(parent);
+            let last = *chain.last().unwrap_or(self);
+            let parents = pool.iter().filter(|deed| last.follows(deed));
+            chain.push(*parents.min_by_key(|deed| deed.version)?);
         }
         Some(chain)
     }
@@ -186,11 +193,7 @@ impl Deed {
     /// Whether every signature from this deed to the genesis of `cluster` is right, and every heir is the one that the
     /// removal names; the other deeds are taken from `pool`.
     pub fn proven(&self, pool: &[Self], cluster: &ClusterPublic, removals: &Removals) -> bool {
-        let holds = |deed: &Self| deed.verify(cluster) && deed.is_heir_s(removals);
-        holds(self)
-            && self
-                .chain(pool)
-                .is_some_and(|chain| chain.iter().all(holds))
+        Proofs::new(pool, cluster, removals).chain(self).is_some()
     }
 
     fn is_heir_s(&self, removals: &Removals) -> bool {
@@ -259,6 +262,75 @@ impl Deed {
         message.bytes(b"weave deed v1").bytes(&cluster);
         self.write_head(&mut message);
         message.0
+    }
+}
+
+/// Proves deeds by a pool of deeds of which any may be false; each signature in the pool is checked once at most,
+/// however many deeds are to be proven.
+#[derive(Debug)]
+pub struct Proofs<'a> {
+    pool: &'a [Deed],
+    words: Vec<Word>,
+    cluster: &'a ClusterPublic,
+    removals: &'a Removals,
+}
+
+/// What is known of a deed in a pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Word {
+    Unread,
+    /// It is false, or nothing true leads from it to the genesis.
+    Void,
+    /// It is the genesis.
+    First,
+    /// It is true, and follows from the one at this place.
+    After(usize),
+}
+
+impl<'a> Proofs<'a> {
+    /// Nothing is proven yet.
+    pub fn new(pool: &'a [Deed], cluster: &'a ClusterPublic, removals: &'a Removals) -> Self {
+        Self {
+            pool,
+            words: vec![Word::Unread; pool.len()],
+            cluster,
+            removals,
+        }
+    }
+
+    /// The deeds of the pool that lead from `deed` to the genesis, nearest first; `None` if that one or all that it
+    /// could follow from are false.
+    pub fn chain(&mut self, deed: &Deed) -> Option<Vec<Deed>> {
+        let mut chain = Vec::new();
+        let mut word = self.read(deed);
+        while let Word::After(at) = word {
+            chain.push(self.pool[at]);
+            word = self.words[at];
+        }
+        (word == Word::First).then_some(chain)
+    }
+
+    /// The counters fall with each step, so it ends after [`MAX_HANDS`] of them.
+    fn read(&mut self, deed: &Deed) -> Word {
+        if !deed.verify(self.cluster) || !deed.is_heir_s(self.removals) {
+            return Word::Void;
+        }
+        if deed.donor == Donor::Cluster {
+            return Word::First;
+        }
+        for at in 0..self.pool.len() {
+            let parent = self.pool[at];
+            if !deed.follows(&parent) {
+                continue;
+            }
+            if self.words[at] == Word::Unread {
+                self.words[at] = self.read(&parent);
+            }
+            if self.words[at] != Word::Void {
+                return Word::After(at);
+            }
+        }
+        Word::Void
     }
 }
 
@@ -446,6 +518,67 @@ mod tests {
             !own.proven(&pool, &cluster, &none()),
             "in the cluster's name"
         );
+    }
+
+    #[test]
+    fn nobody_outbids_by_counting_higher() {
+        let key = ClusterKey::from_bytes(&[1; 32]);
+        let cluster = key.public();
+        let (a, b, c) = (keys(1), keys(2), keys(3));
+        let genesis = Deed::genesis(block(0, 12), a.id(), &key);
+        let to_b = genesis.give(block(0, 10), b.id(), 7, &a, &cluster);
+        let counted = |counter| {
+            let version = Version { counter, boot: 7 };
+            let deed = Deed {
+                version,
+                owner: c.id(),
+                ..to_b
+            };
+            deed.signed(&a, &cluster)
+        };
+        for counter in [0, 1, 3, 40, u64::MAX] {
+            let deed = counted(counter);
+            assert!(!deed.proven(&[genesis], &cluster, &none()), "{counter}");
+        }
+        assert!(counted(2).proven(&[genesis], &cluster, &none()));
+        let too_small = genesis.give(block(8, 2), c.id(), 7, &a, &cluster);
+        assert!(!too_small.proven(&[genesis], &cluster, &none()));
+    }
+
+    #[test]
+    fn a_block_goes_through_so_many_hands_and_no_more() {
+        let key = ClusterKey::from_bytes(&[1; 32]);
+        let cluster = key.public();
+        let hands = [keys(1), keys(2)];
+        let mut pool = vec![Deed::genesis(block(0, 12), hands[0].id(), &key)];
+        for n in 2..=MAX_HANDS + 1 {
+            let (from, to) = (&hands[n as usize % 2], &hands[(n as usize + 1) % 2]);
+            let deed = pool[0].give(block(0, 12), to.id(), n, from, &cluster);
+            assert_eq!(deed.proven(&pool, &cluster, &none()), n <= MAX_HANDS, "{n}");
+            pool.insert(0, deed);
+        }
+    }
+
+    #[test]
+    fn a_false_deed_in_the_pool_hides_no_true_one() {
+        let key = ClusterKey::from_bytes(&[1; 32]);
+        let cluster = key.public();
+        let (a, b, c, liar) = (keys(1), keys(2), keys(3), keys(4));
+        let genesis = Deed::genesis(block(0, 12), a.id(), &key);
+        let to_b = genesis.give(block(1024, 10), b.id(), 77, &a, &cluster);
+        let to_c = to_b.give(block(1024, 8), c.id(), 88, &b, &cluster);
+        // Both have a lower version than the true one: a liar signs what it never had, and one is not signed at all.
+        let lie = genesis.give(block(1024, 10), b.id(), 1, &liar, &cluster);
+        let unsigned = Deed {
+            version: Version {
+                boot: 2,
+                ..to_b.version
+            },
+            ..to_b
+        };
+        let pool = [lie, unsigned, to_b, genesis];
+        let chain = Proofs::new(&pool, &cluster, &none()).chain(&to_c);
+        assert_eq!(chain, Some(vec![to_b, genesis]));
     }
 
     #[test]

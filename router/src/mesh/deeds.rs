@@ -11,18 +11,33 @@
 //! with the default /12 that is a /22. So a thousand joiners find room at one inviter. Whoever fills three quarters of
 //! what it has asks for as much again, so busy nodes grow by doubling. A donor keeps at least a quarter of what it has,
 //! and enough not to have to ask for more itself.
+//!
+//! Titles and gifts live for ever, so all are counted: what one member may ask for and may give, what a record can tell
+//! ([`MAX_TOLD`]), and what the saved state can hold. The last hands of a block are kept for nodes that leave, so that
+//! a block which came and went with many joiners does not end with one that cannot hand it back.
 
 use weave_model::{Block, NodeId};
 
 use super::cluster::{ClusterKey, ClusterPublic};
 use super::codec::{Malformed, Reader, Writer};
-use super::deed::{Deed, Donor, covers, subtract};
+use super::deed::{Deed, Donor, MAX_HANDS, MIN_BITS, Proofs, covers, subtract};
 use super::removal::Removals;
 use crate::keys::NodeKeys;
 
-/// The smallest gift: fewer addresses would not be worth a deed.
-const MIN_GIFT_BITS: u8 = 3;
-const MAX_DEEDS: usize = 1 << 16;
+/// The most deeds of a kind that are read back, and the most that are kept.
+const MAX_READ: usize = 1 << 16;
+const MAX_DEEDS: usize = 1 << 15;
+/// The most titles of a node, those that are used up among them.
+const MAX_TITLES: usize = 1 << 12;
+/// The most gifts that one member may have asked for: a node doubles what it has with each, so 20 are enough.
+const MAX_GIFTS_TO_ONE: usize = 64;
+/// The most titles that are taken from one member: it may have been asked often, and leave.
+pub const MAX_TITLES_FROM_ONE: usize = 128;
+/// How many deeds this node's blocks may need, titles and what proves them, so that another title and its chain still
+/// fit a record.
+pub const MAX_TOLD: usize = super::record::MAX_DEEDS - MAX_HANDS as usize - 7;
+/// The highest counter of a title from which is given to whoever asks; the hands that are left are for leaving nodes.
+const MAX_HANDS_TO_ASKERS: u64 = MAX_HANDS - 9;
 
 /// A deed of this node, and which save made it durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +65,8 @@ pub enum Grant {
     Stale,
     /// It is not proven, or not for this node.
     Bad,
+    /// It is one more than the donor may give, or than this node can remember and tell of.
+    TooMany,
 }
 
 /// The deeds of one node.
@@ -105,7 +122,42 @@ impl Deeds {
         deeds
     }
 
-    /// Signs `block` away. `None` if no title covers it. Send it once save `saved` is durable.
+    /// Whether an own block may be given to somebody who asks: it did not go through too many hands.
+    pub fn may_pass(&self, block: Block) -> bool {
+        self.title_of(block)
+            .is_some_and(|title| title.version.counter < MAX_HANDS_TO_ASKERS)
+    }
+
+    /// Whether `peer` may be given something when it asks, and something more can be given at all.
+    pub fn may_ask(&self, peer: NodeId) -> bool {
+        let to_it = self.gifts.iter().filter(|gift| gift.deed.owner == peer);
+        to_it.count() < MAX_GIFTS_TO_ONE && self.gifts.len() < MAX_DEEDS
+    }
+
+    /// Whether another title can be taken, from whomever.
+    pub fn has_room(&self) -> bool {
+        let proofs = self.proofs.len() + MAX_HANDS as usize;
+        self.titles.len() < MAX_TITLES && proofs <= MAX_DEEDS && self.told() < MAX_TOLD
+    }
+
+    /// How many deeds a record needs that tells of all own blocks.
+    fn told(&self) -> usize {
+        let most = self.titles.len() + self.proofs.len();
+        if most < MAX_TOLD {
+            return most;
+        }
+        self.proof_of(&self.blocks(u64::MAX, &[])).len()
+    }
+
+    fn title_of(&self, block: Block) -> Option<&Deed> {
+        let titles = self.titles.iter().map(|title| &title.deed);
+        titles
+            .filter(|title| covers(title.block, block))
+            .max_by_key(|title| title.version)
+    }
+
+    /// Signs `block` away. `None` if no title covers it, or it went through too many hands. Send it once save `saved` is
+    /// durable.
     pub fn give(
         &mut self,
         block: Block,
@@ -115,10 +167,10 @@ impl Deeds {
         keys: &NodeKeys,
         cluster: &ClusterPublic,
     ) -> Option<Deed> {
-        let titles = self.titles.iter().map(|title| &title.deed);
-        let title = titles
-            .filter(|title| covers(title.block, block))
-            .max_by_key(|title| title.version)?;
+        let title = self.title_of(block)?;
+        if title.version.counter >= MAX_HANDS || self.gifts.len() >= MAX_DEEDS {
+            return None;
+        }
         let deed = title.give(block, to, boot, keys, cluster);
         self.gifts.push(Gift {
             deed,
@@ -202,25 +254,37 @@ impl Deeds {
         let Some((deed, chain)) = grant.split_first() else {
             return Grant::Bad;
         };
-        if deed.owner != me || !deed.proven(chain, cluster, removals) {
+        if deed.owner != me {
             return Grant::Bad;
         }
-        let same = |title: &&mut Title| {
+        let same = |title: &&Title| {
             title.deed.block == deed.block && title.deed.version.counter >= deed.version.counter
         };
-        if self.titles.iter_mut().any(|title| same(&title)) {
+        if self.titles.iter().any(|title| same(&title)) {
             return Grant::Known;
         }
+        let Some(chain) = Proofs::new(chain, cluster, removals).chain(deed) else {
+            return Grant::Bad;
+        };
         if boot != Some(deed.version.boot) {
             return Grant::Stale;
         }
+        let donor = donor_of(deed);
+        let from_it = |title: &&Title| donor_of(&title.deed) == donor;
+        if !self.has_room() || self.titles.iter().filter(from_it).count() >= MAX_TITLES_FROM_ONE {
+            return Grant::TooMany;
+        }
         self.titles.push(Title { deed: *deed, saved });
-        for proof in deed.chain(chain).unwrap_or_default() {
-            if !self.proofs.contains(&proof) {
-                self.proofs.push(proof);
+        self.keep_proofs(&chain);
+        Grant::New
+    }
+
+    fn keep_proofs(&mut self, chain: &[Deed]) {
+        for proof in chain {
+            if !self.proofs.contains(proof) {
+                self.proofs.push(*proof);
             }
         }
-        Grant::New
     }
 
     /// Whether the title of a block is durable, so that its grant may be acknowledged.
@@ -250,17 +314,17 @@ impl Deeds {
     }
 
     /// Takes what was proven to be this node's otherwise than by a grant: an inheritance, or a title that it had
-    /// forgotten. `pool` holds the chain.
-    pub fn adopt(&mut self, deed: Deed, pool: &[Deed], saved: u64) {
+    /// forgotten; `chain` leads to it. `false` if there is no room for it.
+    pub fn adopt(&mut self, deed: Deed, chain: &[Deed], saved: u64) -> bool {
         if self.titles.iter().any(|title| title.deed == deed) {
-            return;
+            return true;
         }
-        for proof in deed.chain(pool).unwrap_or_default() {
-            if !self.proofs.contains(&proof) {
-                self.proofs.push(proof);
-            }
+        let room = self.has_room();
+        if room {
+            self.keep_proofs(chain);
+            self.titles.push(Title { deed, saved });
         }
-        self.titles.push(Title { deed, saved });
+        room
     }
 
     /// A deed and what leads from it to the genesis.
@@ -311,7 +375,7 @@ impl Deeds {
 
 fn count(bytes: &mut Reader<'_>) -> Result<usize, Malformed> {
     let count = bytes.u32()? as usize;
-    if count > MAX_DEEDS {
+    if count > MAX_READ {
         Err(bytes.malformed())
     } else {
         Ok(count)
@@ -347,10 +411,10 @@ pub fn gift_bits(
         let (gift, have, used) = (1_u64 << bits, u64::from(have), u64::from(used));
         gift * 4 <= have * 3 && used * 4 < (have - gift) * 3
     };
-    while bits >= MIN_GIFT_BITS && !bearable(bits) {
+    while bits >= MIN_BITS && !bearable(bits) {
         bits -= 1;
     }
-    (bits >= MIN_GIFT_BITS).then_some(MIN_GIFT_BITS..=bits)
+    (bits >= MIN_BITS).then_some(MIN_BITS..=bits)
 }
 
 #[cfg(test)]
@@ -514,6 +578,92 @@ mod tests {
         );
         assert!(again.acknowledged(c.b.id(), block(2048, 11), 2));
         assert!(!again.reissue(9, 2, &c.a, (&c.cluster, &Removals::default())));
+    }
+
+    #[test]
+    fn one_donor_gives_so_many_titles_and_no_more() {
+        let mut c = cast();
+        let mut theirs = Deeds::default();
+        let none = Removals::default();
+        let sixteens = (0..256).map(|n| block(n * 16, 3));
+        let mut verdicts = Vec::new();
+        for part in sixteens {
+            c.deeds
+                .give(part, c.b.id(), 7, 2, &c.a, &c.cluster)
+                .unwrap();
+            let grant = c.deeds.unacked(c.b.id(), 2).pop().unwrap();
+            let terms = (&c.cluster, &none);
+            verdicts.push(theirs.accept(&grant, c.b.id(), Some(7), 1, terms));
+        }
+        let taken = verdicts.iter().filter(|verdict| **verdict == Grant::New);
+        assert_eq!(taken.count(), MAX_TITLES_FROM_ONE);
+        assert_eq!(verdicts.last(), Some(&Grant::TooMany));
+        let blocks = theirs.blocks(1, &[]);
+        assert!(theirs.proof_of(&blocks).len() <= MAX_TOLD);
+        let mut bytes = Writer::new();
+        theirs.write(&mut bytes);
+        assert!(Deeds::read(&mut Reader::new(&bytes.0, "deeds")).is_ok());
+    }
+
+    #[test]
+    fn many_donors_cannot_give_more_than_a_record_tells() {
+        let mut c = cast();
+        let mut theirs = Deeds::default();
+        let me = NodeKeys::from_bytes(&[99; 64]).id();
+        for n in 0..32_u32 {
+            let donor = NodeKeys::from_bytes(&[n as u8 + 10; 64]);
+            let part = block(n * 128, 7);
+            c.deeds
+                .give(part, donor.id(), 7, 2, &c.a, &c.cluster)
+                .unwrap();
+            let grant = c.deeds.unacked(donor.id(), 2).remove(0);
+            for eighth in 0..16 {
+                let small = block(n * 128 + eighth * 8, 3);
+                let gift = grant[0].give(small, me, 8, &donor, &c.cluster);
+                let whole = [&[gift][..], &grant].concat();
+                let terms = (&c.cluster, &Removals::default());
+                theirs.accept(&whole, me, Some(8), 1, terms);
+            }
+        }
+        let told = theirs.proof_of(&theirs.blocks(1, &[])).len();
+        assert!(told >= MAX_TOLD, "as many as are told: {told}");
+        assert!(told < MAX_TOLD + MAX_HANDS as usize, "{told}");
+    }
+
+    #[test]
+    fn a_block_that_went_through_many_hands_is_not_given_to_askers() {
+        let c = cast();
+        let hands = [&c.b, &c.a];
+        let mut deeds = [Deeds::default(), c.deeds.clone()];
+        for n in 2..=MAX_HANDS {
+            let (to, from) = (n as usize % 2, (n as usize + 1) % 2);
+            let asked = deeds[from].may_pass(block(0, 12));
+            assert_eq!(asked, n <= MAX_HANDS_TO_ASKERS, "{n}");
+            let gift =
+                deeds[from].give(block(0, 12), hands[to].id(), n, 2, hands[from], &c.cluster);
+            assert!(gift.is_some(), "who leaves hands it over: {n}");
+            let grant = deeds[from].unacked(hands[to].id(), 2).pop().unwrap();
+            let terms = (&c.cluster, &Removals::default());
+            let taken = deeds[to].accept(&grant, hands[to].id(), Some(n), 1, terms);
+            assert_eq!(taken, Grant::New, "{n}");
+        }
+        let last = &mut deeds[MAX_HANDS as usize % 2];
+        let own = hands[MAX_HANDS as usize % 2];
+        let gift = last.give(block(0, 12), c.a.id(), 99, 2, own, &c.cluster);
+        assert_eq!(gift, None, "nobody would believe it");
+    }
+
+    #[test]
+    fn a_member_asks_so_often_and_no_more() {
+        let mut c = cast();
+        for n in 0..MAX_GIFTS_TO_ONE as u32 {
+            assert!(c.deeds.may_ask(c.b.id()));
+            c.deeds
+                .give(block(n * 8, 3), c.b.id(), 7, 2, &c.a, &c.cluster)
+                .unwrap();
+        }
+        assert!(!c.deeds.may_ask(c.b.id()));
+        assert!(c.deeds.may_ask(c.a.id()), "others may");
     }
 
     #[test]

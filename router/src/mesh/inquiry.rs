@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use weave_model::{Block, NodeId};
 
 use super::codec::{Malformed, Reader, Writer};
-use super::deed::{Deed, Version, read_block, subtract, write_block};
+use super::deed::{Deed, Version, covers, read_block, subtract, write_block};
 
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 const LAST_RETRY: Duration = Duration::from_secs(2);
@@ -47,6 +47,21 @@ impl From<&Deed> for Claim {
     }
 }
 
+/// The claims without those that say nothing beside the others: a newer one covers all their addresses. For
+/// [`left_over`] that is the same.
+pub fn newest(mut claims: Vec<Claim>) -> Vec<Claim> {
+    claims.sort_by_key(|claim| std::cmp::Reverse(claim.version));
+    let mut kept: Vec<Claim> = Vec::with_capacity(claims.len());
+    for claim in claims {
+        let covered =
+            |other: &Claim| other.version > claim.version && covers(other.block, claim.block);
+        if !kept.iter().any(covered) {
+            kept.push(claim);
+        }
+    }
+    kept
+}
+
 /// What one member knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Testimony {
@@ -65,6 +80,13 @@ pub struct Testimony {
 }
 
 impl Testimony {
+    /// Whether others take it: no list is longer than they read.
+    pub fn fits(&self) -> bool {
+        self.members.len() <= MAX_MEMBERS
+            && self.claims.len() <= MAX_CLAIMS
+            && self.deeds.len() <= MAX_DEEDS
+    }
+
     /// Appends it.
     pub fn write(&self, out: &mut Writer) {
         out.u64(self.id).bytes(self.about.as_bytes());

@@ -47,7 +47,8 @@ const SHEET: u8 = 21;
 const SHEET_ACK: u8 = 22;
 const SHEET_SUMMARY: u8 = 23;
 
-const MAX_MEMBERS: usize = 4096;
+/// The most entries of a summary: as many as the longest message in parts carries.
+pub const MAX_SUMMARY: usize = 4096;
 const MAX_CHAIN: usize = 40;
 
 /// A member that another one reaches without a relay.
@@ -292,11 +293,11 @@ impl Message {
             }
             SUMMARY => Self::Summary {
                 answer: reader.u8()? != 0,
-                records: read_all(reader, MAX_MEMBERS, read_entry)?,
+                records: read_all(reader, MAX_SUMMARY, read_entry)?,
             },
             SHEET_SUMMARY => Self::SheetSummary {
                 answer: reader.u8()? != 0,
-                sheets: read_all(reader, MAX_MEMBERS, read_entry)?,
+                sheets: read_all(reader, MAX_SUMMARY, read_entry)?,
             },
             _ => return Err(reader.malformed()),
         })
@@ -343,9 +344,12 @@ fn summary<'a>(
     entries: &[(NodeId, RecordVersion)],
 ) -> &'a mut Writer {
     out.u8(kind).u8(u8::from(answer));
-    entries.iter().for_each(|(node, version)| {
-        entry(out, *node, *version);
-    });
+    entries
+        .iter()
+        .take(MAX_SUMMARY)
+        .for_each(|(node, version)| {
+            entry(out, *node, *version);
+        });
     out
 }
 

@@ -17,7 +17,7 @@ use weave_model::{Block, NetworkName, NodeId, NodeName, Suite};
 
 use super::cluster::{Certificate, ClusterPublic};
 use super::codec::{Malformed, Reader, Writer};
-use super::deed::{Deed, Version, covers, read_block, write_block};
+use super::deed::{Deed, Proofs, Version, covers, read_block, write_block};
 use super::removal::Removals;
 use crate::keys::{NodeKeys, NodePublic};
 
@@ -25,8 +25,10 @@ use crate::keys::{NodeKeys, NodePublic};
 pub const MAX_RECORD: usize = 48 << 10;
 /// The most endpoints a node names.
 pub const MAX_ENDPOINTS: usize = 16;
-const MAX_DEEDS: usize = 200;
-const MAX_BLOCKS: usize = 1024;
+/// The most deeds that prove its claims.
+pub const MAX_DEEDS: usize = 200;
+/// The most blocks a node claims.
+pub const MAX_BLOCKS: usize = 1024;
 const MAX_NETWORKS: usize = 64;
 const MAX_NAME: usize = 63;
 const SIGNATURE: usize = 64;
@@ -163,6 +165,25 @@ impl Record {
         self.certificate.node
     }
 
+    /// Whose record these bytes say they are, and which. Nothing is checked: good for leaving what is no news.
+    ///
+    /// # Errors
+    /// When it does not begin like a record.
+    pub fn claimed(bytes: &[u8]) -> Result<(NodeId, RecordVersion), Malformed> {
+        let mut reader = Reader::new(bytes, "record");
+        let mut fields = Fields::default();
+        if reader.u8()? == FORMAT {
+            for tag in [KEYS, VERSION] {
+                let (found, field) = reader.field()?;
+                if found == tag {
+                    fields.read(tag, field)?;
+                }
+            }
+        }
+        let claimed = fields.public.map(|public| public.id()).zip(fields.version);
+        claimed.ok_or(Malformed("record without keys or version"))
+    }
+
     /// Reads a record and checks that it may be believed.
     ///
     /// # Errors
@@ -190,9 +211,8 @@ impl Record {
             content: Arc::new(content),
             bytes: bytes.into(),
         };
-        let proven = record
-            .titles()
-            .all(|deed| deed.proven(&record.deeds, cluster, removals));
+        let mut proofs = Proofs::new(&record.deeds, cluster, removals);
+        let proven = record.titles().all(|deed| proofs.chain(deed).is_some());
         if !proven
             || record
                 .blocks

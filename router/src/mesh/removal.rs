@@ -129,6 +129,13 @@ impl Removal {
         self
     }
 
+    /// Whom these bytes say they remove. Nothing is checked: good for leaving what is no news.
+    pub fn claimed(bytes: &[u8]) -> Option<NodeId> {
+        let (format, rest) = bytes.split_first()?;
+        let node = rest.first_chunk().filter(|_| *format == FORMAT)?;
+        Some(NodeId::from_bytes(*node))
+    }
+
     /// Reads a removal and checks its signature.
     ///
     /// # Errors

@@ -77,12 +77,17 @@ impl Bucket {
 
     /// Takes a token; `false` if there is none.
     pub fn take(&mut self, now: Instant) -> bool {
+        self.take_all(1, now)
+    }
+
+    /// Takes so many tokens; `false`, and none taken, if there are fewer.
+    pub fn take_all(&mut self, count: u64, now: Instant) -> bool {
         self.fill(now);
-        let there = self.level >= 1000;
-        if there {
-            self.level -= 1000;
-        }
-        there
+        let left = count
+            .checked_mul(1000)
+            .and_then(|count| self.level.checked_sub(count));
+        self.level = left.unwrap_or(self.level);
+        left.is_some()
     }
 
     fn is_full(&mut self, now: Instant) -> bool {

@@ -1,0 +1,78 @@
+//! A member with true keys that wants too much: what it can cost another is bounded, and the others notice nothing.
+
+use std::time::Duration;
+
+use weave_model::Block;
+use weave_router::core::command::Command;
+use weave_router::mesh::message::Message;
+use weave_router::mesh::parts;
+
+use super::net::Net;
+use super::{MINUTE, cluster, net_public, say};
+
+/// Gives a core a message as if it had come in a session, at once.
+fn hand(net: &mut Net, from: usize, to: usize, message: &Message) {
+    let peer = net.nodes[from].core.as_ref().unwrap().id();
+    let (address, now) = (net.nodes[from].address, net.now);
+    for body in parts::split(&message.encode()).unwrap() {
+        let core = net.nodes[to].core.as_mut().unwrap();
+        core.handle_control(peer, &body, address, now);
+    }
+}
+
+#[test]
+fn a_member_that_asks_for_addresses_without_end_is_given_so_many_and_no_more() {
+    let mut net = cluster(41, 3, "10.32.0.0/12");
+    let before = net.nodes[0].disk.as_ref().unwrap().len();
+    let had = net.mine(1).len();
+    for id in 0..4000 {
+        say(&mut net, 1, 0, &Message::DeedRequest { id, bits: 3 });
+    }
+    net.run(MINUTE);
+    let grown = net.nodes[0].disk.as_ref().unwrap().len() - before;
+    assert!(grown < 64 * 400, "its deeds are {grown} bytes more");
+    let got = net.mine(1).len() - had;
+    assert!((20..=64).contains(&got), "{got} blocks");
+    net.check_ownership();
+    let asked = net.mine(2).iter().map(Block::size).sum::<u32>();
+    say(&mut net, 2, 0, &Message::DeedRequest { id: 9, bits: 8 });
+    net.run(MINUTE);
+    let given: u32 = net.mine(2).iter().map(Block::size).sum();
+    assert_eq!(given, asked + 256, "others are given what they ask for");
+    assert!(net.run_until(MINUTE, Net::agrees));
+}
+
+#[test]
+fn a_member_that_forges_records_without_end_waits_for_its_true_ones() {
+    let mut net = cluster(42, 3, "10.32.0.0/16");
+    net.run(Duration::from_secs(10));
+    let third = net.nodes[2].core.as_ref().unwrap().id();
+    let members = net.view(1).members.clone();
+    let disk = net.nodes[1].disk.clone().unwrap();
+    let keys = [&[0, 1, 0, 0, 0, 64][..], &net_public(&members, third)].concat();
+    let at = disk.windows(keys.len()).position(|bytes| bytes == keys);
+    let at = at.unwrap() - 1;
+    let length = u32::from_be_bytes(disk[at - 4..at].try_into().unwrap()) as usize;
+    let mut forged = disk[at..at + length].to_vec();
+    // The first byte of the counter: behind the format, two heads of fields, the keys and the boot nonce.
+    forged[1 + 6 + 64 + 6 + 8] = 1;
+    for _ in 0..4000 {
+        hand(&mut net, 1, 0, &Message::Record(forged.clone()));
+    }
+    net.cut.extend([(0, 2), (2, 0)]);
+    let moved = vec!["192.0.2.77:7000".parse().unwrap()];
+    let endpoints = moved.clone();
+    net.command(2, Command::SetEndpoints { endpoints });
+    let knows = |net: &mut Net, n: usize| {
+        let view = net.view(n);
+        let third = view.members.iter().find(|member| member.id == third);
+        third.is_some_and(|third| third.endpoints.starts_with(&moved))
+    };
+    assert!(net.run_until(Duration::from_millis(20), |net| knows(net, 1)));
+    let soon = net.run_until(Duration::from_millis(10), |net| knows(net, 0));
+    assert!(!soon, "it has spent what its signatures may cost");
+    assert!(
+        net.run_until(MINUTE, |net| knows(net, 0)),
+        "it is told again"
+    );
+}
