@@ -28,7 +28,7 @@ pub(super) fn make(batch: &mut Batch, table: &Table, maps: &Maps, facts: &Facts)
         batch.add_elements(table, nodes, elements);
     }
     for name in [
-        "guard", "services", "masked", "foreign", "host", "refuse", "closed",
+        "guard", "services", "masked", "foreign", "host", "refuse", "missed", "closed",
     ] {
         batch.add_chain(table, &Chain::regular(name));
     }
@@ -157,6 +157,10 @@ fn closed(batch: &mut Batch, table: &Table, maps: &Maps, facts: &Facts) {
     batch.add_rule(table, "refuse", &tcp.reject(Reject::TcpReset));
     let other = Rule::new().reject(Reject::PortUnreachable);
     batch.add_rule(table, "refuse", &other);
+    // A packet that is on its way while rules change may see a rule from before and an element from after, and be
+    // picked for by neither. It vanishes, so its sender tries again, instead of being told that nobody is there.
+    let missed = Rule::new().any_bit(Field::CtState, Field::NEW | Field::INVALID);
+    batch.add_rule(table, "missed", &missed.drop());
     for family in FAMILIES {
         for at in ATS {
             let map = maps.get(Map::new(Use::Closed, at, family));

@@ -4,7 +4,7 @@ use weave_model::{Affinity, Service};
 use weave_proxy::kernel::Done;
 use weave_proxy::sources::Change;
 
-use crate::lab::{A, Answer, B, C, Lab, at, connect, echoes, ip, ok, slice, tcp, web};
+use crate::lab::{A, B, C, Lab, at, connect, echoes, ip, ok, slice, tcp, web};
 
 const WEB: &str = "10.96.0.1:80";
 
@@ -110,15 +110,14 @@ fn connections_stand_through_changes_flushes_and_restarts() {
     check("the service is gone");
 }
 
-/// Under constant load endpoints come and go 200 times: no old connection breaks, and of the new ones at most one in a
-/// hundred is refused. A batch is one step for the kernel, but a packet that is on its way through the rules in that
-/// instant may see a rule from before it and an element from after it.
+/// Under constant load endpoints come and go 200 times: no old connection breaks, and no new one is refused. A batch is
+/// one step for the kernel, but a packet that is on its way through the rules in that instant may see a rule from before
+/// it and an element from after it; that costs it a second until it is sent again.
 #[test]
 fn endpoints_that_come_and_go_cost_no_connection() {
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
     let mut lab = lab();
     let (over, made) = (AtomicBool::new(false), AtomicUsize::new(0));
-    let refused = AtomicUsize::new(0);
     let (mut lasting, _) = connect(&lab.c, WEB, std::time::Duration::from_secs(10)).unwrap();
     let Lab {
         c, sources, kernel, ..
@@ -126,13 +125,9 @@ fn endpoints_that_come_and_go_cost_no_connection() {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while !over.load(Ordering::Relaxed) {
-                match tcp(c, WEB) {
-                    Answer::Refused => refused.fetch_add(1, Ordering::Relaxed),
-                    answer => {
-                        assert!(["a", "b"].contains(&answer.server()), "{answer:?}");
-                        made.fetch_add(1, Ordering::Relaxed)
-                    }
-                };
+                let answer = tcp(c, WEB);
+                assert!(["a", "b"].contains(&answer.server()), "{answer:?}");
+                made.fetch_add(1, Ordering::Relaxed);
             }
         });
         for turn in 0..200 {
@@ -148,8 +143,6 @@ fn endpoints_that_come_and_go_cost_no_connection() {
         }
         over.store(true, Ordering::Relaxed);
     });
-    let (made, refused) = (made.into_inner(), refused.into_inner());
-    println!("{refused} refused, {made} made");
-    assert!(made > 0 && refused * 100 <= made + 100);
+    assert!(made.into_inner() > 0);
     assert!(echoes(&mut lasting));
 }
