@@ -28,6 +28,9 @@ use crate::sight::Sight;
 /// How long a process that was killed may still hold its sockets.
 const LAST_BREATH: Duration = Duration::from_secs(1);
 
+/// How long relayed connections may take to end when the node stops.
+const DRAIN: Duration = Duration::from_secs(5);
+
 /// How often the overlay's threads are looked at.
 const HEALTH: Duration = Duration::from_secs(1);
 
@@ -95,6 +98,7 @@ fn run(config: Config) -> Result<(), Obstacle> {
         let docker = config.docker.clone();
         let looks = config.sight.clone();
         let (node, desk) = Node::start(config).await?;
+        let services = node.service_engine();
         let plugin =
             docker::Plugin::start(&docker, node.clone()).map_err(|error| no_plugin(&error))?;
         let sight = Sight::start(&node, &looks).await;
@@ -114,6 +118,11 @@ fn run(config: Config) -> Result<(), Obstacle> {
         api::serve(listener, node, stop).await;
         plugin.stop().await;
         sight.stop().await;
+        // While the overlay still carries what is open.
+        let drained = tokio::task::spawn_blocking(move || services.drain(DRAIN)).await;
+        if let Ok(1..) = drained {
+            tracing::warn!("relayed connections of services are still open at the end, and break");
+        }
         desk.stop().await;
         end.await.unwrap_or(Ok(()))
     })
