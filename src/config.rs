@@ -108,11 +108,7 @@ impl Config {
             token_file.as_deref(),
             flags.dashboard.or(file.sight.dashboard),
         )?;
-        let (range, engine) = (file.services.range, file.services.engine);
-        let services = ServiceConfig::new(
-            flags.service_range.or(range),
-            flags.service_engine.or(engine),
-        )?;
+        let engine = flags.service_engine.or(file.services.engine);
         let name = match flags.name.or(file.name) {
             Some(name) => name,
             None => host_name()?,
@@ -159,7 +155,7 @@ impl Config {
                     flags.without
                 },
             },
-            services,
+            services: ServiceConfig::new(flags.service_range.or(file.services.range), engine)?,
             sight,
         })
     }
