@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use ipnet::Ipv4Net;
-use weave_model::{NodeName, Suite};
+use weave_model::{EngineChoice, NodeName, Suite};
 
 pub use docker::DockerPlugin;
 pub use flags::Flags;
@@ -54,6 +54,8 @@ pub struct Config {
 pub struct ServiceConfig {
     /// Where virtual addresses come from, /8 to /28; the same on every node.
     pub range: Ipv4Net,
+    /// Which engine serves them on this node.
+    pub engine: EngineChoice,
 }
 
 /// The MTUs that a container's interface may have, in bytes: from IPv6's least to what fits a super-packet.
@@ -106,6 +108,7 @@ impl Config {
             token_file.as_deref(),
             flags.dashboard.or(file.sight.dashboard),
         )?;
+        let engine = flags.service_engine.or(file.services.engine);
         let name = match flags.name.or(file.name) {
             Some(name) => name,
             None => host_name()?,
@@ -152,10 +155,17 @@ impl Config {
                     flags.without
                 },
             },
-            services: ServiceConfig {
-                range: check_service_range(flags.service_range.or(file.services.range))?,
-            },
+            services: ServiceConfig::new(flags.service_range.or(file.services.range), engine)?,
             sight,
+        })
+    }
+}
+
+impl ServiceConfig {
+    fn new(range: Option<Ipv4Net>, engine: Option<EngineChoice>) -> Result<Self, Obstacle> {
+        Ok(Self {
+            range: check_service_range(range)?,
+            engine: engine.unwrap_or_default(),
         })
     }
 }

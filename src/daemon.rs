@@ -29,6 +29,9 @@ use crate::vital::{self, Vitals};
 /// How long a process that was killed may still hold its sockets.
 const LAST_BREATH: Duration = Duration::from_secs(1);
 
+/// How long relayed connections may take to end when the node stops.
+const DRAIN: Duration = Duration::from_secs(5);
+
 /// How often the overlay's threads are looked at.
 const HEALTH: Duration = Duration::from_secs(1);
 
@@ -101,6 +104,7 @@ fn run(config: Config) -> Result<(), Obstacle> {
         let vitals = Vitals::default();
         vitals.watch_threads();
         let (node, desk) = Node::start(config, &vitals).await?;
+        let services = node.service_engine();
         let plugin =
             docker::Plugin::start(&docker, node.clone()).map_err(|error| no_plugin(&error))?;
         let sight = Sight::start(&node, &looks, &vitals).await;
@@ -123,6 +127,11 @@ fn run(config: Config) -> Result<(), Obstacle> {
         api::serve(listener, node, stop).await;
         plugin.stop().await;
         sight.stop().await;
+        // While the overlay still carries what is open.
+        let drained = tokio::task::spawn_blocking(move || services.drain(DRAIN)).await;
+        if let Ok(1..) = drained {
+            tracing::warn!("relayed connections of services are still open at the end, and break");
+        }
         desk.stop().await;
         end.await.unwrap_or(Ok(()))
     })

@@ -291,6 +291,11 @@ impl Node {
         self.ask(|reply| Job::RemoveService(name, reply)).await
     }
 
+    /// What serves the Services, for the end, when it outlives the node's other parts.
+    pub fn service_engine(&self) -> Arc<Engine> {
+        Arc::clone(&self.shared.engine)
+    }
+
     /// The Services of the cluster.
     pub fn services(&self) -> Services {
         let known = self.shared.services.borrow().clone();
@@ -332,14 +337,17 @@ impl Node {
             ..
         } = &*self.shared;
         let mut published = published.borrow().clone();
-        if let Some(failure) = engine.shown().failure {
-            let obstacle = Obstacle::new(
-                failure,
-                "look at the log of the kernel, and at: nft list ruleset",
-            );
-            let all = published.obstacles.iter().cloned().chain([obstacle]);
-            published.obstacles = all.collect();
-        }
+        let shown = engine.shown();
+        let relayed = shown.relay_failure.map(|failure| {
+            let cause = format!("the kernel serves what services ask of the relay: {failure}");
+            Obstacle::new(cause, "the relay needs Linux 5.12 or newer")
+        });
+        let kernel = shown.failure.map(|failure| {
+            let fix = "look at the log of the kernel, and at: nft list ruleset";
+            Obstacle::new(failure, fix)
+        });
+        let all = published.obstacles.iter().cloned();
+        published.obstacles = all.chain(kernel).chain(relayed).collect();
         let mut status = view::status(
             config,
             *started_at,

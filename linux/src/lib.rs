@@ -6,11 +6,14 @@ mod ifname;
 
 pub mod clock;
 pub mod conntrack;
+pub mod descriptors;
 pub mod file;
+pub mod intercept;
 pub mod netlink;
 pub mod netns;
 pub mod nft;
 pub mod packet;
+pub mod pipe;
 pub mod poll;
 pub mod sniff;
 pub mod sysctl;

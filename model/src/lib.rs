@@ -4,6 +4,7 @@ pub mod api;
 pub mod docker;
 
 mod drops;
+mod engine;
 mod id;
 mod mac;
 mod mtu;
@@ -16,6 +17,7 @@ mod token;
 mod way;
 
 pub use drops::Drop;
+pub use engine::{BALANCE_ANNOTATION, BadWord, Balance, ENGINE_ANNOTATION, Engine, EngineChoice};
 pub use id::{BadNodeId, NodeId};
 pub use mac::{BadMac, Mac};
 pub use mtu::{MtuReason, PathMtu};

@@ -12,6 +12,7 @@ use std::str::FromStr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::engine::{Balance, Engine};
 use crate::name::{BadName, name, word};
 
 name! {
@@ -194,6 +195,10 @@ pub struct Service {
     pub other_proxy: bool,
     /// The label `service.kubernetes.io/headless`.
     pub headless: bool,
+    /// The engine it asks for: the annotation [`ENGINE_ANNOTATION`](crate::ENGINE_ANNOTATION).
+    pub engine: Option<Engine>,
+    /// How it asks to be balanced: the annotation [`BALANCE_ANNOTATION`](crate::BALANCE_ANNOTATION).
+    pub balance: Option<Balance>,
 }
 
 impl Service {
@@ -217,6 +222,8 @@ impl Service {
             health_port: None,
             other_proxy: false,
             headless: false,
+            engine: None,
+            balance: None,
         }
     }
 }

@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
+use crate::engine::{Balance, Engine};
 use crate::service::{Affinity, Protocol, ServiceName};
 use crate::{ContainerName, LabelKey, LabelValue, NodeId};
 
@@ -63,6 +64,12 @@ pub struct ServiceSpec {
     /// For how many seconds a client stays with its endpoint, 1 to 86,400; not at all when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub affinity_s: Option<u32>,
+    /// The engine it asks for; the node's choice when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine: Option<Engine>,
+    /// How the relay is to choose among the endpoints; asks for the relay too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub balance: Option<Balance>,
 }
 
 /// A port of a Service as it was asked for.

@@ -231,6 +231,8 @@ impl Declared {
             affinity: spec
                 .affinity_s
                 .map_or(Affinity::None, |seconds| Affinity::ClientIp { seconds }),
+            engine: spec.engine,
+            balance: spec.balance,
             ..Service::new(
                 self.made.name.clone(),
                 self.addresses.iter().copied(),

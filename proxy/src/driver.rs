@@ -1,16 +1,20 @@
-//! The shell: one thread that owns the sources and the engine, takes reports, and looks after the kernel's rules.
+//! The shell: one thread that owns the sources and the engines, takes reports, and looks after the kernel's rules.
 //!
-//! Reports that wait together make one table and one batch. What the kernel refuses is tried again at every look.
+//! Reports that wait together make one table and one batch. What the kernel refuses is tried again at every look. The
+//! kernel engine has every Service; the relay, which is started with the first that is its own, stands before it, and
+//! without it all are the kernel's.
 
 use std::io;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::kernel::{Done, Error, Kernel};
+use crate::relay::pick::Seen;
+use crate::relay::{Counts, Relay, routes};
 use crate::sources::{Change, Sources};
-use crate::table::{Diff, Table};
+use crate::table::{Diff, Entry, Key, Table};
 
 /// How often it is looked whether somebody changed the rules: one question to the kernel.
 const LOOK: Duration = Duration::from_millis(250);
@@ -22,12 +26,30 @@ pub struct Report {
     pub table: Arc<Table>,
     /// Why the kernel does not do what it says, while that is so.
     pub failure: Option<String>,
+    /// Why the relay does not, while that is so; the kernel does in its place.
+    pub relay_failure: Option<String>,
+}
+
+/// What the relay has done and sees.
+#[derive(Clone, Debug, Default)]
+pub struct Relayed {
+    /// All in all.
+    pub counts: Counts,
+    /// The endpoints of each port of a Service that is the relay's.
+    pub endpoints: Vec<(Key, Vec<Seen>)>,
+}
+
+/// What the thread is asked.
+enum Order {
+    Report(Vec<Change>),
+    Relayed(Sender<Relayed>),
+    Drain(Duration, Sender<usize>),
 }
 
 /// The running engine. Dropping it ends the thread and leaves the rules.
 #[derive(Debug)]
 pub struct Engine {
-    reports: Option<Sender<Vec<Change>>>,
+    orders: Option<Sender<Order>>,
     shown: Arc<Mutex<Report>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -39,10 +61,11 @@ impl Engine {
     /// When the kernel lacks what it needs, or a thread cannot be made.
     pub fn start() -> io::Result<Self> {
         let kernel = Kernel::open()?;
-        let (reports, waiting) = channel();
+        let (orders, waiting) = channel();
         let shown = Arc::new(Mutex::new(Report::default()));
         let work = Work {
             kernel,
+            relay: None,
             sources: Sources::default(),
             shown: Arc::clone(&shown),
         };
@@ -50,7 +73,7 @@ impl Engine {
             .name("weave-service".into())
             .spawn(move || work.run(&waiting))?;
         Ok(Self {
-            reports: Some(reports),
+            orders: Some(orders),
             shown,
             thread: Some(thread),
         })
@@ -58,9 +81,28 @@ impl Engine {
 
     /// Takes reports, all of which hold together.
     pub fn report(&self, changes: Vec<Change>) {
-        if let Some(reports) = &self.reports {
+        self.order(Order::Report(changes));
+    }
+
+    /// What the relay has done and sees; nothing before it is started.
+    pub fn relayed(&self) -> Relayed {
+        let (reply, answer) = channel();
+        self.order(Order::Relayed(reply));
+        answer.recv().unwrap_or_default()
+    }
+
+    /// Has the relay take no new connections, and waits until those that are open have ended, but not longer than
+    /// `patience`. How many are left.
+    pub fn drain(&self, patience: Duration) -> usize {
+        let (reply, answer) = channel();
+        self.order(Order::Drain(patience, reply));
+        answer.recv().unwrap_or_default()
+    }
+
+    fn order(&self, order: Order) {
+        if let Some(orders) = &self.orders {
             // It fails only when the thread panicked, which was reported when it happened.
-            let _ = reports.send(changes);
+            let _ = orders.send(order);
         }
     }
 
@@ -72,7 +114,7 @@ impl Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        self.reports = None;
+        self.orders = None;
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
@@ -81,33 +123,79 @@ impl Drop for Engine {
 
 struct Work {
     kernel: Kernel,
+    relay: Option<Relay>,
     sources: Sources,
     shown: Arc<Mutex<Report>>,
 }
 
 impl Work {
-    fn run(mut self, waiting: &Receiver<Vec<Change>>) {
+    fn run(mut self, waiting: &Receiver<Order>) {
         // Before the first report nothing is known, and what a former run left must not go.
-        let Ok(first) = waiting.recv() else { return };
-        self.take(first, waiting);
+        let mut known = false;
         loop {
-            match waiting.recv_timeout(LOOK) {
-                Ok(changes) => self.take(changes, waiting),
-                Err(RecvTimeoutError::Timeout) => {
-                    let looked = self.kernel.look_after();
-                    self.tell(
-                        looked,
-                        "the rules of Services were changed by somebody else",
-                    );
+            let mut next = match waiting.recv_timeout(LOOK) {
+                Ok(order) => Some(order),
+                Err(RecvTimeoutError::Timeout) if known => {
+                    self.look();
+                    None
                 }
+                Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => return,
+            };
+            while let Some(order) = next.take() {
+                match order {
+                    Order::Report(first) => {
+                        next = self.take(first, waiting);
+                        known = true;
+                    }
+                    Order::Relayed(reply) => drop(reply.send(self.relayed())),
+                    Order::Drain(patience, reply) => {
+                        let relay = self.relay.as_mut();
+                        let left = relay.map_or(0, |relay| relay.drain(patience));
+                        // Whoever asked may have gone.
+                        let _ = reply.send(left);
+                    }
+                }
             }
         }
     }
 
-    fn take(&mut self, first: Vec<Change>, waiting: &Receiver<Vec<Change>>) {
-        let all = std::iter::once(first).chain(waiting.try_iter());
-        all.flatten().for_each(|change| self.sources.handle(change));
+    fn look(&mut self) {
+        let looked = self.kernel.look_after();
+        self.tell(
+            looked,
+            "the rules of Services were changed by somebody else",
+        );
+        if let Some(relay) = &self.relay {
+            relay.settle();
+        }
+    }
+
+    fn relayed(&self) -> Relayed {
+        let Some(relay) = &self.relay else {
+            return Relayed::default();
+        };
+        let now = Instant::now();
+        let groups = relay.routes().groups();
+        let seen = |group: &Arc<routes::Group>| (group.key.clone(), group.balancer().seen(now));
+        Relayed {
+            counts: relay.counts(),
+            endpoints: groups.iter().map(seen).collect(),
+        }
+    }
+
+    /// Takes all reports that wait, and gives back what waited behind them.
+    fn take(&mut self, first: Vec<Change>, waiting: &Receiver<Order>) -> Option<Order> {
+        let mut all = first;
+        let behind = loop {
+            match waiting.try_recv() {
+                Ok(Order::Report(more)) => all.extend(more),
+                Ok(other) => break Some(other),
+                Err(_) => break None,
+            }
+        };
+        all.into_iter()
+            .for_each(|change| self.sources.handle(change));
         let before = Arc::clone(self.sources.table());
         let (table, diff): (Arc<Table>, Diff) = self.sources.build();
         for (name, refused) in &table.refused {
@@ -116,11 +204,41 @@ impl Work {
                 tracing::warn!(service = %name, ?refused, "left out of a service");
             }
         }
+        self.relay(&table, &diff);
         let done = self
             .kernel
             .apply(Arc::clone(&table), &diff, self.sources.facts());
         lock(&self.shown).table = table;
         self.tell(done, "the rules of Services are made");
+        behind
+    }
+
+    /// Gives the relay its part; what it cannot do is left to the kernel.
+    fn relay(&mut self, table: &Table, diff: &Diff) {
+        let concerned = diff.pairs().any(|(_, before, after)| {
+            let concerns = |entry: &Arc<Entry>| routes::concerns(entry);
+            before.is_some_and(concerns) || after.is_some_and(concerns)
+        });
+        let facts = self.sources.facts();
+        let applied = match &mut self.relay {
+            Some(relay) => relay.apply(table, diff, facts).map_err(|e| e.to_string()),
+            None if concerned => match Relay::start() {
+                Ok(mut relay) => {
+                    let all = Diff::between(&Table::default(), table);
+                    let applied = relay.apply(table, &all, facts);
+                    self.relay = Some(relay);
+                    applied.map_err(|error| error.to_string())
+                }
+                Err(error) => Err(error.to_string()),
+            },
+            None => return,
+        };
+        let failure = applied.err();
+        let mut shown = lock(&self.shown);
+        if let Some(failure) = failure.as_ref().filter(|_| shown.relay_failure != failure) {
+            tracing::warn!(%failure, "the relay does not serve; the kernel does in its place");
+        }
+        shown.relay_failure = failure;
     }
 
     fn tell(&self, done: Result<Done, Error>, remade: &str) {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use weave_model::EngineChoice;
 
 /// The node, as the table has to know it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,6 +27,8 @@ pub struct Facts {
     pub external_ips: ExternalIps,
     /// The node's own addresses among the containers', by which endpoints of other nodes answer it.
     pub own: Vec<IpAddr>,
+    /// Which engine serves.
+    pub engine: EngineChoice,
 }
 
 /// What becomes of packets to virtual addresses that no Service has.

@@ -6,6 +6,8 @@
 //! table as nftables rules, [`stale`] which UDP flows they leave behind, and [`kernel`] the engine that keeps the kernel to both.
 //! [`declared`] turns what members tell into Services, where there is no Kubernetes; [`driver`] is the thread around all.
 
+mod mark;
+
 pub mod facts;
 pub mod table;
 
@@ -18,6 +20,8 @@ pub mod rules;
 pub mod stale;
 
 pub mod kernel;
+
+pub mod relay;
 
 pub mod declared;
 

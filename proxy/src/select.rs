@@ -12,7 +12,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
-use weave_model::{AddressKind, Endpoint, Protocol, Service, ServicePort, Slice};
+use weave_model::{
+    AddressKind, Endpoint, Engine, EngineChoice, Protocol, Service, ServicePort, Slice,
+};
 
 use crate::facts::Facts;
 use crate::table::{Entry, Family, Front, MAX_REFUSED, MAX_TARGETS, Refused, Target, Way, Why};
@@ -64,6 +66,21 @@ pub fn entry<'a>(
             .filter(|endpoint| endpoint.serving)
             .map(|endpoint| endpoint.address)
             .collect(),
+        engine: engine(service, port, facts),
+        balance: service.balance.unwrap_or_default(),
+        loopback: port.protocol == Protocol::Tcp && facts.engine != EngineChoice::Kernel,
+    }
+}
+
+/// Who carries a port's connections: what the Service asks for, if the node lets it and the relay can. The kernel draws
+/// lots, so who asks for more asks for the relay.
+fn engine(service: &Service, port: &ServicePort, facts: &Facts) -> Engine {
+    let by_balance = || service.balance.map(|_| Engine::Relay);
+    let wish = service.engine.or_else(by_balance);
+    match (facts.engine, port.protocol) {
+        (EngineChoice::Kernel, _) | (_, Protocol::Sctp | Protocol::Udp) => Engine::Kernel,
+        (EngineChoice::Relay, _) => service.engine.unwrap_or(Engine::Relay),
+        (EngineChoice::Auto, _) => wish.unwrap_or_default(),
     }
 }
 

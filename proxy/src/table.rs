@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use weave_model::{Affinity, Protocol, ServiceName, TrafficPolicy};
+use weave_model::{Affinity, Balance, Engine, Protocol, ServiceName, TrafficPolicy};
 
 /// IPv4 or IPv6: nothing crosses from one to the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -149,6 +149,12 @@ pub struct Entry {
     pub source_ranges: Vec<IpNet>,
     /// The addresses of all endpoints that serve, whatever the policies: a UDP flow to any other is stale.
     pub serving: BTreeSet<IpAddr>,
+    /// Who carries its connections.
+    pub engine: Engine,
+    /// How the relay chooses.
+    pub balance: Balance,
+    /// Whether its node ports are served at loopback addresses too, which is the relay's work whatever the engine.
+    pub loopback: bool,
 }
 
 impl Entry {

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use weave_model::api::{Backend, BackendState, ServiceInfo, ServiceRequest, Services};
-use weave_model::{DeclaredPort, ServiceSpec};
+use weave_model::{DeclaredPort, Engine, ServiceSpec};
 
 use super::args::service::{Create, ServiceCommand};
 use super::client::Client;
@@ -75,9 +75,22 @@ fn request(create: &Create) -> Result<ServiceRequest, Failure> {
         affinity_s: create
             .affinity
             .map(|time| time.as_secs().try_into().unwrap_or(u32::MAX)),
+        engine: create.engine,
+        balance: create.balance,
     };
     let name = create.name.clone();
     Ok(ServiceRequest { name, spec })
+}
+
+/// The engine that a service asks for, and how it is balanced.
+fn engine(service: &ServiceInfo) -> String {
+    let engine = match (service.spec.engine, service.spec.balance) {
+        (Some(engine), _) => engine.to_string(),
+        (None, Some(_)) => Engine::Relay.to_string(),
+        (None, None) => "as each node is set".to_owned(),
+    };
+    let balance = service.spec.balance;
+    balance.map_or_else(|| engine.clone(), |balance| format!("{engine}, {balance}"))
 }
 
 fn list(answer: &Services) -> String {
@@ -119,6 +132,7 @@ fn describe(service: &ServiceInfo) -> String {
         ("ports", ports(service)),
         ("behind it", behind(service)),
         ("affinity", affinity),
+        ("engine", engine(service)),
         ("made on", service.node.to_string()),
     ];
     for (word, value) in lines {

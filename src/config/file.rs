@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use ipnet::Ipv4Net;
 use serde::Deserialize;
-use weave_model::{NodeName, Suite};
+use weave_model::{EngineChoice, NodeName, Suite};
 
 use super::{Address, DEFAULT_FILE, DockerPlugin, Facility, Place, parse_suite};
 use crate::obstacle::Obstacle;
@@ -29,6 +29,7 @@ pub(super) struct File {
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct ServiceSection {
     pub(super) range: Option<Ipv4Net>,
+    pub(super) engine: Option<EngineChoice>,
 }
 
 /// `[overlay]`.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Parser;
 use ipnet::Ipv4Net;
-use weave_model::{NodeName, Suite};
+use weave_model::{EngineChoice, NodeName, Suite};
 
 use super::{Address, DockerPlugin, Facility, Place, parse_suite};
 
@@ -65,6 +65,11 @@ pub struct Flags {
     /// Where services get their virtual addresses from, the same on every node [default: 10.96.0.0/16]
     #[arg(long, value_name = "CIDR")]
     pub service_range: Option<Ipv4Net>,
+
+    /// Which engine serves services: kernel, relay (the node's own proxy), or auto, which is the kernel and the relay
+    /// for what a service asks of it [default: auto]
+    #[arg(long, value_name = "ENGINE")]
+    pub service_engine: Option<EngineChoice>,
 
     /// Where to serve metrics for Prometheus, at /metrics; off for nowhere [default: 127.0.0.1:6782]
     #[arg(long, value_name = "ADDRESS[:PORT]")]

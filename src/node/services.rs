@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
 use weave_model::api::{Backend, BackendState, ServiceInfo, Services};
-use weave_model::{ClusterRange, NodeId, NodeName, ServiceName, Sheet, SheetContainer};
+use weave_model::{
+    ClusterRange, EngineChoice, NodeId, NodeName, ServiceName, Sheet, SheetContainer,
+};
 use weave_proxy::declared::{Declared, Member, Reported, VirtualRange, resolve};
 use weave_proxy::driver::Engine;
 use weave_proxy::facts::{ExternalIps, Facts, Unknown};
@@ -111,7 +113,14 @@ impl Serving {
         let virtuals = VirtualRange::new(self.config.services.range, range.v6());
         let young = self.memory.started.elapsed() < GRACE;
         let members = members(&view, &book, &mut self.memory.sheets, young);
-        let facts = facts(&view, &book, &range, &virtuals, &self.memory.addresses.1);
+        let facts = facts(
+            &view,
+            &book,
+            &range,
+            &virtuals,
+            &self.memory.addresses.1,
+            self.config.services.engine,
+        );
         let mut changes = Vec::new();
         let first = self.memory.facts == Facts::default();
         if self.memory.facts != facts {
@@ -259,6 +268,7 @@ fn facts(
     range: &ClusterRange,
     virtuals: &VirtualRange,
     addresses: &BTreeSet<IpAddr>,
+    engine: EngineChoice,
 ) -> Facts {
     let elsewhere = view.members.iter().flat_map(|member| &member.endpoints);
     let own = match (book.host(), book.services().source) {
@@ -285,6 +295,7 @@ fn facts(
         unknown: Unknown::Refused,
         external_ips: ExternalIps::Refused,
         own,
+        engine,
     }
 }
 

@@ -8,6 +8,7 @@ So the way of a packet is the same for all; only what stands in front of the ser
     nft          two DNAT rules, as one would write them by hand: numgen, masquerade for nobody
     haproxy      a proxy in the host's network with two threads, least connections, splicing
     ours-kernel  weavectl service create
+    ours-relay   the same with --engine relay: our own proxy
 
 Then, unless --sync none: how long the engine takes to have 10,000 Services with 25 endpoints each in the kernel, and one
 change of them.
@@ -27,7 +28,7 @@ from measure import _cpu_seconds as cpu_seconds
 
 ROOT = Path(__file__).resolve().parents[2]
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
-NAMES = ["direct", "nft", "haproxy", "ours-kernel"]
+NAMES = ["direct", "nft", "haproxy", "ours-kernel", "ours-relay"]
 COLUMNS = ["keepalive_rps", "p50_us", "p99_us", "newconn_per_s", "tcp_gbps", "cpu_s"]
 BY_HAND, PROXIED = "10.99.0.10", "10.99.0.11"
 
@@ -107,11 +108,14 @@ class Host:
         ours = create("web", "--port", "80", "--selector", "app=web")
         # The bulk of every kind goes to one server; a Service of ours has one address for it and another for the web.
         bulk = create("bulk", "--port", "5201", "--endpoint", f"{b1}:5201")
+        relayed = create("web-relayed", "--port", "80", "--selector", "app=web", "--engine", "relay")
+        relayed_bulk = create("bulk-relayed", "--port", "5201", "--endpoint", f"{b1}:5201", "--engine", "relay")
         return {
             "direct": (b1, b1),
             "nft": (BY_HAND, BY_HAND),
             "haproxy": (PROXIED, PROXIED),
             "ours-kernel": (ours, bulk),
+            "ours-relay": (relayed, relayed_bulk),
         }
 
     def attach(self, name):
@@ -203,13 +207,14 @@ def bench(asked):
 
 
 def print_table(rows):
-    """Medians, and ours as a multiple of the rules by hand."""
+    """Medians, and ours as multiples of what they replace."""
     names = list(dict.fromkeys(row["name"] for row in rows))
     median = {name: {key: statistics.median(row[key] for row in rows if row["name"] == name) for key in COLUMNS} for name in names}
     lines = [["median", *COLUMNS]] + [[name, *(f"{median[name][key]:g}" for key in COLUMNS)] for name in names]
-    if {"nft", "ours-kernel"} <= set(names):
-        ours, hand = median["ours-kernel"], median["nft"]
-        lines.append(["ours / nft", *(f"{ours[key] / hand[key]:.2f}" if hand[key] else "-" for key in COLUMNS)])
+    for mine, other in (("ours-kernel", "nft"), ("ours-relay", "haproxy")):
+        if {mine, other} <= set(names):
+            ours, theirs = median[mine], median[other]
+            lines.append([f"{mine} / {other}", *(f"{ours[key] / theirs[key]:.2f}" if theirs[key] else "-" for key in COLUMNS)])
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     print()
     for line in lines:

@@ -180,6 +180,23 @@ impl Rule {
         self
     }
 
+    /// Gives the packet to the transparent socket that has its connection, or else to one that listens at this address;
+    /// the rule ends where there is neither. The packet keeps its destination, so it has to be routed to this host, for
+    /// which it mostly needs a mark. In prerouting, for TCP and UDP; test [`Field::L4Proto`] first.
+    #[must_use]
+    pub fn tproxy(mut self, address: IpAddr, port: u16) -> Self {
+        let slot = if address.is_ipv4() { 1 } else { 4 };
+        self.immediate(0, &address.into());
+        self.immediate(slot, &Value::Port(port));
+        let mut attrs = Attrs::default();
+        attrs
+            .u32(1, family(address))
+            .u32(2, register(0))
+            .u32(3, register(slot));
+        self.expr("tproxy", &attrs);
+        self
+    }
+
     /// Lowers the segment size a TCP SYN announces to what the routes of both directions carry. In forward, output and
     /// postrouting; test [`Field::TcpFlags`] first.
     #[must_use]

@@ -78,6 +78,9 @@ pub enum Field {
     SaddrType,
     /// What kind of address the destination is to this host.
     DaddrType,
+    /// Whether this host has a socket for the packet that is bound to a foreign address: 1 ([`Value::Byte`](super::Value::Byte)),
+    /// or the rule ends where there is no socket at all. In prerouting.
+    Transparent,
     /// A random number below this one ([`Value::Number`](super::Value::Number)).
     Random(u32),
 }
@@ -158,6 +161,7 @@ impl Field {
                 result: 3,
                 flags: 0x2,
             },
+            Self::Transparent => Source::Socket,
             Self::Random(below) => Source::Random { below },
         }
     }
@@ -169,6 +173,7 @@ impl Field {
             | Source::Payload { width, .. }
             | Source::Ct { width, .. } => width,
             Source::Fib { .. } | Source::Random { .. } => 4,
+            Source::Socket => 1,
         }
     }
 
@@ -224,6 +229,10 @@ impl Field {
                 attrs.u32(1, register).u32(2, result).u32(3, flags);
                 "fib"
             }
+            Source::Socket => {
+                attrs.u32(1, NFT_SOCKET_TRANSPARENT).u32(2, register);
+                "socket"
+            }
             Source::Random { below } => {
                 attrs.u32(1, register).u32(2, below).u32(3, 1);
                 "numgen"
@@ -253,10 +262,13 @@ enum Source {
         result: u32,
         flags: u32,
     },
+    Socket,
     Random {
         below: u32,
     },
 }
+
+const NFT_SOCKET_TRANSPARENT: u32 = 0;
 
 impl Source {
     const fn network(offset: u32, width: usize) -> Self {

@@ -33,6 +33,7 @@ pub struct Table {
     pub(super) name: String,
     comment: Option<String>,
     stamp: Option<u64>,
+    owned: bool,
 }
 
 impl Table {
@@ -43,6 +44,7 @@ impl Table {
             name: name.into(),
             comment: None,
             stamp: None,
+            owned: false,
         }
     }
 
@@ -66,6 +68,14 @@ impl Table {
         self
     }
 
+    /// It belongs to the socket that makes it: nobody else can change it, and it goes when the socket is closed, so also
+    /// with a process that is killed. Takes effect when the table is made, and needs Linux 5.12.
+    #[must_use]
+    pub const fn owned(mut self) -> Self {
+        self.owned = true;
+        self
+    }
+
     /// Its family.
     pub const fn family(&self) -> Family {
         self.family
@@ -79,6 +89,9 @@ impl Table {
     pub(super) fn encode(&self) -> Attrs {
         let mut attrs = Attrs::default();
         attrs.text(NFTA_TABLE_NAME, &self.name);
+        if self.owned {
+            attrs.u32(NFTA_TABLE_FLAGS, NFT_TABLE_F_OWNER);
+        }
         let mut user = UserData::default();
         if let Some(comment) = &self.comment {
             user.put_text(UDATA_COMMENT, comment);
@@ -94,6 +107,8 @@ impl Table {
 }
 
 pub(super) const NFTA_TABLE_NAME: u16 = 1;
+const NFTA_TABLE_FLAGS: u16 = 2;
+const NFT_TABLE_F_OWNER: u32 = 2;
 pub(super) const NFTA_TABLE_HANDLE: u16 = 4;
 pub(super) const NFTA_TABLE_USERDATA: u16 = 6;
 /// `NFTNL_UDATA_TABLE_COMMENT`, and the same number for chains and rules.

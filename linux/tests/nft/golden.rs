@@ -216,6 +216,25 @@ fn actions_are_as_nft_makes_them() {
     }
     batch.add_chain(
         &table,
+        &Chain::filter("t", Hook::Prerouting, priority::MANGLE, Policy::Accept),
+    );
+    for rule in [
+        Rule::new()
+            .is(Field::L4Proto, Value::TCP)
+            .tproxy("127.0.0.1".parse().unwrap(), 50080)
+            .accept(),
+        Rule::new()
+            .is(Field::L4Proto, Value::UDP)
+            .tproxy("::1".parse().unwrap(), 50080),
+        Rule::new()
+            .is(Field::Transparent, Value::Byte(1))
+            .set_mark(Field::Mark, 7)
+            .accept(),
+    ] {
+        batch.add_rule(&table, "t", &rule);
+    }
+    batch.add_chain(
+        &table,
         &Chain::nat(
             "pre",
             Hook::Prerouting,
@@ -270,6 +289,12 @@ fn actions_are_as_nft_makes_them() {
                 counter jump x
                 iifname "a" goto x
                 return
+            }
+            chain t {
+                type filter hook prerouting priority -150; policy accept;
+                meta l4proto tcp tproxy ip to 127.0.0.1:50080 accept
+                meta l4proto udp tproxy ip6 to [::1]:50080
+                socket transparent 1 meta mark set 7 accept
             }
             chain pre {
                 type nat hook prerouting priority -105; policy accept;

@@ -74,6 +74,25 @@ fn what_holds_stays_when_a_change_is_refused() {
 }
 
 #[test]
+fn an_owned_table_is_nobody_elses_and_goes_with_its_socket() {
+    in_netns(|| {
+        let (owner, other) = (Socket::open().unwrap(), Socket::open().unwrap());
+        let table = Table::inet("t").owned();
+        let mut batch = Batch::new();
+        batch.add_table(&table);
+        owner.send(&batch).unwrap();
+        batch = Batch::new();
+        batch.delete_table(&table);
+        let error = other.send(&batch).unwrap_err();
+        assert!(error.to_string().contains("not permitted"), "{error}");
+        run("nft", &["flush", "ruleset"], "");
+        assert!(other.table(&table).unwrap().is_some());
+        drop(owner);
+        assert!(other.table(&table).unwrap().is_none());
+    });
+}
+
+#[test]
 fn ten_thousand_services_are_one_batch_and_one_service_a_small_one() {
     let table = Table::inet("t");
     let map = Set::new("services", &[Type::Ipv4, Type::Proto, Type::Port]).verdicts();

@@ -8,6 +8,7 @@ use weave_linux::nft::{
 use super::chains::{containers, is_local, of_family, to_node};
 use super::maps::{At, Map, Maps, Use, daddr, front_fields, saddr};
 use crate::facts::{Facts, Unknown};
+use crate::mark::MARK;
 use crate::table::Family;
 
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
@@ -28,7 +29,7 @@ pub(super) fn make(batch: &mut Batch, table: &Table, maps: &Maps, facts: &Facts)
         batch.add_elements(table, nodes, elements);
     }
     for name in [
-        "guard", "services", "masked", "foreign", "host", "refuse", "closed",
+        "guard", "services", "masked", "foreign", "host", "refuse", "missed", "closed",
     ] {
         batch.add_chain(table, &Chain::regular(name));
     }
@@ -73,8 +74,14 @@ fn services(batch: &mut Batch, table: &Table, maps: &Maps) {
     for (name, hook) in [("pick-in", Hook::Prerouting), ("pick-out", Hook::Output)] {
         let chain = Chain::nat(name, hook, priority::DSTNAT - 5, Policy::Accept);
         batch.add_chain(table, &chain);
+        batch.add_rule(table, name, &relayed());
         batch.add_rule(table, name, &Rule::new().jump("services"));
     }
+}
+
+/// What the relay has taken is none of the kernel's work.
+fn relayed() -> Rule {
+    Rule::new().is(Field::Mark, Value::Number(MARK)).ret()
 }
 
 /// The beginning of a rule that looks a packet's front up.
@@ -157,6 +164,11 @@ fn closed(batch: &mut Batch, table: &Table, maps: &Maps, facts: &Facts) {
     batch.add_rule(table, "refuse", &tcp.reject(Reject::TcpReset));
     let other = Rule::new().reject(Reject::PortUnreachable);
     batch.add_rule(table, "refuse", &other);
+    // A packet that is on its way while rules change may see a rule from before and an element from after, and be
+    // picked for by neither. It vanishes, so its sender tries again, instead of being told that nobody is there.
+    let missed = Rule::new().any_bit(Field::CtState, Field::NEW | Field::INVALID);
+    batch.add_rule(table, "missed", &missed.drop());
+    batch.add_rule(table, "closed", &relayed());
     for family in FAMILIES {
         for at in ATS {
             let map = maps.get(Map::new(Use::Closed, at, family));

@@ -37,17 +37,15 @@ pub(super) fn of(key: &Key, entry: &Entry) -> Vec<Placed> {
             placed.extend(numbered(front, picks).map(|element| (map(Use::Picks), element)));
             placed.extend(numbered(front, near).map(|element| (map(Use::Near), element)));
         }
-        if choice.leaves_out() {
-            let verdict = if entry.any {
-                Verdict::Drop
-            } else {
-                Verdict::goto("refuse")
-            };
-            placed.push((
-                map(Use::Closed),
-                Element::new(fields(front)).verdict(verdict),
-            ));
-        }
+        let closed = match (choice.leaves_out(), entry.any) {
+            (false, _) => Verdict::goto("missed"),
+            (true, true) => Verdict::Drop,
+            (true, false) => Verdict::goto("refuse"),
+        };
+        placed.push((
+            map(Use::Closed),
+            Element::new(fields(front)).verdict(closed),
+        ));
         if let Some(guard) = guard(key, entry, *way) {
             let guarded = Map::new(Use::Guarded, At::Address, family);
             placed.push((guarded, to_chain(front, &guard.name())));

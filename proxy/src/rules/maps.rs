@@ -17,7 +17,7 @@ pub(super) enum Use {
     Near,
     /// Front → what is done with the source.
     Sources,
-    /// Front → how it is refused.
+    /// Front → what becomes of packets that got no endpoint: refused, dropped, or missed by a change of rules.
     Closed,
     /// Front → the chain of its source ranges.
     Guarded,

@@ -2,10 +2,18 @@
 
 use std::time::Duration;
 
-use weave_model::{Affinity, Service, TrafficPolicy};
+use weave_model::{Affinity, EngineChoice, Service, TrafficPolicy};
 use weave_proxy::sources::Change;
 
 use crate::lab::{A, B, C, Lab, at, exposed, slice, tcp, udp, until, web};
+
+cases! {
+    should_have_session_affinity_work_for_service_with_type_cluster_ip,
+    should_be_able_to_switch_session_affinity_for_service_with_type_cluster_ip,
+    should_have_session_affinity_timeout_work_for_service_with_type_cluster_ip,
+    should_have_session_affinity_work_for_node_port_service_across_its_fronts,
+    a_client_whose_endpoint_vanished_is_picked_for_anew_and_others_stay,
+}
 
 const WEB: &str = "10.96.0.1:80";
 
@@ -16,15 +24,14 @@ fn sticky(seconds: u32) -> Service {
     }
 }
 
-fn lab(service: Service) -> Lab {
-    let mut lab = Lab::new();
+fn lab(on: EngineChoice, service: Service) -> Lab {
+    let mut lab = Lab::new(on);
     lab.report([Change::Service(service), slice([at(A), at(B), at(C)])]);
     lab
 }
 
-#[test]
-fn should_have_session_affinity_work_for_service_with_type_cluster_ip() {
-    let lab = lab(sticky(3600));
+fn should_have_session_affinity_work_for_service_with_type_cluster_ip(on: EngineChoice) {
+    let lab = lab(on, sticky(3600));
     for from in [&lab.far, &lab.a, &lab.host, &lab.outside] {
         assert_eq!(lab.servers(from, WEB, 12).len(), 1);
     }
@@ -32,9 +39,8 @@ fn should_have_session_affinity_work_for_service_with_type_cluster_ip() {
     assert!((0..12).all(|_| udp(&lab.far, WEB) == first));
 }
 
-#[test]
-fn should_be_able_to_switch_session_affinity_for_service_with_type_cluster_ip() {
-    let mut lab = lab(web());
+fn should_be_able_to_switch_session_affinity_for_service_with_type_cluster_ip(on: EngineChoice) {
+    let mut lab = lab(on, web());
     assert_eq!(lab.servers(&lab.far, WEB, 60).len(), 3);
     lab.report([Change::Service(sticky(3600))]);
     assert_eq!(lab.servers(&lab.far, WEB, 12).len(), 1);
@@ -42,9 +48,8 @@ fn should_be_able_to_switch_session_affinity_for_service_with_type_cluster_ip() 
     assert_eq!(lab.servers(&lab.far, WEB, 60).len(), 3);
 }
 
-#[test]
-fn should_have_session_affinity_timeout_work_for_service_with_type_cluster_ip() {
-    let lab = lab(sticky(1));
+fn should_have_session_affinity_timeout_work_for_service_with_type_cluster_ip(on: EngineChoice) {
+    let lab = lab(on, sticky(1));
     let first = tcp(&lab.far, WEB);
     // Two times in three another one is picked when the client is forgotten.
     until("another endpoint after the timeout", || {
@@ -53,14 +58,16 @@ fn should_have_session_affinity_timeout_work_for_service_with_type_cluster_ip() 
     });
 }
 
-#[test]
-fn should_have_session_affinity_work_for_node_port_service_across_its_fronts() {
+fn should_have_session_affinity_work_for_node_port_service_across_its_fronts(on: EngineChoice) {
     for external in [TrafficPolicy::Cluster, TrafficPolicy::Local] {
-        let lab = lab(Service {
-            affinity: Affinity::ClientIp { seconds: 3600 },
-            external,
-            ..exposed()
-        });
+        let lab = lab(
+            on,
+            Service {
+                affinity: Affinity::ClientIp { seconds: 3600 },
+                external,
+                ..exposed()
+            },
+        );
         let first = tcp(&lab.outside, "192.0.2.2:30080");
         for front in ["192.0.2.2:30080", "203.0.113.5:80"] {
             assert!(
@@ -71,9 +78,8 @@ fn should_have_session_affinity_work_for_node_port_service_across_its_fronts() {
     }
 }
 
-#[test]
-fn a_client_whose_endpoint_vanished_is_picked_for_anew_and_others_stay() {
-    let mut lab = lab(sticky(3600));
+fn a_client_whose_endpoint_vanished_is_picked_for_anew_and_others_stay(on: EngineChoice) {
+    let mut lab = lab(on, sticky(3600));
     let (of_far, of_host) = (tcp(&lab.far, WEB), tcp(&lab.host, WEB));
     let address = |server: &str| match server {
         "a" => A,

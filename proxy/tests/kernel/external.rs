@@ -1,28 +1,40 @@
 //! Fronts for those outside: ports of the node, load balancers' addresses, external addresses.
 
-use weave_model::{Endpoint, Service, TrafficPolicy};
+use weave_model::{Endpoint, EngineChoice, Service, TrafficPolicy};
 use weave_proxy::sources::Change;
 
 use crate::lab::{
     A, Answer, B, FAR, HOST, Lab, OUTSIDE, OWN, at, exposed, going, ip, slice, tcp, udp, vanishes,
 };
 
+cases! {
+    should_be_able_to_create_a_functioning_node_port_service,
+    what_policy_cluster_sends_to_other_nodes_finds_its_way_back,
+    should_preserve_the_client_with_external_traffic_policy_local,
+    should_only_allow_access_from_service_loadbalancer_source_ranges,
+    should_be_possible_to_connect_to_a_service_via_external_ip_when_it_is_not_assigned_to_a_node,
+    a_port_of_the_node_is_one_of_its_primary_addresses_and_the_relays_loopback,
+}
+
 const NODE_PORT: &str = "192.0.2.2:30080";
 const BALANCER: &str = "203.0.113.5:80";
 
-fn lab(external: TrafficPolicy, endpoints: impl IntoIterator<Item = Endpoint>) -> Lab {
+fn lab(
+    on: EngineChoice,
+    external: TrafficPolicy,
+    endpoints: impl IntoIterator<Item = Endpoint>,
+) -> Lab {
     let service = Service {
         external,
         ..exposed()
     };
-    let mut lab = Lab::new();
+    let mut lab = Lab::new(on);
     lab.report([Change::Service(service), slice(endpoints)]);
     lab
 }
 
-#[test]
-fn should_be_able_to_create_a_functioning_node_port_service() {
-    let lab = lab(TrafficPolicy::Cluster, [at(B), at(FAR)]);
+fn should_be_able_to_create_a_functioning_node_port_service(on: EngineChoice) {
+    let lab = lab(on, TrafficPolicy::Cluster, [at(B), at(FAR)]);
     for from in [&lab.outside, &lab.a, &lab.host] {
         assert_eq!(lab.servers(from, NODE_PORT, 40), ["b", "far"]);
         assert!(["b", "far"].contains(&udp(from, NODE_PORT).server()));
@@ -30,18 +42,16 @@ fn should_be_able_to_create_a_functioning_node_port_service() {
     assert_ne!(tcp(&lab.outside, NODE_PORT).saw(), Some(ip(OUTSIDE)));
 }
 
-#[test]
-fn what_policy_cluster_sends_to_other_nodes_finds_its_way_back() {
-    let lab = lab(TrafficPolicy::Cluster, [at(FAR)]);
+fn what_policy_cluster_sends_to_other_nodes_finds_its_way_back(on: EngineChoice) {
+    let lab = lab(on, TrafficPolicy::Cluster, [at(FAR)]);
     for from in [&lab.outside, &lab.a, &lab.host] {
         assert_eq!(tcp(from, NODE_PORT).saw(), Some(ip(OWN)));
         assert_eq!(tcp(from, BALANCER).saw(), Some(ip(OWN)));
     }
 }
 
-#[test]
-fn should_preserve_the_client_with_external_traffic_policy_local() {
-    let mut lab = lab(TrafficPolicy::Local, [at(B), at(FAR)]);
+fn should_preserve_the_client_with_external_traffic_policy_local(on: EngineChoice) {
+    let mut lab = lab(on, TrafficPolicy::Local, [at(B), at(FAR)]);
     for front in [NODE_PORT, BALANCER] {
         assert_eq!(lab.servers(&lab.outside, front, 20), ["b"]);
         assert_eq!(tcp(&lab.outside, front).saw(), Some(ip(OUTSIDE)));
@@ -71,9 +81,8 @@ fn should_preserve_the_client_with_external_traffic_policy_local() {
     }
 }
 
-#[test]
-fn should_only_allow_access_from_service_loadbalancer_source_ranges() {
-    let mut lab = lab(TrafficPolicy::Cluster, [at(B)]);
+fn should_only_allow_access_from_service_loadbalancer_source_ranges(on: EngineChoice) {
+    let mut lab = lab(on, TrafficPolicy::Cluster, [at(B)]);
     let from = |ranges: &[&str]| {
         let ranges = ranges.iter().map(|text| text.parse().unwrap());
         Change::Service(Service {
@@ -98,9 +107,10 @@ fn should_only_allow_access_from_service_loadbalancer_source_ranges() {
     assert_eq!(tcp(&lab.a, BALANCER).server(), "b");
 }
 
-#[test]
-fn should_be_possible_to_connect_to_a_service_via_external_ip_when_it_is_not_assigned_to_a_node() {
-    let mut lab = lab(TrafficPolicy::Cluster, [at(B)]);
+fn should_be_possible_to_connect_to_a_service_via_external_ip_when_it_is_not_assigned_to_a_node(
+    on: EngineChoice,
+) {
+    let mut lab = lab(on, TrafficPolicy::Cluster, [at(B)]);
     lab.report([Change::Service(Service {
         external_ips: vec![ip("203.0.113.250")],
         ..exposed()
@@ -110,10 +120,13 @@ fn should_be_possible_to_connect_to_a_service_via_external_ip_when_it_is_not_ass
     }
 }
 
-#[test]
-fn a_port_of_the_node_is_one_of_its_primary_addresses_only() {
-    let lab = lab(TrafficPolicy::Cluster, [at(B)]);
-    assert_eq!(tcp(&lab.host, "127.0.0.1:30080"), Answer::Refused);
+fn a_port_of_the_node_is_one_of_its_primary_addresses_and_the_relays_loopback(on: EngineChoice) {
+    let lab = lab(on, TrafficPolicy::Cluster, [at(B)]);
+    let at_home = tcp(&lab.host, "127.0.0.1:30080");
+    match on {
+        EngineChoice::Kernel => assert_eq!(at_home, Answer::Refused),
+        EngineChoice::Relay | EngineChoice::Auto => assert_eq!(at_home.server(), "b"),
+    }
     assert_eq!(tcp(&lab.a, "10.32.0.1:30080"), Answer::Refused);
     assert_eq!(tcp(&lab.host, &format!("{HOST}:30080")).server(), "b");
     let setting = crate::lab::ok(&lab.host, "sysctl -n net.ipv4.conf.all.route_localnet");

@@ -1,10 +1,14 @@
 //! The kernel's table over time: small changes, flushes, strangers, restarts, and connections that stand through all.
 
-use weave_model::{Affinity, Service};
+use weave_model::{Affinity, EngineChoice, Service};
 use weave_proxy::kernel::Done;
 use weave_proxy::sources::Change;
 
-use crate::lab::{A, Answer, B, C, Lab, at, connect, echoes, ip, ok, slice, tcp, web};
+use crate::lab::{A, B, C, Lab, at, connect, echoes, ip, ok, slice, tcp, web};
+
+cases! {
+    endpoints_that_come_and_go_cost_no_connection,
+}
 
 const WEB: &str = "10.96.0.1:80";
 
@@ -17,8 +21,8 @@ fn sticky() -> Service {
     }
 }
 
-fn lab() -> Lab {
-    let mut lab = Lab::new();
+fn lab(on: EngineChoice) -> Lab {
+    let mut lab = Lab::new(on);
     lab.report([Change::Service(web()), slice([at(A), at(B)])]);
     lab.report([Change::Service(sticky())]);
     lab
@@ -34,7 +38,7 @@ fn list(lab: &Lab) -> Vec<String> {
 
 #[test]
 fn changes_go_in_as_elements_and_end_where_a_new_table_would() {
-    let mut lab = lab();
+    let mut lab = lab(EngineChoice::Kernel);
     assert_eq!(lab.report([slice([at(A), at(B), at(C)])]), Done::Changed);
     assert_eq!(lab.report([slice([at(C)])]), Done::Changed);
     assert_eq!(lab.report([slice([at(C)])]), Done::Kept);
@@ -53,7 +57,7 @@ fn changes_go_in_as_elements_and_end_where_a_new_table_would() {
 
 #[test]
 fn what_was_flushed_or_altered_is_made_again() {
-    let mut lab = lab();
+    let mut lab = lab(EngineChoice::Kernel);
     let right = list(&lab);
     let by_hand = [
         "nft flush ruleset",
@@ -74,7 +78,7 @@ fn what_was_flushed_or_altered_is_made_again() {
 
 #[test]
 fn foreign_tables_are_left_alone() {
-    let mut lab = lab();
+    let mut lab = lab(EngineChoice::Kernel);
     ok(
         &lab.host,
         "nft add table inet other; nft add chain inet other c; nft add rule inet other c counter accept",
@@ -90,7 +94,7 @@ fn foreign_tables_are_left_alone() {
 
 #[test]
 fn connections_stand_through_changes_flushes_and_restarts() {
-    let mut lab = lab();
+    let mut lab = lab(EngineChoice::Kernel);
     let mut streams: Vec<_> = (0..10)
         .map(|_| {
             connect(&lab.c, WEB, std::time::Duration::from_secs(10))
@@ -110,29 +114,27 @@ fn connections_stand_through_changes_flushes_and_restarts() {
     check("the service is gone");
 }
 
-/// Under constant load endpoints come and go 200 times: no old connection breaks, and of the new ones at most one in a
-/// hundred is refused. A batch is one step for the kernel, but a packet that is on its way through the rules in that
-/// instant may see a rule from before it and an element from after it.
-#[test]
-fn endpoints_that_come_and_go_cost_no_connection() {
+/// Under constant load endpoints come and go 200 times: no old connection breaks, and no new one is refused. A batch is
+/// one step for the kernel, but a packet that is on its way through the rules in that instant may see a rule from before
+/// it and an element from after it; that costs it a second until it is sent again.
+fn endpoints_that_come_and_go_cost_no_connection(on: EngineChoice) {
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-    let mut lab = lab();
+    let mut lab = lab(on);
     let (over, made) = (AtomicBool::new(false), AtomicUsize::new(0));
-    let refused = AtomicUsize::new(0);
     let (mut lasting, _) = connect(&lab.c, WEB, std::time::Duration::from_secs(10)).unwrap();
     let Lab {
-        c, sources, kernel, ..
+        c,
+        sources,
+        kernel,
+        relay,
+        ..
     } = &mut lab;
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while !over.load(Ordering::Relaxed) {
-                match tcp(c, WEB) {
-                    Answer::Refused => refused.fetch_add(1, Ordering::Relaxed),
-                    answer => {
-                        assert!(["a", "b"].contains(&answer.server()), "{answer:?}");
-                        made.fetch_add(1, Ordering::Relaxed)
-                    }
-                };
+                let answer = tcp(c, WEB);
+                assert!(["a", "b"].contains(&answer.server()), "{answer:?}");
+                made.fetch_add(1, Ordering::Relaxed);
             }
         });
         for turn in 0..200 {
@@ -140,16 +142,15 @@ fn endpoints_that_come_and_go_cost_no_connection() {
             for endpoints in [vec![at(one)], vec![at(A), at(B)]] {
                 sources.handle(slice(endpoints));
                 let (table, diff) = sources.build();
-                assert_eq!(
-                    kernel.apply(table, &diff, sources.facts()).unwrap(),
-                    Done::Changed
-                );
+                let facts = sources.facts();
+                if let Some(relay) = relay {
+                    relay.apply(&table, &diff, facts).unwrap();
+                }
+                assert_eq!(kernel.apply(table, &diff, facts).unwrap(), Done::Changed);
             }
         }
         over.store(true, Ordering::Relaxed);
     });
-    let (made, refused) = (made.into_inner(), refused.into_inner());
-    println!("{refused} refused, {made} made");
-    assert!(made > 0 && refused * 100 <= made + 100);
+    assert!(made.into_inner() > 0);
     assert!(echoes(&mut lasting));
 }

@@ -10,10 +10,12 @@ use std::time::{Duration, Instant};
 
 use weave_linux::netns::{Netns, run_in};
 use weave_model::{
-    AddressKind, Endpoint, Protocol, Service, ServiceKind, ServicePort, Slice, SlicePort,
+    AddressKind, Endpoint, EngineChoice, Protocol, Service, ServiceKind, ServicePort, Slice,
+    SlicePort,
 };
 use weave_proxy::facts::{ExternalIps, Facts};
 use weave_proxy::kernel::{Done, Kernel};
+use weave_proxy::relay::Relay;
 use weave_proxy::sources::{Change, Sources};
 
 /// How long a connection may take; the network is in one machine, but that may be busy.
@@ -89,10 +91,11 @@ pub(crate) struct Lab {
     _b: Netns,
     pub(crate) sources: Sources,
     pub(crate) kernel: Kernel,
+    pub(crate) relay: Option<Relay>,
 }
 
 impl Lab {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(on: EngineChoice) -> Self {
         let [host, a, b, c, far, outside] =
             std::array::from_fn(|_| Netns::create().expect("root makes namespaces"));
         ok(
@@ -140,8 +143,16 @@ impl Lab {
             _b: b,
             sources: Sources::default(),
             kernel,
+            relay: None,
         };
-        lab.sources.handle(Change::Facts(facts()));
+        if on != EngineChoice::Kernel {
+            lab.relay = Some(run_in(&lab.host, Relay::start).unwrap().unwrap());
+        }
+        let facts = Facts {
+            engine: on,
+            ..facts()
+        };
+        lab.sources.handle(Change::Facts(facts));
         lab.apply();
         lab
     }
@@ -156,6 +167,9 @@ impl Lab {
 
     fn apply(&mut self) -> Done {
         let (table, diff) = self.sources.build();
+        if let Some(relay) = &mut self.relay {
+            relay.apply(&table, &diff, self.sources.facts()).unwrap();
+        }
         self.kernel
             .apply(Arc::clone(&table), &diff, self.sources.facts())
             .unwrap()
@@ -172,6 +186,15 @@ impl Lab {
                 self.sources.facts(),
             )
             .unwrap()
+    }
+
+    /// Starts the relay, which takes all that is its own.
+    pub(crate) fn restart_relay(&mut self) {
+        let mut relay = run_in(&self.host, Relay::start).unwrap().unwrap();
+        let table = self.sources.table();
+        let all = weave_proxy::table::Diff::between(&Default::default(), table);
+        relay.apply(table, &all, self.sources.facts()).unwrap();
+        self.relay = Some(relay);
     }
 
     /// Which servers answer `tries` connections.
@@ -411,6 +434,22 @@ pub(crate) fn slice(endpoints: impl IntoIterator<Item = Endpoint>) -> Change {
         kind: AddressKind::V4,
         ports: vec![slice_port(Protocol::Tcp), slice_port(Protocol::Udp)],
         endpoints: endpoints.into_iter().collect(),
+    })
+}
+
+/// The endpoints of `web` by IPv6, TCP only.
+pub(crate) fn slice6(endpoints: &[&str]) -> Change {
+    let tcp = SlicePort {
+        name: "tcp".to_owned(),
+        protocol: Protocol::Tcp,
+        port: Some(8080),
+    };
+    Change::Slice(Slice {
+        name: "six".to_owned(),
+        service: "web".parse().unwrap(),
+        kind: AddressKind::V6,
+        ports: vec![tcp],
+        endpoints: endpoints.iter().map(|address| at(address)).collect(),
     })
 }
 

@@ -1,24 +1,39 @@
 //! Virtual addresses from containers and from the host.
 
-use weave_model::{AddressKind, Endpoint, Protocol, Service, Slice, SlicePort, TrafficPolicy};
+use weave_model::{Endpoint, EngineChoice, Protocol, Service, TrafficPolicy};
 use weave_proxy::sources::Change;
 
 use crate::lab::{
-    A, Answer, B, C, FAR, Lab, OUTSIDE, OWN, VIP, at, going, ip, port, slice, tcp, udp, vanishes,
-    web,
+    A, Answer, B, C, FAR, Lab, OUTSIDE, OWN, VIP, at, going, ip, port, slice, slice6, tcp, udp,
+    vanishes, web,
 };
+
+cases! {
+    should_serve_a_basic_endpoint_from_pods,
+    every_endpoint_gets_its_share,
+    should_preserve_source_pod_ip_for_traffic_thru_service_cluster_ip,
+    should_allow_pods_to_hairpin_back_to_themselves_through_services,
+    should_be_rejected_when_no_endpoints_exist,
+    should_respect_internal_traffic_policy_local,
+    should_fallback_to_terminating_endpoints_when_there_are_no_ready_endpoints,
+    ports_that_no_service_has_are_refused_and_addresses_that_none_has_are_silent,
+    should_serve_multiport_endpoints_from_pods,
+    should_serve_endpoints_on_same_port_and_different_protocols,
+    should_be_able_to_up_and_down_services,
+    should_implement_service_proxy_name_and_headless,
+    both_families_are_served,
+}
 
 const WEB: &str = "10.96.0.1:80";
 
-fn lab(service: Service, endpoints: impl IntoIterator<Item = Endpoint>) -> Lab {
-    let mut lab = Lab::new();
+fn lab(on: EngineChoice, service: Service, endpoints: impl IntoIterator<Item = Endpoint>) -> Lab {
+    let mut lab = Lab::new(on);
     lab.report([Change::Service(service), slice(endpoints)]);
     lab
 }
 
-#[test]
-fn should_serve_a_basic_endpoint_from_pods() {
-    let lab = lab(web(), [at(B), at(FAR)]);
+fn should_serve_a_basic_endpoint_from_pods(on: EngineChoice) {
+    let lab = lab(on, web(), [at(B), at(FAR)]);
     for from in [&lab.a, &lab.c, &lab.host] {
         assert_eq!(lab.servers(from, WEB, 40), ["b", "far"]);
         assert!(["b", "far"].contains(&udp(from, WEB).server()));
@@ -27,18 +42,16 @@ fn should_serve_a_basic_endpoint_from_pods() {
 
 /// Each of two endpoints gets its half: of 300 connections, fewer than 100 to one of them come once in a hundred
 /// million runs.
-#[test]
-fn every_endpoint_gets_its_share() {
-    let lab = lab(web(), [at(B), at(C)]);
+fn every_endpoint_gets_its_share(on: EngineChoice) {
+    let lab = lab(on, web(), [at(B), at(C)]);
     let to_b = (0..300)
         .filter(|_| tcp(&lab.a, WEB).server() == "b")
         .count();
     assert!((100..=200).contains(&to_b), "{to_b} of 300");
 }
 
-#[test]
-fn should_preserve_source_pod_ip_for_traffic_thru_service_cluster_ip() {
-    let mut lab = lab(web(), [at(B)]);
+fn should_preserve_source_pod_ip_for_traffic_thru_service_cluster_ip(on: EngineChoice) {
+    let mut lab = lab(on, web(), [at(B)]);
     assert_eq!(tcp(&lab.a, WEB).saw(), Some(ip(A)));
     assert_eq!(udp(&lab.a, WEB).saw(), Some(ip(A)));
     lab.report([slice([at(FAR)])]);
@@ -49,9 +62,8 @@ fn should_preserve_source_pod_ip_for_traffic_thru_service_cluster_ip() {
     assert_ne!(Some(ip(OUTSIDE)), tcp(&lab.outside, WEB).saw());
 }
 
-#[test]
-fn should_allow_pods_to_hairpin_back_to_themselves_through_services() {
-    let lab = lab(web(), [at(A)]);
+fn should_allow_pods_to_hairpin_back_to_themselves_through_services(on: EngineChoice) {
+    let lab = lab(on, web(), [at(A)]);
     let answer = tcp(&lab.a, WEB);
     assert_eq!(answer.server(), "a");
     assert_ne!(
@@ -62,9 +74,8 @@ fn should_allow_pods_to_hairpin_back_to_themselves_through_services() {
     assert_eq!(udp(&lab.a, WEB).server(), "a");
 }
 
-#[test]
-fn should_be_rejected_when_no_endpoints_exist() {
-    let mut lab = lab(web(), []);
+fn should_be_rejected_when_no_endpoints_exist(on: EngineChoice) {
+    let mut lab = lab(on, web(), []);
     for from in [&lab.a, &lab.host, &lab.outside] {
         assert_eq!(tcp(from, WEB), Answer::Refused);
         assert_eq!(udp(from, WEB), Answer::Refused);
@@ -75,13 +86,12 @@ fn should_be_rejected_when_no_endpoints_exist() {
     assert_eq!(tcp(&lab.a, WEB), Answer::Refused);
 }
 
-#[test]
-fn should_respect_internal_traffic_policy_local() {
+fn should_respect_internal_traffic_policy_local(on: EngineChoice) {
     let local = Service {
         internal: TrafficPolicy::Local,
         ..web()
     };
-    let mut lab = lab(local, [at(B), at(FAR)]);
+    let mut lab = lab(on, local, [at(B), at(FAR)]);
     assert_eq!(lab.servers(&lab.a, WEB, 20), ["b"]);
     lab.report([slice([at(FAR)])]);
     assert!(vanishes(&lab.a, WEB), "there are endpoints, but none here");
@@ -89,24 +99,21 @@ fn should_respect_internal_traffic_policy_local() {
     assert_eq!(tcp(&lab.a, WEB), Answer::Refused);
 }
 
-#[test]
-fn should_fallback_to_terminating_endpoints_when_there_are_no_ready_endpoints() {
-    let mut lab = lab(web(), [going(B), at(C)]);
+fn should_fallback_to_terminating_endpoints_when_there_are_no_ready_endpoints(on: EngineChoice) {
+    let mut lab = lab(on, web(), [going(B), at(C)]);
     assert_eq!(lab.servers(&lab.a, WEB, 20), ["c"]);
     lab.report([slice([going(B)])]);
     assert_eq!(lab.servers(&lab.a, WEB, 5), ["b"]);
 }
 
-#[test]
-fn ports_that_no_service_has_are_refused_and_addresses_that_none_has_are_silent() {
-    let lab = lab(web(), [at(B)]);
+fn ports_that_no_service_has_are_refused_and_addresses_that_none_has_are_silent(on: EngineChoice) {
+    let lab = lab(on, web(), [at(B)]);
     assert_eq!(tcp(&lab.a, "10.96.0.1:81"), Answer::Refused);
     assert_eq!(tcp(&lab.host, "10.96.0.1:81"), Answer::Refused);
     assert!(vanishes(&lab.a, "10.96.0.2:80"));
 }
 
-#[test]
-fn should_serve_multiport_endpoints_from_pods() {
+fn should_serve_multiport_endpoints_from_pods(on: EngineChoice) {
     let many = Service {
         ports: vec![
             port(Protocol::Tcp, 80, None),
@@ -114,7 +121,7 @@ fn should_serve_multiport_endpoints_from_pods() {
         ],
         ..web()
     };
-    let mut lab = lab(many, [at(B)]);
+    let mut lab = lab(on, many, [at(B)]);
     assert_eq!(tcp(&lab.a, WEB).server(), "b");
     assert_eq!(tcp(&lab.a, "10.96.0.1:443").server(), "b");
     lab.report([Change::Service(web())]);
@@ -126,9 +133,8 @@ fn should_serve_multiport_endpoints_from_pods() {
     assert_eq!(tcp(&lab.a, WEB).server(), "b");
 }
 
-#[test]
-fn should_serve_endpoints_on_same_port_and_different_protocols() {
-    let mut lab = lab(web(), [at(B)]);
+fn should_serve_endpoints_on_same_port_and_different_protocols(on: EngineChoice) {
+    let mut lab = lab(on, web(), [at(B)]);
     assert_eq!(
         (tcp(&lab.a, WEB).server(), udp(&lab.a, WEB).server()),
         ("b", "b")
@@ -144,9 +150,8 @@ fn should_serve_endpoints_on_same_port_and_different_protocols() {
     );
 }
 
-#[test]
-fn should_be_able_to_up_and_down_services() {
-    let mut lab = lab(web(), [at(B)]);
+fn should_be_able_to_up_and_down_services(on: EngineChoice) {
+    let mut lab = lab(on, web(), [at(B)]);
     let other = Service {
         addresses: vec![ip("10.96.0.9")],
         name: "other".parse().unwrap(),
@@ -160,8 +165,7 @@ fn should_be_able_to_up_and_down_services() {
     assert_eq!(tcp(&lab.a, WEB).server(), "b", "a recreated service");
 }
 
-#[test]
-fn should_implement_service_proxy_name_and_headless() {
+fn should_implement_service_proxy_name_and_headless(on: EngineChoice) {
     for service in [
         Service {
             other_proxy: true,
@@ -172,32 +176,20 @@ fn should_implement_service_proxy_name_and_headless() {
             ..web()
         },
     ] {
-        let mut lab = lab(service, [at(B)]);
+        let mut lab = lab(on, service, [at(B)]);
         assert!(vanishes(&lab.a, WEB));
         lab.report([Change::Service(web())]);
         assert_eq!(tcp(&lab.a, WEB).server(), "b");
     }
 }
 
-#[test]
-fn both_families_are_served() {
+fn both_families_are_served(on: EngineChoice) {
     let both = Service {
         addresses: vec![ip(VIP), ip("fd96::1")],
         ..web()
     };
-    let mut lab = lab(both, [at(B)]);
-    let tcp6 = SlicePort {
-        name: "tcp".to_owned(),
-        protocol: Protocol::Tcp,
-        port: Some(8080),
-    };
-    lab.report([Change::Slice(Slice {
-        name: "six".to_owned(),
-        service: "web".parse().unwrap(),
-        kind: AddressKind::V6,
-        ports: vec![tcp6],
-        endpoints: vec![at("fd77::3"), at("fd77::2")],
-    })]);
+    let mut lab = lab(on, both, [at(B)]);
+    lab.report([slice6(&["fd77::3", "fd77::2"])]);
     assert_eq!(lab.servers(&lab.c, "[fd96::1]:80", 20), ["a", "b"]);
     assert_eq!(tcp(&lab.c, "[fd96::1]:80").saw(), Some(ip("fd77::4")));
     assert_eq!(

@@ -2,15 +2,23 @@
 
 use std::time::Duration;
 
-use weave_model::{Endpoint, Service};
+use weave_model::{Endpoint, EngineChoice, Service};
 use weave_proxy::sources::Change;
 
 use crate::lab::{Answer, B, C, Lab, ask, at, exposed, slice, udp_socket, until, web};
 
+cases! {
+    should_be_able_to_preserve_udp_traffic_when_server_pod_cycles_for_a_cluster_ip_service,
+    should_be_able_to_preserve_udp_traffic_when_server_pod_cycles_for_a_node_port_service,
+    should_be_able_to_preserve_udp_traffic_when_initial_unready_endpoints_get_ready,
+    a_flow_older_than_its_service_is_picked_for,
+    flows_to_endpoints_that_stay_are_left_alone,
+}
+
 const WAIT: Duration = Duration::from_millis(500);
 
-fn cycles(service: Service, from: impl Fn(&Lab) -> std::net::UdpSocket) {
-    let mut lab = Lab::new();
+fn cycles(on: EngineChoice, service: Service, from: impl Fn(&Lab) -> std::net::UdpSocket) {
+    let mut lab = Lab::new(on);
     lab.report([Change::Service(service), slice([at(B)])]);
     let client = from(&lab);
     until("an answer", || ask(&client, WAIT).server() == "b");
@@ -20,20 +28,25 @@ fn cycles(service: Service, from: impl Fn(&Lab) -> std::net::UdpSocket) {
     });
 }
 
-#[test]
-fn should_be_able_to_preserve_udp_traffic_when_server_pod_cycles_for_a_cluster_ip_service() {
-    cycles(web(), |lab| udp_socket(&lab.a, "10.96.0.1:80"));
-    cycles(web(), |lab| udp_socket(&lab.host, "10.96.0.1:80"));
+fn should_be_able_to_preserve_udp_traffic_when_server_pod_cycles_for_a_cluster_ip_service(
+    on: EngineChoice,
+) {
+    cycles(on, web(), |lab| udp_socket(&lab.a, "10.96.0.1:80"));
+    cycles(on, web(), |lab| udp_socket(&lab.host, "10.96.0.1:80"));
 }
 
-#[test]
-fn should_be_able_to_preserve_udp_traffic_when_server_pod_cycles_for_a_node_port_service() {
-    cycles(exposed(), |lab| udp_socket(&lab.outside, "192.0.2.2:30080"));
+fn should_be_able_to_preserve_udp_traffic_when_server_pod_cycles_for_a_node_port_service(
+    on: EngineChoice,
+) {
+    cycles(on, exposed(), |lab| {
+        udp_socket(&lab.outside, "192.0.2.2:30080")
+    });
 }
 
-#[test]
-fn should_be_able_to_preserve_udp_traffic_when_initial_unready_endpoints_get_ready() {
-    let mut lab = Lab::new();
+fn should_be_able_to_preserve_udp_traffic_when_initial_unready_endpoints_get_ready(
+    on: EngineChoice,
+) {
+    let mut lab = Lab::new(on);
     let unready = Endpoint {
         ready: false,
         serving: false,
@@ -46,9 +59,8 @@ fn should_be_able_to_preserve_udp_traffic_when_initial_unready_endpoints_get_rea
     until("an answer", || ask(&client, WAIT).server() == "b");
 }
 
-#[test]
-fn a_flow_older_than_its_service_is_picked_for() {
-    let mut lab = Lab::new();
+fn a_flow_older_than_its_service_is_picked_for(on: EngineChoice) {
+    let mut lab = Lab::new(on);
     // Not an address of the range: before there is a Service, its packets leave by the default route, tracked.
     let front = Service {
         addresses: vec![crate::lab::ip("198.51.100.50")],
@@ -62,9 +74,8 @@ fn a_flow_older_than_its_service_is_picked_for() {
     until("an answer", || ask(&client, WAIT).server() == "b");
 }
 
-#[test]
-fn flows_to_endpoints_that_stay_are_left_alone() {
-    let mut lab = Lab::new();
+fn flows_to_endpoints_that_stay_are_left_alone(on: EngineChoice) {
+    let mut lab = Lab::new(on);
     lab.report([Change::Service(web()), slice([at(B), at(C)])]);
     let clients: Vec<_> = (0..8).map(|_| udp_socket(&lab.a, "10.96.0.1:80")).collect();
     let before: Vec<Answer> = clients.iter().map(|client| ask(client, WAIT)).collect();

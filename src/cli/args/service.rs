@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::Subcommand;
-use weave_model::{Label, Protocol, ServiceName};
+use weave_model::{Balance, Engine, Label, Protocol, ServiceName};
 
 use crate::duration;
 
@@ -60,6 +60,13 @@ pub struct Create {
     /// A port of every host's own addresses that leads to it too; with several ports, in their order
     #[arg(long = "node-port", value_name = "PORT")]
     pub node_ports: Vec<u16>,
+    /// Who carries its connections: kernel, or relay, the nodes' own proxy [default: what each node is set to]
+    #[arg(long)]
+    pub engine: Option<Engine>,
+    /// How the relay chooses among the endpoints: least (open connections), latency, or maglev (by the client's
+    /// address, the same on every node); asks for the relay
+    #[arg(long)]
+    pub balance: Option<Balance>,
 }
 
 /// `80`, `80:8080`, `53/udp`, `80:8080/tcp`.

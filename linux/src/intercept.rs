@@ -1,0 +1,255 @@
+//! Sockets that stand where others are meant, and the route that brings them the packets.
+//!
+//! A *transparent* socket (`IP_TRANSPARENT`) may have an address that is not the host's: it accepts what an nftables rule
+//! gives it ([`Rule::tproxy`](crate::nft::Rule::tproxy)) under the address the client asked for, and connects from the
+//! client's. Packets to a foreign address are delivered here only if a route says so; [`route_marked`] makes one for the
+//! packets that bear a mark, and for no others.
+//!
+//! Sources: `Documentation/networking/tproxy.rst`, `ip(7)`, `tcp(7)`, `rtnetlink(7)`.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
+
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage,
+    NetlinkPayload,
+};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_sys::Socket as Netlink;
+use netlink_sys::protocols::NETLINK_ROUTE;
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+
+/// How many connections wait until they are accepted, where `net.core.somaxconn` allows as many.
+const BACKLOG: i32 = 4096;
+/// The ports from which connections in others' names are made, below those that a host chooses from by itself: there it
+/// may have a connection of its own to the same place.
+const PORTS: std::ops::Range<u32> = 10_240..32_700;
+/// How many ports are tried for one connection.
+const TRIES: u32 = 64;
+/// How long a connection is silent until it is asked whether the other end is there, and how often it is asked again.
+const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(15));
+/// The number of every namespace's loopback device.
+const LOOPBACK: u32 = 1;
+
+/// Who a connection seems to come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Name {
+    /// This host, by the address that the route has.
+    Host,
+    /// This host, by one of its addresses.
+    Own(IpAddr),
+    /// Somebody else.
+    Foreign(IpAddr),
+}
+
+/// Listens as a transparent socket that never waits. Several may share the address; the kernel spreads connections over
+/// them.
+///
+/// # Errors
+/// `PermissionDenied` without CAP_NET_ADMIN, and those of `bind`.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM.nonblocking(),
+        Some(Protocol::TCP),
+    )?;
+    socket.set_reuse_port(true)?;
+    socket.set_reuse_address(true)?;
+    transparent(&socket, address.ip())?;
+    // Connections that are accepted inherit both.
+    socket.set_tcp_nodelay(true)?;
+    keep_alive(&socket)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Begins a connection that never waits. `turn` chooses the port of one that is made in another's name; it should be
+/// another one each time.
+///
+/// # Errors
+/// `AddrInUse` when no port is free, `NetworkUnreachable` and the like when there is no way; what comes later is told by
+/// the socket.
+pub fn dial(to: SocketAddr, name: Name, turn: u32) -> io::Result<TcpStream> {
+    let Name::Foreign(from) = name else {
+        let socket = dialler(to)?;
+        if let Name::Own(from) = name {
+            choose_port_late(&socket)?;
+            socket.bind(&SocketAddr::new(from, 0).into())?;
+        }
+        return connect(socket, to);
+    };
+    let count = PORTS.end - PORTS.start;
+    for step in 0..TRIES {
+        let port = PORTS.start + turn.wrapping_add(step) % count;
+        let socket = dialler(to)?;
+        transparent(&socket, from)?;
+        socket.set_reuse_address(true)?;
+        let from = SocketAddr::new(from, port as u16);
+        match socket.bind(&from.into()).and_then(|()| connect(socket, to)) {
+            Err(error) if is_taken(&error) => {}
+            done => return done,
+        }
+    }
+    Err(io::ErrorKind::AddrInUse.into())
+}
+
+/// Ends a connection at once when it is dropped: the other end is told that it broke.
+///
+/// # Errors
+/// Those of `setsockopt`.
+pub fn reset_on_drop(socket: &impl AsFd) -> io::Result<()> {
+    SockRef::from(socket).set_linger(Some(Duration::ZERO))
+}
+
+fn dialler(to: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(
+        Domain::for_address(to),
+        Type::STREAM.nonblocking(),
+        Some(Protocol::TCP),
+    )?;
+    socket.set_tcp_nodelay(true)?;
+    Ok(socket)
+}
+
+fn connect(socket: Socket, to: SocketAddr) -> io::Result<TcpStream> {
+    match socket.connect(&to.into()) {
+        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
+        _ => Ok(socket.into()),
+    }
+}
+
+/// The port is chosen when the destination is known, so that one serves for many destinations.
+fn choose_port_late(socket: &Socket) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    let size = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the pointer is to a live int of the size given.
+    let done = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_IP,
+            libc::IP_BIND_ADDRESS_NO_PORT,
+            (&raw const on).cast(),
+            size,
+        )
+    };
+    if done < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+fn is_taken(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable
+    )
+}
+
+fn transparent(socket: &Socket, of: IpAddr) -> io::Result<()> {
+    match of {
+        IpAddr::V4(_) => socket.set_ip_transparent_v4(true),
+        IpAddr::V6(_) => socket.set_ip_transparent_v6(true),
+    }
+}
+
+fn keep_alive(socket: &Socket) -> io::Result<()> {
+    let (time, interval) = KEEPALIVE;
+    let often = TcpKeepalive::new().with_time(time).with_interval(interval);
+    socket.set_tcp_keepalive(&often)
+}
+
+/// Has packets with a mark delivered to this host whatever their destination: a rule of routing with this priority, and
+/// one route in a table of its own. What is there already stays.
+///
+/// # Errors
+/// `PermissionDenied` without CAP_NET_ADMIN.
+pub fn route_marked(mark: u32, table: u32, priority: u32) -> io::Result<()> {
+    let mut socket = Netlink::new(NETLINK_ROUTE)?;
+    socket.bind_auto()?;
+    for any in [
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    ] {
+        let done = change(
+            &socket,
+            RouteNetlinkMessage::NewRule(rule(any, mark, table, priority)),
+            NLM_F_CREATE | NLM_F_EXCL,
+        )
+        .and_then(|()| {
+            let route = RouteNetlinkMessage::NewRoute(to_this_host(any, table));
+            change(&socket, route, NLM_F_CREATE | NLM_F_REPLACE)
+        });
+        match done {
+            // A kernel without IPv6 has no packets of it.
+            Err(error) if any.is_ipv6() && error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {}
+            done => done?,
+        }
+    }
+    Ok(())
+}
+
+fn rule(any: IpAddr, mark: u32, table: u32, priority: u32) -> RuleMessage {
+    let mut rule = RuleMessage::default();
+    rule.header.family = family(any);
+    rule.header.action = RuleAction::ToTable;
+    rule.attributes = vec![
+        RuleAttribute::Priority(priority),
+        RuleAttribute::FwMark(mark),
+        RuleAttribute::FwMask(u32::MAX),
+        RuleAttribute::Table(table),
+    ];
+    rule
+}
+
+fn to_this_host(any: IpAddr, table: u32) -> RouteMessage {
+    let mut route = RouteMessage::default();
+    route.header.address_family = family(any);
+    route.header.protocol = RouteProtocol::Static;
+    route.header.scope = RouteScope::Host;
+    route.header.kind = RouteType::Local;
+    route.header.table = u8::try_from(table).unwrap_or(RouteHeader::RT_TABLE_UNSPEC);
+    route.attributes = vec![
+        RouteAttribute::Table(table),
+        RouteAttribute::Destination(match any {
+            IpAddr::V4(any) => RouteAddress::Inet(any),
+            IpAddr::V6(any) => RouteAddress::Inet6(any),
+        }),
+        RouteAttribute::Oif(LOOPBACK),
+    ];
+    route
+}
+
+const fn family(of: IpAddr) -> AddressFamily {
+    match of {
+        IpAddr::V4(_) => AddressFamily::Inet,
+        IpAddr::V6(_) => AddressFamily::Inet6,
+    }
+}
+
+/// Asks for a change and waits for the answer; that it is there already is as good.
+fn change(socket: &Netlink, what: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
+    let mut message = NetlinkMessage::from(what);
+    message.header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    socket.send(&bytes, 0)?;
+    let (bytes, _) = socket.recv_from_full()?;
+    let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&bytes)
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+    match answer.payload {
+        NetlinkPayload::Error(error) if error.code.is_some() => match error.to_io() {
+            error if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            error => Err(error),
+        },
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,236 @@
+//! The engine in user space: connections to Services end here, and others are made to their endpoints.
+//!
+//! So it can do what the kernel cannot: try another endpoint as long as no byte has passed ([`dial`]), choose by load
+//! and latency and leave out what fails ([`pick`]), and serve node ports at loopback addresses. Clients and endpoints
+//! need not know: a connection is taken under the address that the client asked for, and made from the client's address
+//! wherever the table says so ([`routes`]).
+//!
+//! A connection to a front is steered by [`rules`] to one of two listeners a family and thread, for all Services
+//! together. [`worker`] is a thread, [`connection`] a pair of sockets, [`lane`] one direction of it; all else decides,
+//! without socket or clock. This is the shell around them: it starts the threads and gives them the next table.
+
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use mio::net::TcpListener;
+use mio::{Poll, Waker};
+use weave_linux::{descriptors, intercept, nft};
+
+use crate::facts::Facts;
+use crate::mark::MARK;
+use crate::table::{Diff, Table};
+use rules::{Ports, ROUTES, Rules};
+use shared::Shared;
+use worker::{Listener, WAKE, Worker};
+
+mod backend;
+mod maglev;
+mod sticky;
+
+pub mod pick;
+
+mod dial;
+mod duplex;
+mod lane;
+
+pub mod routes;
+pub mod rules;
+
+mod connection;
+mod shared;
+mod worker;
+
+/// The most threads; more than that share sockets of others than ours.
+const MOST_THREADS: usize = 8;
+/// Descriptors that are left to the rest of the process.
+const RESERVED: u64 = 1_000;
+/// The most streams of each thread that are moved without copying.
+const PIPES: usize = 64;
+/// How often it is looked whether connections have ended.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// The running relay. Dropping it breaks its connections.
+#[derive(Debug)]
+pub struct Relay {
+    nft: nft::Socket,
+    ports: Ports,
+    rules: Option<Rules>,
+    facts: Facts,
+    shared: Arc<Shared>,
+    threads: Vec<(Waker, JoinHandle<()>)>,
+}
+
+/// What it has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Connections that are open.
+    pub open: usize,
+    /// Connections that were accepted.
+    pub accepted: u64,
+    /// Connections that it ended with a reset: no endpoint answered, or one of the sides broke.
+    pub reset: u64,
+    /// How often connections had to wait because there were as many as there may be.
+    pub waits: u64,
+}
+
+impl Relay {
+    /// Starts it in the network namespace of the calling thread.
+    ///
+    /// # Errors
+    /// When the kernel lacks what it needs, such as tables that belong to a process (Linux 5.12), or there are no
+    /// descriptors.
+    pub fn start() -> io::Result<Self> {
+        let nft = nft::Socket::open()?;
+        let (table, priority) = ROUTES;
+        intercept::route_marked(MARK, table, priority)?;
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        let count = cores.min(MOST_THREADS);
+        let (ports, listeners) = listen(count)?;
+        let open = descriptors::raise()?.saturating_sub(RESERVED) as usize / count;
+        // Two sockets a connection, two ends a pipe.
+        let pipes = PIPES.min(open / 8);
+        let most = (open / 2).saturating_sub(pipes).max(1);
+        let shared = Arc::new(Shared::default());
+        let mut relay = Self {
+            nft,
+            ports,
+            rules: None,
+            facts: Facts::default(),
+            shared,
+            threads: Vec::new(),
+        };
+        let random = RandomState::new();
+        for (number, listeners) in listeners.into_iter().enumerate() {
+            let poll = Poll::new()?;
+            let waker = Waker::new(poll.registry(), WAKE)?;
+            let shared = Arc::clone(&relay.shared);
+            let worker = Worker::new(
+                poll,
+                listeners,
+                shared,
+                (most, pipes),
+                random.hash_one(number),
+            )?;
+            let thread = thread::Builder::new()
+                .name(format!("weave-relay-{number}"))
+                .spawn(move || worker.run())?;
+            relay.threads.push((waker, thread));
+        }
+        Ok(relay)
+    }
+
+    /// Makes it serve what `table` says; `diff` is what is other than in the table given last.
+    ///
+    /// # Errors
+    /// When the kernel refuses its rules: then all Services are the kernel's. The next call tries everything again.
+    pub fn apply(&mut self, table: &Table, diff: &Diff, facts: &Facts) -> Result<(), nft::Error> {
+        let same_facts = self.facts == *facts;
+        self.facts.clone_from(facts);
+        let next = self.shared.routes.load().next(diff, facts, Instant::now());
+        // First there is an answer, then there are questions.
+        self.shared.routes.store(Arc::new(next));
+        match self.rules.take() {
+            Some(rules) if same_facts => {
+                self.nft.send(&rules.next(diff))?;
+                self.rules = Some(rules);
+            }
+            _ => {
+                let (rules, batch) = Rules::new(table, facts, self.ports);
+                self.nft.send(&batch)?;
+                self.rules = Some(rules);
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets what the table before had; to be called some time after a change.
+    pub fn settle(&self) {
+        if let Some(settled) = self.shared.routes.load().settled() {
+            self.shared.routes.store(Arc::new(settled));
+        }
+    }
+
+    /// Takes no new connections, which are the kernel's from now on, and waits until those that are open have ended, but
+    /// not longer than `patience`. How many are left.
+    pub fn drain(&mut self, patience: Duration) -> usize {
+        let stopped = self.rules.take().map(|rules| self.nft.send(&rules.none()));
+        if let Some(Err(error)) = stopped {
+            tracing::warn!(%error, "the relay goes on to get connections until it ends");
+        }
+        let deadline = Instant::now() + patience;
+        while self.counts().open > 0 && Instant::now() < deadline {
+            thread::sleep(LOOK);
+        }
+        self.counts().open
+    }
+
+    /// What it has done so far.
+    pub fn counts(&self) -> Counts {
+        let counts = &self.shared.counts;
+        Counts {
+            open: counts.open.load(Relaxed),
+            accepted: counts.accepted.load(Relaxed),
+            reset: counts.reset.load(Relaxed),
+            waits: counts.waits.load(Relaxed),
+        }
+    }
+
+    /// The routes as they are.
+    pub fn routes(&self) -> Arc<routes::Routes> {
+        self.shared.routes.load_full()
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Relaxed);
+        for (waker, thread) in std::mem::take(&mut self.threads) {
+            // Where it cannot be woken it is left to itself; it ends with the process.
+            if waker.wake().is_ok() {
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+/// The listeners of each thread, and the ports they share.
+fn listen(threads: usize) -> io::Result<(Ports, Vec<Vec<Listener>>)> {
+    let mut listeners: Vec<Vec<Listener>> = (0..threads).map(|_| Vec::new()).collect();
+    let mut ports = Ports {
+        host: [0; 2],
+        others: [0; 2],
+    };
+    for host in [true, false] {
+        let of_kind = if host {
+            &mut ports.host
+        } else {
+            &mut ports.others
+        };
+        let families = [
+            IpAddr::V4(Ipv4Addr::LOCALHOST),
+            IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ];
+        for (address, port) in families.into_iter().zip(of_kind) {
+            for of_thread in &mut listeners {
+                let socket = match intercept::listen(SocketAddr::new(address, *port)) {
+                    Ok(socket) => socket,
+                    // Without IPv6 nobody asks by it.
+                    Err(_) if address.is_ipv6() && *port == 0 => break,
+                    Err(error) => return Err(error),
+                };
+                *port = socket.local_addr()?.port();
+                of_thread.push(Listener {
+                    socket: TcpListener::from_std(socket),
+                    host,
+                    waits: false,
+                });
+            }
+        }
+    }
+    Ok((ports, listeners))
+}

@@ -1,0 +1,199 @@
+//! What the relay knows of one endpoint: how busy it is, how fast, and whether it is left out for a while.
+//!
+//! Latency is a *peak* average (Finagle's): a slower answer counts at once, faster ones bring it down over
+//! [`MEMORY`], and so does time without any, so that one that was slow is tried again. An endpoint that fails
+//! [`FAILURES`] times in a row is ejected for [`EJECTED`], twice as long each time it fails again on its return, at most
+//! [`EJECTED_AT_MOST`]. One that is new or returns is taken to slowly: its chance grows to the whole over [`WARM_UP`].
+
+use std::time::{Duration, Instant};
+
+/// Over which time an old latency is forgotten.
+const MEMORY: Duration = Duration::from_secs(10);
+/// How many failures in a row eject.
+pub(super) const FAILURES: u32 = 3;
+/// For how long, the first time.
+pub(super) const EJECTED: Duration = Duration::from_secs(2);
+/// The longest.
+const EJECTED_AT_MOST: Duration = Duration::from_secs(60);
+/// How long an endpoint gets less than its share.
+pub(super) const WARM_UP: Duration = Duration::from_secs(10);
+/// The chance that it begins with.
+const COLD: f64 = 0.1;
+/// What is assumed of an endpoint that was asked and has not answered yet.
+const UNKNOWN: Duration = Duration::from_secs(1);
+
+/// What happened to an endpoint since it is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// How often it was picked.
+    pub picks: u64,
+    /// How often it could not be reached, or broke a connection before its first byte.
+    pub failures: u64,
+    /// How often another one was picked in its place for the same connection.
+    pub retries: u64,
+    /// How often it was left out for a while.
+    pub ejections: u64,
+}
+
+/// One endpoint.
+#[derive(Clone, Debug)]
+pub(super) struct Backend {
+    /// Whether the table has it; one that has gone stays until its connections have ended.
+    pub(super) listed: bool,
+    /// Connections that are open or being made.
+    pub(super) open: u32,
+    pub(super) counts: Counts,
+    /// Since when it warms up.
+    cold: Option<Instant>,
+    latency: Option<(Duration, Instant)>,
+    failed: u32,
+    out: Option<Instant>,
+    /// How often it was ejected without an answer since.
+    times: u32,
+}
+
+impl Backend {
+    /// One that is known from the beginning, or since now.
+    pub(super) const fn new(cold: Option<Instant>) -> Self {
+        Self {
+            listed: true,
+            open: 0,
+            counts: Counts {
+                picks: 0,
+                failures: 0,
+                retries: 0,
+                ejections: 0,
+            },
+            cold,
+            latency: None,
+            failed: 0,
+            out: None,
+            times: 0,
+        }
+    }
+
+    /// It is in the table again.
+    pub(super) fn list(&mut self, now: Instant) {
+        if !self.listed {
+            self.listed = true;
+            self.cold = Some(now);
+        }
+    }
+
+    /// Whether it is left out.
+    pub(super) fn is_out(&self, now: Instant) -> bool {
+        self.out.is_some_and(|until| now < until)
+    }
+
+    /// The chance that it is taken when it is drawn: 1 but for one that warms up.
+    pub(super) fn chance(&self, now: Instant) -> f64 {
+        let since = match (self.out, self.cold) {
+            (Some(until), Some(cold)) => until.max(cold),
+            (Some(one), None) | (None, Some(one)) => one,
+            (None, None) => return 1.0,
+        };
+        let warm = now.saturating_duration_since(since).as_secs_f64() / WARM_UP.as_secs_f64();
+        warm.clamp(COLD, 1.0)
+    }
+
+    /// What its answer would cost now, in seconds: its latency for each connection that waits there.
+    pub(super) fn cost(&self, now: Instant) -> f64 {
+        match self.latency_at(now) {
+            Some(latency) => latency * f64::from(self.open + 1),
+            None => UNKNOWN.as_secs_f64() * f64::from(self.open),
+        }
+    }
+
+    /// The average latency in seconds, if anything was measured.
+    pub(super) fn latency_at(&self, now: Instant) -> Option<f64> {
+        let (latency, when) = self.latency?;
+        Some(latency.as_secs_f64() * forgotten(when, now))
+    }
+
+    /// It took this long to answer.
+    pub(super) fn answered(&mut self, took: Duration, now: Instant) {
+        let old = self.latency_at(now).unwrap_or(0.0);
+        let new = took.as_secs_f64();
+        let kept = self.latency.map_or(0.0, |(_, when)| forgotten(when, now));
+        let average = if new > old {
+            new
+        } else {
+            old.mul_add(kept, new * (1.0 - kept))
+        };
+        self.latency = Some((Duration::from_secs_f64(average), now));
+        (self.failed, self.times) = (0, 0);
+    }
+
+    /// It failed; whether it has to be ejected, which is the caller's to allow.
+    pub(super) fn failed(&mut self) -> bool {
+        self.counts.failures += 1;
+        self.failed += 1;
+        // One that comes back and fails is out again at once.
+        self.failed >= FAILURES || self.times > 0
+    }
+
+    /// Leaves it out for a while.
+    pub(super) fn eject(&mut self, now: Instant) {
+        let long = EJECTED.saturating_mul(1 << self.times.min(10));
+        self.out = Some(now + long.min(EJECTED_AT_MOST));
+        self.times += 1;
+        self.failed = 0;
+        self.counts.ejections += 1;
+    }
+}
+
+/// How much is left of what was known then.
+fn forgotten(then: Instant, now: Instant) -> f64 {
+    let passed = now.saturating_duration_since(then).as_secs_f64();
+    (-passed / MEMORY.as_secs_f64()).exp()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn a_slow_answer_counts_at_once_and_is_forgotten_slowly() {
+        let start = Instant::now();
+        let mut one = Backend::new(None);
+        one.answered(MS, start);
+        one.answered(100 * MS, start + MS);
+        let latency = one.latency_at(start + 2 * MS).expect("it was measured");
+        assert!((0.099..0.101).contains(&latency), "{latency}");
+        one.answered(MS, start + 3 * MS);
+        let latency = one.latency_at(start + 3 * MS).expect("it was measured");
+        assert!(latency > 0.09, "one fast answer changes little: {latency}");
+        let later = one.latency_at(start + 5 * MEMORY).expect("it was measured");
+        assert!(later < 0.001, "{later}");
+    }
+
+    #[test]
+    fn ejections_last_longer_each_time_until_it_answers() {
+        let mut now = Instant::now();
+        let mut one = Backend::new(None);
+        for _ in 1..FAILURES {
+            assert!(!one.failed());
+        }
+        for times in 0..8 {
+            assert!(one.failed());
+            one.eject(now);
+            let long = (EJECTED * (1 << times)).min(EJECTED_AT_MOST);
+            assert!(one.is_out(now + long - MS) && !one.is_out(now + long));
+            now += long;
+        }
+        one.answered(MS, now);
+        assert!(!one.failed(), "an answer makes good for all before");
+    }
+
+    #[test]
+    fn one_that_is_new_warms_up() {
+        let start = Instant::now();
+        let one = Backend::new(Some(start));
+        assert!(one.chance(start) <= COLD);
+        assert!((0.4..0.6).contains(&one.chance(start + WARM_UP / 2)));
+        assert!(one.chance(start + WARM_UP) >= 1.0);
+        assert!(Backend::new(None).chance(start) >= 1.0);
+    }
+}

@@ -1,0 +1,163 @@
+//! The shell: one client's connection and the one that is made for it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use mio::net::TcpStream;
+
+use super::dial::Dial;
+use super::duplex::{Duplex, Way};
+use super::lane::{Broke, Lane, Pipes, Turn};
+use super::pick::Set;
+use super::routes::Group;
+use crate::table::{self, Origin};
+
+/// Whether there is an endpoint yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// One was picked and has not answered.
+    Dialling,
+    /// Bytes may pass.
+    Open,
+}
+
+/// A client and its endpoint.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) client: TcpStream,
+    pub(super) server: Option<TcpStream>,
+    pub(super) peer: SocketAddr,
+    pub(super) group: Arc<Group>,
+    pub(super) way: table::Way,
+    pub(super) set: Set,
+    pub(super) origin: Origin,
+    pub(super) stage: Stage,
+    pub(super) dial: Dial,
+    /// Picked, and not given back to the balancer.
+    pub(super) target: Option<SocketAddr>,
+    /// When it was picked.
+    pub(super) began: Instant,
+    pub(super) duplex: Duplex,
+    /// Tells this try of this connection from all others.
+    pub(super) serial: u64,
+    lanes: [Lane; 2],
+    /// Since when an answer is waited for whose time is to be measured.
+    asked: Option<Instant>,
+    measured: bool,
+}
+
+impl Connection {
+    pub(super) fn new(
+        client: TcpStream,
+        peer: SocketAddr,
+        (group, way, set, origin): (Arc<Group>, table::Way, Set, Origin),
+        serial: u64,
+        now: Instant,
+    ) -> Self {
+        Self {
+            client,
+            server: None,
+            peer,
+            group,
+            way,
+            set,
+            origin,
+            stage: Stage::Dialling,
+            dial: Dial::default(),
+            target: None,
+            began: now,
+            duplex: Duplex::default(),
+            serial,
+            lanes: [Lane::default(), Lane::default()],
+            asked: None,
+            measured: false,
+        }
+    }
+
+    pub(super) const fn lane(&mut self, way: Way) -> &mut Lane {
+        &mut self.lanes[way as usize]
+    }
+
+    /// The socket that a direction leads to.
+    pub(super) const fn receiver(&self, way: Way) -> Option<&TcpStream> {
+        match way {
+            Way::Up => self.server.as_ref(),
+            Way::Down => Some(&self.client),
+        }
+    }
+
+    /// Whether the attempt to reach the endpoint came to an error.
+    pub(super) fn has_failed(&self) -> bool {
+        let server = self.server.as_ref();
+        server.is_none_or(|server| !matches!(server.take_error(), Ok(None)))
+    }
+
+    /// Whether no byte has passed in either direction, so that another endpoint may take over.
+    pub(super) const fn is_untouched(&self) -> bool {
+        !self.lanes[0].moved && !self.lanes[1].moved
+    }
+
+    /// The endpoint answers.
+    pub(super) fn handle_connected(&mut self, now: Instant) {
+        self.stage = Stage::Open;
+        self.note_answer(now.saturating_duration_since(self.began), now);
+        self.asked = Some(now);
+    }
+
+    /// The endpoint does not. `blamed` says whether it is its fault.
+    pub(super) fn handle_failure(&mut self, blamed: bool, now: Instant) {
+        self.server = None;
+        self.stage = Stage::Dialling;
+        if let Some(target) = self.target.take() {
+            let mut balancer = self.group.balancer();
+            balancer.handle_end(target);
+            if blamed {
+                balancer.handle_failure(target, now);
+            }
+            drop(balancer);
+            self.dial.failed(target);
+        }
+    }
+
+    /// It is over.
+    pub(super) fn handle_end(&mut self) {
+        if let Some(target) = self.target.take() {
+            self.group.balancer().handle_end(target);
+        }
+    }
+
+    /// Moves the bytes of one direction.
+    pub(super) fn turn(
+        &mut self,
+        way: Way,
+        closing: bool,
+        buffer: &mut [u8],
+        pipes: &mut Pipes,
+        now: Instant,
+    ) -> Result<Turn, Broke> {
+        let Some(server) = &self.server else {
+            return Ok(Turn::Waits);
+        };
+        let (from, to) = match way {
+            Way::Up => (&self.client, server),
+            Way::Down => (server, &self.client),
+        };
+        let result = self.lanes[way as usize].turn((from, to), closing, buffer, pipes);
+        if !self.measured && self.lanes[Way::Down as usize].moved {
+            self.measured = true;
+            if let Some(asked) = self.asked {
+                self.note_answer(now.saturating_duration_since(asked), now);
+            }
+        } else if way == Way::Up && !self.measured && self.lanes[Way::Up as usize].moved {
+            self.asked.get_or_insert(now);
+        }
+        result
+    }
+
+    fn note_answer(&self, took: std::time::Duration, now: Instant) {
+        if let Some(target) = self.target {
+            self.group.balancer().handle_answer(target, took, now);
+        }
+    }
+}

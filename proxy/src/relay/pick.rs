@@ -1,0 +1,306 @@
+//! Who gets a connection: the endpoints of one port of a Service, and the choice among them.
+//!
+//! In this order: the endpoint where the client was, if the Service keeps clients; the one that the table of
+//! [`Maglev`] has for it, if the Service asks for that; else two are drawn, and the better one is taken (Mitzenmacher,
+//! "The Power of Two Choices", 2001), by open connections or by latency. Those that are ejected are passed over, and
+//! those that were tried for the same connection already; when nobody is left, an ejected one is better than none.
+//!
+//! At most half of the endpoints are out at a time: when more fail, the fault is likely on this side.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use weave_model::{Affinity, Balance};
+
+use super::backend::{Backend, Counts};
+use super::maglev::{Maglev, hash, mix};
+use super::sticky::Sticky;
+use crate::table::{Entry, Target};
+
+/// How often is drawn anew when both of two cannot be taken, before all are looked at.
+const DRAWS: u64 = 4;
+/// Shared by all nodes.
+const SEED: u64 = 0x5eed;
+
+/// Which of an entry's two sets of endpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Set {
+    /// Whom policy Cluster may pick.
+    Cluster,
+    /// Whom policy Local may pick.
+    Local,
+}
+
+/// What one endpoint is like, for people.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Seen {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Connections open or being made.
+    pub open: u32,
+    /// Its average latency, once measured.
+    pub latency: Option<Duration>,
+    /// Whether it is left out at the moment.
+    pub ejected: bool,
+    /// What happened so far.
+    pub counts: Counts,
+}
+
+/// The endpoints of one port of a Service in one family.
+#[derive(Debug)]
+pub struct Balancer {
+    balance: Balance,
+    affinity: Affinity,
+    cluster: Targets,
+    local: Targets,
+    backends: HashMap<SocketAddr, Backend>,
+    sticky: Sticky,
+}
+
+#[derive(Debug, Default)]
+struct Targets {
+    all: Vec<Target>,
+    maglev: Maglev,
+}
+
+impl Targets {
+    fn of(all: &[Target], balance: Balance) -> Self {
+        let maglev = if balance == Balance::Maglev {
+            let addresses: Vec<SocketAddr> = all.iter().map(|target| target.address).collect();
+            Maglev::new(&addresses)
+        } else {
+            Maglev::default()
+        };
+        Self {
+            all: all.to_vec(),
+            maglev,
+        }
+    }
+}
+
+impl Balancer {
+    /// The endpoints of an entry that was unknown so far.
+    pub fn new(entry: &Entry) -> Self {
+        let mut new = Self {
+            balance: entry.balance,
+            affinity: entry.affinity,
+            cluster: Targets::default(),
+            local: Targets::default(),
+            backends: HashMap::new(),
+            sticky: Sticky::default(),
+        };
+        new.take(entry, None);
+        new
+    }
+
+    /// The entry is so now. Endpoints that stay keep what is known of them; new ones are taken to slowly, unless all
+    /// are new.
+    pub fn update(&mut self, entry: &Entry, now: Instant) {
+        let any = self.backends.values().any(|backend| backend.listed);
+        if self.affinity != entry.affinity {
+            self.sticky.clear();
+        }
+        self.take(entry, any.then_some(now));
+    }
+
+    fn take(&mut self, entry: &Entry, now: Option<Instant>) {
+        (self.balance, self.affinity) = (entry.balance, entry.affinity);
+        self.cluster = Targets::of(&entry.cluster, entry.balance);
+        self.local = Targets::of(&entry.local, entry.balance);
+        let targets = || entry.cluster.iter().chain(&entry.local);
+        for (address, backend) in &mut self.backends {
+            backend.listed &= targets().any(|target| target.address == *address);
+        }
+        for target in targets() {
+            let known = self.backends.entry(target.address);
+            let backend = known.or_insert_with(|| Backend::new(now));
+            if let Some(now) = now {
+                backend.list(now);
+            }
+            backend.listed = true;
+        }
+        self.backends
+            .retain(|_, backend| backend.listed || backend.open > 0);
+    }
+
+    /// Picks for a connection, which counts as open until [`Balancer::handle_end`]. `tried` are those that did not
+    /// answer for it already; `draw` is a random number.
+    pub fn pick(
+        &mut self,
+        client: SocketAddr,
+        set: Set,
+        tried: &[SocketAddr],
+        now: Instant,
+        draw: u64,
+    ) -> Option<Target> {
+        let target = self.choose(client, set, tried, now, draw)?;
+        if let Affinity::ClientIp { seconds } = self.affinity {
+            let time = Duration::from_secs(seconds.into());
+            self.sticky.keep(client.ip(), target.address, time, now);
+        }
+        if let Some(backend) = self.backends.get_mut(&target.address) {
+            backend.open += 1;
+            backend.counts.picks += 1;
+        }
+        if let Some(last) = tried.last().and_then(|last| self.backends.get_mut(last)) {
+            last.counts.retries += 1;
+        }
+        Some(target)
+    }
+
+    fn choose(
+        &self,
+        client: SocketAddr,
+        set: Set,
+        tried: &[SocketAddr],
+        now: Instant,
+        draw: u64,
+    ) -> Option<Target> {
+        let targets = match set {
+            Set::Cluster => &self.cluster,
+            Set::Local => &self.local,
+        };
+        let can = |target: &Target| {
+            !tried.contains(&target.address) && self.backend(target).is_some_and(|b| !b.is_out(now))
+        };
+        if let Some(kept) = self.kept(client, targets, now).filter(|kept| can(kept)) {
+            return Some(kept);
+        }
+        let chosen = if self.balance == Balance::Maglev {
+            let key = match self.affinity {
+                Affinity::None => client,
+                Affinity::ClientIp { .. } => SocketAddr::new(client.ip(), 0),
+            };
+            let mut order = targets.maglev.of(hash(SEED, key));
+            order.find_map(|number| targets.all.get(number).filter(|one| can(one)))
+        } else {
+            self.of_two(&targets.all, can, now, draw)
+        };
+        let untried = || targets.all.iter().find(|one| !tried.contains(&one.address));
+        chosen
+            .or_else(untried)
+            .or_else(|| targets.all.get(below(draw, targets.all.len())))
+            .copied()
+    }
+
+    /// Where the client was, if that may be picked.
+    fn kept(&self, client: SocketAddr, targets: &Targets, now: Instant) -> Option<Target> {
+        if self.affinity == Affinity::None {
+            return None;
+        }
+        let address = self.sticky.of(client.ip(), now)?;
+        let same = |target: &&Target| target.address == address;
+        targets.all.iter().find(same).copied()
+    }
+
+    /// The better of two that are drawn.
+    fn of_two<'a>(
+        &self,
+        all: &'a [Target],
+        can: impl Fn(&Target) -> bool,
+        now: Instant,
+        draw: u64,
+    ) -> Option<&'a Target> {
+        let mut random = draw;
+        for _ in 0..DRAWS {
+            random = mix(random);
+            let one = below(random, all.len());
+            // Another one than the first.
+            let two =
+                (one + 1 + below(mix(random), all.len().saturating_sub(1))) % all.len().max(1);
+            let (one, two) = (all.get(one)?, all.get(two)?);
+            match (can(one), can(two)) {
+                (true, true) => return Some(self.better(one, two, now, mix(!random))),
+                (true, false) => return Some(one),
+                (false, true) => return Some(two),
+                (false, false) => {}
+            }
+        }
+        let start = below(random, all.len());
+        let (end, beginning) = all.split_at(start.min(all.len()));
+        beginning.iter().chain(end).find(|target| can(target))
+    }
+
+    fn better<'a>(
+        &self,
+        one: &'a Target,
+        two: &'a Target,
+        now: Instant,
+        random: u64,
+    ) -> &'a Target {
+        let (Some(first), Some(second)) = (self.backend(one), self.backend(two)) else {
+            return one;
+        };
+        let luck = (random >> 11) as f64 / (1_u64 << 53) as f64;
+        let better = match self.balance {
+            Balance::Latency => first.cost(now).total_cmp(&second.cost(now)),
+            Balance::Least | Balance::Maglev => first.open.cmp(&second.open),
+        };
+        // Which of two was drawn first is chance already.
+        let (chosen, other, known) = if better.is_le() {
+            (one, two, first)
+        } else {
+            (two, one, second)
+        };
+        if luck < known.chance(now) {
+            chosen
+        } else {
+            other
+        }
+    }
+
+    fn backend(&self, target: &Target) -> Option<&Backend> {
+        self.backends.get(&target.address)
+    }
+
+    /// The endpoint answered a connection or a question, after this time.
+    pub fn handle_answer(&mut self, address: SocketAddr, took: Duration, now: Instant) {
+        if let Some(backend) = self.backends.get_mut(&address) {
+            backend.answered(took, now);
+        }
+    }
+
+    /// The endpoint did not answer, or broke the connection before its first byte.
+    pub fn handle_failure(&mut self, address: SocketAddr, now: Instant) {
+        let listed = self.backends.values().filter(|backend| backend.listed);
+        let (all, out) = listed.fold((0, 0), |(all, out), backend| {
+            (all + 1, out + usize::from(backend.is_out(now)))
+        });
+        if let Some(backend) = self.backends.get_mut(&address)
+            && backend.failed()
+            && (out + 1) * 2 <= all
+        {
+            backend.eject(now);
+        }
+    }
+
+    /// A connection that was picked for has ended, or its try has.
+    pub fn handle_end(&mut self, address: SocketAddr) {
+        if let Some(backend) = self.backends.get_mut(&address) {
+            backend.open = backend.open.saturating_sub(1);
+            if !backend.listed && backend.open == 0 {
+                self.backends.remove(&address);
+            }
+        }
+    }
+
+    /// What its endpoints are like, in order.
+    pub fn seen(&self, now: Instant) -> Vec<Seen> {
+        let one = |(address, backend): (&SocketAddr, &Backend)| Seen {
+            address: *address,
+            open: backend.open,
+            latency: backend.latency_at(now).map(Duration::from_secs_f64),
+            ejected: backend.is_out(now),
+            counts: backend.counts,
+        };
+        let mut all: Vec<Seen> = self.backends.iter().map(one).collect();
+        all.sort_by_key(|seen| seen.address);
+        all
+    }
+}
+
+/// A number below another one, out of a random number.
+const fn below(random: u64, end: usize) -> usize {
+    ((random as u128 * end as u128) >> 64) as usize
+}

@@ -1,0 +1,393 @@
+//! The shell: a thread with listeners and connections of its own, which it shares with nobody.
+//!
+//! The kernel spreads new connections over the threads' listeners. A thread waits for all its sockets at once, tells of
+//! each by edges (`epoll(7)`), and accepts only when all that happened has been dealt with, and only up to its share
+//! of what the process may have open. Beyond that, connections wait in the listeners' queues; the others feel nothing.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::io;
+use std::net::{Shutdown, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
+
+use mio::event::Event;
+use mio::net::{TcpListener, TcpStream};
+use mio::{Events, Interest, Poll, Token};
+use slab::Slab;
+use weave_linux::intercept::{self, Name};
+use weave_model::Protocol;
+
+use super::connection::{Connection, Stage};
+use super::duplex::{Then, Way};
+use super::lane::{BUFFER, Broke, Pipes, Turn};
+use super::maglev::mix;
+use super::routes::Source;
+use super::shared::Shared;
+use crate::table::Origin;
+
+/// How many events are taken at once.
+const EVENTS: usize = 1024;
+/// What a waker is known by.
+pub(super) const WAKE: Token = Token(usize::MAX);
+/// Tokens from here on are listeners.
+const LISTENERS: usize = usize::MAX / 2;
+const BOTH: Interest = Interest::READABLE.add(Interest::WRITABLE);
+
+/// One of the listeners of a thread.
+#[derive(Debug)]
+pub(super) struct Listener {
+    pub(super) socket: TcpListener,
+    /// Whether what comes in by it comes from this host.
+    pub(super) host: bool,
+    /// Whether connections may wait there.
+    pub(super) waits: bool,
+}
+
+/// What a thread owns.
+#[derive(Debug)]
+pub(super) struct Worker {
+    poll: Poll,
+    listeners: Vec<Listener>,
+    connections: Slab<Connection>,
+    shared: Arc<Shared>,
+    /// The most connections it has at a time.
+    most: usize,
+    buffer: Vec<u8>,
+    pipes: Pipes,
+    /// When tries to reach an endpoint are given up: when, which connection, which of its tries.
+    deadlines: BinaryHeap<Reverse<(Instant, usize, u64)>>,
+    /// Directions whose turn was over before their bytes were.
+    again: Vec<(usize, u64, Way)>,
+    /// Grows with every try; also numbers connections.
+    serial: u64,
+    random: u64,
+}
+
+impl Worker {
+    pub(super) fn new(
+        poll: Poll,
+        mut listeners: Vec<Listener>,
+        shared: Arc<Shared>,
+        (most, pipes): (usize, usize),
+        seed: u64,
+    ) -> io::Result<Self> {
+        for (number, listener) in listeners.iter_mut().enumerate() {
+            let token = Token(LISTENERS + number);
+            let registry = poll.registry();
+            registry.register(&mut listener.socket, token, Interest::READABLE)?;
+        }
+        Ok(Self {
+            poll,
+            listeners,
+            connections: Slab::new(),
+            shared,
+            most,
+            buffer: vec![0; BUFFER],
+            pipes: Pipes::new(pipes),
+            deadlines: BinaryHeap::new(),
+            again: Vec::new(),
+            serial: 0,
+            random: seed,
+        })
+    }
+
+    /// Goes on until it is told to stop.
+    pub(super) fn run(mut self) {
+        let mut events = Events::with_capacity(EVENTS);
+        while !self.shared.stop.load(Relaxed) {
+            let patience = self.patience();
+            match self.poll.poll(&mut events, patience) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => {
+                    tracing::error!(%error, "the relay cannot wait for its sockets; its connections break");
+                    return;
+                }
+            }
+            let now = Instant::now();
+            for event in &events {
+                match event.token() {
+                    WAKE => {}
+                    Token(token) if token >= LISTENERS => {
+                        self.listeners[token - LISTENERS].waits = true;
+                    }
+                    Token(token) => self.handle(token / 2, token % 2 == 0, event, now),
+                }
+            }
+            for (id, serial, way) in std::mem::take(&mut self.again) {
+                if self.is_same(id, serial) {
+                    self.turn(id, way, false, now);
+                }
+            }
+            self.give_up(now);
+            // Last, so that no event of before can be taken for one of a connection that is new.
+            self.accept(now);
+        }
+    }
+
+    fn patience(&self) -> Option<std::time::Duration> {
+        if !self.again.is_empty() {
+            return Some(std::time::Duration::ZERO);
+        }
+        let Reverse((first, ..)) = self.deadlines.peek()?;
+        Some(first.saturating_duration_since(Instant::now()))
+    }
+
+    fn is_same(&self, id: usize, serial: u64) -> bool {
+        let connection = self.connections.get(id);
+        connection.is_some_and(|connection| connection.serial == serial)
+    }
+
+    fn accept(&mut self, now: Instant) {
+        for number in 0..self.listeners.len() {
+            while self.listeners[number].waits && self.connections.len() < self.most {
+                let listener = &mut self.listeners[number];
+                match listener.socket.accept() {
+                    Ok((stream, client)) => {
+                        let host = listener.host;
+                        self.begin(stream, client, host, now);
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        listener.waits = false;
+                    }
+                    Err(error) if is_exhausted(&error) => return,
+                    // It was gone before it was accepted.
+                    Err(_) => {}
+                }
+            }
+            if self.listeners[number].waits {
+                self.shared.counts.waits.fetch_add(1, Relaxed);
+            }
+        }
+    }
+
+    fn begin(&mut self, stream: TcpStream, client: SocketAddr, host: bool, now: Instant) {
+        let routes = self.shared.routes.load();
+        let to = stream.local_addr();
+        let found = to.ok().and_then(|to| routes.of(to, Protocol::Tcp));
+        let origin = if host {
+            Origin::Host
+        } else {
+            routes.origin(client.ip())
+        };
+        let placed = found.and_then(|(group, way)| {
+            let set = group.set(way, origin, client.ip())?;
+            Some((Arc::clone(group), way, set))
+        });
+        self.shared.counts.accepted.fetch_add(1, Relaxed);
+        let Some((group, way, set)) = placed else {
+            drop(routes);
+            self.refuse(&stream);
+            return;
+        };
+        drop(routes);
+        self.serial += 1;
+        let mut connection =
+            Connection::new(stream, client, (group, way, set, origin), self.serial, now);
+        let entry = self.connections.vacant_entry();
+        let id = entry.key();
+        let registry = self.poll.registry();
+        if registry
+            .register(&mut connection.client, Token(id * 2), BOTH)
+            .is_err()
+        {
+            self.refuse(&connection.client);
+            return;
+        }
+        entry.insert(connection);
+        self.shared.counts.open.fetch_add(1, Relaxed);
+        self.dial(id, now);
+    }
+
+    /// Tries endpoints until one may answer.
+    fn dial(&mut self, id: usize, now: Instant) {
+        loop {
+            self.random = mix(self.random);
+            let Some(connection) = self.connections.get_mut(id) else {
+                return;
+            };
+            let picked = connection.dial.patience().and_then(|patience| {
+                let (client, set) = (connection.peer, connection.set);
+                let tried = connection.dial.tried();
+                let mut balancer = connection.group.balancer();
+                let target = balancer.pick(client, set, tried, now, self.random)?;
+                Some((patience, target))
+            });
+            let Some((patience, target)) = picked else {
+                self.close(id, Ending::Reset);
+                return;
+            };
+            let source = self.shared.routes.load().source(
+                &connection.group.entry,
+                connection.way,
+                connection.origin,
+                connection.peer.ip(),
+                &target,
+            );
+            let name = match source {
+                Source::Host => Name::Host,
+                Source::Own(own) => Name::Own(own),
+                Source::Client(client) => Name::Foreign(client),
+            };
+            self.serial += 1;
+            connection.serial = self.serial;
+            let turn = self.shared.turn.fetch_add(1, Relaxed);
+            let made = intercept::dial(target.address, name, turn).map(TcpStream::from_std);
+            let made = made.and_then(|mut stream| {
+                let token = Token(id * 2 + 1);
+                self.poll.registry().register(&mut stream, token, BOTH)?;
+                Ok(stream)
+            });
+            connection.stage = Stage::Dialling;
+            connection.target = Some(target.address);
+            match made {
+                Ok(stream) => {
+                    connection.server = Some(stream);
+                    connection.began = now;
+                    let deadline = now + patience;
+                    self.deadlines
+                        .push(Reverse((deadline, id, connection.serial)));
+                    return;
+                }
+                Err(error) => connection.handle_failure(!is_exhausted(&error), now),
+            }
+        }
+    }
+
+    /// Those whose endpoint took too long are tried elsewhere.
+    fn give_up(&mut self, now: Instant) {
+        while let Some(Reverse((when, id, serial))) = self.deadlines.peek().copied() {
+            if when > now {
+                return;
+            }
+            self.deadlines.pop();
+            if self.is_same(id, serial) && self.connections[id].stage == Stage::Dialling {
+                self.connections[id].handle_failure(true, now);
+                self.dial(id, now);
+            }
+        }
+    }
+
+    fn handle(&mut self, id: usize, is_client: bool, event: &Event, now: Instant) {
+        let Some(connection) = self.connections.get_mut(id) else {
+            return;
+        };
+        if connection.stage == Stage::Dialling {
+            if is_client {
+                // Its bytes wait in the kernel; only that it broke is worth an end.
+                if event.is_error() {
+                    self.close(id, Ending::Reset);
+                }
+            } else if event.is_error() {
+                if connection.has_failed() {
+                    connection.handle_failure(true, now);
+                    self.dial(id, now);
+                }
+            } else if event.is_writable() {
+                self.connected(id, now);
+            }
+            return;
+        }
+        let (reads, writes) = if is_client {
+            (Way::Up, Way::Down)
+        } else {
+            (Way::Down, Way::Up)
+        };
+        if event.is_writable() && connection.lane(writes).full {
+            self.turn(id, writes, false, now);
+        }
+        let closing = event.is_read_closed() || event.is_error();
+        if event.is_readable() || closing {
+            self.turn(id, reads, closing, now);
+        }
+    }
+
+    fn connected(&mut self, id: usize, now: Instant) {
+        let Some(connection) = self.connections.get_mut(id) else {
+            return;
+        };
+        connection.handle_connected(now);
+        self.turn(id, Way::Up, true, now);
+        self.turn(id, Way::Down, false, now);
+    }
+
+    fn turn(&mut self, id: usize, way: Way, closing: bool, now: Instant) {
+        let Some(connection) = self.connections.get_mut(id) else {
+            return;
+        };
+        if connection.duplex.has_ended(way) || connection.stage == Stage::Dialling {
+            return;
+        }
+        match connection.turn(way, closing, &mut self.buffer, &mut self.pipes, now) {
+            Ok(Turn::Waits) => {}
+            Ok(Turn::More) => self.again.push((id, connection.serial, way)),
+            Ok(Turn::Ended) => match connection.duplex.end(way) {
+                Then::Close => self.close(id, Ending::Orderly),
+                Then::Shut => {
+                    // It fails only when the connection is broken, which the next read tells.
+                    let _ = connection
+                        .receiver(way)
+                        .map(|to| to.shutdown(Shutdown::Write));
+                }
+            },
+            Err(broke) => {
+                let by_server = (way == Way::Down) == (broke == Broke::Sender);
+                if by_server && connection.is_untouched() {
+                    connection.handle_failure(true, now);
+                    self.dial(id, now);
+                } else {
+                    self.close(id, Ending::Reset);
+                }
+            }
+        }
+    }
+
+    fn close(&mut self, id: usize, ending: Ending) {
+        let Some(mut connection) = self.connections.try_remove(id) else {
+            return;
+        };
+        for way in Way::BOTH {
+            connection.lane(way).close(&mut self.pipes);
+        }
+        connection.handle_end();
+        if ending == Ending::Reset {
+            self.shared.counts.reset.fetch_add(1, Relaxed);
+            let both = [Some(&connection.client), connection.server.as_ref()];
+            both.into_iter().flatten().for_each(break_off);
+        }
+        self.shared.counts.open.fetch_sub(1, Relaxed);
+    }
+
+    fn refuse(&self, stream: &TcpStream) {
+        self.shared.counts.reset.fetch_add(1, Relaxed);
+        break_off(stream);
+    }
+}
+
+/// How a connection ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    /// Both sides have sent their end.
+    Orderly,
+    /// Both are told that it broke.
+    Reset,
+}
+
+fn break_off(stream: &TcpStream) {
+    // It fails only on a socket that is broken already.
+    let _ = intercept::reset_on_drop(stream);
+}
+
+/// Whether the process or the system has no descriptor or memory left, which is no endpoint's fault.
+fn is_exhausted(error: &io::Error) -> bool {
+    const ENOMEM: i32 = 12;
+    const ENFILE: i32 = 23;
+    const EMFILE: i32 = 24;
+    const ENOBUFS: i32 = 105;
+    let code = error.raw_os_error();
+    [ENOMEM, ENFILE, EMFILE, ENOBUFS]
+        .into_iter()
+        .any(|one| code == Some(one))
+}

@@ -1,0 +1,324 @@
+//! What only the engine in user space does: another try, node ports at loopback addresses, ends and resets that cross
+//! it, endpoints that fail in every way, and its own end.
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use weave_linux::intercept::reset_on_drop;
+use weave_linux::netns::{Netns, run_in};
+use weave_model::{Affinity, Balance, Engine, EngineChoice, Service, SlicePort};
+use weave_proxy::relay::Relay;
+use weave_proxy::sources::Change;
+
+use crate::lab::{Answer, B, C, Lab, at, connect, echoes, exposed, ip, slice, tcp, until, web};
+
+const WEB: &str = "10.96.0.1:80";
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Nobody is here: a route leads to a container that has another address.
+const NOBODY: &str = "10.32.0.77";
+
+fn lab(endpoints: &[&str]) -> Lab {
+    with(web(), endpoints)
+}
+
+fn with(service: Service, endpoints: &[&str]) -> Lab {
+    let mut lab = Lab::new(EngineChoice::Relay);
+    crate::lab::ok(&lab.host, "ip route add 10.32.0.77/32 dev wva");
+    let endpoints = endpoints.iter().map(|address| at(address));
+    lab.report([Change::Service(service), slice(endpoints)]);
+    lab
+}
+
+fn relay(lab: &Lab) -> &Relay {
+    lab.relay.as_ref().unwrap()
+}
+
+/// What the balancer of the only TCP port has noted: picks, failures, retries, ejections of an endpoint.
+fn noted(lab: &Lab, address: &str) -> [u64; 4] {
+    let groups = relay(lab).routes().groups();
+    let seen = groups[0].balancer().seen(Instant::now());
+    let one = seen.iter().find(|seen| seen.address.ip() == ip(address));
+    let counts = one.unwrap().counts;
+    [
+        counts.picks,
+        counts.failures,
+        counts.retries,
+        counts.ejections,
+    ]
+}
+
+fn open(from: &Netns, to: &str) -> (TcpStream, Answer) {
+    connect(from, to, PATIENCE).unwrap()
+}
+
+/// Serves on port 8080 of a container in place of what serves there else, one connection after the other.
+fn serve_otherwise(
+    netns: &Netns,
+    mut each: impl FnMut(TcpStream) -> io::Result<()> + Send + 'static,
+) -> Change {
+    let listener = run_in(netns, || TcpListener::bind("[::]:8081").unwrap()).unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let _ = stream.and_then(&mut each);
+        }
+    });
+    // A slice whose port is that one.
+    let Change::Slice(slice) = slice([]) else {
+        unreachable!("it is a slice")
+    };
+    Change::Slice(weave_model::Slice {
+        name: "odd".to_owned(),
+        ports: vec![SlicePort {
+            name: "tcp".to_owned(),
+            protocol: weave_model::Protocol::Tcp,
+            port: Some(8081),
+        }],
+        ..slice
+    })
+}
+
+fn odd(change: Change, address: &str) -> Change {
+    let Change::Slice(slice) = change else {
+        unreachable!("it is a slice")
+    };
+    Change::Slice(weave_model::Slice {
+        endpoints: vec![at(address)],
+        ..slice
+    })
+}
+
+#[test]
+fn connections_from_everywhere_are_the_relays_unless_their_service_asks_for_the_kernel() {
+    let mut lab = lab(&[B]);
+    for (number, from) in [&lab.a, &lab.host, &lab.outside].into_iter().enumerate() {
+        assert_eq!(tcp(from, WEB).server(), "b");
+        assert_eq!(relay(&lab).counts().accepted, number as u64 + 1);
+    }
+    let kernel = Service {
+        engine: Some(Engine::Kernel),
+        ..web()
+    };
+    lab.report([Change::Service(kernel)]);
+    assert_eq!(tcp(&lab.a, WEB).server(), "b");
+    assert_eq!(relay(&lab).counts().accepted, 3);
+    until("nothing is open", || relay(&lab).counts().open == 0);
+}
+
+#[test]
+fn with_auto_a_service_asks_for_the_relay_by_how_it_is_to_be_balanced() {
+    let mut lab = Lab::new(EngineChoice::Auto);
+    lab.report([Change::Service(web()), slice([at(B)])]);
+    assert_eq!(tcp(&lab.a, WEB).server(), "b");
+    assert_eq!(relay(&lab).counts().accepted, 0);
+    let balanced = Service {
+        balance: Some(Balance::Latency),
+        ..web()
+    };
+    lab.report([Change::Service(balanced)]);
+    assert_eq!(tcp(&lab.a, WEB).server(), "b");
+    assert_eq!(relay(&lab).counts().accepted, 1);
+}
+
+#[test]
+fn node_ports_are_served_at_loopback_addresses_of_both_families() {
+    let mut lab = Lab::new(EngineChoice::Auto);
+    let both = Service {
+        addresses: vec![ip(crate::lab::VIP), ip("fd96::1")],
+        ..exposed()
+    };
+    lab.report([
+        Change::Service(both),
+        slice([at(B)]),
+        crate::lab::slice6(&["fd77::2"]),
+    ]);
+    assert_eq!(tcp(&lab.host, "127.0.0.1:30080").server(), "b");
+    assert_eq!(tcp(&lab.host, "[::1]:30080").server(), "a");
+    assert_eq!(relay(&lab).counts().accepted, 2);
+    // The kernel has it at all other addresses.
+    assert_eq!(tcp(&lab.host, "192.0.2.2:30080").server(), "b");
+    assert_eq!(relay(&lab).counts().accepted, 2);
+    lab.report([slice([])]);
+    assert_eq!(tcp(&lab.host, "127.0.0.1:30080"), Answer::Refused);
+}
+
+#[test]
+fn an_endpoint_that_is_not_there_costs_no_connection_and_is_left_out() {
+    let lab = lab(&[NOBODY, B, C]);
+    for _ in 0..60 {
+        assert!(["b", "c"].contains(&tcp(&lab.a, WEB).server()));
+    }
+    let [picks, failures, retries, ejections] = noted(&lab, NOBODY);
+    assert_eq!((picks, picks), (failures, retries));
+    assert!(
+        (3..20).contains(&picks) && ejections > 0,
+        "{picks} {ejections}"
+    );
+}
+
+#[test]
+fn an_endpoint_that_breaks_connections_before_the_first_byte_costs_none() {
+    let mut lab = lab(&[B]);
+    let refuse = serve_otherwise(&lab.c, |stream| reset_on_drop(&stream));
+    lab.report([odd(refuse, C)]);
+    for _ in 0..60 {
+        assert_eq!(tcp(&lab.a, WEB).server(), "b");
+    }
+    assert!(noted(&lab, C)[1] > 0);
+}
+
+#[test]
+fn nobody_there_breaks_the_connection_within_the_time_of_all_tries() {
+    let lab = lab(&[NOBODY]);
+    let start = Instant::now();
+    assert_eq!(tcp(&lab.a, WEB), Answer::Refused);
+    assert!(start.elapsed() > Duration::from_secs(3));
+    until("nothing is open", || relay(&lab).counts().open == 0);
+}
+
+#[test]
+fn an_endpoint_that_hangs_gets_fewer_connections() {
+    let mut lab = lab(&[B]);
+    // It takes connections and never says a word.
+    let mut kept = Vec::new();
+    let hang = serve_otherwise(&lab.c, move |stream| {
+        kept.push(stream);
+        Ok(())
+    });
+    lab.report([odd(hang, C)]);
+    let (mut hung, mut streams) = (0, Vec::new());
+    for _ in 0..40 {
+        let stream = run_in(&lab.a, || TcpStream::connect(WEB)).unwrap().unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_millis(100)))
+            .unwrap();
+        if (&stream).read_exact(&mut [0; 4]).is_err() {
+            hung += 1;
+            streams.push(stream);
+        }
+    }
+    assert!(hung <= 4, "{hung} of 40: those that hang count as open");
+}
+
+#[test]
+fn each_direction_ends_by_itself() {
+    let lab = lab(&[B]);
+    let (mut stream, _) = open(&lab.a, WEB);
+    stream.write_all(b"all of it").unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    let mut back = String::new();
+    stream.read_to_string(&mut back).unwrap();
+    assert_eq!(back, "all of it");
+    until("nothing is open", || relay(&lab).counts().open == 0);
+}
+
+#[test]
+fn a_reset_crosses_in_both_directions() {
+    let mut lab = lab(&[]);
+    let (told, heard) = std::sync::mpsc::channel();
+    let odd_one = serve_otherwise(&lab.c, move |mut stream| {
+        stream.write_all(b"c 10.0.0.1\n")?;
+        let mut byte = [0];
+        match stream.read(&mut byte)? {
+            0 => told.send("an end").unwrap(),
+            _ if byte == *b"r" => return reset_on_drop(&stream),
+            _ => {}
+        }
+        if stream
+            .read(&mut byte)
+            .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionReset)
+        {
+            told.send("a reset").unwrap();
+        }
+        Ok(())
+    });
+    lab.report([odd(odd_one, C)]);
+    let (mut stream, _) = open(&lab.a, WEB);
+    stream.write_all(b"r").unwrap();
+    let error = stream.read(&mut [0]).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    let (mut stream, _) = open(&lab.a, WEB);
+    stream.write_all(b"w").unwrap();
+    reset_on_drop(&stream).unwrap();
+    drop(stream);
+    assert_eq!(heard.recv_timeout(PATIENCE).unwrap(), "a reset");
+}
+
+/// 64 MB go to a server that sends them back, while the client does not read until it has written more than all
+/// buffers on the way hold; what comes back is what went.
+#[test]
+fn streams_are_carried_whole_and_wait_for_slow_readers() {
+    let lab = lab(&[B]);
+    let (stream, _) = open(&lab.a, WEB);
+    let pattern = |from: u64| -> Vec<u8> {
+        (from..from + 65_536)
+            .map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8)
+            .collect()
+    };
+    const BLOCKS: u64 = 1024;
+    thread::scope(|scope| {
+        let mut to = stream.try_clone().unwrap();
+        scope.spawn(move || {
+            for block in 0..BLOCKS {
+                to.write_all(&pattern(block * 65_536)).unwrap();
+            }
+            to.shutdown(Shutdown::Write).unwrap();
+        });
+        thread::sleep(Duration::from_millis(300));
+        let (mut from, mut block) = (&stream, vec![0; 65_536]);
+        for number in 0..BLOCKS {
+            from.read_exact(&mut block).unwrap();
+            assert!(block == pattern(number * 65_536), "block {number}");
+        }
+        assert_eq!(from.read(&mut block).unwrap(), 0);
+    });
+}
+
+#[test]
+fn clients_keep_their_endpoint_until_it_fails() {
+    let sticky = Service {
+        affinity: Affinity::ClientIp { seconds: 3600 },
+        ..web()
+    };
+    let lab = with(sticky, &[NOBODY, B, C]);
+    let first = tcp(&lab.a, WEB);
+    assert!((0..20).all(|_| tcp(&lab.a, WEB) == first));
+}
+
+#[test]
+fn when_the_relay_ends_the_kernel_serves_at_once_and_back() {
+    let mut lab = lab(&[B, C]);
+    let (mut broken, _) = open(&lab.a, WEB);
+    assert!(echoes(&mut broken));
+    lab.relay = None;
+    assert!(!echoes(&mut broken), "its connections end with it");
+    for from in [&lab.a, &lab.host, &lab.outside] {
+        assert_eq!(lab.servers(from, WEB, 30), ["b", "c"]);
+    }
+    lab.restart_relay();
+    assert_eq!(lab.servers(&lab.host, WEB, 30), ["b", "c"]);
+    assert!(relay(&lab).counts().accepted >= 30);
+}
+
+#[test]
+fn a_planned_end_lets_what_is_open_end_by_itself() {
+    let mut lab = lab(&[B]);
+    let mut streams: Vec<TcpStream> = [&lab.a, &lab.host, &lab.outside]
+        .map(|from| open(from, WEB).0)
+        .into();
+    let Lab { relay, a, .. } = &mut lab;
+    let relay = relay.as_mut().unwrap();
+    thread::scope(|scope| {
+        let draining = scope.spawn(|| relay.drain(PATIENCE));
+        for _ in 0..10 {
+            thread::sleep(Duration::from_millis(30));
+            assert!(streams.iter_mut().all(echoes));
+            assert_eq!(tcp(a, WEB).server(), "b", "new ones are the kernel's");
+        }
+        assert!(!draining.is_finished());
+        drop(std::mem::take(&mut streams));
+        assert_eq!(draining.join().unwrap(), 0);
+    });
+    assert_eq!(relay.counts().accepted, 3);
+}

@@ -1,0 +1,339 @@
+//! Who gets how many connections, in virtual time and with a seed: each way to choose, endpoints that fail, are new, or
+//! come and go.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use proptest::prelude::*;
+use weave_model::{Affinity, Balance, Engine, TrafficPolicy};
+use weave_proxy::relay::pick::{Balancer, Set};
+use weave_proxy::table::{Entry, Target};
+
+const MS: Duration = Duration::from_millis(1);
+
+fn endpoint(number: u8) -> SocketAddr {
+    SocketAddr::from(([10, 32, 0, number], 8080))
+}
+
+fn client(number: u32) -> SocketAddr {
+    let [_, a, b, c] = number.to_be_bytes();
+    SocketAddr::from(([172, a, b, c], 40_000))
+}
+
+fn entry(balance: Balance, numbers: impl IntoIterator<Item = u8>) -> Entry {
+    let target = |number| Target {
+        address: endpoint(number),
+        local: number == 0,
+    };
+    Entry {
+        fronts: Vec::new(),
+        cluster: numbers.into_iter().map(target).collect(),
+        local: Vec::new(),
+        any: true,
+        internal: TrafficPolicy::Cluster,
+        external: TrafficPolicy::Cluster,
+        affinity: Affinity::None,
+        source_ranges: Vec::new(),
+        serving: BTreeSet::new(),
+        engine: Engine::Relay,
+        balance,
+        loopback: true,
+    }
+}
+
+/// A balancer with a clock and a seed of its own.
+struct World {
+    balancer: Balancer,
+    now: Instant,
+    random: u64,
+    clients: u32,
+}
+
+impl World {
+    fn new(entry: &Entry) -> Self {
+        Self {
+            balancer: Balancer::new(entry),
+            now: Instant::now(),
+            random: 1,
+            clients: 0,
+        }
+    }
+
+    fn pick_for(&mut self, client: SocketAddr, tried: &[SocketAddr]) -> SocketAddr {
+        // Knuth's numbers, of which the high bits are good.
+        self.random = self
+            .random
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        let (now, draw) = (self.now, self.random);
+        let picked = self.balancer.pick(client, Set::Cluster, tried, now, draw);
+        picked.unwrap().address
+    }
+
+    fn pick(&mut self) -> SocketAddr {
+        self.clients += 1;
+        self.pick_for(client(self.clients), &[])
+    }
+
+    fn fail(&mut self, endpoint: SocketAddr) {
+        self.balancer.handle_failure(endpoint, self.now);
+        self.balancer.handle_end(endpoint);
+    }
+
+    fn answer(&mut self, endpoint: SocketAddr, took: Duration) {
+        self.balancer.handle_answer(endpoint, took, self.now);
+    }
+
+    /// How many of so many short connections each endpoint gets.
+    fn shares(&mut self, count: usize) -> BTreeMap<SocketAddr, usize> {
+        let mut shares = BTreeMap::new();
+        for _ in 0..count {
+            let picked = self.pick();
+            *shares.entry(picked).or_default() += 1;
+            self.balancer.handle_end(picked);
+        }
+        shares
+    }
+}
+
+#[test]
+fn idle_endpoints_get_equal_shares() {
+    for balance in [Balance::Least, Balance::Maglev] {
+        let shares = World::new(&entry(balance, 0..4)).shares(4000);
+        assert!(
+            shares.values().all(|share| (850..1150).contains(share)),
+            "{shares:?}"
+        );
+    }
+}
+
+#[test]
+fn open_connections_stay_even_with_least() {
+    let mut world = World::new(&entry(Balance::Least, 0..10));
+    let mut open: BTreeMap<SocketAddr, usize> = BTreeMap::new();
+    for _ in 0..1000 {
+        *open.entry(world.pick()).or_default() += 1;
+    }
+    // Lots alone would leave some 30 between the most and the least.
+    let (most, least) = (open.values().max(), open.values().min());
+    assert!(most.unwrap() - least.unwrap() <= 6, "{open:?}");
+}
+
+#[test]
+fn the_slow_get_less_with_latency_and_are_tried_again() {
+    let mut world = World::new(&entry(Balance::Latency, 0..3));
+    let took = |one: SocketAddr| if one == endpoint(2) { 50 * MS } else { MS };
+    let mut shares = [0; 2];
+    for turn in 0..4000 {
+        let picked = world.pick();
+        world.answer(picked, took(picked));
+        world.balancer.handle_end(picked);
+        world.now += 10 * MS;
+        shares[usize::from(picked == endpoint(2))] += usize::from(turn > 10);
+    }
+    assert!(shares[1] > 0 && shares[1] < 80, "{shares:?}");
+    // It is as fast as the others now: it gets its share again.
+    world.now += Duration::from_secs(60);
+    for one in 0..3 {
+        world.answer(endpoint(one), MS);
+    }
+    world.now += Duration::from_secs(200);
+    assert!(world.shares(300).len() == 3);
+}
+
+#[test]
+fn whoever_fails_is_left_out_and_returns_slowly() {
+    let mut world = World::new(&entry(Balance::Least, 0..4));
+    let bad = endpoint(3);
+    let mut failed = 0;
+    for _ in 0..400 {
+        let picked = world.pick();
+        if picked == bad {
+            failed += 1;
+            world.fail(bad);
+        } else {
+            world.balancer.handle_end(picked);
+        }
+    }
+    assert_eq!(failed, 3, "three failures, and no connection more");
+    world.now += Duration::from_secs(2);
+    let share = |world: &mut World| world.shares(2000).get(&bad).copied().unwrap_or(0);
+    let cold = share(&mut world);
+    world.now += Duration::from_secs(12);
+    let warm = share(&mut world);
+    assert!((10..150).contains(&cold), "{cold}");
+    assert!((400..600).contains(&warm), "{warm}");
+}
+
+#[test]
+fn at_most_half_are_left_out() {
+    let mut world = World::new(&entry(Balance::Least, 0..4));
+    for _ in 0..20 {
+        for number in 0..4 {
+            world.fail(endpoint(number));
+        }
+    }
+    let out = world.balancer.seen(world.now);
+    assert_eq!(out.iter().filter(|seen| seen.ejected).count(), 2);
+    let mut alone = World::new(&entry(Balance::Least, 0..1));
+    (0..10).for_each(|_| alone.fail(endpoint(0)));
+    assert_eq!(alone.pick(), endpoint(0));
+}
+
+#[test]
+fn an_endpoint_that_is_new_gets_its_share_little_by_little() {
+    let mut world = World::new(&entry(Balance::Least, 0..3));
+    let four = entry(Balance::Least, 0..4);
+    world.balancer.update(&four, world.now);
+    let new = endpoint(3);
+    let mut shares = Vec::new();
+    for _ in 0..3 {
+        shares.push(world.shares(2000).get(&new).copied().unwrap_or(0));
+        world.now += Duration::from_secs(5);
+    }
+    assert!(
+        shares[0] > 0 && shares[0] < shares[1] && shares[1] < shares[2],
+        "{shares:?}"
+    );
+    assert!((400..600).contains(&shares[2]), "{shares:?}");
+}
+
+#[test]
+fn maglev_gives_a_client_the_same_on_every_node_and_moves_few() {
+    let (mut one, mut other) = (
+        World::new(&entry(Balance::Maglev, 0..10)),
+        World::new(&entry(Balance::Maglev, 0..10)),
+    );
+    let choices = |world: &mut World| -> Vec<SocketAddr> {
+        (0..1000).map(|n| world.pick_for(client(n), &[])).collect()
+    };
+    let before = choices(&mut one);
+    other.random = 99;
+    assert_eq!(before, choices(&mut other));
+    one.balancer.update(&entry(Balance::Maglev, 1..10), one.now);
+    let after = choices(&mut one);
+    let moved = before.iter().zip(&after).filter(|(was, is)| was != is);
+    let (lost, more): (Vec<_>, Vec<_>) = moved.partition(|(was, _)| **was == endpoint(0));
+    assert!(
+        !lost.is_empty() && more.len() < 40,
+        "{} {}",
+        lost.len(),
+        more.len()
+    );
+}
+
+#[test]
+fn a_client_stays_while_its_time_lasts_and_its_endpoint_answers() {
+    let sticky = Entry {
+        affinity: Affinity::ClientIp { seconds: 60 },
+        ..entry(Balance::Least, 0..5)
+    };
+    let mut world = World::new(&sticky);
+    let me = client(7);
+    let mine = world.pick_for(me, &[]);
+    for _ in 0..50 {
+        world.now += Duration::from_secs(59);
+        assert_eq!(world.pick_for(me, &[]), mine);
+    }
+    let second = world.pick_for(me, &[mine]);
+    assert_ne!(second, mine);
+    assert_eq!(
+        world.pick_for(me, &[]),
+        second,
+        "the one that answered is kept"
+    );
+}
+
+#[test]
+fn what_was_removed_keeps_its_connections_and_gets_no_more() {
+    let mut world = World::new(&entry(Balance::Least, 0..2));
+    let picked: Vec<SocketAddr> = (0..20).map(|_| world.pick()).collect();
+    world
+        .balancer
+        .update(&entry(Balance::Least, 1..2), world.now);
+    assert!((0..50).all(|_| world.pick() == endpoint(1)));
+    let open = |world: &World| {
+        let seen = world.balancer.seen(world.now);
+        seen.iter()
+            .find(|seen| seen.address == endpoint(0))
+            .map(|seen| seen.open)
+    };
+    let of_gone = picked.iter().filter(|one| **one == endpoint(0)).count();
+    assert_eq!(open(&world), Some(of_gone as u32));
+    (0..of_gone).for_each(|_| world.balancer.handle_end(endpoint(0)));
+    assert_eq!(
+        open(&world),
+        None,
+        "it is forgotten with its last connection"
+    );
+}
+
+/// What may happen to a balancer.
+#[derive(Clone, Debug)]
+enum Step {
+    Pick(u32),
+    End(usize),
+    Fail(usize),
+    Answer(usize, u64),
+    Update(Vec<u8>, u8),
+    Wait(u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (0..20_u32).prop_map(Step::Pick),
+        2 => any::<usize>().prop_map(Step::End),
+        1 => any::<usize>().prop_map(Step::Fail),
+        1 => (any::<usize>(), 0..3000_u64).prop_map(|(at, ms)| Step::Answer(at, ms)),
+        1 => (prop::collection::vec(0..8_u8, 0..8), 0..3_u8).prop_map(|(all, how)| Step::Update(all, how)),
+        1 => (0..90_000_u64).prop_map(Step::Wait),
+    ]
+}
+
+proptest! {
+    /// Against a count of its own: whatever happens, a pick is one of those listed, there is one if any is listed, and
+    /// what counts as open is what was picked and has not ended.
+    #[test]
+    fn what_is_open_is_what_was_picked_and_has_not_ended(steps in prop::collection::vec(step(), 1..200)) {
+        let mut listed: BTreeSet<u8> = (0..3).collect();
+        let mut world = World::new(&entry(Balance::Least, listed.clone()));
+        let mut open: Vec<SocketAddr> = Vec::new();
+        for step in steps {
+            match step {
+                Step::Pick(who) => {
+                    let (now, draw) = (world.now, u64::from(who).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+                    let picked = world.balancer.pick(client(who), Set::Cluster, &[], now, draw);
+                    prop_assert_eq!(picked.is_some(), !listed.is_empty());
+                    if let Some(picked) = picked {
+                        prop_assert!(listed.iter().any(|number| endpoint(*number) == picked.address));
+                        open.push(picked.address);
+                    }
+                }
+                Step::End(at) if !open.is_empty() => {
+                    let one = open.swap_remove(at % open.len());
+                    world.balancer.handle_end(one);
+                }
+                Step::Fail(at) if !open.is_empty() => {
+                    let one = open.swap_remove(at % open.len());
+                    world.fail(one);
+                }
+                Step::Answer(at, ms) if !open.is_empty() => {
+                    let one = open[at % open.len()];
+                    world.answer(one, ms as u32 * MS);
+                }
+                Step::End(_) | Step::Fail(_) | Step::Answer(..) => {}
+                Step::Update(all, how) => {
+                    listed = all.into_iter().collect();
+                    let balance = [Balance::Least, Balance::Latency, Balance::Maglev][usize::from(how)];
+                    world.balancer.update(&entry(balance, listed.clone()), world.now);
+                }
+                Step::Wait(ms) => world.now += ms as u32 * MS,
+            }
+            let counted: u32 = world.balancer.seen(world.now).iter().map(|seen| seen.open).sum();
+            prop_assert_eq!(counted as usize, open.len());
+        }
+    }
+}
