@@ -107,6 +107,7 @@ impl Node {
             pairs: Arc::default(),
             obstacles: Arc::default(),
             told: Vec::new(),
+            turn: 0,
         };
         works.look_after().await;
         works.adopt().await;

@@ -43,6 +43,8 @@ pub(super) struct Works {
     pub(super) obstacles: Arc<[Obstacle]>,
     /// The addresses that the others were told last.
     pub(super) told: Vec<SocketAddr>,
+    /// The container that is to be looked at closely next, by its place in the book.
+    pub(super) turn: usize,
 }
 
 impl Works {
@@ -206,6 +208,9 @@ impl Works {
             None => Vec::new(),
         };
         let mut obstacles = obstacles;
+        if let Some(range) = self.router.view().range {
+            obstacles.extend(self.mend(range).await);
+        }
         obstacles.extend(self.route_services().await);
         self.obstacles = obstacles.into();
         self.tell_ports().await;
