@@ -15,4 +15,5 @@ pub mod poll;
 pub mod sysctl;
 pub mod tun;
 pub mod udp;
+pub mod unix;
 pub mod uplink;

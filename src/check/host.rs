@@ -13,6 +13,7 @@ use weave_model::ClusterRange;
 use weave_router::attach::{self, Host};
 
 use super::{Plan, Point, State};
+use crate::claim::claim_network;
 use crate::preflight;
 
 /// The table and the device that are a node's.
@@ -77,7 +78,7 @@ pub(super) async fn points(plan: &Plan) -> Vec<Point> {
 }
 
 fn node_and_port(plan: &Plan) -> Vec<Point> {
-    let claim = preflight::claim_network();
+    let claim = claim_network();
     let port = plan.listen.port();
     if let Err(obstacle) = claim {
         let fix = format!("see how it is with: weavectl status. {}", obstacle.fix);
