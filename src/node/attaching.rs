@@ -148,7 +148,11 @@ impl Works {
     /// Takes one interface off the network and gives its address back.
     pub(super) async fn take_off(&mut self, entry: Entry) -> Result<Attachment, Refusal> {
         self.strike_out(&entry).await?;
-        self.forget_endpoint(&entry).await?;
+        if let Err(refusal) = self.forget_endpoint(&entry).await {
+            self.book.insert(entry);
+            self.publish();
+            return Err(refusal);
+        }
         let Entry { attachment, .. } = entry;
         let Attachment { name, ifname, .. } = &attachment;
         self.release(&containers::lease_id(name, ifname)).await;
@@ -156,7 +160,8 @@ impl Works {
         Ok(attachment)
     }
 
-    /// Removes a pair and its entry; the address stays leased.
+    /// Removes a pair and its entry; the address stays leased. What cannot be written stays in the book, without its
+    /// pair, so that the next try finds it.
     async fn strike_out(&mut self, entry: &Entry) -> Result<(), Refusal> {
         let Attachment {
             name,
@@ -171,9 +176,12 @@ impl Works {
             .await
             .map_err(|error| containers::refused(&error))?;
         self.book.remove(name, ifname);
-        self.save()?;
+        let saved = self.save();
+        if saved.is_err() {
+            self.book.insert(entry.clone());
+        }
         self.tell_ports().await;
-        Ok(())
+        saved
     }
 
     /// Looks which pairs there are, and tells the router whose they are, for broadcast and multicast.

@@ -190,7 +190,12 @@ impl Works {
             .await
             .map_err(|error| containers::refused(&error))?;
         self.book.set_host(None);
-        self.save()?;
+        if let Err(refusal) = self.save() {
+            // It is exposed as before: the next look gives it its addresses again.
+            self.book.set_host(Some(address));
+            self.publish();
+            return Err(refusal);
+        }
         self.release(HOST_LEASE).await;
         Ok(address)
     }
