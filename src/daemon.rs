@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 use tracing_subscriber::EnvFilter;
 
 use crate::api::{self, Socket, SocketError};
+use crate::claim::{Claim, claim_network};
 use crate::config::{Config, Flags};
 use crate::docker;
 use crate::node::Node;
@@ -79,7 +80,7 @@ fn report(obstacle: &Obstacle, code: u8) -> ExitCode {
 fn run(config: Config) -> Result<(), Obstacle> {
     preflight::check_host()?;
     preflight::check_state_dir(&config.state_dir)?;
-    let _network = claim()?;
+    let _network = take_network()?;
     let socket = bind(&config.socket).map_err(|error| no_socket(&error))?;
     preflight::check_port(config.overlay.listen)?;
     let runtime = Builder::new_current_thread()
@@ -163,10 +164,10 @@ fn ended(part: &str) -> Obstacle {
 }
 
 /// Takes the network namespace; from a weaved that was just killed, when that is gone.
-fn claim() -> Result<preflight::Claim, Obstacle> {
+fn take_network() -> Result<Claim, Obstacle> {
     let until = Instant::now() + LAST_BREATH;
     loop {
-        match preflight::claim_network() {
+        match claim_network() {
             Err(_) if Instant::now() < until => thread::sleep(LAST_BREATH / 10),
             claimed => return claimed,
         }

@@ -2,9 +2,9 @@
 //!
 //! `weaved` is [`config`] (what it is told), [`node`] (the parts, wired), [`api`] (what it can be asked) and [`docker`]
 //! (the same for Docker), started in that order by [`daemon`] and stopped in reverse, after [`preflight`] looked whether
-//! the host will do, and ended when a [`vital`] part is; [`notify`] tells systemd. `weavectl` is [`cli`]: it talks to the API, and [`check`]s a host before
-//! there is one. What keeps either from its work is an [`obstacle`]: a cause
-//! and a fix.
+//! the host will do and [`claim`] took its network, and ended when a [`vital`] part is; [`notify`] tells systemd.
+//! `weavectl` is [`cli`]: it talks to the API, and [`check`]s a host before there is one. What keeps either from its work
+//! is an [`obstacle`]: a cause and a fix.
 //!
 //! [`sight`] lets people look: [`metrics`] for Prometheus, and the page of `weave_dashboard`.
 //!
@@ -19,6 +19,7 @@ pub mod obstacle;
 pub mod vital;
 
 pub mod config;
+pub mod claim;
 pub mod preflight;
 
 pub mod check;

@@ -171,6 +171,7 @@ impl Node {
             told: Vec::new(),
             missing: missing::Missing::default(),
             swept: 0,
+            turn: 0,
         };
         works.look_after().await;
         works.adopt().await;

@@ -2,17 +2,10 @@
 //!
 //! Only what a person can mend is checked here, and before anything was changed. The state directory and its lock are
 //! the router's to check, the socket the API's.
-//!
-//! Devices, routes and rules of a node have fixed names in its network namespace, and a TUN device made for several
-//! queues gives one to whoever asks: two nodes in one namespace would share its packets without a word. So a node takes
-//! the namespace first, by a name that the kernel gives once in each: an abstract unix socket (unix(7)), which goes with
-//! the process, however that ends.
 
 use std::fs::OpenOptions;
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 use std::net::{SocketAddr, UdpSocket};
-use std::os::linux::net::SocketAddrExt as _;
-use std::os::unix::net;
 use std::path::Path;
 
 use crate::obstacle::Obstacle;
@@ -27,37 +20,6 @@ const CAPABILITIES: [(u32, &str, &str); 3] = [
         "enter the containers' network namespaces",
     ),
 ];
-
-/// The abstract socket that a node holds in its network namespace.
-const CLAIM: &str = "weave/weaved";
-
-/// A network namespace, taken by this node until the value is dropped or the process ends.
-#[derive(Debug)]
-pub struct Claim {
-    _socket: net::UnixListener,
-}
-
-/// Takes the network namespace of the calling thread.
-pub fn claim_network() -> Result<Claim, Obstacle> {
-    let bind = || -> io::Result<Claim> {
-        let name = net::SocketAddr::from_abstract_name(CLAIM)?;
-        let _socket = net::UnixListener::bind_addr(&name)?;
-        Ok(Claim { _socket })
-    };
-    bind().map_err(|error| match error.kind() {
-        ErrorKind::AddrInUse => Obstacle::new(
-            "this network namespace is in use: another weaved runs in it",
-            format!(
-                "stop that one (ss -xlp shows it as @{CLAIM}), or run this one in a network namespace of its own, \
-                 with its own --socket and --state-dir"
-            ),
-        ),
-        _ => Obstacle::new(
-            format!("cannot take this network namespace: {error}"),
-            "raise the limits of this process",
-        ),
-    })
-}
 
 /// Checks privileges and the TUN device.
 pub fn check_host() -> Result<(), Obstacle> {

@@ -19,4 +19,5 @@ pub mod sniff;
 pub mod sysctl;
 pub mod tun;
 pub mod udp;
+pub mod unix;
 pub mod uplink;

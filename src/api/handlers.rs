@@ -1,7 +1,7 @@
 //! One function for each path and method: read, ask the node, answer.
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::{FromRequest, Path, Query, Request, State};
 use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use hyper::body::Bytes;
@@ -36,6 +36,22 @@ impl IntoResponse for Refused {
     }
 }
 
+/// The body of a request. One that is too long, or breaks off, is refused in the words of all refusals.
+pub(super) struct Body(pub(super) Bytes);
+
+impl<S: Send + Sync> FromRequest<S> for Body {
+    type Rejection = Refused;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Refused> {
+        let read = Bytes::from_request(request, state).await;
+        read.map(Self).map_err(|rejection| {
+            let cause = format!("the request cannot be read: {}", rejection.body_text());
+            let fix = "send a body of 2 MiB at most";
+            Refused(Refusal::new(Code::Invalid, cause, fix))
+        })
+    }
+}
+
 pub(super) type Answer<A> = Result<Json<A>, Refused>;
 
 /// Make a cluster with this node as its first member.
@@ -43,7 +59,7 @@ pub(super) type Answer<A> = Result<Json<A>, Refused>;
     (status = 200, description = "the cluster is made", body = Membership),
     (status = "default", description = "refused, nothing was changed", body = Refusal),
 ))]
-pub(super) async fn init(State(node): State<Node>, body: Bytes) -> Answer<Membership> {
+pub(super) async fn init(State(node): State<Node>, Body(body): Body) -> Answer<Membership> {
     let request: InitRequest = read(&body)?;
     Ok(Json(node.init(request).await?))
 }
@@ -53,7 +69,10 @@ pub(super) async fn init(State(node): State<Node>, body: Bytes) -> Answer<Member
     (status = 200, description = "the token", body = TokenAnswer),
     (status = "default", description = "refused, nothing was changed", body = Refusal),
 ))]
-pub(super) async fn create_token(State(node): State<Node>, body: Bytes) -> Answer<TokenAnswer> {
+pub(super) async fn create_token(
+    State(node): State<Node>,
+    Body(body): Body,
+) -> Answer<TokenAnswer> {
     let request: TokenRequest = read(&body)?;
     Ok(Json(node.create_token(request).await?))
 }
@@ -63,7 +82,7 @@ pub(super) async fn create_token(State(node): State<Node>, body: Bytes) -> Answe
     (status = 200, description = "this node is a member", body = Membership),
     (status = "default", description = "refused, nothing was changed", body = Refusal),
 ))]
-pub(super) async fn join(State(node): State<Node>, body: Bytes) -> Answer<Membership> {
+pub(super) async fn join(State(node): State<Node>, Body(body): Body) -> Answer<Membership> {
     let request: JoinRequest = read(&body)?;
     Ok(Json(node.join(request).await?))
 }
@@ -73,7 +92,7 @@ pub(super) async fn join(State(node): State<Node>, body: Bytes) -> Answer<Member
     (status = 200, description = "the container is attached, or was already", body = Attachment),
     (status = "default", description = "refused, nothing was changed", body = Refusal),
 ))]
-pub(super) async fn attach(State(node): State<Node>, body: Bytes) -> Answer<Attachment> {
+pub(super) async fn attach(State(node): State<Node>, Body(body): Body) -> Answer<Attachment> {
     let request: AttachRequest = read(&body)?;
     Ok(Json(node.attach(request).await?))
 }
@@ -117,7 +136,7 @@ pub(super) async fn attachments(State(node): State<Node>) -> Json<Attachments> {
     (status = 200, description = "what was freed", body = Attachments),
     (status = "default", description = "refused, nothing was changed", body = Refusal),
 ))]
-pub(super) async fn cni_del(State(node): State<Node>, body: Bytes) -> Answer<Attachments> {
+pub(super) async fn cni_del(State(node): State<Node>, Body(body): Body) -> Answer<Attachments> {
     let what: CniRef = read(&body)?;
     Ok(Json(node.cni_del(what).await?))
 }
@@ -127,7 +146,7 @@ pub(super) async fn cni_del(State(node): State<Node>, body: Bytes) -> Answer<Att
     (status = 200, description = "what was found", body = CniFindings),
     (status = "default", description = "it cannot be looked at", body = Refusal),
 ))]
-pub(super) async fn cni_check(State(node): State<Node>, body: Bytes) -> Answer<CniFindings> {
+pub(super) async fn cni_check(State(node): State<Node>, Body(body): Body) -> Answer<CniFindings> {
     let what: CniRef = read(&body)?;
     Ok(Json(node.cni_check(what).await?))
 }
@@ -137,7 +156,7 @@ pub(super) async fn cni_check(State(node): State<Node>, body: Bytes) -> Answer<C
     (status = 200, description = "what was freed", body = Attachments),
     (status = "default", description = "something cannot be freed; all else was", body = Refusal),
 ))]
-pub(super) async fn cni_gc(State(node): State<Node>, body: Bytes) -> Answer<Attachments> {
+pub(super) async fn cni_gc(State(node): State<Node>, Body(body): Body) -> Answer<Attachments> {
     let request: CniGcRequest = read(&body)?;
     Ok(Json(node.cni_gc(request).await?))
 }
@@ -147,7 +166,7 @@ pub(super) async fn cni_gc(State(node): State<Node>, body: Bytes) -> Answer<Atta
     (status = 200, description = "the host has these addresses, now or already", body = HostAddress),
     (status = "default", description = "refused, nothing was changed", body = Refusal),
 ))]
-pub(super) async fn expose(State(node): State<Node>, body: Bytes) -> Answer<HostAddress> {
+pub(super) async fn expose(State(node): State<Node>, Body(body): Body) -> Answer<HostAddress> {
     let request: ExposeRequest = read(&body)?;
     Ok(Json(node.expose(request).await?))
 }
@@ -166,7 +185,10 @@ pub(super) async fn hide(State(node): State<Node>) -> Answer<HostAddress> {
     (status = 200, description = "the service is made", body = ServiceInfo),
     (status = "default", description = "refused, nothing was changed", body = Refusal),
 ))]
-pub(super) async fn create_service(State(node): State<Node>, body: Bytes) -> Answer<ServiceInfo> {
+pub(super) async fn create_service(
+    State(node): State<Node>,
+    Body(body): Body,
+) -> Answer<ServiceInfo> {
     let request: ServiceRequest = read(&body)?;
     Ok(Json(node.create_service(request).await?))
 }
@@ -247,4 +269,20 @@ pub(super) fn invalid(why: &str) -> Refused {
         cause,
         "see /v1/openapi.json for its form",
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_body_that_is_too_long_is_refused_as_all_else_is() {
+        let long = axum::body::Body::from(vec![b' '; 3 << 20]);
+        let read = Body::from_request(Request::new(long), &()).await;
+        let response = read.err().unwrap().into_response();
+        assert_eq!(response.status(), StatusCode::BAD_REQUEST);
+        let said = axum::body::to_bytes(response.into_body(), 1 << 16).await;
+        let refusal: Refusal = serde_json::from_slice(&said.unwrap()).unwrap();
+        assert!(refusal.fix.contains("2 MiB"), "{refusal:?}");
+    }
 }

@@ -2,13 +2,12 @@
 
 use axum::Json;
 use axum::extract::{Path, State};
-use hyper::body::Bytes;
 use weave_model::api::{
     AdminRequest, Admins, Ipam, IpamFindings, LeaveAnswer, LeaveRequest, NodeRef, Refusal,
     RemovalAnswer, RemovalRequest, TokenEntry, TokenList,
 };
 
-use super::handlers::{Answer, read};
+use super::handlers::{Answer, Body, read};
 use crate::node::Node;
 
 /// List the join tokens that were made here.
@@ -39,7 +38,7 @@ pub(super) async fn revoke_token(
     (status = 200, description = "that member is an admin, now or already", body = NodeRef),
     (status = "default", description = "refused, nothing was changed", body = Refusal),
 ))]
-pub(super) async fn add_admin(State(node): State<Node>, body: Bytes) -> Answer<NodeRef> {
+pub(super) async fn add_admin(State(node): State<Node>, Body(body): Body) -> Answer<NodeRef> {
     let request: AdminRequest = read(&body)?;
     Ok(Json(node.add_admin(request).await?))
 }
@@ -57,7 +56,7 @@ pub(super) async fn admins(State(node): State<Node>) -> Json<Admins> {
     (status = 200, description = "it is cut off, and everybody who is reached is told", body = RemovalAnswer),
     (status = "default", description = "refused, nothing was changed", body = Refusal),
 ))]
-pub(super) async fn remove(State(node): State<Node>, body: Bytes) -> Answer<RemovalAnswer> {
+pub(super) async fn remove(State(node): State<Node>, Body(body): Body) -> Answer<RemovalAnswer> {
     let request: RemovalRequest = read(&body)?;
     Ok(Json(node.remove(request).await?))
 }
@@ -67,7 +66,7 @@ pub(super) async fn remove(State(node): State<Node>, body: Bytes) -> Answer<Remo
     (status = 200, description = "this node is in no cluster, and has new keys", body = LeaveAnswer),
     (status = "default", description = "refused; with force, containers may be detached already", body = Refusal),
 ))]
-pub(super) async fn leave(State(node): State<Node>, body: Bytes) -> Answer<LeaveAnswer> {
+pub(super) async fn leave(State(node): State<Node>, Body(body): Body) -> Answer<LeaveAnswer> {
     let request: LeaveRequest = read(&body)?;
     Ok(Json(node.leave(request).await?))
 }

@@ -13,6 +13,7 @@ use weave_model::ClusterRange;
 use weave_router::attach::{self, Host};
 
 use super::{Plan, Point, State};
+use crate::claim::claim_network;
 use crate::preflight;
 
 /// The table and the device that are a node's.
@@ -77,7 +78,7 @@ pub(super) async fn points(plan: &Plan) -> Vec<Point> {
 }
 
 fn node_and_port(plan: &Plan) -> Vec<Point> {
-    let claim = preflight::claim_network();
+    let claim = claim_network();
     let port = plan.listen.port();
     if let Err(obstacle) = claim {
         let fix = format!("see how it is with: weavectl status. {}", obstacle.fix);
@@ -203,11 +204,15 @@ fn global(ip: IpAddr) -> bool {
     }
 }
 
-/// Our table, and whether somebody else's rules drop what comes in.
+/// Our table, and whether somebody else's rules drop what comes in or passes.
 fn rules(port: u16) -> Vec<Point> {
     let looked = || -> Result<Vec<Point>, nft::Error> {
         let socket = nft::Socket::open()?;
-        Ok(vec![own_table(&socket)?, incoming(&socket, port)?])
+        Ok(vec![
+            own_table(&socket)?,
+            incoming(&socket, port)?,
+            forwarded(&socket)?,
+        ])
     };
     looked().unwrap_or_else(|error| {
         vec![Point::failure(
@@ -265,6 +270,49 @@ fn incoming(socket: &nft::Socket, port: u16) -> Result<Point, nft::Error> {
     Ok(Point::ok(
         "firewall",
         format!("nothing here drops UDP {port} by default"),
+    ))
+}
+
+/// A chain at the forward hook that drops what no rule accepts, or firewalld, whose zones refuse what they do not know. In
+/// the tables of iptables a node makes its own way through.
+fn forwarded(socket: &nft::Socket) -> Result<Point, nft::Error> {
+    const FORWARD: u32 = 2;
+    const DROP: u32 = 0;
+    for table in socket.tables()? {
+        if table.name == "firewalld" {
+            let found =
+                "firewalld refuses what is forwarded between devices that its zones do not know";
+            let fix = "firewall-cmd --permanent --zone=trusted --add-interface=weave0 --add-interface=wv+; firewall-cmd --reload";
+            return Ok(Point::warning("forwarding", found, fix));
+        }
+        let family = [nft::Family::Inet, nft::Family::Ip, nft::Family::Ip6];
+        let mut families = family.into_iter();
+        let Some(family) = families.find(|family| *family as u8 == table.family) else {
+            continue;
+        };
+        if table.name == "filter" && family != nft::Family::Inet {
+            continue;
+        }
+        let chains = socket.chains(&nft::Table::new(family, &*table.name))?;
+        let drops = |chain: &&nft::ChainInfo| {
+            chain.hook.is_some_and(|hook| hook.0 == FORWARD) && chain.policy == Some(DROP)
+        };
+        if let Some(chain) = chains.iter().find(drops) {
+            let found = format!(
+                "a firewall drops what it forwards and does not know (table {}, chain {})",
+                table.name, chain.name
+            );
+            let rule = words(&table, chain);
+            let fix = format!(
+                "let containers' packets through, such as: nft 'insert rule {rule} iifname {{ weave0, \"wv*\" }} accept'; \
+                 nft 'insert rule {rule} oifname {{ weave0, \"wv*\" }} ct state established,related accept'"
+            );
+            return Ok(Point::warning("forwarding", found, fix));
+        }
+    }
+    Ok(Point::ok(
+        "forwarding",
+        "no firewall here drops what it forwards by default",
     ))
 }
 

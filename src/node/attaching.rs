@@ -17,6 +17,10 @@ use super::addresses;
 use super::book::Entry;
 use super::containers::{self, Plan};
 use super::works::{HOST_LEASE, SERVICE_LEASE, Works};
+use crate::obstacle::Obstacle;
+
+/// How many containers are looked at closely at one look.
+const ROUND: usize = 8;
 
 impl Works {
     /// Attaches a container.
@@ -35,6 +39,7 @@ impl Works {
             }
             Plan::Make => {}
         }
+        self.side.guard(range)?;
         let want = containers::wanted_offset(&range, &request)?;
         let lease = containers::lease_id(&request.name, &request.ifname);
         let offset = self.allocate(&lease, want).await?;
@@ -143,7 +148,11 @@ impl Works {
     /// Takes one interface off the network and gives its address back.
     pub(super) async fn take_off(&mut self, entry: Entry) -> Result<Attachment, Refusal> {
         self.strike_out(&entry).await?;
-        self.forget_endpoint(&entry).await?;
+        if let Err(refusal) = self.forget_endpoint(&entry).await {
+            self.book.insert(entry);
+            self.publish();
+            return Err(refusal);
+        }
         let Entry { attachment, .. } = entry;
         let Attachment { name, ifname, .. } = &attachment;
         self.release(&containers::lease_id(name, ifname)).await;
@@ -151,7 +160,8 @@ impl Works {
         Ok(attachment)
     }
 
-    /// Removes a pair and its entry; the address stays leased.
+    /// Removes a pair and its entry; the address stays leased. What cannot be written stays in the book, without its
+    /// pair, so that the next try finds it.
     async fn strike_out(&mut self, entry: &Entry) -> Result<(), Refusal> {
         let Attachment {
             name,
@@ -166,9 +176,12 @@ impl Works {
             .await
             .map_err(|error| containers::refused(&error))?;
         self.book.remove(name, ifname);
-        self.save()?;
+        let saved = self.save();
+        if saved.is_err() {
+            self.book.insert(entry.clone());
+        }
         self.tell_ports().await;
-        Ok(())
+        saved
     }
 
     /// Looks which pairs there are, and tells the router whose they are, for broadcast and multicast. Whether that can be
@@ -280,6 +293,42 @@ impl Works {
                 tracing::warn!(%refusal, lease, "an address in use cannot be kept for it");
             }
         }
+    }
+
+    /// Puts right what somebody else changed of containers' devices and routes on this host: at once what two questions
+    /// to the kernel show, the rest one container after another, [`ROUND`] at a look. What cannot be is returned.
+    pub(super) async fn mend(&mut self, range: ClusterRange) -> Vec<Obstacle> {
+        let wanted = |entry: &Entry| {
+            let wanted = containers::to_repair(entry, range)?;
+            Some((entry.attachment.name.clone(), wanted))
+        };
+        let all: Vec<_> = self.book.entries().filter_map(wanted).collect();
+        let attachments: Vec<_> = all.iter().map(|(_, wanted)| wanted.clone()).collect();
+        let astray = match self.side.host.astray(&attachments).await {
+            Ok(astray) => astray,
+            Err(error) => {
+                tracing::warn!(%error, "cannot look after the containers' devices");
+                return Vec::new();
+            }
+        };
+        let turn = self.turn..self.turn + ROUND;
+        self.turn = if turn.end < all.len() { turn.end } else { 0 };
+        let mut obstacles = Vec::new();
+        for (at, (name, wanted)) in all.iter().enumerate() {
+            if !astray[at] && !turn.contains(&at) {
+                continue;
+            }
+            match self.side.host.repair(wanted).await {
+                Ok(Repaired::Fixed(changes)) => tracing::warn!(%name, ?changes, "mended"),
+                Ok(Repaired::Right | Repaired::Gone) => {}
+                Err(error) => {
+                    let refusal = containers::refused(&error);
+                    let cause = format!("the container {name} is cut off: {}", refusal.message);
+                    obstacles.push(Obstacle::new(cause, refusal.fix));
+                }
+            }
+        }
+        obstacles
     }
 
     async fn adopt_one(&self, entry: &Entry, range: ClusterRange) {

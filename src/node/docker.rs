@@ -275,6 +275,7 @@ impl Works {
             let fix = "start the container again";
             return Err(Refusal::new(Code::NotFound, cause, fix));
         };
+        self.side.guard(range)?;
         self.remove_pair(&id, &endpoint).await?;
         let (attachment, inner) = self.to_lend(&id, &endpoint, range);
         let mac = endpoint.mac.map(Mac::bytes);

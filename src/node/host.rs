@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use weave_linux::nft::{self, Found};
 use weave_model::ClusterRange;
+use weave_model::api::{Code, Refusal};
 use weave_router::attach::{self, Host, HostSpec};
 use weave_router::hostfw::{self, HostFirewall};
 use weave_router::rules::AttachRules;
@@ -23,6 +24,9 @@ pub(super) const TUN: &str = "weave0";
 
 /// What the names of the host's ends of containers' pairs begin with.
 const VETHS: &str = "wv";
+
+/// What helps when the kernel refuses our rules.
+const RULES_FIX: &str = "look at the log of the kernel, and at: nft list ruleset";
 
 /// How long the desk waits for the host's firewall programs.
 const FIREWALL_WAIT: Duration = Duration::from_secs(1);
@@ -104,10 +108,7 @@ impl HostSide {
             Err(error) => obstacles.push(obstacle(&error)),
         }
         if let Err(error) = self.ensure_rules(range) {
-            obstacles.push(Obstacle::new(
-                error.to_string(),
-                "look at the log of the kernel, and at: nft list ruleset",
-            ));
+            obstacles.push(Obstacle::new(error.to_string(), RULES_FIX));
         }
         obstacles.extend(self.ensure_way_through().await);
         obstacles
@@ -180,6 +181,16 @@ impl HostSide {
             closed_udp: vec![self.port],
             closed_tcp: self.closed_tcp.clone(),
         }
+    }
+
+    /// Makes sure that the rules are in place before a container comes: without them it could use another's address and
+    /// reach the node's own ports.
+    pub(super) fn guard(&self, range: ClusterRange) -> Result<(), Refusal> {
+        self.ensure_rules(range).map_err(|error| {
+            let cause = format!("the rules that guard the other containers cannot be made, so nothing is attached: {error}");
+            let fix = format!("{RULES_FIX}; then attach again");
+            Refusal::new(Code::Failed, cause, fix)
+        })
     }
 
     fn ensure_rules(&self, range: ClusterRange) -> Result<(), nft::Error> {

@@ -48,6 +48,8 @@ pub(super) struct Works {
     pub(super) missing: Missing,
     /// How many attachments were freed because their interface was gone.
     pub(super) swept: u64,
+    /// The container that is to be looked at closely next, by its place in the book.
+    pub(super) turn: usize,
 }
 
 impl Works {
@@ -193,7 +195,12 @@ impl Works {
             .await
             .map_err(|error| containers::refused(&error))?;
         self.book.set_host(None);
-        self.save()?;
+        if let Err(refusal) = self.save() {
+            // It is exposed as before: the next look gives it its addresses again.
+            self.book.set_host(Some(address));
+            self.publish();
+            return Err(refusal);
+        }
         self.release(HOST_LEASE).await;
         Ok(address)
     }
@@ -211,6 +218,9 @@ impl Works {
             None => Vec::new(),
         };
         let mut obstacles = obstacles;
+        if let Some(range) = self.router.view().range {
+            obstacles.extend(self.mend(range).await);
+        }
         obstacles.extend(self.route_services().await);
         self.obstacles = obstacles.into();
         if self.tell_ports().await {

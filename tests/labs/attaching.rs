@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::lab::node::WEAVECTL;
 use crate::lab::ns::{self, Ns};
+use crate::lab::traffic::{try_ping, wait_for};
 use crate::lab::{Host, Lab};
 
 /// The containers that the node has written down.
@@ -40,6 +41,76 @@ fn begin(host: &Host, arguments: &[&str]) -> Child {
 
 fn begin_attach(host: &Host, ns: &Ns) -> Child {
     begin(host, &["attach", ns.name(), "--name", ns.name()])
+}
+
+/// What somebody takes of a container's part of the host comes back by itself: its routes, its device, its settings.
+#[test]
+fn what_is_taken_from_a_container_comes_back() {
+    Lab::run(|lab| {
+        let h1 = lab.host("h1", 1);
+        h1.start();
+        h1.ok(&["init"]);
+        let [a, b] = [h1.attach("a"), h1.attach("b")];
+        let device = booked(&h1)
+            .iter()
+            .find(|one| one["name"] == "b")
+            .and_then(|one| one["host_ifname"].as_str().map(str::to_owned))
+            .expect("it is in the book");
+        let proxy = format!("net.ipv4.conf.{device}.proxy_arp");
+        for taken in [
+            format!("ip route del {}", b.v4),
+            format!("ip -6 route del {}", b.v6),
+            format!("ip link set {device} down"),
+            format!("ip addr flush dev {device}; sysctl -qw {proxy}=0"),
+        ] {
+            h1.ns.sh(&taken);
+            let whole = || {
+                let settings = h1.ns.sh(&format!("sysctl -n {proxy}"));
+                settings.trim() == "1"
+                    && (b.addresses().iter()).all(|to| try_ping(&a.ns, *to, 56).status.success())
+            };
+            wait_for(&format!("mended: {taken}"), Duration::from_secs(30), whole);
+        }
+        assert_eq!(h1.status()["verdict"], "ok");
+    });
+}
+
+/// Nothing is attached while the rules that keep containers from using others' addresses cannot be made; once they can,
+/// they are there before the container is.
+#[test]
+fn no_container_comes_before_the_rules() {
+    Lab::run(|lab| {
+        let h1 = lab.host("h1", 1);
+        h1.start();
+        h1.ok(&["init"]);
+        h1.ns.sh("nft delete table inet weave-attach");
+        h1.attach("a");
+        let there = || {
+            let rules = h1.ns.try_sh("nft list table inet weave-attach");
+            String::from_utf8_lossy(&rules.stdout).contains("antispoof")
+        };
+        assert!(there(), "made before the container was");
+        // A table of that name that belongs to another process, for as long as that one lives.
+        let take = "add table inet weave-attach; delete table inet weave-attach; add table inet weave-attach { flags owner; }";
+        let own = format!("echo '{take}'; exec cat");
+        let mut holder = h1.ns.command("sh");
+        holder.args(["-c", &format!("({own}) | nft -i")]);
+        let mut holder = holder.stdin(Stdio::piped()).spawn().expect("nft starts");
+        wait_for("the table is another's", Duration::from_secs(20), || {
+            let table = h1.ns.try_sh("nft list table inet weave-attach");
+            String::from_utf8_lossy(&table.stdout).contains("owner")
+        });
+        let c = h1.bare_container("c");
+        let attach = ["attach", c.name(), "--name", "c"];
+        let refused = h1.ctl(&attach);
+        assert_ne!(refused.code, 0, "{refused:?}");
+        assert!(refused.err.contains("nothing is attached"), "{refused:?}");
+        assert_eq!(pairs(&h1), 1);
+        drop(holder.stdin.take());
+        holder.wait().expect("it ends");
+        h1.ok(&attach);
+        assert!(there());
+    });
 }
 
 /// Twenty at once get twenty different addresses; asking again changes nothing; detaching at once leaves nothing.

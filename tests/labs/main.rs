@@ -12,6 +12,7 @@ mod docker;
 mod dashboard;
 mod firewall;
 mod flows;
+mod full_disk;
 mod hostile;
 mod idle;
 mod members;

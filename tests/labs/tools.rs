@@ -118,6 +118,19 @@ fn the_firewall(host: &Host) {
     host.ns
         .sh("nft list ruleset | grep -q 'udp dport 6783 accept'");
     host.ns.sh("nft flush ruleset");
+    host.ns.sh("nft add table inet f; nft 'add chain inet f through { type filter hook forward priority 0; policy drop; }'");
+    let (_, forwarding) = point(host, "forwarding");
+    assert_eq!(forwarding["state"], "warning");
+    let fix = forwarding["fix"].as_str().unwrap_or_default();
+    let (_, commands) = fix.split_once(": ").expect("commands to follow");
+    host.ns.sh(commands);
+    host.ns.sh("nft list ruleset | grep -q 'iifname .*wv'");
+    host.ns.sh("nft flush ruleset");
+    host.ns.sh("nft add table inet firewalld");
+    let (_, forwarding) = point(host, "forwarding");
+    let fix = forwarding["fix"].as_str().unwrap_or_default();
+    assert!(fix.starts_with("firewall-cmd"), "{forwarding}");
+    host.ns.sh("nft flush ruleset");
 }
 
 /// Three nodes test each other: everything passes, a file says so for build servers, and nothing of it is left; when a

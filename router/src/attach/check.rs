@@ -2,14 +2,15 @@
 //!
 //! What others add, such as a plugin that comes after us, is no fault: only what we made has to be there.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use weave_linux::netlink::{Link, Netlink, Route};
 
 use super::outer::GATEWAY_V6;
-use super::spec::{AttachSpec, DefaultRoute};
-use super::{Error, Host};
+use super::spec::{AttachSpec, Attachment, DefaultRoute};
+use super::{Error, Host, ROUTE_PROTOCOL};
 
 impl Host {
     /// What is missing or wrong of an attachment, one line each; empty when all is as [`Host::attach`] left it.
@@ -26,6 +27,28 @@ impl Host {
         self.check_outer(spec, &mut wrong).await?;
         check_inner(spec, &mut wrong).await?;
         Ok(wrong)
+    }
+
+    /// Which of these attachments have a device that is down, or lack a route on the host. Two questions to the kernel
+    /// for all of them; what takes a question for each, [`Host::repair`] sees. Those whose device is gone are not
+    /// among them.
+    pub async fn astray(&self, attachments: &[Attachment]) -> Result<Vec<bool>, Error> {
+        let links: BTreeMap<String, Link> = self
+            .attached()
+            .await?
+            .into_iter()
+            .map(|link| (link.name.clone(), link))
+            .collect();
+        let routes = self.netlink.routes_by(ROUTE_PROTOCOL).await?;
+        let routes: BTreeSet<(IpNet, Option<u32>)> =
+            routes.iter().map(|route| (route.to, route.link)).collect();
+        let astray = |attachment: &Attachment| {
+            links.get(attachment.outer.as_str()).is_some_and(|link| {
+                let there = |address| routes.contains(&(IpNet::from(address), Some(link.index)));
+                !link.up || !attachment.addresses().all(there)
+            })
+        };
+        Ok(attachments.iter().map(astray).collect())
     }
 
     async fn check_outer(&self, spec: &AttachSpec, wrong: &mut Vec<String>) -> Result<(), Error> {

@@ -1,12 +1,14 @@
 //! Which rules of ours belong in a host's `filter` table, told from the table as `iptables -S` prints it.
 //!
 //! Where Docker is (the chain `DOCKER-USER` exists), the accepts for our own traffic stand at the head of that chain,
-//! which Docker leaves to others; elsewhere, if the policy of `FORWARD` is drop, at the head of `FORWARD`. They accept
+//! which Docker leaves to others; elsewhere, if the policy of `FORWARD` is drop or a rule there
+//! drops or refuses all that comes to it, at the head of `FORWARD`. They accept
 //! what passes between containers and other nodes, and the answers to what was accepted before; nothing from outside
 //! comes in by them that was not asked for or translated to a container.
 //!
-//! What containers send to the outside is accepted at the *end* of `FORWARD`: it only overrides the policy, and every
-//! rule of the host still has its say, such as those that keep Docker's networks apart.
+//! What containers send to the outside is accepted at the *end* of `FORWARD`, or before the rule that refuses all: it
+//! only overrides the policy, and every other rule of the host still has its say, such as those that keep Docker's
+//! networks apart.
 
 /// Arguments of one `iptables` call.
 pub(super) type Step = Vec<String>;
@@ -23,6 +25,8 @@ struct Wanted {
     chain: &'static str,
     /// `-I` for the head of the chain, `-A` for its end.
     place: &'static str,
+    /// The number of the rule that it goes before, from 1; 0 if `place` says it.
+    before: usize,
     matches: String,
     comment: String,
 }
@@ -30,7 +34,8 @@ struct Wanted {
 /// The steps from the table as printed to the table as it should be.
 pub(super) fn wanted(listing: &str, tun: &str, veths: &str) -> Vec<Step> {
     let has = |line: &str| listing.lines().any(|found| found.trim() == line);
-    let drops = has("-P FORWARD DROP");
+    let last = catch_all(listing);
+    let drops = has("-P FORWARD DROP") || last.is_some();
     let mut wanted = Vec::new();
     if has("-N DOCKER-USER") {
         wanted.extend(between(USER, tun, veths));
@@ -38,12 +43,11 @@ pub(super) fn wanted(listing: &str, tun: &str, veths: &str) -> Vec<Step> {
         wanted.extend(between(FORWARD, tun, veths));
     }
     if drops {
-        wanted.push(Wanted::new(
-            FORWARD,
-            "-A",
-            format!("-i {veths}+"),
-            "to the outside",
-        ));
+        let outside = Wanted::new(FORWARD, "-A", format!("-i {veths}+"), "to the outside");
+        wanted.push(match last {
+            Some(before) => Wanted { before, ..outside },
+            None => outside,
+        });
     }
     let mut steps = Vec::new();
     let mut found: Vec<(&str, &str)> = Vec::new();
@@ -64,6 +68,15 @@ pub(super) fn wanted(listing: &str, tun: &str, veths: &str) -> Vec<Step> {
         }
     }
     steps
+}
+
+/// The number of the rule of `FORWARD` that drops or refuses whatever comes to it, as if it were the policy. Rules of ours
+/// before it are counted: those that stay are there, and the ones that go do so where there is no such rule any more.
+fn catch_all(listing: &str) -> Option<usize> {
+    let rules = listing.lines().map(str::trim);
+    let mut rules = rules.filter_map(|line| line.strip_prefix("-A FORWARD "));
+    let ends = |rule: &str| rule == "-j DROP" || rule.starts_with("-j REJECT");
+    rules.position(ends).map(|at| at + 1)
 }
 
 /// The steps that leave no rule of ours.
@@ -95,6 +108,7 @@ impl Wanted {
         Self {
             chain,
             place,
+            before: 0,
             matches,
             comment,
         }
@@ -102,6 +116,13 @@ impl Wanted {
 
     fn step(&self) -> Step {
         let mut step = vec![self.place.to_owned(), self.chain.to_owned()];
+        if self.before > 0 {
+            step = vec![
+                "-I".to_owned(),
+                self.chain.to_owned(),
+                self.before.to_string(),
+            ];
+        }
         step.extend(self.matches.split(' ').map(str::to_owned));
         step.extend(
             ["-m", "comment", "--comment", &self.comment, "-j", "ACCEPT"].map(str::to_owned),
@@ -144,7 +165,10 @@ mod tests {
     fn after(listing: &str, steps: &[Step]) -> String {
         let mut lines: Vec<String> = listing.lines().map(str::to_owned).collect();
         for step in steps {
-            let words = step.iter().map(|word| {
+            let number = step[2].parse::<usize>().ok().filter(|_| step[0] == "-I");
+            let spoken = step.iter().enumerate();
+            let spoken = spoken.filter(|(at, _)| *at != 2 || number.is_none());
+            let words = spoken.map(|(_, word)| {
                 if word.contains(' ') {
                     format!("\"{word}\"")
                 } else {
@@ -155,7 +179,10 @@ mod tests {
             let of_chain = |line: &String| line.starts_with(&format!("-A {} ", step[1]));
             match step[0].as_str() {
                 "-D" => _ = lines.remove(lines.iter().position(|line| *line == rule).unwrap()),
-                "-I" => lines.insert(lines.iter().position(of_chain).unwrap_or(lines.len()), rule),
+                "-I" => {
+                    let first = lines.iter().position(of_chain).unwrap_or(lines.len());
+                    lines.insert(first + number.unwrap_or(1) - 1, rule);
+                }
                 _ => lines.push(rule),
             }
         }
@@ -202,6 +229,22 @@ mod tests {
             "{then}"
         );
         assert!(wanted(&then, "weave0", "wv").is_empty());
+    }
+
+    #[test]
+    fn a_rule_that_refuses_all_is_as_good_as_a_policy() {
+        let refusal = "-A FORWARD -j REJECT --reject-with icmp-host-prohibited";
+        let listing = format!("-P FORWARD ACCEPT\n-A FORWARD -s 1.2.3.4/32 -j DROP\n{refusal}\n");
+        let then = after(&listing, &wanted(&listing, "weave0", "wv"));
+        let lines: Vec<&str> = then.lines().collect();
+        assert!(lines[1].contains("between containers"), "{then}");
+        assert_eq!(lines.last(), Some(&refusal));
+        assert!(lines[lines.len() - 2].contains("to the outside"), "{then}");
+        assert!(lines[lines.len() - 3].contains("1.2.3.4"), "{then}");
+        assert!(wanted(&then, "weave0", "wv").is_empty(), "once");
+        let open = then.replace(refusal, "-A FORWARD -j LOG");
+        let gone = after(&open, &wanted(&open, "weave0", "wv"));
+        assert!(!gone.contains(TAG), "{gone}");
     }
 
     #[test]
