@@ -1,8 +1,12 @@
 //! Metrics for Prometheus, at `/metrics`: read from the node's counters when somebody asks, kept nowhere.
 //!
 //! [`families`] is pure: what the node says in, the text out. Names begin with `weave_`, units are seconds and bytes, labels
-//! have few values: names of members, reasons, facilities, never an address. On loopback anybody on the host may read;
+//! have few values: names of members, reasons, facilities, and of addresses only those of endpoints that the relay serves. On loopback anybody on the host may read;
 //! elsewhere a bearer token is asked for (RFC 6750).
+
+mod page;
+
+mod relay;
 
 mod families;
 
@@ -57,6 +61,7 @@ async fn scrape(State(node): State<Node>) -> Response {
         flows,
         viewers: page.viewers(),
         resyncs: page.resyncs(),
+        relay: node.service_engine().shown().relay,
     };
     ([(header::CONTENT_TYPE, TEXT)], render(&facts)).into_response()
 }

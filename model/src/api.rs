@@ -30,7 +30,7 @@ pub use members::{
     TokenEntry, TokenList, TokenState,
 };
 pub use refusal::{Code, Refusal};
-pub use service::{Backend, BackendState, ServiceInfo, ServiceRequest, Services};
+pub use service::{Backend, BackendState, RelayedBackend, ServiceInfo, ServiceRequest, Services};
 pub use status::{
     Cluster, Connection, ConnectionPath, Connections, Datagrams, LaneMtu, Offload, Offloads, Peer,
     PeerState, Peers, Problem, Status, Traffic, Verdict,

@@ -8,13 +8,12 @@ use std::io;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::kernel::{Done, Error, Kernel};
-use crate::relay::pick::Seen;
-use crate::relay::{Counts, Relay, routes};
+use crate::relay::{Relay, Watch, routes};
 use crate::sources::{Change, Sources};
-use crate::table::{Diff, Entry, Key, Table};
+use crate::table::{Diff, Entry, Table};
 
 /// How often it is looked whether somebody changed the rules: one question to the kernel.
 const LOOK: Duration = Duration::from_millis(250);
@@ -28,21 +27,13 @@ pub struct Report {
     pub failure: Option<String>,
     /// Why the relay does not, while that is so; the kernel does in its place.
     pub relay_failure: Option<String>,
-}
-
-/// What the relay has done and sees.
-#[derive(Clone, Debug, Default)]
-pub struct Relayed {
-    /// All in all.
-    pub counts: Counts,
-    /// The endpoints of each port of a Service that is the relay's.
-    pub endpoints: Vec<(Key, Vec<Seen>)>,
+    /// The relay, once there was something for it to do.
+    pub relay: Option<Watch>,
 }
 
 /// What the thread is asked.
 enum Order {
     Report(Vec<Change>),
-    Relayed(Sender<Relayed>),
     Drain(Duration, Sender<usize>),
 }
 
@@ -82,13 +73,6 @@ impl Engine {
     /// Takes reports, all of which hold together.
     pub fn report(&self, changes: Vec<Change>) {
         self.order(Order::Report(changes));
-    }
-
-    /// What the relay has done and sees; nothing before it is started.
-    pub fn relayed(&self) -> Relayed {
-        let (reply, answer) = channel();
-        self.order(Order::Relayed(reply));
-        answer.recv().unwrap_or_default()
     }
 
     /// Has the relay take no new connections, and waits until those that are open have ended, but not longer than
@@ -148,7 +132,6 @@ impl Work {
                         next = self.take(first, waiting);
                         known = true;
                     }
-                    Order::Relayed(reply) => drop(reply.send(self.relayed())),
                     Order::Drain(patience, reply) => {
                         let relay = self.relay.as_mut();
                         let left = relay.map_or(0, |relay| relay.drain(patience));
@@ -168,19 +151,6 @@ impl Work {
         );
         if let Some(relay) = &self.relay {
             relay.settle();
-        }
-    }
-
-    fn relayed(&self) -> Relayed {
-        let Some(relay) = &self.relay else {
-            return Relayed::default();
-        };
-        let now = Instant::now();
-        let groups = relay.routes().groups();
-        let seen = |group: &Arc<routes::Group>| (group.key.clone(), group.balancer().seen(now));
-        Relayed {
-            counts: relay.counts(),
-            endpoints: groups.iter().map(seen).collect(),
         }
     }
 
@@ -239,6 +209,7 @@ impl Work {
             tracing::warn!(%failure, "the relay does not serve; the kernel does in its place");
         }
         shown.relay_failure = failure;
+        shown.relay = self.relay.as_ref().map(Relay::watch);
     }
 
     fn tell(&self, done: Result<Done, Error>, remade: &str) {

@@ -23,7 +23,8 @@ use weave_linux::{descriptors, intercept, nft};
 
 use crate::facts::Facts;
 use crate::mark::MARK;
-use crate::table::{Diff, Table};
+use crate::table::{Diff, Key, Table};
+use pick::Seen;
 use rules::{Ports, ROUTES, Rules};
 use shared::Shared;
 use worker::{Listener, WAKE, Worker};
@@ -79,12 +80,21 @@ pub struct Counts {
 }
 
 impl Relay {
-    /// Starts it in the network namespace of the calling thread.
+    /// Starts it in the network namespace of the calling thread, with as many connections as the process may have
+    /// descriptors for.
     ///
     /// # Errors
     /// When the kernel lacks what it needs, such as tables that belong to a process (Linux 5.12), or there are no
     /// descriptors.
     pub fn start() -> io::Result<Self> {
+        Self::start_with(usize::MAX)
+    }
+
+    /// The same, with at most so many connections a thread.
+    ///
+    /// # Errors
+    /// As [`Relay::start`].
+    pub fn start_with(most: usize) -> io::Result<Self> {
         let nft = nft::Socket::open()?;
         let (table, priority) = ROUTES;
         intercept::route_marked(MARK, table, priority)?;
@@ -94,7 +104,7 @@ impl Relay {
         let open = descriptors::raise()?.saturating_sub(RESERVED) as usize / count;
         // Two sockets a connection, two ends a pipe.
         let pipes = PIPES.min(open / 8);
-        let most = (open / 2).saturating_sub(pipes).max(1);
+        let most = (open / 2).saturating_sub(pipes).clamp(1, most.max(1));
         let shared = Arc::new(Shared::default());
         let mut relay = Self {
             nft,
@@ -171,6 +181,31 @@ impl Relay {
 
     /// What it has done so far.
     pub fn counts(&self) -> Counts {
+        self.watch().counts()
+    }
+
+    /// A view of it for other threads.
+    pub fn watch(&self) -> Watch {
+        Watch {
+            shared: Arc::clone(&self.shared),
+        }
+    }
+
+    /// The routes as they are.
+    pub fn routes(&self) -> Arc<routes::Routes> {
+        self.shared.routes.load_full()
+    }
+}
+
+/// A view of the relay, which may outlive it.
+#[derive(Clone, Debug)]
+pub struct Watch {
+    shared: Arc<Shared>,
+}
+
+impl Watch {
+    /// What it has done so far.
+    pub fn counts(&self) -> Counts {
         let counts = &self.shared.counts;
         Counts {
             open: counts.open.load(Relaxed),
@@ -180,9 +215,15 @@ impl Relay {
         }
     }
 
-    /// The routes as they are.
-    pub fn routes(&self) -> Arc<routes::Routes> {
-        self.shared.routes.load_full()
+    /// The endpoints of each port of a Service that is the relay's.
+    pub fn endpoints(&self) -> Vec<(Key, Vec<Seen>)> {
+        let now = Instant::now();
+        let groups = self.shared.routes.load().groups();
+        let of_group = |group: &Arc<routes::Group>| {
+            let seen = group.balancer().seen(now);
+            (group.key.clone(), seen)
+        };
+        groups.iter().map(of_group).collect()
     }
 }
 

@@ -150,7 +150,46 @@ fn describe(service: &ServiceInfo) -> String {
         table.row(row(backend));
     }
     text.push('\n');
-    text + &table.render()
+    text += &table.render();
+    text + &relayed(service)
+}
+
+/// What the relay of the asked node has to say of the endpoints.
+fn relayed(service: &ServiceInfo) -> String {
+    let known = service
+        .backends
+        .iter()
+        .filter_map(|backend| Some((backend, backend.relayed?)));
+    let rows: Vec<[String; 8]> = known
+        .map(|(backend, relayed)| {
+            let latency = relayed.latency_us;
+            [
+                backend.address.to_string(),
+                relayed.open.to_string(),
+                relayed.picks.to_string(),
+                relayed.failures.to_string(),
+                relayed.retries.to_string(),
+                relayed.ejections.to_string(),
+                latency.map_or_else(String::new, |us| format!("{:.2} ms", us as f64 / 1e3)),
+                if relayed.ejected { "left out" } else { "" }.to_owned(),
+            ]
+        })
+        .collect();
+    if rows.is_empty() {
+        return String::new();
+    }
+    let mut table = Table::new(&[
+        "BY THIS NODE'S RELAY",
+        "OPEN",
+        "PICKS",
+        "FAILED",
+        "RETRIED",
+        "EJECTED",
+        "LATENCY",
+        "NOW",
+    ]);
+    rows.into_iter().for_each(|row| table.row(row));
+    format!("\n{}", table.render())
 }
 
 fn row(backend: &Backend) -> [String; 4] {

@@ -1,7 +1,10 @@
 //! Every metric: its name, what it means, and where its value comes from.
 
-use prometheus::{Encoder as _, GaugeVec, IntCounterVec, Opts, Registry, TextEncoder};
 use weave_model::api::{Capture, Connection, Offload, PeerState, Status, Verdict};
+use weave_proxy::relay::Watch;
+
+use super::page::{Page, only};
+use super::relay;
 
 /// What metrics are made of.
 #[derive(Clone, Debug)]
@@ -18,6 +21,8 @@ pub struct Facts {
     pub viewers: usize,
     /// How often one of them was given the whole picture anew.
     pub resyncs: u64,
+    /// What the relay of Services has done, once it was needed.
+    pub relay: Option<Watch>,
 }
 
 /// All metrics in the text format of Prometheus.
@@ -31,64 +36,10 @@ pub fn render(facts: &Facts) -> String {
     exchanged(&page, &facts.connections);
     addresses(&page, &facts.status);
     sight(&page, facts);
+    if let Some(relay) = &facts.relay {
+        relay::families(&page, relay);
+    }
     page.text()
-}
-
-/// Metrics that are being collected.
-#[derive(Default)]
-struct Page {
-    registry: Registry,
-}
-
-const LAWFUL: &str = "names and labels are literals, each used once";
-
-impl Page {
-    /// A value that goes up and down, for each set of labels.
-    fn gauge<const N: usize>(
-        &self,
-        name: &str,
-        help: &str,
-        labels: [&str; N],
-        values: impl IntoIterator<Item = ([String; N], f64)>,
-    ) {
-        let gauge = GaugeVec::new(Opts::new(name, help), &labels).expect(LAWFUL);
-        self.registry
-            .register(Box::new(gauge.clone()))
-            .expect(LAWFUL);
-        for (labels, value) in values {
-            gauge.with_label_values(&labels).set(value);
-        }
-    }
-
-    /// A value that only grows while the node runs, for each set of labels.
-    fn counter<const N: usize>(
-        &self,
-        name: &str,
-        help: &str,
-        labels: [&str; N],
-        values: impl IntoIterator<Item = ([String; N], u64)>,
-    ) {
-        let counter = IntCounterVec::new(Opts::new(name, help), &labels).expect(LAWFUL);
-        self.registry
-            .register(Box::new(counter.clone()))
-            .expect(LAWFUL);
-        for (labels, value) in values {
-            counter.with_label_values(&labels).inc_by(value);
-        }
-    }
-
-    fn text(&self) -> String {
-        let mut text = Vec::new();
-        TextEncoder::new()
-            .encode(&self.registry.gather(), &mut text)
-            .expect("a buffer in memory takes all");
-        String::from_utf8(text).expect("names and labels are text")
-    }
-}
-
-/// One value without labels.
-fn only<V>(value: V) -> [([String; 0], V); 1] {
-    [([], value)]
 }
 
 fn flag(value: bool) -> f64 {

@@ -5,19 +5,20 @@
 //! down (an address of this node for the purpose, a removal that was heard of) it leaves to the desk.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
-use weave_model::api::{Backend, BackendState, ServiceInfo, Services};
+use weave_model::api::{Backend, BackendState, RelayedBackend, ServiceInfo, Services};
 use weave_model::{
     ClusterRange, EngineChoice, NodeId, NodeName, ServiceName, Sheet, SheetContainer,
 };
 use weave_proxy::declared::{Declared, Member, Reported, VirtualRange, resolve};
-use weave_proxy::driver::Engine;
+use weave_proxy::driver::{Engine, Report};
 use weave_proxy::facts::{ExternalIps, Facts, Unknown};
+use weave_proxy::relay::Watch;
 use weave_proxy::sources::Change;
 use weave_router::core::command::Command;
 use weave_router::core::view::View;
@@ -301,11 +302,15 @@ fn facts(
 
 /// The Services as the API shows them.
 pub(super) fn listed(known: &Known, engine: &Engine) -> Services {
-    let table = engine.shown().table;
+    let Report { table, relay, .. } = engine.shown();
+    let relayed = relay.map_or_else(BTreeMap::new, |relay| by_endpoint(&relay));
     let info = |(name, declared): (&ServiceName, &Declared)| {
         let refused = table.refused.get(name);
         let refused = refused.iter().flat_map(|all| all.iter());
         let mut info = info(declared, &known.names);
+        for backend in &mut info.backends {
+            backend.relayed = relayed.get(&(name.clone(), backend.address)).copied();
+        }
         info.refused = refused.map(ToString::to_string).collect();
         if info.addresses.is_empty() {
             let address = declared.made.address;
@@ -318,6 +323,37 @@ pub(super) fn listed(known: &Known, engine: &Engine) -> Services {
     Services {
         services: known.declared.iter().map(info).collect(),
     }
+}
+
+/// What the relay sees, by Service and endpoint; of an endpoint behind several ports, all in all.
+fn by_endpoint(relay: &Watch) -> BTreeMap<(ServiceName, SocketAddr), RelayedBackend> {
+    let mut all: BTreeMap<(ServiceName, SocketAddr), RelayedBackend> = BTreeMap::new();
+    for (key, seen) in relay.endpoints() {
+        for one in seen {
+            let latency_us = one.latency.map(|time| time.as_micros() as u64);
+            let new = RelayedBackend {
+                open: one.open,
+                picks: one.counts.picks,
+                failures: one.counts.failures,
+                retries: one.counts.retries,
+                ejections: one.counts.ejections,
+                ejected: one.ejected,
+                latency_us,
+            };
+            let place = all.entry((key.service.clone(), one.address));
+            let add = |sum: &mut RelayedBackend| {
+                sum.open += new.open;
+                sum.picks += new.picks;
+                sum.failures += new.failures;
+                sum.retries += new.retries;
+                sum.ejections += new.ejections;
+                sum.ejected |= new.ejected;
+                sum.latency_us = sum.latency_us.max(new.latency_us);
+            };
+            place.and_modify(add).or_insert(new);
+        }
+    }
+    all
 }
 
 /// One Service as the API shows it.
@@ -335,6 +371,7 @@ pub(super) fn info(declared: &Declared, names: &BTreeMap<NodeId, NodeName>) -> S
             container: backend.container.clone(),
             node: backend.node.and_then(|node| names.get(&node).cloned()),
             state,
+            relayed: None,
         };
         targets.into_iter().map(one)
     });

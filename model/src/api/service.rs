@@ -54,6 +54,30 @@ pub struct Backend {
     pub node: Option<NodeName>,
     /// Whether connections are sent to it.
     pub state: BackendState,
+    /// What the asked node's relay has to say of it, where that serves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relayed: Option<RelayedBackend>,
+}
+
+/// An endpoint as a node's relay sees it, since it knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct RelayedBackend {
+    /// Connections that are open or being made.
+    pub open: u32,
+    /// How often it was picked.
+    pub picks: u64,
+    /// How often it could not be reached, or broke a connection before its first byte.
+    pub failures: u64,
+    /// How often another one took its place for the same connection.
+    pub retries: u64,
+    /// How often it was left out for a while.
+    pub ejections: u64,
+    /// Whether it is left out now.
+    pub ejected: bool,
+    /// How long it takes to answer, in microseconds, once measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latency_us: Option<u64>,
 }
 
 /// Whether connections are sent to an endpoint.

@@ -39,6 +39,8 @@ pub(super) struct Connection {
     /// When it was picked.
     pub(super) began: Instant,
     pub(super) duplex: Duplex,
+    /// Whether the client has sent its end while there was no endpoint yet.
+    pub(super) closing: bool,
     /// Tells this try of this connection from all others.
     pub(super) serial: u64,
     lanes: [Lane; 2],
@@ -68,6 +70,7 @@ impl Connection {
             target: None,
             began: now,
             duplex: Duplex::default(),
+            closing: false,
             serial,
             lanes: [Lane::default(), Lane::default()],
             asked: None,

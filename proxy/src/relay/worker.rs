@@ -277,6 +277,7 @@ impl Worker {
         if connection.stage == Stage::Dialling {
             if is_client {
                 // Its bytes wait in the kernel; only that it broke is worth an end.
+                connection.closing |= event.is_read_closed();
                 if event.is_error() {
                     self.close(id, Ending::Reset);
                 }
@@ -286,7 +287,7 @@ impl Worker {
                     self.dial(id, now);
                 }
             } else if event.is_writable() {
-                self.connected(id, now);
+                self.connected(id, event, now);
             }
             return;
         }
@@ -304,13 +305,16 @@ impl Worker {
         }
     }
 
-    fn connected(&mut self, id: usize, now: Instant) {
+    fn connected(&mut self, id: usize, event: &Event, now: Instant) {
         let Some(connection) = self.connections.get_mut(id) else {
             return;
         };
         connection.handle_connected(now);
-        self.turn(id, Way::Up, true, now);
-        self.turn(id, Way::Down, false, now);
+        let closing = connection.closing;
+        self.turn(id, Way::Up, closing, now);
+        if event.is_readable() {
+            self.turn(id, Way::Down, event.is_read_closed(), now);
+        }
     }
 
     fn turn(&mut self, id: usize, way: Way, closing: bool, now: Instant) {

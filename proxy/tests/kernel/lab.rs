@@ -188,9 +188,10 @@ impl Lab {
             .unwrap()
     }
 
-    /// Starts the relay, which takes all that is its own.
-    pub(crate) fn restart_relay(&mut self) {
-        let mut relay = run_in(&self.host, Relay::start).unwrap().unwrap();
+    /// Starts the relay with room for so many connections a thread; it takes all that is its own.
+    pub(crate) fn restart_relay(&mut self, most: usize) {
+        let start = || Relay::start_with(most);
+        let mut relay = run_in(&self.host, start).unwrap().unwrap();
         let table = self.sources.table();
         let all = weave_proxy::table::Diff::between(&Default::default(), table);
         relay.apply(table, &all, self.sources.facts()).unwrap();

@@ -296,7 +296,7 @@ fn when_the_relay_ends_the_kernel_serves_at_once_and_back() {
     for from in [&lab.a, &lab.host, &lab.outside] {
         assert_eq!(lab.servers(from, WEB, 30), ["b", "c"]);
     }
-    lab.restart_relay();
+    lab.restart_relay(usize::MAX);
     assert_eq!(lab.servers(&lab.host, WEB, 30), ["b", "c"]);
     assert!(relay(&lab).counts().accepted >= 30);
 }
@@ -321,4 +321,43 @@ fn a_planned_end_lets_what_is_open_end_by_itself() {
         assert_eq!(draining.join().unwrap(), 0);
     });
     assert_eq!(relay.counts().accepted, 3);
+}
+
+/// With as many connections as there may be, those beyond wait in the kernel's queue: what is open goes on, and each
+/// that ends lets one in.
+#[test]
+fn at_the_limit_new_ones_wait_and_the_others_feel_nothing() {
+    let mut lab = lab(&[B]);
+    lab.relay = None;
+    lab.restart_relay(4);
+    let (mut served, mut waiting) = (Vec::new(), Vec::new());
+    for _ in 0..40 {
+        let stream = run_in(&lab.a, || TcpStream::connect(WEB)).unwrap().unwrap();
+        let short = Some(Duration::from_millis(150));
+        stream.set_read_timeout(short).unwrap();
+        let answered = (&stream).read_exact(&mut [0; 2]).is_ok();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        if answered {
+            served.push(stream);
+        } else {
+            waiting.push(stream);
+        }
+    }
+    let threads = thread::available_parallelism().unwrap().get().min(8);
+    assert!(served.len() <= 4 * threads && !waiting.is_empty());
+    assert!(relay(&lab).counts().open <= 4 * threads && relay(&lab).counts().waits > 0);
+    for stream in &mut served {
+        let mut line = Vec::new();
+        while line.last() != Some(&b'\n') {
+            line.push(0);
+            stream
+                .read_exact(line.last_mut().map(std::slice::from_mut).unwrap())
+                .unwrap();
+        }
+        assert!(echoes(stream));
+    }
+    drop(served);
+    for mut stream in waiting {
+        stream.read_exact(&mut [0; 2]).unwrap();
+    }
 }
