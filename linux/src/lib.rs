@@ -13,6 +13,7 @@ pub mod nft;
 pub mod packet;
 pub mod poll;
 pub mod sniff;
+pub mod sockets;
 pub mod sysctl;
 pub mod tun;
 pub mod udp;
