@@ -136,7 +136,7 @@ async function services() {
   });
   await page.getByRole("navigation").getByRole("button", { name: /^shop/ }).click();
   const details = page.getByRole("complementary", { name: "Details" });
-  await details.getByText("1 endpoint").waitFor();
+  await details.getByText("2 endpoints").waitFor();
   await details.getByText("81/udp → 7000").waitFor();
   say("a Service tells its ports and who is behind it");
   await page.waitForTimeout(600);
@@ -166,7 +166,7 @@ async function find() {
   check(rows === 1, `the filter leaves one row of the table (${rows})`);
   await page.getByRole("searchbox").fill("");
   await until("without it there are more", () => document.querySelectorAll("main tbody tr").length > 1);
-  await page.getByRole("button", { name: "Sent" }).click();
+  await page.getByRole("button", { name: "Sent", exact: true }).click();
   await shot("table");
   await everybody("table");
   await page.getByRole("searchbox").fill("nothing-is-called-so");
