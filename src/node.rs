@@ -20,6 +20,7 @@ mod journal;
 mod leaving;
 mod members;
 mod services;
+mod sockets;
 mod sight;
 mod missing;
 mod notes;

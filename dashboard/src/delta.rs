@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 use weave_model::api::{
-    Flow, Problem, Topology, TopologyContainer, TopologyHost, TopologyLink, Verdict,
+    Flow, Problem, Topology, TopologyContainer, TopologyHost, TopologyLink, TopologyService,
+    Verdict,
 };
 
 /// What changed.
@@ -21,6 +22,7 @@ pub(crate) struct Delta<'a> {
     hosts: Changes<'a, TopologyHost>,
     containers: Changes<'a, TopologyContainer>,
     links: Changes<'a, TopologyLink>,
+    services: Changes<'a, TopologyService>,
     flows: Changes<'a, Flow>,
 }
 
@@ -44,6 +46,7 @@ pub(crate) fn between<'a>(before: &'a Topology, after: &'a Topology, seq: u64) -
         hosts: changes(&before.hosts, &after.hosts, |host| host.id.to_string()),
         containers: changes(&before.containers, &after.containers, |one| one.id.clone()),
         links: changes(&before.links, &after.links, |link| link.id.clone()),
+        services: changes(&before.services, &after.services, |one| one.id.clone()),
         flows: changes(&before.flows, &after.flows, |flow| flow.id.clone()),
     }
 }

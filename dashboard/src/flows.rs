@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 use weave_linux::conntrack::{Connection, Count};
 use weave_model::api::{FlowCounts, Protocol, ReportFlow};
 
+mod tcp;
+
 /// The most flows that are kept.
 pub const MAX_FLOWS: usize = 4096;
 
@@ -94,6 +96,7 @@ impl Flows {
         self.accounting = false;
         for flow in self.flows.values_mut() {
             (flow.counts.open, flow.counts.unanswered) = (0, 0);
+            flow.counts.tcp = None;
         }
     }
 

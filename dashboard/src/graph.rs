@@ -1,17 +1,18 @@
 //! The picture of the mesh: each member's own report, put together.
 //!
 //! Pure: facts in, a [`Topology`] out. An address that several reports name belongs to the container of the member that
-//! owns it; a link is told by both ends and shown once; a flow's ends are found by address.
+//! owns it; a link is told by both ends and shown once; a flow's ends are found by address, and so is the Service that it
+//! was sent to: the kernel's table has what was asked for beside who answers.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::Ipv4Net;
 use weave_model::api::{
-    EndKind, Flow, FlowEnd, PeerState, Problem, Report, ReportFlow, ReportLink, Topology,
-    TopologyContainer, TopologyHost, TopologyLink, Verdict,
+    EndKind, Flow, FlowEnd, PeerState, Problem, Report, ReportFlow, ReportLink, ServiceInfo,
+    Topology, TopologyContainer, TopologyHost, TopologyLink, TopologyService, Verdict,
 };
-use weave_model::{ClusterRange, NodeId, NodeName};
+use weave_model::{ClusterRange, NodeId, NodeName, ServiceName};
 
 /// What a picture is made of.
 #[derive(Clone, Debug)]
@@ -28,6 +29,8 @@ pub struct Facts {
     pub problems: Vec<Problem>,
     /// The cluster's addresses; absent outside of a cluster.
     pub range: Option<ClusterRange>,
+    /// The Services of the cluster.
+    pub services: Vec<ServiceInfo>,
     /// Every member, who makes it included.
     pub members: Vec<Member>,
 }
@@ -54,7 +57,7 @@ pub fn picture(facts: Facts) -> Topology {
     let mut members = facts.members;
     members.sort_by(|one, two| (&one.name, one.id).cmp(&(&two.name, two.id)));
     let containers: Vec<TopologyContainer> = members.iter().flat_map(containers_of).collect();
-    let ends = Ends::new(&members, &containers, facts.range);
+    let ends = Ends::new(&members, &containers, &facts.services, facts.range);
     let flows = reports(&members).flat_map(|(_, report)| &report.flows);
     let flows = flows.map(|flow| ends.flow(flow)).collect();
     Topology {
@@ -66,8 +69,20 @@ pub fn picture(facts: Facts) -> Topology {
         links: links(&members),
         hosts: members.into_iter().map(host).collect(),
         containers,
+        services: facts.services.into_iter().map(service).collect(),
         flows,
     }
+}
+
+fn service(info: ServiceInfo) -> TopologyService {
+    TopologyService {
+        id: service_id(&info.name),
+        info,
+    }
+}
+
+fn service_id(name: &ServiceName) -> String {
+    format!("s:{name}")
 }
 
 fn reports(members: &[Member]) -> impl Iterator<Item = (NodeId, &Report)> {
@@ -167,6 +182,7 @@ fn merge(link: &mut TopologyLink, told: &ReportLink) {
 /// Who has which address.
 struct Ends {
     known: HashMap<IpAddr, FlowEnd>,
+    services: HashMap<IpAddr, ServiceName>,
     range: Option<ClusterRange>,
 }
 
@@ -174,6 +190,7 @@ impl Ends {
     fn new(
         members: &[Member],
         containers: &[TopologyContainer],
+        services: &[ServiceInfo],
         range: Option<ClusterRange>,
     ) -> Self {
         let mut known = HashMap::new();
@@ -207,12 +224,28 @@ impl Ends {
                 known.insert(ip, end);
             }
         }
-        Self { known, range }
+        let services = services.iter().flat_map(|info| {
+            let name = |ip: &IpAddr| (*ip, info.name.clone());
+            info.addresses.iter().map(name)
+        });
+        Self {
+            known,
+            services: services.collect(),
+            range,
+        }
     }
 
     fn find(&self, ip: IpAddr) -> FlowEnd {
         if let Some(end) = self.known.get(&ip) {
             return end.clone();
+        }
+        if let Some(name) = self.services.get(&ip) {
+            return FlowEnd {
+                kind: EndKind::Service,
+                id: service_id(name),
+                name: name.to_string(),
+                ip,
+            };
         }
         let inside = self.range.is_some_and(|range| range.offset(ip).is_some());
         FlowEnd {
@@ -236,14 +269,15 @@ impl Ends {
             via,
             counts,
         } = *told;
-        let service = via.map_or_else(String::new, |via| format!("@{via}"));
+        let asked = via.map_or_else(String::new, |via| format!("@{via}"));
         Flow {
-            id: format!("f:{from}>{to}:{}:{port}{service}", protocol.name()),
+            id: format!("f:{from}>{to}:{}:{port}{asked}", protocol.name()),
             from: self.find(from),
             to: self.find(to),
             protocol,
             port,
             via,
+            service: via.and_then(|via| self.services.get(&via.ip()).cloned()),
             counts,
         }
     }
@@ -325,6 +359,7 @@ mod tests {
             summary: String::new(),
             problems: Vec::new(),
             range: range.ok(),
+            services: vec![web()],
             members,
         })
     }
@@ -363,6 +398,43 @@ mod tests {
             .collect();
         assert_eq!(names, ["a", "b"]);
         assert_eq!(topology.containers[0].id, "c:0202020202/db/eth0");
+    }
+
+    fn web() -> ServiceInfo {
+        ServiceInfo {
+            name: "web".parse().unwrap(),
+            addresses: vec!["10.96.0.9".parse().unwrap()],
+            spec: weave_model::ServiceSpec::default(),
+            node: "a".parse().unwrap(),
+            made_at: 1,
+            backends: Vec::new(),
+            refused: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_flow_through_a_service_names_it() {
+        let mut through = flow("10.32.0.2", "10.32.0.3");
+        through.via = Some("10.96.0.9:80".parse().unwrap());
+        let mut elsewhere = flow("10.32.0.2", "10.32.0.3");
+        elsewhere.via = Some("192.0.2.1:80".parse().unwrap());
+        let report = Report {
+            flows: vec![through, elsewhere, flow("10.32.0.2", "10.96.0.9")],
+            ..Report::default()
+        };
+        let topology = shown(vec![member(1, "a", Ok(report))]);
+        let names: Vec<Option<&str>> = topology
+            .flows
+            .iter()
+            .map(|flow| flow.service.as_ref().map(ServiceName::as_str))
+            .collect();
+        assert_eq!(names, [Some("web"), None, None]);
+        assert_eq!(topology.services[0].id, "s:web");
+        let nobody = &topology.flows[2].to;
+        assert_eq!(
+            (nobody.kind, nobody.id.as_str()),
+            (EndKind::Service, "s:web")
+        );
     }
 
     #[test]

@@ -180,6 +180,7 @@ mod tests {
             hosts: Vec::new(),
             containers: Vec::new(),
             links: Vec::new(),
+            services: Vec::new(),
             flows: Vec::new(),
         }
     }

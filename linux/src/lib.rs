@@ -16,6 +16,7 @@ pub mod packet;
 pub mod pipe;
 pub mod poll;
 pub mod sniff;
+pub mod sockets;
 pub mod sysctl;
 pub mod tun;
 pub mod udp;

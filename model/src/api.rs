@@ -38,7 +38,8 @@ pub use status::{
 pub use tools::{PingRequest, Pong, TestCase, TestOutcome, TestReport, TestRequest};
 pub use topology::{
     Capture, EndKind, Flow, FlowCounts, FlowEnd, PageLogin, Protocol, Report, ReportContainer,
-    ReportFlow, ReportLink, Topology, TopologyContainer, TopologyHost, TopologyLink,
+    ReportFlow, ReportLink, TcpSeen, Topology, TopologyContainer, TopologyHost, TopologyLink,
+    TopologyService,
 };
 pub use trace::{Hop, Trace, TraceEnd, TraceRequest};
 

@@ -10,8 +10,8 @@ use weave_model::api::{EndKind, Flow, FlowEnd, PeerState, Protocol, Topology};
 use super::args::{FlowFilter, Output};
 use super::client::Client;
 use super::failure::{Exit, Failure};
-use super::print::{bytes, to_stdout};
-use super::table::Table;
+use super::print::{bytes, milliseconds, to_stdout};
+use super::table::{Columns, Table};
 
 /// How often the picture is asked for while it goes on.
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -92,7 +92,11 @@ fn whole(topology: &Topology, output: Output, filter: &FlowFilter) -> Result<Str
     let mut text = if flows.is_empty() {
         none(topology)
     } else {
-        table(&flows)
+        let columns = match output {
+            Output::Wide => Columns::All,
+            _ => Columns::Usual,
+        };
+        table(&flows, columns)
     };
     for note in notes(topology) {
         text.push_str(&note);
@@ -101,8 +105,8 @@ fn whole(topology: &Topology, output: Output, filter: &FlowFilter) -> Result<Str
     Ok(text)
 }
 
-fn table(flows: &[&Flow]) -> String {
-    let mut table = Table::new(&[
+fn table(flows: &[&Flow], columns: Columns) -> String {
+    let usual = [
         "FROM",
         "TO",
         "PROTOCOL",
@@ -112,9 +116,14 @@ fn table(flows: &[&Flow]) -> String {
         "RECEIVED/S",
         "SENT",
         "RECEIVED",
-    ]);
+    ];
+    let mut table = Table::with(&usual, columns, &["CONNECTIONS", "RTT", "RETRANSMITS"]);
     for flow in flows {
-        table.row(row(flow));
+        let mut cells = Vec::from(row(flow));
+        if columns == Columns::All {
+            cells.extend(more(flow));
+        }
+        table.row(cells);
     }
     table.render()
 }
@@ -131,6 +140,17 @@ fn row(flow: &Flow) -> [String; 9] {
         bytes(counts.received_rate),
         bytes(counts.sent_bytes),
         bytes(counts.received_bytes),
+    ]
+}
+
+/// What only who asks for more is shown; nothing where no socket of the flow is seen.
+fn more(flow: &Flow) -> [String; 3] {
+    let tcp = flow.counts.tcp;
+    let rtt = tcp.and_then(|tcp| tcp.rtt_us);
+    [
+        flow.counts.connections.to_string(),
+        rtt.map_or_else(String::new, milliseconds),
+        tcp.map_or_else(String::new, |tcp| tcp.retransmits.to_string()),
     ]
 }
 
@@ -156,14 +176,16 @@ fn end(end: &FlowEnd) -> String {
     match end.kind {
         EndKind::Container => end.name.clone(),
         EndKind::Host => format!("host {}", end.name),
+        EndKind::Service => format!("service {}", end.name),
         EndKind::Unknown | EndKind::Outside => end.ip.to_string(),
     }
 }
 
 fn to(flow: &Flow) -> String {
-    match flow.via {
-        Some(via) => format!("{} via {via}", end(&flow.to)),
-        None => end(&flow.to),
+    match (&flow.service, flow.via) {
+        (Some(service), _) => format!("{} via {service}", end(&flow.to)),
+        (None, Some(via)) => format!("{} via {via}", end(&flow.to)),
+        (None, None) => end(&flow.to),
     }
 }
 
@@ -267,6 +289,12 @@ fn notes(topology: &Topology) -> Vec<String> {
         if capture.untold > 0 {
             notes.push(format!("{name} has {} more flows", capture.untold));
         }
+        if capture.unseen > 0 {
+            notes.push(format!(
+                "{name} did not look at the sockets of {} namespaces: no RTT from there",
+                capture.unseen
+            ));
+        }
     }
     notes
 }
@@ -291,6 +319,7 @@ mod tests {
             protocol: Protocol::Tcp,
             port: 80,
             via: None,
+            service: None,
             counts: FlowCounts::default(),
         }
     }
@@ -328,8 +357,11 @@ mod tests {
         let mut one = flow("10.32.0.2", "10.32.0.3");
         one.via = Some("10.96.0.1:80".parse().unwrap());
         one.counts.failing = true;
-        let line = line(&one, Output::Table).unwrap();
+        let said = line(&one, Output::Table).unwrap();
         let expected = "10.32.0.2 -> 10.32.0.3 via 10.96.0.1:80 tcp/80 refused, 0 open, 0 B/s out, 0 B/s back\n";
-        assert_eq!(line, expected);
+        assert_eq!(said, expected);
+        one.service = Some("web".parse().unwrap());
+        let said = line(&one, Output::Table).unwrap();
+        assert!(said.contains("10.32.0.3 via web tcp/80"), "{said}");
     }
 }

@@ -3,7 +3,7 @@
 //! The watch looks at the kernel's connections every [`RESTED`], or every [`AWAKE`] while somebody looks at the picture here
 //! or on another member, but never so often that looking takes more than a fiftieth of a core ([`SHARE`]): the kernel goes
 //! through all of its table, 2 to 10 ms even when next to nothing is in it. What ended in between is taken every [`TICK`],
-//! which costs what there is. What was found is posted as this node's report; the other members' reports are asked for only
+//! which costs what there is. What the sockets of TCP tell ([`sockets`]) is read only while somebody looks. What was found is posted as this node's report; the other members' reports are asked for only
 //! while somebody looks, and, more rarely, for a quarter of an hour afterwards, so that the page has a past to show.
 
 use std::net::{IpAddr, SocketAddr};
@@ -23,7 +23,7 @@ use weave_model::api::{
 use weave_router::core::view::{Owner, View};
 use weave_router::driver::{Bulletin, MAX_TEXT};
 
-use super::{Node, wall_seconds};
+use super::{Node, sockets, wall_seconds};
 use crate::obstacle::Obstacle;
 
 /// How often it is seen what ended, and whether somebody looks.
@@ -235,7 +235,21 @@ impl Node {
         }
     }
 
+    /// Reads the connections, and, while somebody looks, what their sockets tell.
     fn look_at_kernel(&self, door: Option<Conntrack>) -> Option<Conntrack> {
+        let door = self.look_at_connections(door);
+        if self.rest(Instant::now()) == AWAKE {
+            let ends = lock(&self.shared.sight.seen).flows.tcp_ends();
+            let book = self.shared.published.borrow().book.clone();
+            let found = sockets::read(&book, &ends);
+            let mut seen = lock(&self.shared.sight.seen);
+            seen.capture.unseen = found.unseen;
+            seen.flows.see(&found.sockets);
+        }
+        door
+    }
+
+    fn look_at_connections(&self, door: Option<Conntrack>) -> Option<Conntrack> {
         let accounting = count_bytes();
         let view = self.shared.router.view();
         let mut seen = lock(&self.shared.sight.seen);
@@ -398,6 +412,7 @@ impl Node {
             summary: status.summary,
             problems: status.problems,
             range: self.shared.router.view().range,
+            services: self.services().services,
             members: members.collect(),
         })
     }

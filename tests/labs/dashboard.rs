@@ -1,6 +1,7 @@
 //! The page, as a person meets it: in a real browser, through the node's socket, before and after a restart.
 
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -51,17 +52,18 @@ impl Drop for Forward {
     }
 }
 
-/// Traffic that goes on until it is dropped: datagrams both ways, and a connection that is refused each second.
+/// Traffic that goes on until it is dropped: datagrams both ways, some through a Service, and a connection that is refused each second.
 struct Life {
     go_on: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Life {
-    fn start(from: &Container, to: &Container) -> Self {
+    fn start(from: &Container, to: &Container, front: SocketAddr) -> Self {
         let go_on = Arc::new(AtomicBool::new(true));
         let until = Arc::clone(&go_on);
         let (left, right) = (udp(&from.ns, (from.v4, 0)), udp(&to.ns, (to.v4, 7000)));
+        let through = udp(&from.ns, (from.v4, 0));
         let target = right.local_addr().expect("a bound socket has an address");
         let (ns, refused) = (from.ns.clone(), (to.v4, 7009));
         let thread = std::thread::spawn(move || {
@@ -69,6 +71,7 @@ impl Life {
                 for _ in 0..20 {
                     // Whether one arrives is not what this is about.
                     let _ = left.send_to(&[1; 1000], target);
+                    let _ = through.send_to(&[3; 100], front);
                     if let Ok((_, asker)) = right.recv_from(&mut [0; 1500]) {
                         let _ = right.send_to(&[2; 200], asker);
                     }
@@ -108,10 +111,21 @@ fn a_person_uses_the_page() {
         let [h1, h2] = &hosts;
         let [web, db] = [
             h1.attach_with("web", &["--label", "tier=front"]),
-            h2.attach("db"),
+            h2.attach_with("db", &["--label", "tier=store"]),
         ];
         h1.attach("idle");
-        let _life = Life::start(&web, &db);
+        let made = h2.json(&[
+            "service",
+            "create",
+            "shop",
+            "--port",
+            "81:7000/udp",
+            "--selector",
+            "tier=store",
+        ]);
+        let front = made["addresses"][0].as_str().expect("an address");
+        let front = SocketAddr::new(front.parse().expect("an address"), 81);
+        let _life = Life::start(&web, &db, front);
         let forward = Forward::start(h1);
         assert!(
             forward.link.starts_with("http://127.0.0.1:"),

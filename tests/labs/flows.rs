@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::lab::ns::Ns;
-use crate::lab::traffic::{datagrams, ping, wait_for};
+use crate::lab::traffic::{datagrams, ping, udp, wait_for};
 use crate::lab::{Container, Host, Lab};
 
 /// Bytes that each TCP flow of these labs carries, one way.
@@ -106,6 +106,97 @@ fn every_node_tells_who_talks_to_whom() {
         once.dedup();
         assert_eq!(once.len(), ids.len(), "each once: {ids:?}");
     });
+}
+
+/// UDP of both families, and TCP of both through a Service: what was asked for has the Service's name, the
+/// connection goes to who answers, and while it is open its round trip is read from the client's socket.
+#[test]
+fn flows_through_a_service_and_of_udp_are_told_with_their_ends_and_bytes() {
+    Lab::run(|lab| {
+        let hosts = lab.cluster::<2>();
+        let [h1, h2] = &hosts;
+        let [a, b] = [h1.attach("a"), h2.attach_with("b", &["--label", "app=web"])];
+        let made = h1.json(&[
+            "service",
+            "create",
+            "web",
+            "--port",
+            "80:8005",
+            "--selector",
+            "app=web",
+        ]);
+        let fronts = [0, 1].map(|at| front(&made, at));
+        stream_of_datagrams((&a.ns, a.v4.into()), (&b.ns, b.v4.into()), 8006);
+        stream_of_datagrams((&a.ns, a.v6.into()), (&b.ns, b.v6.into()), 8007);
+        for (front, ip) in fronts.into_iter().zip([IpAddr::V4(b.v4), b.v6.into()]) {
+            let held = hold((&a.ns, front), (&b.ns, ip));
+            for host in &hosts {
+                let flow = awaited(host, ("a", "b"), ("tcp", 8005), |flow| {
+                    flow["via"] == front.to_string()
+                        && flow["tcp"]["rtt_us"].as_u64().is_some_and(|rtt| rtt > 0)
+                });
+                assert_eq!(flow["service"], "web");
+                assert_eq!(flow["tcp"]["sockets"], 1, "{flow}");
+            }
+            drop(held);
+        }
+        for host in &hosts {
+            for port in [8006, 8007] {
+                // 20 or 40 of IP and 8 of UDP on each 1000.
+                awaited(host, ("a", "b"), ("udp", port), |flow| {
+                    let sent = flow["sent_bytes"].as_u64().unwrap_or_default();
+                    (DATAGRAMS * 1000..DATAGRAMS * 1050).contains(&sent)
+                });
+            }
+        }
+        let said = h2.ok(&["flows", "-o", "wide", "--port", "8005"]);
+        assert!(
+            said.contains("b via web") && said.contains("RETRANSMITS"),
+            "{said}"
+        );
+    });
+}
+
+/// How many datagrams [`stream_of_datagrams`] sends.
+const DATAGRAMS: u64 = 50;
+
+/// Sends datagrams of 1000 bytes to a port, each of which is waited for.
+fn stream_of_datagrams(from: (&Ns, IpAddr), to: (&Ns, IpAddr), port: u16) {
+    let (left, right) = (udp(from.0, (from.1, 0)), udp(to.0, (to.1, port)));
+    for _ in 0..DATAGRAMS {
+        left.send_to(&[1; 1000], (to.1, port)).expect("it leaves");
+        right.recv_from(&mut [0; 1500]).expect("it arrives");
+    }
+}
+
+/// The address at which a Service that was just made is asked.
+fn front(made: &Value, at: usize) -> SocketAddr {
+    let ip = made["addresses"][at]
+        .as_str()
+        .expect("an address of each family");
+    SocketAddr::new(ip.parse().expect("an address"), 80)
+}
+
+/// A connection through a Service that is taken up and has carried something, until both ends are dropped.
+fn hold(client: (&Ns, SocketAddr), server: (&Ns, IpAddr)) -> [TcpStream; 2] {
+    let listener = server
+        .0
+        .inside(|| TcpListener::bind((server.1, 8005)))
+        .expect("the port is free");
+    let mut stream = None;
+    wait_for(
+        "the Service takes a connection up",
+        Duration::from_secs(20),
+        || {
+            stream = client.0.inside(|| TcpStream::connect(client.1)).ok();
+            stream.is_some()
+        },
+    );
+    let mut stream = stream.expect("it was just there");
+    let (mut taken, _) = listener.accept().expect("a connection comes");
+    stream.write_all(&[7; 1000]).expect("it is read");
+    taken.read_exact(&mut [0; 1000]).expect("all of it comes");
+    [stream, taken]
 }
 
 /// A machine of the outside, to which a container sends.

@@ -129,6 +129,31 @@ async function look() {
   check(await page.evaluate(inside), "an open one shows them where it stands");
 }
 
+async function services() {
+  await until("a flow through a Service goes by it", () => {
+    const ids = Object.keys(window.weavePlaces()).join("\n");
+    return /e:c:.*\/web\/.*>s:shop/.test(ids) && /e:s:shop>c:.*\/db\//.test(ids);
+  });
+  await page.getByRole("navigation").getByRole("button", { name: /^shop/ }).click();
+  const details = page.getByRole("complementary", { name: "Details" });
+  await details.getByText("2 endpoints").waitFor();
+  await details.getByText("81/udp → 7000").waitFor();
+  say("a Service tells its ports and who is behind it");
+  await page.waitForTimeout(600);
+  await shot("service");
+  await everybody("details of a Service");
+  await page.keyboard.press("Escape");
+  const [saved] = await Promise.all([page.waitForEvent("download"), page.getByRole("button", { name: "SVG" }).click()]);
+  await saved.saveAs(`${folder}/graph.svg`);
+  const svg = readFileSync(`${folder}/graph.svg`, "utf8");
+  const named = await page.evaluate((text) => {
+    const drawn = new DOMParser().parseFromString(text, "image/svg+xml");
+    if (drawn.querySelector("parsererror")) return [];
+    return [...drawn.querySelectorAll("text")].map((one) => one.textContent);
+  }, svg);
+  check(["h1", "h2", "web", "db", "shop"].every((name) => named.includes(name)), "the drawing that is saved has every name in it");
+}
+
 async function find() {
   await page.keyboard.press("/");
   await page.keyboard.type("is:failing");
@@ -141,7 +166,7 @@ async function find() {
   check(rows === 1, `the filter leaves one row of the table (${rows})`);
   await page.getByRole("searchbox").fill("");
   await until("without it there are more", () => document.querySelectorAll("main tbody tr").length > 1);
-  await page.getByRole("button", { name: "Sent" }).click();
+  await page.getByRole("button", { name: "Sent", exact: true }).click();
   await shot("table");
   await everybody("table");
   await page.getByRole("searchbox").fill("nothing-is-called-so");
@@ -186,6 +211,7 @@ async function again() {
 try {
   await visit();
   await look();
+  await services();
   await find();
   await past();
   await again();

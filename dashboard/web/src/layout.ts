@@ -2,7 +2,8 @@
 // mesh always looks the same, and what opens pushes the rest aside without mixing it up. Pure.
 //
 // Members of a group are a packed grid. Groups stand on an ellipse while they are few, so that links between all of them can
-// be told apart, and in rows when they are many. Addresses outside of the network are a group of their own, to the right.
+// be told apart, and in rows when they are many. Services are a group of their own to the left, and addresses outside of the
+// network one to the right, so that what comes in and what leaves can be read from left to right.
 
 export const CHIP = { width: 132, height: 34, across: 36, down: 30 };
 const CLOSED = { width: 176, height: 64 };
@@ -15,6 +16,8 @@ export interface Group {
   members: string[];
   /** Members stand one below the other. */
   narrow?: boolean;
+  /** It shares the width with so many beside it. */
+  beside?: number;
 }
 
 export interface Box {
@@ -29,8 +32,8 @@ export interface Places {
   members: Map<string, { x: number; y: number }>;
 }
 
-function columns({ members, narrow }: Group): number {
-  return narrow ? 1 : Math.max(1, Math.min(8, Math.ceil(Math.sqrt(members.length / 1.6))));
+function columns({ members, narrow, beside = 1 }: Group): number {
+  return narrow ? 1 : Math.max(1, Math.min(8, Math.ceil(Math.sqrt(members.length / (beside > 1 ? 2.8 : 1.6)))));
 }
 
 function size(group: Group): { width: number; height: number } {
@@ -99,8 +102,8 @@ function placeMembers(group: Group, box: Box, places: Places): void {
   });
 }
 
-/** Places hosts and their members, and beside them what is outside. */
-export function layout(hosts: Group[], outside: Group | undefined): Places {
+/** Places hosts and their members, and beside them Services and what is outside. */
+export function layout(hosts: Group[], services: Group | undefined, outside: Group | undefined): Places {
   const places: Places = { groups: new Map(), members: new Map() };
   const put = (group: Group, x: number, y: number): Box => {
     const box = { x, y, ...size(group) };
@@ -108,17 +111,17 @@ export function layout(hosts: Group[], outside: Group | undefined): Places {
     placeMembers(group, box, places);
     return box;
   };
-  let right = 0;
+  let [left, right] = [0, 0];
   let [top, bottom] = [Infinity, -Infinity];
-  const centres = hosts.length ? middles(hosts) : [];
-  hosts.forEach((group, at) => {
+  const groups = hosts.map((group) => ({ ...group, beside: hosts.length }));
+  const centres = groups.length ? middles(groups) : [];
+  groups.forEach((group, at) => {
     const box = put(group, centres[at].x, centres[at].y);
-    right = Math.max(right, box.x + box.width / 2);
+    [left, right] = [Math.min(left, box.x - box.width / 2), Math.max(right, box.x + box.width / 2)];
     [top, bottom] = [Math.min(top, box.y - box.height / 2), Math.max(bottom, box.y + box.height / 2)];
   });
-  if (outside) {
-    const middle = Number.isFinite(top) ? (top + bottom) / 2 : 0;
-    put(outside, right + APART + size(outside).width / 2, middle);
-  }
+  const middle = Number.isFinite(top) ? (top + bottom) / 2 : 0;
+  if (services) put(services, left - APART - size(services).width / 2, middle);
+  if (outside) put(outside, right + APART + size(outside).width / 2, middle);
   return places;
 }

@@ -31,6 +31,7 @@ export function stepped(before: Topology, step: Step): Topology {
     hosts: changed(before.hosts, step.hosts),
     containers: changed(before.containers, step.containers),
     links: changed(before.links, step.links),
+    services: changed(before.services, step.services),
     flows: changed(before.flows, step.flows),
   };
 }

@@ -6,7 +6,7 @@
 
 import { bytes, milliseconds, rate } from "./format";
 import { type Box, type Group, layout } from "./layout";
-import type { Container, End, Flow, Host, Link, Topology } from "./types";
+import type { Container, End, Flow, Host, Link, Service, Topology } from "./types";
 
 /** Up to this many containers are drawn without being asked for. */
 export const OPEN_ALL = 60;
@@ -18,12 +18,15 @@ const LINKED = 8;
 const LABELLED = 8;
 /** The most addresses outside that are drawn one by one. */
 const OUTSIDE_ALL = 12;
+/** The most Services that are drawn one by one without being asked for. */
+const SERVICES_ALL = 12;
 
 export const OUTSIDE = "outside";
+export const SERVICES = "services";
 
 export interface NodeItem {
   id: string;
-  kind: "host" | "container" | "outside" | "address";
+  kind: "host" | "container" | "outside" | "address" | "services" | "service";
   label: string;
   parent?: string;
   x: number;
@@ -73,6 +76,7 @@ export function sceneOf(topology: Topology, opened: Opened): Scene {
   const { chosen } = opened;
   const inside = new Map<string, Container[]>(topology.hosts.map((host) => [host.id, []]));
   for (const one of topology.containers) inside.get(one.host)?.push(one);
+  for (const all of inside.values()) all.sort((one, two) => byName(one.name, two.name));
   const groups: Group[] = topology.hosts.map((host) => ({
     id: host.id,
     members: isOpen(topology, chosen, host.id) ? (inside.get(host.id) ?? []).map((one) => one.id) : [],
@@ -81,7 +85,11 @@ export function sceneOf(topology: Topology, opened: Opened): Scene {
   const outside: Group | undefined = away.length
     ? { id: OUTSIDE, members: chosen.get(OUTSIDE) ?? away.length <= OUTSIDE_ALL ? away.map((end) => end.id) : [], narrow: true }
     : undefined;
-  const places = layout(groups, outside);
+  const { services } = topology;
+  const front: Group | undefined = services.length
+    ? { id: SERVICES, members: (chosen.get(SERVICES) ?? services.length <= SERVICES_ALL) ? services.map((one) => one.id) : [], narrow: true }
+    : undefined;
+  const places = layout(groups, front, outside);
   const nodes: NodeItem[] = [];
   topology.hosts.forEach((host, at) => {
     const all = inside.get(host.id) ?? [];
@@ -91,6 +99,7 @@ export function sceneOf(topology: Topology, opened: Opened): Scene {
       if (place) nodes.push(containerNode(one, host, place, opened));
     }
   });
+  if (front) nodes.push(...serviceNodes(topology, front, places, opened));
   if (outside) nodes.push(...outsideNodes(away, outside, places, opened));
   const drawn = new Set(nodes.map((node) => node.id));
   const flows = flowEdges(topology, drawn, opened);
@@ -117,6 +126,28 @@ function hostNode(host: Host, all: Container[], group: Group, box: Box | undefin
     open,
     classes,
   };
+}
+
+export const byName = (one: string, two: string): number => one.localeCompare(two, undefined, { numeric: true });
+
+/** Nobody is behind it, or something of it is left out. */
+export const isSick = (one: Service): boolean => one.refused.length > 0 || !one.backends.some((backend) => backend.state === "ready");
+
+function serviceNodes(topology: Topology, group: Group, places: ReturnType<typeof layout>, opened: Opened): NodeItem[] {
+  const { services } = topology;
+  const box = places.groups.get(SERVICES);
+  const open = group.members.length > 0;
+  const used = new Set(topology.flows.filter(opened.passes.flow).map((flow) => flow.service));
+  const label = open ? "Services" : `Services\n${services.length}, double-click opens`;
+  const nodes: NodeItem[] = [{ id: SERVICES, kind: "services", label, x: box?.x ?? 0, y: box?.y ?? 0, box, open, classes: [open ? "open" : "closed"] }];
+  for (const one of services) {
+    const place = places.members.get(one.id);
+    if (!place) continue;
+    const classes = isSick(one) ? ["sick"] : [];
+    if (opened.filtered && !used.has(one.name)) classes.push("dim");
+    nodes.push({ id: one.id, kind: "service", label: one.name, parent: SERVICES, ...place, open: false, classes });
+  }
+  return nodes;
 }
 
 function containerNode(one: Container, host: Host, place: { x: number; y: number }, opened: Opened): NodeItem {
@@ -176,24 +207,31 @@ function flowEdges(topology: Topology, drawn: Set<string>, opened: Opened): Edge
   const at = (end: End): string | undefined => {
     if (drawn.has(end.id)) return end.id;
     if (end.kind === "container") return hostOf.get(end.id);
+    if (end.kind === "service") return SERVICES;
     return end.kind === "host" ? undefined : OUTSIDE;
   };
   const bundles = new Map<string, Bundle>();
   for (const flow of topology.flows) {
-    const [source, target] = [at(flow.from), at(flow.to)];
-    if (!source || !target || source === target) continue;
-    const id = `e:${source}>${target}`;
-    const bundle = bundles.get(id) ?? { id, source, target, flows: [], moving: 0, failing: false };
-    bundle.flows.push(flow);
-    bundle.moving += flow.sent_rate + flow.received_rate;
-    bundle.failing ||= flow.failing;
-    bundles.set(id, bundle);
+    const front = flow.service === undefined ? undefined : `s:${flow.service}`;
+    // A flow through a Service that is drawn goes by it: to the Service, and from there to who answers.
+    const way = front !== undefined && drawn.has(front) ? [at(flow.from), front, at(flow.to)] : [at(flow.from), at(flow.to)];
+    way.slice(1).forEach((target, hop) => bundled(bundles, way[hop], target, flow));
   }
   const sorted = [...bundles.values()].sort(
     (one, two) => Number(two.failing) - Number(one.failing) || two.moving - one.moving || one.id.localeCompare(two.id),
   );
   const most = Math.max(1, ...sorted.map((bundle) => bundle.moving));
   return sorted.map((bundle, place) => edge(bundle, most, place < LABELLED, opened));
+}
+
+function bundled(bundles: Map<string, Bundle>, source: string | undefined, target: string | undefined, flow: Flow): void {
+  if (!source || !target || source === target) return;
+  const id = `e:${source}>${target}`;
+  const bundle = bundles.get(id) ?? { id, source, target, flows: [], moving: 0, failing: false };
+  bundle.flows.push(flow);
+  bundle.moving += flow.sent_rate + flow.received_rate;
+  bundle.failing ||= flow.failing;
+  bundles.set(id, bundle);
 }
 
 interface Bundle {
@@ -225,7 +263,7 @@ export function described(topology: Topology): string {
   const moving = topology.flows.reduce((total, flow) => total + flow.sent_rate + flow.received_rate, 0);
   const failing = topology.flows.filter((flow) => flow.failing).length;
   return (
-    `${topology.hosts.length} hosts, ${topology.containers.length} containers, ${topology.flows.length} flows, ` +
+    `${topology.hosts.length} hosts, ${topology.containers.length} containers, ${topology.services.length} services, ${topology.flows.length} flows, ` +
     `${bytes(moving)} a second, ${failing} failing. The table has the same in words.`
   );
 }

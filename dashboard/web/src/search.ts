@@ -47,8 +47,8 @@ function one(word: string): Test {
   return ({ text }) => Object.values(text).some((values) => values.some((value) => value.toLowerCase().includes(part)));
 }
 
-export const FIELDS = ["name", "from", "to", "host", "ip", "net", "label", "proto", "is", "via"];
-export const NUMBERS = ["rate", "bytes", "port", "conns", "refused"];
+export const FIELDS = ["name", "from", "to", "host", "ip", "net", "label", "proto", "is", "via", "service"];
+export const NUMBERS = ["rate", "bytes", "port", "conns", "refused", "rtt", "resent"];
 
 /** The test for a whole line; an empty one holds for everything. */
 export function parse(line: string): Test {
@@ -91,7 +91,8 @@ export function ofFlow(flow: Flow, containers: Map<string, Container>, hosts: Ma
       net: ends.map((end) => end?.network ?? ""),
       label: ends.flatMap(labels),
       proto: [flow.protocol],
-      via: [flow.via ?? ""],
+      via: [flow.via ?? "", flow.service ?? ""],
+      service: [flow.service ?? ""],
       is: states,
     },
     numbers: {
@@ -100,6 +101,9 @@ export function ofFlow(flow: Flow, containers: Map<string, Container>, hosts: Ma
       port: flow.port,
       conns: flow.open,
       refused: flow.refused,
+      // In milliseconds; a flow of which none is known is on neither side of any figure.
+      rtt: (flow.tcp?.rtt_us ?? NaN) / 1000,
+      resent: flow.tcp?.retransmits ?? 0,
     },
   };
 }

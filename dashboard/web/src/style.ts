@@ -29,12 +29,15 @@ export function styleOf(element: HTMLElement): StylesheetJson {
         "overlay-opacity": 0,
       },
     },
-    { selector: "node.container, node.address", style: { width: 132, height: 34, "corner-radius": "9" } },
+    // Edges pass behind what has a name, so that it can be read.
+    { selector: "node.container, node.address, node.service", style: { width: 132, height: 34, "corner-radius": "9", "z-compound-depth": "top", "z-index": 10 } },
+    { selector: "node.service", style: { "border-color": colour("violet"), shape: "hexagon", "background-color": card } },
+    { selector: "node.service.sick", style: { "border-color": amber, "border-width": 2.5 } },
     { selector: "node.container", style: { "border-color": green, "border-opacity": 0.75 } },
     { selector: "node.container.gone", style: { "border-style": "dashed", "border-color": grey, color: soft } },
     { selector: "node.address", style: { "border-style": "dotted", color: soft, "font-size": 12 } },
     {
-      selector: "node.host, node.outside",
+      selector: "node.host, node.outside, node.services",
       style: {
         "background-color": ground,
         "background-opacity": 1,
@@ -50,7 +53,7 @@ export function styleOf(element: HTMLElement): StylesheetJson {
       style: { "text-valign": "top", "text-margin-y": 27, padding: "0px" },
     },
     {
-      selector: "node.host:parent, node.outside:parent",
+      selector: "node.host:parent, node.outside:parent, node.services:parent",
       style: {
         "min-width": "data(width)",
         "min-height": "data(height)",
@@ -65,6 +68,7 @@ export function styleOf(element: HTMLElement): StylesheetJson {
       selector: "node.closed",
       style: { width: 176, height: 64, "text-wrap": "wrap", "background-color": card },
     },
+    { selector: "node.services", style: { "border-color": colour("violet"), "border-opacity": 0.6, color: soft } },
     { selector: "node.outside", style: { "border-style": "dotted", color: soft } },
     { selector: "node.unreachable", style: { "border-color": red, "border-style": "dashed", color: red } },
     { selector: "node.sick", style: { "border-color": amber, "border-width": 2 } },
@@ -131,7 +135,9 @@ export function styleOf(element: HTMLElement): StylesheetJson {
       },
     },
     { selector: ".dim", style: { opacity: 0.14 } },
-    { selector: "node.far", style: { opacity: 0.45 } },
+    { selector: "node.far", style: { opacity: 0.5 } },
+    // A group's own dimness would come on top of its members'.
+    { selector: "node.far:parent", style: { opacity: 1 } },
     { selector: "edge.far", style: { opacity: 0.14 } },
     { selector: "node.over", style: { "border-color": blue } },
     { selector: "edge.over", style: { "line-opacity": 1, "underlay-color": blue, "underlay-opacity": 0.18, "underlay-padding": 5 } },

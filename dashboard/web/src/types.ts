@@ -1,7 +1,7 @@
 // What the server says, as the node API's document has it (/v1/topology).
 
 export type PeerState = "myself" | "connected" | "unreachable";
-export type EndKind = "container" | "host" | "unknown" | "outside";
+export type EndKind = "container" | "host" | "service" | "unknown" | "outside";
 
 export interface Problem {
   cause: string;
@@ -15,6 +15,7 @@ export interface Capture {
   accounting: boolean;
   interval_ms: number;
   took_us: number;
+  unseen: number;
   failure: string | null;
 }
 
@@ -56,6 +57,33 @@ export interface Link {
   traffic: { sent_bytes: number; received_bytes: number; sent_packets: number; received_packets: number };
 }
 
+export interface Backend {
+  address: string;
+  container?: string;
+  node?: string;
+  state: "ready" | "unreachable";
+}
+
+export interface Service {
+  id: string;
+  name: string;
+  addresses: string[];
+  ports: { port: number; target: number; protocol: string; node_port?: number }[];
+  selector?: Record<string, string>;
+  affinity_s?: number;
+  node: string;
+  made_at: number;
+  backends: Backend[];
+  refused: string[];
+}
+
+/** What the kernel knows of the open TCP connections of a flow. */
+export interface Tcp {
+  sockets: number;
+  rtt_us: number | null;
+  retransmits: number;
+}
+
 export interface End {
   kind: EndKind;
   id: string;
@@ -70,6 +98,9 @@ export interface Flow {
   protocol: string;
   port: number;
   via: string | null;
+  /** The Service that has the address of `via`. */
+  service?: string;
+  tcp?: Tcp;
   connections: number;
   open: number;
   refused: number;
@@ -93,6 +124,7 @@ export interface Topology {
   hosts: Host[];
   containers: Container[];
   links: Link[];
+  services: Service[];
   flows: Flow[];
 }
 
@@ -115,5 +147,6 @@ export interface Step {
   hosts: Changes<Host>;
   containers: Changes<Container>;
   links: Changes<Link>;
+  services: Changes<Service>;
   flows: Changes<Flow>;
 }

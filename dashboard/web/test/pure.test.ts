@@ -31,7 +31,7 @@ const flow = (from: End, to: End, more: Partial<Flow> = {}): Flow => ({
 function mesh(hosts: number, each: number): Topology {
   const all = Array.from({ length: hosts }, (_, at) => host(at));
   const containers = all.flatMap((_, of) => Array.from({ length: each }, (_, at) => container(of * each + at, of)));
-  return { at: 1, node: "h0", verdict: "ok", summary: "", problems: [], hosts: all, containers, links: [], flows: [] };
+  return { at: 1, node: "h0", verdict: "ok", summary: "", problems: [], hosts: all, containers, links: [], services: [], flows: [] };
 }
 
 const everything = { container: () => true, host: () => true, flow: () => true };
@@ -61,7 +61,7 @@ test("a step sets, replaces and removes, and keeps the rest in place", () => {
   const none = {};
   const after = stepped(before, {
     seq: 2, at: 9, verdict: "degraded", summary: "s", problems: [],
-    hosts: { set: [host(2)], gone: ["h1"] }, containers: { set: [changed] }, links: none, flows: none,
+    hosts: { set: [host(2)], gone: ["h1"] }, containers: { set: [changed] }, links: none, services: none, flows: none,
   });
   assert.deepEqual(after.hosts.map((one) => one.id), ["h0", "h2"]);
   assert.deepEqual(after.containers.map((one) => one.alive), [false, true]);
@@ -74,7 +74,7 @@ test("nothing stands on anything else", () => {
       const groups = Array.from({ length: hosts }, (_, at) => ({
         id: `h${at}`, members: Array.from({ length: members }, (_, one) => `c${at}-${one}`),
       }));
-      const boxes = [...layout(groups, { id: "outside", members: ["o"], narrow: true }).groups.values()];
+      const boxes = [...layout(groups, { id: "services", members: ["s"], narrow: true }, { id: "outside", members: ["o"], narrow: true }).groups.values()];
       boxes.forEach((one, at) =>
         boxes.slice(at + 1).forEach((two) => {
           const apart =

@@ -10,9 +10,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
-use super::{HostAddress, PeerState, Problem, Traffic, Verdict};
+use super::{HostAddress, PeerState, Problem, ServiceInfo, Traffic, Verdict};
 use crate::{
-    ContainerName, IfName, LabelKey, LabelValue, NetworkName, NodeId, NodeName, PathMtu, Suite,
+    ContainerName, IfName, LabelKey, LabelValue, NetworkName, NodeId, NodeName, PathMtu,
+    ServiceName, Suite,
 };
 
 /// What a node tells the others of itself, so that any of them can show the whole mesh.
@@ -123,6 +124,22 @@ pub struct FlowCounts {
     pub failing: bool,
     /// When something of it was last seen to move.
     pub last_at: u64,
+    /// What the kernel knows of its TCP connections; absent where their sockets are not seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tcp: Option<TcpSeen>,
+}
+
+/// What the kernel knows of the TCP connections of a flow that are open now (`struct tcp_info`), at the end that lies on
+/// the host that tells of it: where both do, at who began them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct TcpSeen {
+    /// How many sockets were found.
+    pub sockets: u32,
+    /// The smoothed round-trip time in microseconds, the mean of all that measured one; absent while none did.
+    pub rtt_us: Option<u32>,
+    /// Segments that were sent anew by that end.
+    pub retransmits: u64,
 }
 
 /// The protocol of a flow.
@@ -182,6 +199,9 @@ pub struct Capture {
     pub interval_ms: u32,
     /// Microseconds that the last look took.
     pub took_us: u64,
+    /// Namespaces whose sockets the last look did not see: there were too many, or it may not enter them.
+    #[serde(default)]
+    pub unseen: u32,
     /// Why nothing is seen, if so.
     pub failure: Option<String>,
 }
@@ -207,8 +227,22 @@ pub struct Topology {
     pub containers: Vec<TopologyContainer>,
     /// Each pair of members once.
     pub links: Vec<TopologyLink>,
+    /// The Services of the cluster, by name, as the node that made the picture sees them.
+    #[serde(default)]
+    pub services: Vec<TopologyService>,
     /// Who talks to whom.
     pub flows: Vec<Flow>,
+}
+
+/// A Service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct TopologyService {
+    /// Names it: `s:` and its name.
+    pub id: String,
+    /// What it is.
+    #[serde(flatten)]
+    pub info: ServiceInfo,
 }
 
 /// A member.
@@ -313,6 +347,9 @@ pub struct Flow {
     /// The address and port that were asked for, where the destination was translated: a Service.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
     pub via: Option<SocketAddr>,
+    /// The Service that has that address; absent where none is known to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<ServiceName>,
     /// What was counted.
     #[serde(flatten)]
     pub counts: FlowCounts,
@@ -324,7 +361,7 @@ pub struct Flow {
 pub struct FlowEnd {
     /// What it is.
     pub kind: EndKind,
-    /// The container's id, the host's id, or the address.
+    /// The container's id, the host's id, the Service's, or the address.
     pub id: String,
     /// For people: the name, or the address.
     pub name: String,
@@ -342,6 +379,8 @@ pub enum EndKind {
     Container,
     /// A member itself.
     Host,
+    /// A Service itself: what was sent to its address was passed on to nobody.
+    Service,
     /// An address of the network that no container is known to have: gone, or its host tells nothing.
     Unknown,
     /// Not in the network.

@@ -31,6 +31,7 @@ pub(super) fn report(data: &[u8]) {
         verdict: Verdict::Ok,
         summary: String::new(),
         problems: Vec::new(),
+        services: Vec::new(),
         range: None,
         members: vec![member(1, Ok(report.clone())), member(2, Ok(report))],
     });
