@@ -6,7 +6,8 @@
 //! ([`crate::net`] notices). At the end, when all troubles are over: everybody agrees, and every address has an owner.
 //!
 //! A disk that was rolled back and a second process with the same disk cannot know of themselves before they have met
-//! anybody. So until such a node had time to be told, it is *doubtful*, and what it owns twice is its own fault.
+//! anybody. So until such a node had time to be told, it is *doubtful*, and what is owned twice may be its fault; after
+//! that nothing may be.
 
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,8 +35,8 @@ pub struct Model {
     /// When each address was given back, and where.
     rested: BTreeMap<u32, (usize, Instant)>,
     owned: Vec<Vec<Block>>,
-    /// Hashes of all that each node ever owned, at some time.
-    said: Vec<BTreeSet<u64>>,
+    /// Hashes of all that each identity ever owned, at some time.
+    said: BTreeMap<NodeId, BTreeSet<u64>>,
     ids: BTreeMap<NodeId, usize>,
     /// Nodes that were removed, or that left, by the identity that they had.
     removed: BTreeSet<usize>,
@@ -78,17 +79,19 @@ impl Model {
 
     fn look_at(&mut self, net: &mut Net, n: usize) -> Result<(), String> {
         self.owned.resize(net.nodes.len(), Vec::new());
-        self.said.resize(net.nodes.len(), BTreeSet::new());
         let view = match net.nodes[n].core {
             Some(_) => net.view(n),
             None => net.on_disk(n),
         };
         if net.nodes[n].core.is_some() {
             self.ids.insert(view.me, n);
+            self.said
+                .entry(view.me)
+                .or_default()
+                .insert(hash(&view.mine));
         }
         if self.owned[n] != view.mine {
             self.owned[n].clone_from(&view.mine);
-            self.said[n].insert(hash(&view.mine));
             self.check_owner(net, n)?;
         }
         self.check_members(net, n, &view)
@@ -100,8 +103,7 @@ impl Model {
             let Some(block) = overlap(&self.owned[n], &self.owned[other]) else {
                 continue;
             };
-            let pardoned = [n, other].iter().any(|n| self.doubtful.contains(n));
-            if !pardoned && !self.is_fenced(net, n) && !self.is_fenced(net, other) {
+            if self.doubtful.is_empty() && !self.is_fenced(net, n) && !self.is_fenced(net, other) {
                 let [a, b] = [n, other].map(|n| net.nodes[n].name.clone());
                 return Err(format!("{a} and {b} own {block:?}"));
             }
@@ -116,7 +118,8 @@ impl Model {
         }
         let known = self.ids.iter().filter(|(_, place)| **place == n);
         let known: Vec<NodeId> = known.map(|(id, _)| *id).collect();
-        let others = (0..net.nodes.len()).filter(|m| *m != n && !self.removed.contains(m));
+        let counts = |m: &usize| *m != n && !self.removed.contains(m) && !self.doubtful.contains(m);
+        let others = (0..net.nodes.len()).filter(counts);
         others.collect::<Vec<_>>().into_iter().all(|m| {
             let view = match net.nodes[m].core {
                 Some(_) => net.view(m),
@@ -137,7 +140,9 @@ impl Model {
                 continue;
             };
             let honest = !self.liars.contains(&place) && !self.doubtful.contains(&place);
-            let said = member.blocks.is_empty() || self.said[place].contains(&hash(&member.blocks));
+            let said = self.said.get(&member.id);
+            let said = said.is_some_and(|said| said.contains(&hash(&member.blocks)));
+            let said = said || member.blocks.is_empty();
             if honest && !said {
                 let (who, of) = (&net.nodes[n].name, &member.name);
                 return Err(format!(
@@ -163,8 +168,8 @@ impl Model {
         self.unsure.remove(&container);
         let holder = self.given.get(&offset).cloned();
         if let Some(holder) = holder.filter(|holder| *holder != container) {
-            let pardoned = [n, holder.0].iter().any(|n| self.doubtful.contains(n));
-            if !pardoned && !self.is_fenced(net, holder.0) && !self.is_fenced(net, n) {
+            if self.doubtful.is_empty() && !self.is_fenced(net, holder.0) && !self.is_fenced(net, n)
+            {
                 return Err(format!(
                     "address {offset} is {}'s on {} and was given to {} on {}",
                     holder.1, net.nodes[holder.0].name, container.1, net.nodes[n].name
@@ -235,7 +240,9 @@ impl Model {
     }
 
     fn of(&self, n: usize) -> impl Iterator<Item = (&Container, &u32)> {
-        self.by_container.iter().filter(move |((at, _), _)| *at == n)
+        self.by_container
+            .iter()
+            .filter(move |((at, _), _)| *at == n)
     }
 
     /// The containers of a node are gone, and what it will say of them is not to be believed.
@@ -254,8 +261,8 @@ impl Model {
     /// A node had time to be told what it is.
     pub fn trust(&mut self, net: &mut Net, n: usize) {
         if self.doubtful.remove(&n) {
-            self.owned[n].clear();
-            net.nodes[n].changed = true;
+            self.owned.iter_mut().for_each(Vec::clear);
+            net.nodes.iter_mut().for_each(|node| node.changed = true);
         }
     }
 

@@ -48,7 +48,10 @@ const ALL: [(Lie, &str); 8] = [
     ),
     (Lie::Ghost, "a newer record of somebody else"),
     (Lie::Farewell, "that somebody else has left"),
-    (Lie::Flood, "a hundred records of its own, one after another"),
+    (
+        Lie::Flood,
+        "a hundred records of its own, one after another",
+    ),
 ];
 
 impl fmt::Display for Lie {

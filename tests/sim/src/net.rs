@@ -640,7 +640,10 @@ impl Net {
     }
 
     fn deliver(&mut self, packet: Packet) {
-        if let Some(until) = self.nodes[packet.to].frozen.filter(|until| *until > self.now.mono) {
+        if let Some(until) = self.nodes[packet.to]
+            .frozen
+            .filter(|until| *until > self.now.mono)
+        {
             self.count += 1;
             self.wire.insert((until, self.count), packet);
             return;
@@ -745,10 +748,12 @@ impl Net {
         core.unwrap().view()
     }
 
-    /// Whether a node that started from this would be in the cluster.
-    pub fn is_member_by(&self, n: usize, disk: &[u8]) -> bool {
+    /// Whether a node that started from this would be in the cluster, and know all members that it knows now.
+    pub fn knows_all_by(&mut self, n: usize, disk: &[u8]) -> bool {
         let core = Core::new(self.nodes[n].config(), Some(disk), [7; 32], self.clock(n));
-        core.unwrap().view().cluster.is_some()
+        let (then, now) = (core.unwrap().view(), self.view(n));
+        let known = |id: NodeId| then.member(id).is_some();
+        then.cluster.is_some() && now.members.iter().all(|member| known(member.id))
     }
 
     /// What each node owns, a crashed one by what its disk says; one that is gone nothing.

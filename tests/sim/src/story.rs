@@ -116,7 +116,15 @@ impl Story {
             acts.push((Duration::from_millis(at), Act::Join(n)));
         }
         let troubles = rng.random_range(2..=5);
-        let kinds: Vec<Kind> = KINDS.sample(&mut rng, troubles).copied().collect();
+        let mut kinds: Vec<Kind> = KINDS.sample(&mut rng, troubles).copied().collect();
+        // To a node whose disk was put back and whose clock is behind nobody speaks before its clock is right: what it
+        // says cannot be told from what somebody kept.
+        if kinds
+            .iter()
+            .any(|kind| matches!(kind, Kind::RollBack | Kind::Clone))
+        {
+            kinds.retain(|kind| !matches!(kind, Kind::Clock));
+        }
         let mut at = Duration::from_secs(5);
         while at < time {
             acts.push((at, act(&mut rng, nodes, &kinds)));

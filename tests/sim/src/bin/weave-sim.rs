@@ -62,7 +62,10 @@ fn main() -> ExitCode {
                 begun.elapsed().as_secs_f64()
             ),
             Err(failure) => {
-                println!("seed {seed} breaks after {:?}: {}", failure.at, failure.what);
+                println!(
+                    "seed {seed} breaks after {:?}: {}",
+                    failure.at, failure.what
+                );
                 let (story, failure) = shrink(&story, &failure, args.shrink);
                 print!("\nthe shortest story found:\n{story}");
                 println!("breaks after {:?}: {}", failure.at, failure.what);
