@@ -201,10 +201,18 @@ impl Core {
         let others = answers().flat_map(|answer| &answer.claims);
         let others = others.filter(|claim| claim.owner != self.me);
         let others = others.map(|claim: &Claim| (claim.block, claim.version));
-        let shown = self.records.values().flat_map(|record| &record.deeds);
-        let gifts = shown.filter(|deed| is_forgotten(deed, self.me, &membership.deeds));
-        let gifts: Vec<_> = gifts.map(|deed| (deed.block, deed.version)).collect();
-        membership.deeds.leave_to_others(others.chain(gifts));
+        let forgotten = |record: &Record| {
+            let proven = |deed: &&Deed| {
+                is_forgotten(deed, self.me, &membership.deeds)
+                    && deed.proven(&record.deeds, &membership.public, &self.removals)
+            };
+            record.deeds.iter().filter(proven).copied().collect()
+        };
+        let gifts: Vec<Vec<Deed>> = self.records.values().map(forgotten).collect();
+        membership.deeds.leave_to_others(others);
+        for gift in gifts.into_iter().flatten() {
+            membership.deeds.remember(gift, save);
+        }
         self.past.in_doubt = false;
         info!("all members have told what they know: this node uses its addresses again");
         self.saving.after(Pending::Inherited);

@@ -262,6 +262,19 @@ impl Deeds {
         self.gifts.iter().any(same) || self.left.iter().any(left)
     }
 
+    /// Remembers a gift that this node had forgotten; its receiver has it.
+    pub fn remember(&mut self, deed: Deed, saved: u64) {
+        let same = |gift: &Gift| {
+            let known = &gift.deed;
+            (known.block, known.owner, known.version.counter)
+                == (deed.block, deed.owner, deed.version.counter)
+        };
+        if !self.gifts.iter().any(same) {
+            let acked = true;
+            self.gifts.push(Gift { deed, saved, acked });
+        }
+    }
+
     /// Whether a title here is lower than what somebody holds of its block by this version.
     pub fn is_beaten_by(&self, (claimed, version): (Block, Version)) -> bool {
         let beaten = |title: &Title| {

@@ -167,14 +167,15 @@ impl Model {
         let n = container.0;
         self.unsure.remove(&container);
         let holder = self.given.get(&offset).cloned();
-        if let Some(holder) = holder.filter(|holder| *holder != container) {
-            if self.doubtful.is_empty() && !self.is_fenced(net, holder.0) && !self.is_fenced(net, n)
-            {
-                return Err(format!(
-                    "address {offset} is {}'s on {} and was given to {} on {}",
-                    holder.1, net.nodes[holder.0].name, container.1, net.nodes[n].name
-                ));
-            }
+        if let Some(holder) = holder.filter(|holder| *holder != container)
+            && self.doubtful.is_empty()
+            && !self.is_fenced(net, holder.0)
+            && !self.is_fenced(net, n)
+        {
+            return Err(format!(
+                "address {offset} is {}'s on {} and was given to {} on {}",
+                holder.1, net.nodes[holder.0].name, container.1, net.nodes[n].name
+            ));
         }
         if let Some(before) = self.by_container.get(&container)
             && *before != offset

@@ -530,8 +530,7 @@ impl Net {
                 }
                 CoreEvent::Session(SessionEvent::Retire(index)) => {
                     node.inbounds.remove(&index);
-                    let of = (index, 0, 0)..=(index, u8::MAX, u64::MAX);
-                    node.opened.extract_if(of, |_| true).for_each(drop);
+                    node.opened.retain(|(of, ..)| *of != index);
                 }
                 CoreEvent::Session(SessionEvent::Up {
                     peer,

@@ -18,8 +18,10 @@ use crate::story::{Act, Story};
 
 /// Between two looks at what is not looked at after each step: answers, what is over, who is to be trusted again.
 const SLICE: Duration = Duration::from_millis(500);
-/// So many datagrams in one slice are a storm; a window that is filled is none.
+/// So many datagrams in one slice are a storm, and so many more for each pair of nodes; a window that is filled is none,
+/// nor is that everybody meets everybody again.
 const STORM: u64 = 30_000;
+const STORM_EACH: u64 = 40;
 /// How long a doubtful node has to be connected with everybody before it should know.
 const TOLD: Duration = Duration::from_secs(10);
 /// How long it may take at the end until all is well again.
@@ -176,7 +178,7 @@ impl World {
         let start = self.net.now.mono;
         for (_, at, act) in &story.acts {
             self.run_to(start + *at)?;
-            self.act(act)?;
+            self.act(act);
             self.model.look(&mut self.net)?;
         }
         self.run_to(start + story.time)?;
@@ -186,11 +188,12 @@ impl World {
     fn run_to(&mut self, end: Instant) -> Result<(), String> {
         while self.net.now.mono < end {
             let slice = end.min(self.net.now.mono + SLICE);
-            let most = self.net.sent.0 + STORM;
+            let storm = STORM + STORM_EACH * (self.net.nodes.len() as u64).pow(2);
+            let most = self.net.sent.0 + storm;
             while self.net.step(slice) {
                 self.model.look(&mut self.net)?;
                 if self.net.sent.0 > most {
-                    return Err(format!("a storm: {STORM} datagrams within {SLICE:?}"));
+                    return Err(format!("a storm: {storm} datagrams within {SLICE:?}"));
                 }
             }
             self.tidy()?;
@@ -326,9 +329,10 @@ impl World {
             }
             let id = self.net.nodes[m].core.as_ref().map(Core::id);
             let member = id.and_then(|id| view.member(id));
-            member.map_or(id.is_some() && !self.is_member(m), |member| {
-                member.connected
-            })
+            match member {
+                Some(member) => member.connected,
+                None => id.is_some() && !self.is_member(m),
+            }
         })
     }
 
@@ -337,28 +341,30 @@ impl World {
         self.net.nodes[n].core.is_some() && self.net.view(n).cluster.is_some()
     }
 
-    fn act(&mut self, act: &Act) -> Result<(), String> {
+    /// Whether a node runs and is not stopped.
+    fn is_up(&self, n: usize) -> bool {
+        let (node, now) = (&self.net.nodes[n], self.net.now.mono);
+        node.core.is_some() && node.frozen.is_none_or(|until| until <= now)
+    }
+
+    fn act(&mut self, act: &Act) {
         let now = self.net.now.mono;
-        let up = |net: &Net, n: usize| {
-            let node = &net.nodes[n];
-            node.core.is_some() && node.frozen.is_none_or(|until| until <= now)
-        };
         match *act {
             Act::Join(n) => self.join(n),
-            Act::Attach(n, count) if up(&self.net, n) => {
+            Act::Attach(n, count) if self.is_up(n) => {
                 (0..count).for_each(|_| self.attach(n));
             }
-            Act::Detach(n, count) if up(&self.net, n) => self.detach(n, count.into()),
-            Act::Crash(n, Crash::Now, down) if up(&self.net, n) => {
+            Act::Detach(n, count) if self.is_up(n) => self.detach(n, count.into()),
+            Act::Crash(n, Crash::Now, down) if self.is_up(n) => {
                 self.down.insert(n, down);
                 self.net.crash(n);
             }
-            Act::Crash(n, at, down) if up(&self.net, n) => {
+            Act::Crash(n, at, down) if self.is_up(n) => {
                 self.down.insert(n, down);
                 self.net.nodes[n].crash = Some(at);
             }
             Act::RollBack(n, by) => self.roll_back(n, by.into()),
-            Act::Clone(n, time) if up(&self.net, n) && self.is_member(n) => self.double(n, time),
+            Act::Clone(n, time) if self.is_up(n) && self.is_member(n) => self.double(n, time),
             Act::Deaf(n, of, time) => self.cut(vec![(of, n)], time),
             Act::Apart(n, of, time) => self.cut(vec![(of, n), (n, of)], time),
             Act::Split(half, time) => {
@@ -383,16 +389,22 @@ impl World {
                 self.net.nodes[n].disk_full = true;
                 self.over.push((now + time, Over::Full(n)));
             }
-            Act::Remove(n)
-                if up(&self.net, 0) && self.is_member(n) && !self.model.is_removed(n) =>
-            {
+            _ => self.act_of_members(act),
+        }
+    }
+
+    /// What members do to one another, and what strangers do.
+    fn act_of_members(&mut self, act: &Act) {
+        let now = self.net.now.mono;
+        match *act {
+            Act::Remove(n) if self.is_up(0) && self.is_member(n) && !self.model.is_removed(n) => {
                 let node = self.net.nodes[n].core().id().to_string();
                 self.model.removed(n);
                 let command = Command::Remove { node, heir: None };
                 let command = self.net.command(0, command);
                 self.asked.insert((0, command), Asked::Remove(n));
             }
-            Act::Leave(n) if up(&self.net, n) => {
+            Act::Leave(n) if self.is_up(n) => {
                 self.detach(n, usize::MAX);
                 self.over
                     .push((now + Duration::from_secs(1), Over::Leave(n)));
@@ -403,7 +415,6 @@ impl World {
             Act::Replay(n, to) => self.replay(n, to),
             _ => {}
         }
-        Ok(())
     }
 
     fn join(&mut self, n: usize) {
@@ -412,7 +423,12 @@ impl World {
         if self.net.nodes[n].core.is_none() || self.joining.get(&n).is_some_and(busy) {
             return;
         }
+        if !self.is_member(n) {
+            // It left, whether the answer came or not.
+            self.model.reborn(n);
+        }
         if self.model.is_removed(n) {
+            self.model.empty(n);
             let command = self.net.command(n, Command::Leave { force: true });
             self.asked.insert((n, command), Asked::Leave(n));
         } else if !self.is_member(n) {

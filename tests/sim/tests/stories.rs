@@ -94,4 +94,7 @@ fn what_broke_once_stays_mended() {
     for seed in [2, 6, 10, 12, 16, 34, 36, 42, 96, 97] {
         tell(&Story::new(seed, 5, HOUR / 2)).unwrap();
     }
+    for seed in [5011, 5014, 5039, 5048] {
+        tell(&Story::new(seed, 5, HOUR)).unwrap();
+    }
 }
