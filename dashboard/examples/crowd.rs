@@ -229,6 +229,7 @@ fn service(number: u32, at: u64) -> ServiceInfo {
         container: Some(name(&format!("app-{number}-{container}"))),
         node: Some(name(&format!("host-{}", container / PER_HOST))),
         state: BackendState::Ready,
+        relayed: None,
     };
     ServiceInfo {
         name: name(&format!("app-{number}")),

@@ -20,6 +20,7 @@ mod inherit;
 mod leaving;
 mod named;
 mod obey;
+mod past;
 mod removing;
 mod saved;
 mod saving;
@@ -60,6 +61,7 @@ use budget::{Budgets, Cost};
 use command::{Command, CommandError, Reply};
 use inherit::Inquiries;
 use leaving::Leaving;
+use past::Past;
 use removing::Removed;
 use saved::{Membership, Snapshot};
 use saving::{Pending, Saving};
@@ -143,6 +145,7 @@ pub struct Core {
     membership: Option<Membership>,
     /// The membership is durable.
     active: bool,
+    past: Past,
     ipam: Ipam,
     tokens: Tokens,
     sessions: Sessions,
@@ -456,7 +459,12 @@ impl Core {
                 block,
                 counter,
             } => self.handle_title(peer, block, counter),
-            Pending::Gift { peer } => self.giving.start(peer, self.now.mono),
+            Pending::Gift { peer } => {
+                self.giving.start(peer, self.now.mono);
+                // A record that says how far this node has come is out before the receiver tells of the gift.
+                self.own = None;
+                self.publish();
+            }
             Pending::Office => self.take_office(),
             Pending::Removing(removing) => self.removal_saved(removing),
             Pending::Inherited => self.refresh(),
@@ -493,7 +501,9 @@ impl Core {
     fn snapshot(&self) -> Zeroizing<Vec<u8>> {
         saved::encode(&Snapshot {
             keys: &self.keys,
-            boot: self.boot,
+            boot: self.boot.max(self.version.boot),
+            saves: self.past.saves + self.saving.asked(),
+            in_doubt: self.past.in_doubt,
             stamp: self.sessions.last_stamp(),
             membership: self.membership.as_ref(),
             tokens: &self.tokens,

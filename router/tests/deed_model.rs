@@ -3,7 +3,7 @@
 //!
 //! The model is not the code: it is what the code has to keep to. That the model can tell right from wrong is shown by
 //! the mutants, each of which breaks one rule and is caught; the code itself is held against the same invariant in
-//! virtual time (`mesh/members.rs`). What counts is [`State::users`]: who would use the block now.
+//! virtual time (`tests/sim`). What counts is [`State::users`]: who would use the block now.
 //!
 //! The rules: a gift is saved before it is sent; a grant is believed if its version is the highest seen and its donor
 //! signed it in its present boot; a block is used once its title is saved; a node whose disk was rolled back uses and

@@ -8,8 +8,8 @@ use tokio::runtime::Builder;
 
 use super::cni::Places;
 use super::failure::{Exit, Failure};
+use crate::claim;
 use crate::obstacle::Obstacle;
-use crate::preflight;
 use crate::removal::{self, Thing};
 
 /// What is not removed, for the one who reads the list.
@@ -44,7 +44,7 @@ pub(super) struct Done {
 impl Uninstall {
     /// Finds, asks and removes.
     pub(super) fn run(&self, socket: &Path) -> Result<Done, Failure> {
-        preflight::claim_network().map_err(|_| {
+        claim::claim_network().map_err(|_| {
             let fix = "stop it first, and for good: systemctl disable --now weaved";
             Failure::new(Exit::Failed, "weaved runs on this host", fix)
         })?;

@@ -86,6 +86,7 @@ pub(super) fn problems(view: &View) -> Vec<Problem> {
         cause: CommandError::Removed.to_string(),
         fix: CommandError::Removed.fix(),
     });
+    let twin = view.twin.iter().map(|at| twin_problem(at, view.gave_way));
     let waiting = view.waiting.iter().map(|waiting| {
         let name = |id: &NodeId| label(&node_ref(view, *id));
         let silent: Vec<String> = waiting.silent.iter().map(name).collect();
@@ -93,6 +94,11 @@ pub(super) fn problems(view: &View) -> Vec<Problem> {
             id: waiting.of,
             name: waiting.name.clone(),
         };
+        if waiting.of == view.me {
+            let cause = format!("{}: not yet {}", CommandError::InDoubt, silent.join(", "));
+            let fix = "start or connect them; those that are gone: weavectl rmpeer NODE".to_owned();
+            return Problem { cause, fix };
+        }
         Problem {
             cause: format!(
                 "the addresses of {}, which was removed, wait until this is confirmed by {}",
@@ -102,7 +108,23 @@ pub(super) fn problems(view: &View) -> Vec<Problem> {
             fix: "start or connect them; those that are gone: weavectl rmpeer NODE".to_owned(),
         }
     });
-    removed.into_iter().chain(waiting).collect()
+    removed.into_iter().chain(twin).chain(waiting).collect()
+}
+
+/// Two processes have one identity.
+fn twin_problem(at: &[std::net::SocketAddr], gave_way: bool) -> Problem {
+    let error = CommandError::GaveWay(at.to_vec());
+    if gave_way {
+        return Problem {
+            cause: error.to_string(),
+            fix: error.fix(),
+        };
+    }
+    let at: Vec<String> = at.iter().map(ToString::to_string).collect();
+    Problem {
+        cause: format!("another process has this node's identity, at {}", at.join(", ")),
+        fix: "stop the copy; to make it a node of its own: weavectl leave --force there, then weavectl join TOKEN".to_owned(),
+    }
 }
 
 fn label(node: &NodeRef) -> String {

@@ -104,7 +104,11 @@ impl Core {
             .chain(removed)
             .flat_map(Record::titles)
             .collect();
-        let blocks = membership.deeds.blocks(self.saving.durable(), &others);
+        let blocks = if self.past.in_doubt || self.past.gave_way {
+            Vec::new()
+        } else {
+            membership.deeds.blocks(self.saving.durable(), &others)
+        };
         if blocks == self.ipam.blocks() {
             return;
         }
@@ -132,7 +136,7 @@ impl Core {
     /// Begins to ask for addresses if it is time, and stops if it is not.
     pub(super) fn ask_if_needed(&mut self) {
         let room = |own: &Membership| own.deeds.has_room();
-        let standing = self.active && self.standing().is_ok_and(room);
+        let standing = self.active && self.standing().is_ok_and(room) && !self.past.in_doubt;
         let needed = standing && self.saving.failure().is_none() && self.ipam.wants_more();
         match (&self.asking, needed) {
             (None, true) => self.asking = Some(Asking::new(self.rng.next_u64(), self.now.mono)),
@@ -245,6 +249,9 @@ impl Core {
         let Some(membership) = self.membership.as_mut().filter(|_| self.active) else {
             return;
         };
+        if !self.past.gives(self.now.mono) {
+            return;
+        }
         if membership.deeds.is_giving(peer) || self.giving.met.get(&peer) == Some(&id) {
             return;
         }

@@ -220,6 +220,14 @@ pub enum CommandError {
     /// An admin has removed this node.
     #[error("this node was removed from the cluster")]
     Removed,
+    /// Its disk was put back to an older copy.
+    #[error(
+        "this node's state is older than what the other members know of it: it uses no addresses until all have told"
+    )]
+    InDoubt,
+    /// A copy of its state runs elsewhere, and began earlier.
+    #[error("another process with this node's identity runs at {}, and has run longer", list(.0))]
+    GaveWay(Vec<SocketAddr>),
     /// Containers have addresses here.
     #[error("{0} addresses of this node are in use")]
     InUse(u32),
@@ -345,6 +353,10 @@ impl CommandError {
             Self::HeirOfItself(_) => "name another member with --heir, or leave it out",
             Self::TooManyKept => "remove members that are gone first",
             Self::Removed => "to use it again: weavectl leave --force, then weavectl join TOKEN with a new token",
+            Self::InDoubt => "wait; if `weavectl status` names members that are gone: weavectl rmpeer NODE",
+            Self::GaveWay(_) => {
+                "stop that one and restart this one; or make this one a node of its own: weavectl leave --force, then weavectl join TOKEN"
+            }
             Self::InUse(_) => "detach the containers that `weavectl ps` lists, or detach all: weavectl leave --force",
             Self::LastAdmin => "make another admin first: weavectl admin add NODE; or leave anyway: weavectl leave --force",
             Self::NobodyToTake => {
@@ -390,8 +402,8 @@ impl CommandError {
             Self::Elsewhere { .. } | Self::RangeTaken { .. } => Code::Conflict,
             Self::UnknownToken(_) | Self::UnknownNode(_) => Code::NotFound,
             Self::Removed | Self::TooManyKept | Self::Leaving => Code::Conflict,
-            Self::InUse(_) | Self::LastAdmin => Code::Conflict,
-            Self::NobodyToTake => Code::NotReady,
+            Self::InUse(_) | Self::LastAdmin | Self::GaveWay(_) => Code::Conflict,
+            Self::NobodyToTake | Self::InDoubt => Code::NotReady,
             Self::Oneself | Self::HeirOfItself(_) => Code::Invalid,
             Self::BadRange(_)
             | Self::TokenTerms

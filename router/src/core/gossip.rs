@@ -9,7 +9,7 @@ use weave_model::{NetworkName, NodeId};
 
 use super::budget::Cost;
 use super::command::CommandError;
-use super::{Core, CoreEvent, Link};
+use super::{Core, CoreEvent, Link, past};
 use crate::mesh::deed::Deed;
 use crate::mesh::flood::Due;
 use crate::mesh::message::{MAX_SUMMARY, Message};
@@ -77,6 +77,7 @@ impl Core {
             self.sheets.flood.up(peer, self.now.mono);
             self.parts.forget(peer);
             self.resume_giving(peer);
+            self.send_evidence(peer);
             self.changed();
         }
         self.ways.paths.up(peer, link.way, self.now.mono);
@@ -223,30 +224,15 @@ impl Core {
             Err(error) => return debug!(from = %peer.short(), %error, "a record is left"),
         };
         if node == self.me {
-            self.handle_own_record(version);
+            self.handle_own_record(&record);
         } else if self.records.len() >= MAX_MEMBERS && !self.records.contains_key(&node) {
             return warn!(node = %node.short(), "there are too many members");
         } else {
+            self.compare_past(&record);
             self.learn(record, peer);
         }
         self.send(peer, &Message::RecordAck { node, version });
         self.handle_has(peer, node, version);
-    }
-
-    /// Somebody has a record of this node that is newer than the last one it signed: its disk was rolled back, or its
-    /// clock. The next one is newer still.
-    fn handle_own_record(&mut self, version: RecordVersion) {
-        if version > self.version {
-            warn!(
-                "others have a newer record of this node than it has itself; was its disk rolled back?"
-            );
-            self.version = RecordVersion {
-                boot: version.boot + 1,
-                counter: 0,
-            };
-            self.own = None;
-            self.publish();
-        }
     }
 
     fn learn(&mut self, record: Record, from: NodeId) {
@@ -271,7 +257,7 @@ impl Core {
 
     /// Wants a session with a member.
     pub(super) fn meet(&mut self, record: &Record) {
-        if self.removals.contains(self.me) {
+        if self.is_out() {
             return;
         }
         self.sessions
@@ -304,6 +290,11 @@ impl Core {
         if node == self.me && version == RecordVersion::LAST {
             self.note_farewell(peer);
         }
+        if node == self.me {
+            self.note_own_version(version);
+        } else if node == peer {
+            self.evidence_seen(peer, version);
+        }
         match self.version_of(node) {
             Some(mine) if mine > version => self.flood.lacks(peer, node, self.now.mono),
             _ => self.flood.has(peer, node),
@@ -323,6 +314,7 @@ impl Core {
             self.flood.lacks(peer, node, self.now.mono);
         }
         self.flood.summarised(peer, self.now.mono);
+        self.send_evidence(peer);
         if !answer {
             self.send_summary(peer, true);
         }
@@ -354,7 +346,7 @@ impl Core {
         let Some(membership) = self
             .membership
             .as_ref()
-            .filter(|_| self.active && self.booted)
+            .filter(|_| self.active && self.booted && !self.is_out())
         else {
             return;
         };
@@ -362,6 +354,7 @@ impl Core {
         let content = Content {
             public: self.keys.public(),
             version: self.version,
+            started: self.boot,
             name: self.config.name.clone(),
             certificate: membership.certificate.clone(),
             endpoints: self.all_endpoints(),
@@ -373,7 +366,8 @@ impl Core {
         if self.own.as_ref().is_some_and(|own| **own == content) {
             return;
         }
-        self.version.counter += 1;
+        let saves = self.past.saves + self.saving.durable();
+        self.version.counter = (self.version.counter + 1).max(past::counter_at(saves));
         let content = Content {
             version: self.version,
             ..content

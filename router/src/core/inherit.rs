@@ -34,7 +34,9 @@ impl Inquiries {
 impl Core {
     /// Begins the inquiries that are to be made, asks who has not answered, and ends those that all have answered.
     pub(super) fn inquire(&mut self) {
-        if !self.active || self.removals.contains(self.me) {
+        if !self.active || self.is_out() {
+            // Nobody would answer, and what waits to be asked again would wake this node without end.
+            self.inquiries.0.clear();
             return;
         }
         let durable = self.saving.durable();
@@ -46,7 +48,8 @@ impl Core {
             let removed = self.removed.get(node);
             removed.is_some_and(|removed| !removed.settled && removed.saved <= durable)
         });
-        for node in open.collect::<Vec<_>>() {
+        let me = self.past.in_doubt.then_some(self.me);
+        for node in open.chain(me).collect::<Vec<_>>() {
             if !self.inquiries.0.contains_key(&node) {
                 let inquiry = Inquiry::new(self.rng.next_u64(), self.now.mono);
                 self.inquiries.0.insert(node, inquiry);
@@ -157,6 +160,9 @@ impl Core {
         let Some(inquiry) = self.inquiries.0.remove(&about) else {
             return;
         };
+        if about == self.me {
+            return self.conclude_about_me(&inquiry);
+        }
         let mut pool = self.deeds_of(about);
         let mut claims = self.claims();
         for answer in inquiry.answers() {

@@ -60,7 +60,7 @@ impl Core {
         if self.leaving.is_some() {
             return Err(CommandError::Underway);
         }
-        if self.removals.contains(self.me) || self.living().is_empty() {
+        if self.is_out() || self.living().is_empty() {
             self.start_anew(command, None);
             return Ok(());
         }

@@ -158,6 +158,10 @@ impl Core {
         if self.removals.contains(self.me) {
             return Err(CommandError::Removed);
         }
+        if self.past.gave_way {
+            let at = self.past.twin.clone().unwrap_or_default();
+            return Err(CommandError::GaveWay(at));
+        }
         if self.leaving.is_some() {
             return Err(CommandError::Leaving);
         }
@@ -252,6 +256,9 @@ impl Core {
             return Err(CommandError::BadId);
         }
         let fresh = self.ipam.lease(&id).is_none();
+        if self.past.in_doubt {
+            return Err(CommandError::InDoubt);
+        }
         if fresh {
             self.check_storage()?;
         }

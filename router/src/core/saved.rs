@@ -37,6 +37,7 @@ const ACQUAINTANCES: u16 = 9;
 const STAMP: u16 = 10;
 const REMOVED: u16 = 11;
 const SHEETS: u16 = 21;
+const PAST: u16 = 24;
 
 const MAX_SECRETS: u32 = 2;
 /// The most bytes of records, and of sheets, that are saved: whatever members say of themselves, the state fits the
@@ -67,6 +68,10 @@ impl Membership {
 pub(super) struct Saved {
     pub keys: Zeroizing<[u8; NodeKeys::LEN]>,
     pub boot: u64,
+    /// The number of this save, of all that this node ever made; 0 if an older build wrote it.
+    pub saves: u64,
+    /// It is to be found out what this node owns.
+    pub in_doubt: bool,
     /// The stamp of the last handshake that this node began.
     pub stamp: u64,
     pub membership: Option<Membership>,
@@ -94,6 +99,8 @@ pub(super) struct SavedRemoval {
 pub(super) struct Snapshot<'a> {
     pub keys: &'a NodeKeys,
     pub boot: u64,
+    pub saves: u64,
+    pub in_doubt: bool,
     pub stamp: u64,
     pub membership: Option<&'a Membership>,
     pub tokens: &'a Tokens,
@@ -155,6 +162,9 @@ pub(super) fn encode(state: &Snapshot<'_>) -> Zeroizing<Vec<u8>> {
             });
         });
     }
+    out.field(PAST, |w| {
+        w.u64(state.saves).u8(u8::from(state.in_doubt));
+    });
     Zeroizing::new(out.0)
 }
 
@@ -208,6 +218,8 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Saved, Malformed> {
     Ok(Saved {
         keys: fields.keys.ok_or(Malformed("saved state without keys"))?,
         boot: fields.boot,
+        saves: fields.past.0,
+        in_doubt: fields.past.1,
         stamp: fields.stamp,
         membership,
         tokens: fields.tokens,
@@ -232,6 +244,7 @@ struct Fields {
     sheets: Vec<Vec<u8>>,
     acquaintances: Vec<(NodePublic, SocketAddr)>,
     stamp: u64,
+    past: (u64, bool),
 }
 
 impl Fields {
@@ -280,6 +293,7 @@ impl Fields {
                 }
             }
             STAMP => self.stamp = field.u64()?,
+            PAST => self.past = (field.u64()?, field.u8()? != 0),
             _ => return Err(Malformed("saved state: it was written by a later version")),
         }
         field.end()
@@ -369,6 +383,8 @@ mod tests {
         let snapshot = |membership, journal| Snapshot {
             keys: &keys,
             boot: 9,
+            saves: 12,
+            in_doubt: true,
             stamp: 77,
             membership,
             tokens: &tokens,
@@ -383,10 +399,13 @@ mod tests {
         };
         let bytes = encode(&snapshot(Some(&membership), journal.clone()));
         let back = decode(&bytes).unwrap();
-        assert_eq!((back.boot, &back.journal), (9, &journal));
+        assert_eq!((back.boot, back.saves, back.in_doubt), (9, 12, true));
+        assert_eq!(back.journal, journal);
         let again = Snapshot {
             keys: &NodeKeys::from_bytes(&back.keys),
             boot: back.boot,
+            saves: back.saves,
+            in_doubt: back.in_doubt,
             stamp: back.stamp,
             membership: back.membership.as_ref(),
             tokens: &back.tokens,
@@ -419,6 +438,8 @@ mod tests {
         let bytes = encode(&Snapshot {
             keys: &keys,
             boot: 9,
+            saves: 12,
+            in_doubt: false,
             stamp: 77,
             membership: Some(&membership),
             tokens: &tokens,
@@ -430,7 +451,7 @@ mod tests {
         let cut = (0..bytes.len())
             .filter(|at| decode(&bytes[..*at]).is_ok())
             .count();
-        assert!(cut <= 10, "only between two fields: {cut}");
+        assert!(cut <= 11, "only between two fields: {cut}");
         let mut later = bytes.to_vec();
         later[0] = FORMAT + 1;
         assert!(decode(&later).is_err());

@@ -96,6 +96,11 @@ impl Saving {
         self.asked + 1
     }
 
+    /// The number of the last save that was asked for.
+    pub(super) const fn asked(&self) -> u64 {
+        self.asked
+    }
+
     /// The state has changed: save it now, though nobody waits for it.
     pub(super) const fn want(&mut self) {
         self.wanted = true;

@@ -31,6 +31,7 @@ impl Core {
         let terms = session_config(&config, boot, stamp_floor);
         let sessions = Sessions::new(Arc::clone(&keys), terms, session_seed, now);
         let mut core = Self::alone(config, (keys, sessions), rng, boot, now);
+        core.past = Past::new(saved.as_ref(), boot, now.mono);
         if let Some(saved) = saved {
             core.restore(saved);
         }
@@ -66,6 +67,7 @@ impl Core {
             version: RecordVersion { boot, counter: 0 },
             membership: None,
             active: false,
+            past: Past::default(),
             ipam: Ipam::new(0),
             tokens: Tokens::default(),
             links: BTreeMap::new(),

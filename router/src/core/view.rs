@@ -96,7 +96,11 @@ pub struct View {
     pub members: Vec<Member>,
     /// An admin has removed this node.
     pub removed: bool,
-    /// What this node is the heir of, but may not take yet.
+    /// Where another process with this node's identity was told to be reached; absent if there is none.
+    pub twin: Option<Vec<SocketAddr>>,
+    /// That process has run longer: this one takes no part any more.
+    pub gave_way: bool,
+    /// What this node is the heir of, but may not take yet; itself, after its disk was put back to an older copy.
     pub waiting: Vec<Waiting>,
     /// What the other members tell of their containers and Services; nobody has checked it.
     pub sheets: BTreeMap<NodeId, Arc<[u8]>>,
@@ -119,6 +123,8 @@ impl View {
             storage_failure: None,
             members: Vec::new(),
             removed: false,
+            twin: None,
+            gave_way: false,
             waiting: Vec::new(),
             sheets: BTreeMap::new(),
             owners: Vec::new(),
@@ -183,6 +189,8 @@ impl Core {
             .map(|record| self.look_at(record))
             .collect();
         view.removed = self.removals.contains(self.me);
+        view.twin.clone_from(&self.past.twin);
+        view.gave_way = self.past.gave_way;
         let waiting = self.inquiries.0.keys().map(|of| Waiting {
             of: *of,
             name: self.last_name(*of),

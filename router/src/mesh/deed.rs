@@ -334,6 +334,19 @@ impl<'a> Proofs<'a> {
     }
 }
 
+/// Appends a version: counter, then boot.
+pub fn write_version(version: Version, out: &mut Writer) {
+    out.u64(version.counter).u64(version.boot);
+}
+
+/// Reads a version.
+pub fn read_version(bytes: &mut Reader<'_>) -> Result<Version, Malformed> {
+    Ok(Version {
+        counter: bytes.u64()?,
+        boot: bytes.u64()?,
+    })
+}
+
 /// Appends a block: first offset, bits.
 pub fn write_block(block: Block, out: &mut Writer) {
     out.u32(block.first()).u8(block.bits());

@@ -20,7 +20,10 @@ use weave_model::{Block, NodeId};
 
 use super::cluster::{ClusterKey, ClusterPublic};
 use super::codec::{Malformed, Reader, Writer};
-use super::deed::{Deed, Donor, MAX_HANDS, MIN_BITS, Proofs, covers, subtract};
+use super::deed::{
+    Deed, Donor, MAX_HANDS, MIN_BITS, Proofs, Version, covers, read_block, read_version, subtract,
+    write_block, write_version,
+};
 use super::removal::Removals;
 use crate::keys::NodeKeys;
 
@@ -76,6 +79,8 @@ pub struct Deeds {
     /// The chains of the titles.
     proofs: Vec<Deed>,
     gifts: Vec<Gift>,
+    /// Blocks that were found to be others', by these versions, after this node had forgotten that it gave them away.
+    left: Vec<(Block, Version)>,
 }
 
 impl Deeds {
@@ -95,9 +100,11 @@ impl Deeds {
         for title in self.titles.iter().filter(|title| title.saved <= durable) {
             let mut left = vec![title.deed.block];
             let gifts = self.gifts.iter().map(|gift| &gift.deed);
-            let higher = gifts.chain(others.iter().copied());
-            for deed in higher.filter(|deed| deed.version > title.deed.version) {
-                left = subtract(&left, deed.block);
+            let others = gifts.chain(others.iter().copied());
+            let others = others.map(|deed| (deed.block, deed.version));
+            let higher = others.chain(self.left.iter().copied());
+            for (block, _) in higher.filter(|(_, version)| *version > title.deed.version) {
+                left = subtract(&left, block);
             }
             for known in &blocks {
                 left = subtract(&left, *known);
@@ -307,6 +314,50 @@ impl Deeds {
         titles.chain(self.gifts.iter().map(|gift| &gift.deed))
     }
 
+    /// Whether this node knows that it signed this deed, in whatever boot, or has left the block to others since.
+    pub fn has_given(&self, deed: &Deed) -> bool {
+        let same = |gift: &Gift| {
+            let known = &gift.deed;
+            (known.block, known.owner, known.version.counter)
+                == (deed.block, deed.owner, deed.version.counter)
+        };
+        let left = |(block, version): &(Block, Version)| {
+            (*block, version.counter) == (deed.block, deed.version.counter)
+        };
+        self.gifts.iter().any(same) || self.left.iter().any(left)
+    }
+
+    /// Remembers a gift that this node had forgotten; its receiver has it.
+    pub fn remember(&mut self, deed: Deed, saved: u64) {
+        let same = |gift: &Gift| {
+            let known = &gift.deed;
+            (known.block, known.owner, known.version.counter)
+                == (deed.block, deed.owner, deed.version.counter)
+        };
+        if !self.gifts.iter().any(same) {
+            let acked = true;
+            self.gifts.push(Gift { deed, saved, acked });
+        }
+    }
+
+    /// Whether a title here is lower than what somebody holds of its block by this version.
+    pub fn is_beaten_by(&self, (claimed, version): (Block, Version)) -> bool {
+        let beaten = |title: &Title| {
+            let block = title.deed.block;
+            title.deed.version < version && (covers(block, claimed) || covers(claimed, block))
+        };
+        self.titles.iter().any(beaten)
+    }
+
+    /// Leaves to others what they hold by these versions, where those are higher than the titles here.
+    pub fn leave_to_others(&mut self, claims: impl Iterator<Item = (Block, Version)>) {
+        for claim in claims {
+            if self.is_beaten_by(claim) && !self.left.contains(&claim) {
+                self.left.push(claim);
+            }
+        }
+    }
+
     /// The gifts to `node`, each with its chain.
     pub fn given_to(&self, node: NodeId) -> Vec<Deed> {
         let gifts = self.gifts.iter().filter(|gift| gift.deed.owner == node);
@@ -347,6 +398,10 @@ impl Deeds {
             gift.deed.write(out);
             out.u8(u8::from(gift.acked));
         }
+        for (block, version) in &self.left {
+            write_block(*block, out);
+            write_version(*version, out);
+        }
     }
 
     /// Reads what was saved: all of it is durable.
@@ -368,6 +423,9 @@ impl Deeds {
                 saved: 0,
                 acked: bytes.u8()? != 0,
             });
+        }
+        while !bytes.is_empty() {
+            deeds.left.push((read_block(bytes)?, read_version(bytes)?));
         }
         Ok(deeds)
     }

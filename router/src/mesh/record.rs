@@ -43,6 +43,7 @@ const SUITES: u16 = 6;
 const DEEDS: u16 = 7;
 const BLOCKS: u16 = 8;
 const NETWORKS: u16 = 9;
+const STARTED: u16 = 10;
 
 /// Which of two records of a node is newer: first by boot nonce, then by counter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -68,6 +69,8 @@ pub struct Content {
     pub public: NodePublic,
     /// Which record this is.
     pub version: RecordVersion,
+    /// The boot nonce of the run that signed it, which may be lower than the version's; 0 if an older build did.
+    pub started: u64,
     /// Its label.
     pub name: NodeName,
     /// The cluster's word that it is a member.
@@ -119,6 +122,9 @@ impl Content {
             self.networks.iter().for_each(|network| {
                 w.counted(network.as_str().as_bytes());
             });
+        });
+        out.field(STARTED, |w| {
+            w.u64(self.started);
         });
         out.0
     }
@@ -255,6 +261,7 @@ struct Fields {
     deeds: Vec<Deed>,
     blocks: Vec<Block>,
     networks: Vec<NetworkName>,
+    started: u64,
 }
 
 fn decode(body: &[u8]) -> Result<Content, Malformed> {
@@ -284,6 +291,7 @@ fn decode(body: &[u8]) -> Result<Content, Malformed> {
         deeds: fields.deeds,
         blocks: fields.blocks,
         networks: fields.networks,
+        started: fields.started,
     })
 }
 
@@ -320,6 +328,7 @@ impl Fields {
                     text.parse().map_err(|_| field.malformed())
                 })?;
             }
+            STARTED => self.started = field.u64()?,
             _ => return Ok(()),
         }
         field.end()
@@ -372,6 +381,7 @@ pub(crate) mod tests {
             deeds: vec![Deed::genesis(whole, keys.id(), key)],
             blocks: vec![whole],
             networks: vec![NetworkName::default_network()],
+            started: 3,
         }
     }
 

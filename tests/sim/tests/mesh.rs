@@ -6,15 +6,12 @@
 mod hostile;
 #[path = "mesh/members.rs"]
 mod members;
-#[path = "mesh/net.rs"]
-mod net;
 #[path = "mesh/ways.rs"]
 mod ways;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use net::Net;
 use rand::RngExt;
 use weave_model::{Block, NodeId, Token, TokenId};
 use weave_router::core::command::{Command, CommandError, Reply, Taken};
@@ -26,6 +23,7 @@ use weave_router::mesh::message::Message;
 use weave_router::mesh::parts;
 use weave_router::mesh::tokens::Refusal;
 use weave_router::wire::{Header, Type};
+use weave_sim::net::Net;
 
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -618,6 +616,7 @@ fn say(net: &mut Net, from: usize, to: usize, message: &Message) {
             .unwrap()
             .handle_control(peer, &body, address, now);
     }
+    net.pump(to);
     net.run(Duration::from_millis(50));
 }
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 use rand::RngExt;
 use weave_router::core::command::{Command, CommandError, Reply};
 use weave_router::mesh::tokens::{Refusal, TokenInfo};
+use weave_sim::net::{Answer, Net};
 
-use super::net::{Answer, Net};
 use super::{HOUR, MINUTE, cluster};
 
 fn tokens(net: &mut Net, n: usize) -> Vec<TokenInfo> {

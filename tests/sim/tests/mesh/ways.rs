@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use weave_model::{NodeId, PathReason};
+use weave_sim::net::Net;
 
-use super::net::Net;
 use super::{MINUTE, cluster};
 
 const SECOND: Duration = Duration::from_secs(1);

@@ -6,8 +6,8 @@ use weave_model::Block;
 use weave_router::core::command::Command;
 use weave_router::mesh::message::Message;
 use weave_router::mesh::parts;
+use weave_sim::net::Net;
 
-use super::net::Net;
 use super::{MINUTE, cluster, net_public, say};
 
 /// Gives a core a message as if it had come in a session, at once.
