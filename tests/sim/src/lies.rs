@@ -46,7 +46,10 @@ const ALL: [(Lie, &str); 8] = [
         Lie::Forger,
         "a deed of a block that it does not own, for somebody else",
     ),
-    (Lie::Ghost, "a newer record of somebody else"),
+    (
+        Lie::Ghost,
+        "a newer record of somebody else, with half of its block",
+    ),
     (Lie::Farewell, "that somebody else has left"),
     (
         Lie::Flood,
@@ -207,7 +210,13 @@ fn composed(liar: &Liar, lie: Lie, rng: &mut StdRng) -> Vec<Message> {
                 boot: content.version.boot,
                 counter: content.version.counter + 1,
             };
-            liar.sign(Content { version, ..content })
+            let half = |block: &Block| Block::new(block.first(), block.bits().saturating_sub(1));
+            let blocks = content.blocks.first().and_then(half).into_iter().collect();
+            liar.sign(Content {
+                version,
+                blocks,
+                ..content
+            })
         }
         Lie::Farewell => {
             let of_itself = Removal::by_itself(&liar.keys, &liar.cluster, other.node(), 1, vec![]);

@@ -1,0 +1,144 @@
+//! The simulator can tell right from wrong: production code in which one rule is broken is caught, each within a budget
+//! of seeds.
+//!
+//! Nothing of this is in the production sources. They are copied, each mutant is written into the copy behind a switch,
+//! and the simulator is built once around it; so what is broken here is what runs there. A rule that has moved makes
+//! this test fail with its name.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::{env, fs};
+
+/// What it is called, the file, what stands there, what stands there instead, and how many seeds it may take.
+const MUTANTS: [(&str, &str, &str, &str, u32); 5] = [
+    (
+        "send before fsync",
+        "router/src/core/saving.rs",
+        "*save <= self.durable",
+        "(*save <= self.durable || MUTANT)",
+        40,
+    ),
+    (
+        "no version",
+        "router/src/mesh/deeds.rs",
+        "*version > title.deed.version",
+        "(*version > title.deed.version || MUTANT)",
+        60,
+    ),
+    (
+        "immediate takeover",
+        "router/src/core/inherit.rs",
+        "if missing.is_empty() {",
+        "if missing.is_empty() || MUTANT {",
+        100,
+    ),
+    (
+        "unsigned record accepted",
+        "router/src/mesh/record.rs",
+        "if !content.public.verify(&message(cluster, body), signature) {",
+        "if !content.public.verify(&message(cluster, body), signature) && !MUTANT {",
+        60,
+    ),
+    (
+        "window off by one",
+        "router/src/session/replay.rs",
+        ".div_ceil(64)",
+        ".div_ceil(if MUTANT { 65 } else { 64 })",
+        40,
+    ),
+];
+
+const SWITCH: &str = r#"
+/// Whether this mutant is the one that runs.
+pub fn mutant(name: &str) -> bool {
+    static MUTANT: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
+    MUTANT.get_or_init(|| std::env::var("WEAVE_MUTANT").ok()).as_deref() == Some(name)
+}
+"#;
+
+/// Copies the sources, without what is built or fetched.
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let name = entry.file_name();
+        let (from, to) = (entry.path(), to.join(&name));
+        let built = ["target", "node_modules", "dist", "corpus"].map(std::ffi::OsStr::new);
+        if built.contains(&name.as_os_str()) || name.as_encoded_bytes().starts_with(b".") {
+            continue;
+        }
+        if from.is_dir() {
+            copy(&from, &to);
+        } else if fs::read(&to).ok() != fs::read(&from).ok() {
+            fs::copy(&from, &to).unwrap();
+        }
+    }
+}
+
+/// Writes all mutants into the copy.
+fn mutate(copy: &Path) {
+    for (name, file, right, wrong, _) in MUTANTS {
+        let path = copy.join(file);
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(
+            text.contains(right),
+            "{name}: {file} has no {right:?} any more"
+        );
+        let wrong = wrong.replace("MUTANT", &format!("crate::mutant({name:?})"));
+        fs::write(&path, text.replacen(right, &wrong, 1)).unwrap();
+    }
+    let library = copy.join("router/src/lib.rs");
+    let text = fs::read_to_string(&library).unwrap();
+    fs::write(&library, text + SWITCH).unwrap();
+}
+
+fn build() -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let here = env::current_exe().unwrap();
+    let target = here.ancestors().nth(3).unwrap();
+    let sources = target.join("mutants");
+    copy(&root, &sources);
+    mutate(&sources);
+    let built = Command::new(env!("CARGO"))
+        .args([
+            "build",
+            "--quiet",
+            "--release",
+            "--locked",
+            "-p",
+            "weave-sim",
+        ])
+        .current_dir(&sources)
+        .env("CARGO_TARGET_DIR", target)
+        .status()
+        .unwrap();
+    assert!(built.success());
+    let binary = sources.join("weave-sim-mutants");
+    fs::copy(target.join("release/weave-sim"), &binary).unwrap();
+    binary
+}
+
+#[test]
+fn each_broken_rule_is_caught() {
+    let binary = build();
+    let mut missed = Vec::new();
+    for (name, .., seeds) in MUTANTS {
+        let run = |mutant: &str, seeds: &str| {
+            Command::new(&binary)
+                .args(["--seed", "1", "--seeds", seeds, "--nodes", "5"])
+                .args(["--hours", "0.5", "--shrink", "0"])
+                .env("WEAVE_MUTANT", mutant)
+                .output()
+                .unwrap()
+        };
+        let output = run(name, &seeds.to_string());
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let break_of = text.lines().find(|line| line.contains(" breaks after "));
+        match break_of {
+            Some(line) => println!("{name}: {line}"),
+            None => missed.push(name),
+        }
+    }
+    assert!(missed.is_empty(), "not caught: {missed:?}");
+}
