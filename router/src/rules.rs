@@ -183,6 +183,8 @@ impl AttachRules {
             .outside(Field::Ip6Daddr, self.range.v6())
             .is_not(Field::DaddrType, Value::Number(Field::MULTICAST));
         for rule in [v4, v6] {
+            // What leaves by the loopback device comes back: the host's own connections to relayed Services.
+            let rule = rule.is_not(Field::Oifname, Value::name("lo"));
             let rule = self.not_ours(rule, Field::Oifname).counter().masquerade();
             batch.add_rule(table, "outbound", &rule.comment(OUTBOUND));
         }
