@@ -9,7 +9,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use netlink_packet_core::{
@@ -42,9 +42,7 @@ const LOOPBACK: u32 = 1;
 pub enum Name {
     /// This host, by the address that the route has.
     Host,
-    /// This host, by one of its addresses.
-    Own(IpAddr),
-    /// Somebody else.
+    /// Somebody else, or this host by an address that no device of it has.
     Foreign(IpAddr),
 }
 
@@ -78,12 +76,7 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 /// the socket.
 pub fn dial(to: SocketAddr, name: Name, turn: u32) -> io::Result<TcpStream> {
     let Name::Foreign(from) = name else {
-        let socket = dialler(to)?;
-        if let Name::Own(from) = name {
-            choose_port_late(&socket)?;
-            socket.bind(&SocketAddr::new(from, 0).into())?;
-        }
-        return connect(socket, to);
+        return connect(dialler(to)?, to);
     };
     let count = PORTS.end - PORTS.start;
     for step in 0..TRIES {
@@ -122,27 +115,6 @@ fn connect(socket: Socket, to: SocketAddr) -> io::Result<TcpStream> {
     match socket.connect(&to.into()) {
         Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
         _ => Ok(socket.into()),
-    }
-}
-
-/// The port is chosen when the destination is known, so that one serves for many destinations.
-fn choose_port_late(socket: &Socket) -> io::Result<()> {
-    let on: libc::c_int = 1;
-    let size = size_of::<libc::c_int>() as libc::socklen_t;
-    // SAFETY: the pointer is to a live int of the size given.
-    let done = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::IPPROTO_IP,
-            libc::IP_BIND_ADDRESS_NO_PORT,
-            (&raw const on).cast(),
-            size,
-        )
-    };
-    if done < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
     }
 }
 

@@ -54,7 +54,7 @@ pub fn has_loopback(entry: &Entry) -> bool {
 pub enum Source {
     /// This host, by whatever address the route has.
     Host,
-    /// This host, by the address that other nodes' containers find back to.
+    /// This host, by the address that other nodes' containers find back to. No device of it need have that.
     Own(IpAddr),
     /// The client itself.
     Client(IpAddr),

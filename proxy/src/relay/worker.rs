@@ -228,8 +228,8 @@ impl Worker {
             );
             let name = match source {
                 Source::Host => Name::Host,
-                Source::Own(own) => Name::Own(own),
-                Source::Client(client) => Name::Foreign(client),
+                // No device has the node's own address: the kernel engine gives it to packets as they leave.
+                Source::Own(from) | Source::Client(from) => Name::Foreign(from),
             };
             self.serial += 1;
             connection.serial = self.serial;

@@ -31,7 +31,7 @@ pub(crate) const FAR: &str = "10.40.0.2";
 pub(crate) const VIP: &str = "10.96.0.1";
 pub(crate) const HOST: &str = "192.0.2.2";
 pub(crate) const OUTSIDE: &str = "192.0.2.1";
-/// The host's own address among the containers'.
+/// The host's own address among the containers', which no device of it has.
 pub(crate) const OWN: &str = "10.32.0.200";
 
 pub(crate) fn ip(text: &str) -> IpAddr {
@@ -126,10 +126,7 @@ impl Lab {
         }
         // What stands for the overlay: its far end knows no way back but to addresses of nodes' own.
         container(&host, "weave0", &far, FAR, "fd77::f2");
-        ok(
-            &host,
-            "ip addr add 10.32.0.200/32 dev weave0; ip addr add fd77::c8/128 dev weave0",
-        );
+        ok(&host, "ip addr add fd77::1/128 dev weave0");
         for (netns, name) in [(&a, "a"), (&b, "b"), (&c, "c"), (&far, "far")] {
             serve(netns, name);
         }
