@@ -340,3 +340,52 @@ fn addresses_that_can_be_nobody_s_are_left_out_and_the_others_serve() {
         );
     });
 }
+
+/// How many connections the relay of a host has picked for, by what it shows.
+fn picks(host: &Host) -> u64 {
+    let described = host.json(&["service", "describe", "web"]);
+    let backends = described["backends"].as_array().expect("a list");
+    let each = backends.iter().map(|one| one["relayed"]["picks"].as_u64());
+    each.flatten().sum()
+}
+
+#[test]
+fn a_relayed_service_keeps_the_client_and_is_the_kernel_s_while_its_node_is_down() {
+    Lab::run(|lab| {
+        let hosts: [Host; 2] = lab.cluster();
+        let client = hosts[0].attach("client");
+        let _containers = [web(&hosts[0], "w1"), web(&hosts[1], "w2")];
+        let [v4, v6] = create(&hosts[0], &["--balance", "least", "--node-port", "30080"]);
+        for from in [&client.ns, &hosts[0].ns] {
+            balances(from, v4, &["w1", "w2"]);
+            balances(from, v6, &["w1", "w2"]);
+        }
+        for _ in 0..10 {
+            let (_, _, saw) = connect(&client.ns, v4).expect("an answer");
+            assert_eq!(saw, IpAddr::V4(client.v4));
+            let (_, _, saw) = connect(&client.ns, v6).expect("an answer");
+            assert_eq!(saw, IpAddr::V6(client.v6));
+        }
+        for loopback in ["127.0.0.1:30080", "[::1]:30080"] {
+            let to = loopback.parse().expect("an address");
+            balances(&hosts[0].ns, to, &["w1", "w2"]);
+        }
+        assert!(picks(&hosts[0]) >= 20);
+        let shown = hosts[0].ok(&["service", "describe", "web"]);
+        assert!(
+            shown.contains("relay, least") || shown.contains("RELAY"),
+            "{shown}"
+        );
+
+        hosts[0].end("KILL");
+        let (mut kept, ..) = connect(&client.ns, v4).expect("the kernel serves at once");
+        balances(&client.ns, v4, &["w1"]);
+        hosts[0].start();
+        crate::lab::await_mesh(&hosts);
+        balances(&client.ns, v4, &["w1", "w2"]);
+        wait_for("the relay serves again", SOON, || {
+            connect(&client.ns, v4).is_ok() && picks(&hosts[0]) > 0
+        });
+        assert!(echoes(&mut kept), "what the kernel had stays the kernel's");
+    });
+}
