@@ -125,7 +125,11 @@ impl AttachRules {
             &Chain::filter("input", Hook::Input, priority::FILTER - 10, Policy::Accept),
         );
         for device in [&self.any_veth(), &self.tun] {
-            batch.add_rule(table, "input", &Rule::new().iifname(device).jump("control"));
+            // What is for others and comes in all the same is taken by a Service's relay.
+            let for_host = Rule::new()
+                .iifname(device)
+                .is_not(Field::DaddrType, Value::Number(Field::UNICAST));
+            batch.add_rule(table, "input", &for_host.jump("control"));
         }
         self.group(batch, table);
     }

@@ -3,6 +3,7 @@
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
+use weave_linux::intercept;
 use weave_linux::netns::{Netns, run_in};
 use weave_linux::nft::{Found, Socket};
 use weave_model::ClusterRange;
@@ -186,6 +187,28 @@ fn containers_do_not_reach_the_nodes_control() {
     assert!(server.recv(&mut [0; 8]).is_ok());
     assert!(counted(&lab, CONTROL) >= 7);
     drop(listeners);
+}
+
+#[test]
+fn a_port_of_the_nodes_control_is_free_at_addresses_that_a_relay_stands_in_for() {
+    let lab = Lab::new();
+    lab.on_host(|socket| rules().ensure(socket).unwrap());
+    let relay = run_in(&lab.host, || {
+        intercept::listen("127.0.0.1:5000".parse().unwrap()).unwrap()
+    })
+    .unwrap();
+    ok(
+        &lab.host,
+        "ip route add local default dev lo table 100; ip rule add fwmark 1 lookup 100
+         nft 'table inet relay { chain in { type filter hook prerouting priority mangle;
+           ip daddr 10.96.0.1 tcp dport 6782 tproxy ip to 127.0.0.1:5000 meta mark set 1 accept; }; }'",
+    );
+    let to: SocketAddr = "10.96.0.1:6782".parse().unwrap();
+    let connect = || TcpStream::connect_timeout(&to, Duration::from_secs(5)).unwrap();
+    let stream = run_in(&lab.a, connect).unwrap();
+    assert_eq!(stream.peer_addr().unwrap(), to);
+    assert_eq!(counted(&lab, CONTROL), 0);
+    drop(relay);
 }
 
 #[test]
