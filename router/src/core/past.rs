@@ -2,7 +2,8 @@
 //!
 //! Every save has a number that grows for ever, and every version of this node's record is at least as high as the last
 //! save that changed what it owns. So a record of its own that is higher than what was saved when it started tells it
-//! that its disk is older than what it did; so does a deed that it signed and does not know. From then on it is *in
+//! that its disk is older than what it did; so does a deed that it signed and does not know. Only what this node signed counts: what a
+//! member claims in a summary or an acknowledgement makes this node ask for the record. From then on it is *in
 //! doubt*, which is durable: it uses nothing and gives nothing until all living members have told what they know of its
 //! deeds (see [`super::inherit`]). Then it takes back the titles that it had forgotten, and leaves what others hold by a
 //! later deed. Members help: one that sees a member's record replaced by one of an older state sends that member the
@@ -95,11 +96,24 @@ const fn save_of(version: RecordVersion) -> u64 {
 }
 
 impl Core {
-    /// Somebody has a record of this node in this version.
-    pub(super) fn note_own_version(&mut self, version: RecordVersion) {
+    /// Whether a record of this node in this version, if it signed one, shows that its disk was put back. Anybody may
+    /// claim a version, so what counts is the record.
+    pub(super) fn is_beyond_memory(&self, version: RecordVersion) -> bool {
         let another = version != RecordVersion::LAST && !self.past.signed.contains(&version.boot);
-        if another && save_of(version) > self.past.saves {
-            self.recall();
+        another && !self.past.in_doubt && save_of(version) > self.past.saves
+    }
+
+    /// A member's summary came. If it claims a record of this node that this one cannot have signed as far as it
+    /// remembers, it is asked for that: an acknowledgement of the lowest version draws what it has. Once for each
+    /// summary, and what summaries may cost is bounded.
+    pub(super) fn ask_for_own(&mut self, peer: NodeId, theirs: &[(NodeId, RecordVersion)]) {
+        let node = self.me;
+        let beyond = |(of, version): &(NodeId, RecordVersion)| {
+            *of == node && self.is_beyond_memory(*version)
+        };
+        if theirs.iter().any(beyond) {
+            let version = RecordVersion::default();
+            self.send(peer, &Message::RecordAck { node, version });
         }
     }
 
@@ -107,7 +121,11 @@ impl Core {
     /// newer still, unless an earlier run is alive.
     pub(super) fn handle_own_record(&mut self, record: &Record) {
         let version = record.version;
-        self.note_own_version(version);
+        if self.is_beyond_memory(version) {
+            // Whoever shows it again, after all were asked, tells nothing new.
+            self.past.saves = save_of(version);
+            self.recall();
+        }
         if version <= self.version {
             return;
         }
