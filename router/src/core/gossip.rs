@@ -211,7 +211,8 @@ impl Core {
             Ok(claimed) => claimed,
             Err(error) => return debug!(from = %peer.short(), %error, "a record is left"),
         };
-        if self.version_of(node).is_some_and(|mine| mine >= version) {
+        let old = self.version_of(node).is_some_and(|mine| mine >= version);
+        if old && !(node == self.me && self.is_beyond_memory(version)) {
             self.send(peer, &Message::RecordAck { node, version });
             return self.handle_has(peer, node, version);
         }
@@ -290,9 +291,7 @@ impl Core {
         if node == self.me && version == RecordVersion::LAST {
             self.note_farewell(peer);
         }
-        if node == self.me {
-            self.note_own_version(version);
-        } else if node == peer {
+        if node == peer {
             self.evidence_seen(peer, version);
         }
         match self.version_of(node) {
@@ -308,6 +307,7 @@ impl Core {
         for (node, version) in theirs {
             self.handle_has(peer, *node, *version);
         }
+        self.ask_for_own(peer, theirs);
         let told: BTreeSet<NodeId> = theirs.iter().map(|(node, _)| *node).collect();
         let here = self.summary().into_iter().map(|(node, _)| node);
         for node in here.filter(|node| !told.contains(node) && *node != peer) {

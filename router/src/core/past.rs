@@ -2,11 +2,12 @@
 //!
 //! Every save has a number that grows for ever, and every version of this node's record is at least as high as the last
 //! save that changed what it owns. So a record of its own that is higher than what was saved when it started tells it
-//! that its disk is older than what it did; so does a deed that it signed and does not know. From then on it is *in
-//! doubt*, which is durable: it uses nothing and gives nothing until all living members have told what they know of its
-//! deeds (see [`super::inherit`]). Then it takes back the titles that it had forgotten, and leaves what others hold by a
-//! later deed. Members help: one that sees a member's record replaced by one of an older state sends that member the
-//! former, which nobody else might have any more.
+//! that its disk is older than what it did; so does a deed that it signed and does not know. Only what this node signed
+//! counts: what a member claims in a summary makes this node ask it for the record. From then on it is *in doubt*, which
+//! is durable: it uses nothing and gives nothing until all living members have told what they know of its deeds (see
+//! [`super::inherit`]). Then it takes back the titles that it had forgotten, and leaves what others hold by a later deed.
+//! Members help: one that sees a member's record replaced by one of another run sends that member the former, which
+//! nobody else might have any more. How much the other run had forgotten only it can tell: it may have saved a lot since.
 //!
 //! A node that has forgotten even its members cannot ask them. So whoever starts from a disk gives nothing away for
 //! some seconds, in which they come to it.
@@ -55,7 +56,7 @@ pub(super) struct Past {
     pub(super) twin: Option<Vec<SocketAddr>>,
     /// That process began earlier: this one does nothing any more.
     pub(super) gave_way: bool,
-    /// Records of members that were replaced by ones of an older state.
+    /// Records of members that were replaced by ones of another run, of each the one of the latest state.
     evidence: BTreeMap<NodeId, Record>,
 }
 
@@ -95,11 +96,24 @@ const fn save_of(version: RecordVersion) -> u64 {
 }
 
 impl Core {
-    /// Somebody has a record of this node in this version.
-    pub(super) fn note_own_version(&mut self, version: RecordVersion) {
+    /// Whether a record of this node in this version, if it signed one, shows that its disk was put back. Anybody may
+    /// claim a version, so what counts is the record.
+    pub(super) fn is_beyond_memory(&self, version: RecordVersion) -> bool {
         let another = version != RecordVersion::LAST && !self.past.signed.contains(&version.boot);
-        if another && save_of(version) > self.past.saves {
-            self.recall();
+        another && !self.past.in_doubt && save_of(version) > self.past.saves
+    }
+
+    /// A member's summary came. If it claims a record of this node that this one cannot have signed as far as it
+    /// remembers, it is asked for that: an acknowledgement of the lowest version draws what it has. Once for each
+    /// summary, and what summaries may cost is bounded.
+    pub(super) fn ask_for_own(&mut self, peer: NodeId, theirs: &[(NodeId, RecordVersion)]) {
+        let node = self.me;
+        let beyond = |(of, version): &(NodeId, RecordVersion)| {
+            *of == node && self.is_beyond_memory(*version)
+        };
+        if theirs.iter().any(beyond) {
+            let version = RecordVersion::default();
+            self.send(peer, &Message::RecordAck { node, version });
         }
     }
 
@@ -107,7 +121,11 @@ impl Core {
     /// newer still, unless an earlier run is alive.
     pub(super) fn handle_own_record(&mut self, record: &Record) {
         let version = record.version;
-        self.note_own_version(version);
+        if self.is_beyond_memory(version) {
+            // Whoever shows it again, after all were asked, tells nothing new.
+            self.past.saves = save_of(version);
+            self.recall();
+        }
         if version <= self.version {
             return;
         }
@@ -144,8 +162,8 @@ impl Core {
         self.refresh();
     }
 
-    /// A member's record came: whether it proves a gift of this node that it has forgotten, or that the member has
-    /// forgotten something.
+    /// A member's record came: whether it proves a gift of this node that it has forgotten, or that the member began
+    /// anew, and may have forgotten something.
     pub(super) fn compare_past(&mut self, record: &Record) {
         let Some(membership) = &self.membership else {
             return;
@@ -159,7 +177,10 @@ impl Core {
         }
         let node = record.node();
         let before = self.records.get(&node);
-        let before = before.filter(|before| save_of(before.version) > save_of(record.version));
+        let before = before.filter(|before| before.version.boot != record.version.boot);
+        let best = self.past.evidence.get(&node);
+        let best = best.map(|record| save_of(record.version));
+        let before = before.filter(|before| best.is_none_or(|best| save_of(before.version) > best));
         if let Some(before) = before.cloned() {
             self.past.evidence.insert(node, before);
             self.send_evidence(node);

@@ -105,6 +105,8 @@ struct World {
     joining: BTreeMap<usize, Instant>,
     /// What two processes with one identity were given, and one of them did not know, may be nobody's.
     doubled: bool,
+    /// A disk was put back: what only its node knew may be forgotten.
+    put_back: bool,
     windows: u32,
     containers: u64,
     given: u64,
@@ -168,6 +170,7 @@ impl World {
             captured: Vec::new(),
             joining: BTreeMap::new(),
             doubled: false,
+            put_back: false,
             windows: 0,
             containers: 0,
             given: 0,
@@ -439,6 +442,52 @@ impl World {
         }
     }
 
+    /// Whoever let a node in may have forgotten it before they spoke: its disk was put back. Nobody knows the node then;
+    /// whoever joined it has it leave and join again.
+    fn begin_anew_if_forgotten(&mut self, n: usize) {
+        let now = self.net.now.mono;
+        let busy = |at: &Instant| now < *at + REJOIN;
+        if self.joining.get(&n).is_some_and(busy) || !self.is_member(n) {
+            return;
+        }
+        let view = self.net.view(n);
+        if view.members.is_empty() && view.mine.is_empty() {
+            self.joining.insert(n, now);
+            self.model.empty(n);
+            let command = self.net.command(n, Command::Leave { force: true });
+            self.asked.insert((n, command), Asked::Leave(n));
+        }
+    }
+
+    /// The only member that knew of a removal may have forgotten it: its disk was put back. Whom all living members still
+    /// name, though there is no such node any more, is removed once more.
+    fn remove_again(&mut self) {
+        if !self.put_back || !self.is_up(0) {
+            return;
+        }
+        let all = 0..self.net.nodes.len();
+        let alive = all.filter(|n| !self.net.gone.contains(n));
+        let alive: Vec<usize> = alive
+            .filter(|n| self.net.nodes[*n].core.is_some())
+            .collect();
+        let ids: Vec<_> = alive
+            .iter()
+            .map(|n| self.net.nodes[*n].core().id())
+            .collect();
+        let mut lost: BTreeSet<_> = self.net.view(0).members.iter().map(|m| m.id).collect();
+        lost.retain(|id| !ids.contains(id));
+        for n in alive {
+            if self.is_member(n) {
+                let view = self.net.view(n);
+                lost.retain(|id| view.member(*id).is_some());
+            }
+        }
+        for node in lost {
+            let node = node.to_string();
+            self.net.command(0, Command::Remove { node, heir: None });
+        }
+    }
+
     fn attach(&mut self, n: usize) {
         if self.net.nodes[n].core.is_none() {
             return;
@@ -473,6 +522,7 @@ impl World {
         if !self.is_member(n) || !self.net.knows_all_by(n, &copy) {
             return;
         }
+        self.put_back = true;
         self.net.kill(n, false);
         self.net.nodes[n].disk = Some(copy);
         self.net.nodes[n].copies.clear();
@@ -582,8 +632,10 @@ impl World {
         let end = now + PATIENCE;
         loop {
             for n in 1..story.nodes {
+                self.begin_anew_if_forgotten(n);
                 self.join(n);
             }
+            self.remove_again();
             let next = self.net.now.mono + Duration::from_secs(5);
             self.run_to(next)?;
             if self.is_well() {

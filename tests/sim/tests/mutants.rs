@@ -3,7 +3,8 @@
 //!
 //! Nothing of this is in the production sources. They are copied, each mutant is written into the copy behind a switch,
 //! and the simulator is built once around it; so what is broken here is what runs there. A rule that has moved makes
-//! this test fail with its name.
+//! this test fail with its name. The copy has a version of its own: to cargo, which builds it beside what is fetched and
+//! built already, its crates are others than the true ones, so no mutant gets into a program that is built here.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -76,6 +77,26 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
+/// Makes other crates of the copy's: none that cargo could take for the true ones.
+fn rename(copy: &Path) {
+    let version = concat!("version = \"", env!("CARGO_PKG_VERSION"), "\"");
+    let other = concat!("version = \"", env!("CARGO_PKG_VERSION"), "-mutants\"");
+    let manifest = copy.join("Cargo.toml");
+    let text = fs::read_to_string(&manifest).unwrap();
+    assert!(text.contains(version), "the workspace has its version");
+    fs::write(&manifest, text.replacen(version, other, 1)).unwrap();
+    let lock = copy.join("Cargo.lock");
+    let text = fs::read_to_string(&lock).unwrap();
+    let packages = text.split("\n\n").map(|package| {
+        if package.contains("name = \"weave") && !package.contains("source = ") {
+            package.replacen(version, other, 1)
+        } else {
+            package.to_owned()
+        }
+    });
+    fs::write(&lock, packages.collect::<Vec<_>>().join("\n\n")).unwrap();
+}
+
 /// Writes all mutants into the copy.
 fn mutate(copy: &Path) {
     for (name, file, right, wrong, _) in MUTANTS {
@@ -99,6 +120,7 @@ fn build() -> PathBuf {
     let target = here.ancestors().nth(3).unwrap();
     let sources = target.join("mutants");
     copy(&root, &sources);
+    rename(&sources);
     mutate(&sources);
     let built = Command::new(env!("CARGO"))
         .args([

@@ -6,6 +6,7 @@ use weave_model::Block;
 use weave_router::core::command::Command;
 use weave_router::mesh::message::Message;
 use weave_router::mesh::parts;
+use weave_router::mesh::record::RecordVersion;
 use weave_sim::net::Net;
 
 use super::{MINUTE, cluster, net_public, say};
@@ -75,4 +76,38 @@ fn a_member_that_forges_records_without_end_waits_for_its_true_ones() {
         net.run_until(MINUTE, |net| knows(net, 0)),
         "it is told again"
     );
+}
+
+#[test]
+fn a_member_that_claims_a_version_puts_nobody_in_doubt() {
+    let mut net = cluster(43, 3, "10.32.0.0/16");
+    net.run(Duration::from_secs(10));
+    let victim = net.nodes[0].core.as_ref().unwrap().id();
+    let own = net.mine(0);
+    // Whoever is in doubt uses nothing until it has heard all, so from here on it would never end.
+    net.kill(2, false);
+    net.nodes[2].disk = None;
+    let members = net.view(1).members.clone();
+    let disk = net.nodes[1].disk.clone().unwrap();
+    let keys = [&[0, 1, 0, 0, 0, 64][..], &net_public(&members, victim)].concat();
+    let at = disk.windows(keys.len()).position(|bytes| bytes == keys);
+    let at = at.unwrap() - 1;
+    let length = u32::from_be_bytes(disk[at - 4..at].try_into().unwrap()) as usize;
+    let mut forged = disk[at..at + length].to_vec();
+    // The last byte of the boot nonce, and the first of the counter: one that it did not sign with, and many saves.
+    forged[1 + 6 + 64 + 6 + 7] ^= 1;
+    forged[1 + 6 + 64 + 6 + 8] = 1;
+    for boot in [7, u64::MAX - 1] {
+        let counter = 1 << 50;
+        let version = RecordVersion { boot, counter };
+        let node = victim;
+        let (answer, records) = (true, vec![(victim, version)]);
+        hand(&mut net, 1, 0, &Message::Summary { answer, records });
+        hand(&mut net, 1, 0, &Message::RecordAck { node, version });
+        hand(&mut net, 1, 0, &Message::Record(forged.clone()));
+        net.pump(0);
+        net.run(Duration::from_secs(5));
+        assert_eq!(net.mine(0), own);
+        assert!(net.allocate(0, &format!("c{boot}"), None).is_ok());
+    }
 }
