@@ -190,10 +190,15 @@ fn a_path_that_shrinks_and_grows_under_load() {
             apart.carry(carries);
             let before = loads.each_ref().map(Load::bytes);
             apart.know(carries, "black_hole", STALL + Duration::from_secs(1));
-            wait_for("the connections go on", STALL, || {
-                let grown = |(load, before): (&Load, u64)| load.bytes() > before + (4 << 20);
-                loads.iter().zip(before).all(grown)
-            });
+            // TCP doubles its pauses, so it tries again within as long as the search took.
+            wait_for(
+                "the connections go on",
+                STALL + Duration::from_secs(2),
+                || {
+                    let grown = |(load, before): (&Load, u64)| load.bytes() > before + (4 << 20);
+                    loads.iter().zip(before).all(grown)
+                },
+            );
         }
         apart.carry(1500);
         apart.know(1500, "interface", GROWTH);

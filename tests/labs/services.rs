@@ -16,11 +16,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const SOON: Duration = Duration::from_secs(30);
 
 /// Answers on port 8080 with its name and whom it sees; the connection then echoes.
-fn serve(container: &Container) {
-    let name = container.name.clone();
-    let listener = container
-        .ns
-        .inside(|| TcpListener::bind("[::]:8080").expect("the port is free"));
+fn serve(ns: &Ns, name: &str) {
+    let name = name.to_owned();
+    let listener = ns.inside(|| TcpListener::bind("[::]:8080").expect("the port is free"));
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             let name = name.clone();
@@ -89,11 +87,11 @@ fn is_refused(from: &Ns, to: SocketAddr) -> bool {
     connect(from, to).is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
 }
 
-/// A container with the label `app=web` that serves.
+/// A container with the label `app=web` that serves before anybody can pick it.
 fn web(host: &Host, name: &str) -> Container {
-    let container = host.attach_with(name, &["--label", "app=web"]);
-    serve(&container);
-    container
+    let ns = host.bare_container(name);
+    serve(&ns, name);
+    host.attach_ns(ns, name, &["--label", "app=web"])
 }
 
 /// Makes `web` on a host; its addresses.

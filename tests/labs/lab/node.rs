@@ -226,6 +226,12 @@ impl Host {
     #[track_caller]
     pub(crate) fn attach_with(&self, name: &str, more: &[&str]) -> Container {
         let ns = self.bare_container(name);
+        self.attach_ns(ns, name, more)
+    }
+
+    /// Attaches what has its network namespace already.
+    #[track_caller]
+    pub(crate) fn attach_ns(&self, ns: Ns, name: &str, more: &[&str]) -> Container {
         let path = ns.path().display().to_string();
         let result = self.json(&[&["attach", &path, "--name", name], more].concat());
         let address = |at: usize| {
