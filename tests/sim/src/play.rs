@@ -18,10 +18,10 @@ use crate::story::{Act, Story};
 
 /// Between two looks at what is not looked at after each step: answers, what is over, who is to be trusted again.
 const SLICE: Duration = Duration::from_millis(500);
-/// So many datagrams in one slice are a storm, and so many more for each pair of nodes; a window that is filled is none,
-/// nor is that everybody meets everybody again.
+/// So many datagrams in one slice are a storm, and so many more for each three nodes; a window that is filled is none, nor
+/// is that all meet at once, where everybody tells everybody of everybody, and is answered.
 const STORM: u64 = 30_000;
-const STORM_EACH: u64 = 40;
+const STORM_EACH: u64 = 2;
 /// How long a doubtful node has to be connected with everybody before it should know.
 const TOLD: Duration = Duration::from_secs(10);
 /// How long it may take at the end until all is well again.
@@ -191,7 +191,7 @@ impl World {
     fn run_to(&mut self, end: Instant) -> Result<(), String> {
         while self.net.now.mono < end {
             let slice = end.min(self.net.now.mono + SLICE);
-            let storm = STORM + STORM_EACH * (self.net.nodes.len() as u64).pow(2);
+            let storm = STORM + STORM_EACH * (self.net.nodes.len() as u64).pow(3);
             let most = self.net.sent.0 + storm;
             while self.net.step(slice) {
                 self.model.look(&mut self.net)?;
