@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use serde::{Serialize, Serializer};
 use weave_linux::netlink::{Link, Netlink, Route};
 use weave_linux::nft;
+use weave_proxy::relay::{self, rules::ROUTES as RELAY_ROUTES};
 use weave_router::attach::{ROUTE_PROTOCOL, TAG, VIRTUAL_PROTOCOL};
 use weave_router::hostfw::HostFirewall;
 
@@ -49,6 +50,8 @@ pub enum Thing {
     },
     /// A route that does not go with a device.
     Route(#[serde(serialize_with = "as_text")] Route),
+    /// The rule and the table of routing that bring the relay its packets.
+    RelayRoutes,
     /// An nftables table.
     Table(String),
     /// The accepts that made way through the host's own firewall, if there are any.
@@ -68,6 +71,10 @@ impl fmt::Display for Thing {
         match self {
             Self::Device { name, .. } => write!(f, "device {name}"),
             Self::Route(route) => write!(f, "route {route}"),
+            Self::RelayRoutes => {
+                let (table, priority) = RELAY_ROUTES;
+                write!(f, "routing table {table} and its rule {priority}")
+            }
             Self::Table(name) => write!(f, "nftables table inet {name}"),
             Self::Accepts => {
                 f.write_str("rules tagged \"weave: \" in the host's iptables, where there are any")
@@ -106,6 +113,10 @@ pub async fn find(places: &Places) -> Result<Vec<Thing>, Obstacle> {
                 .any(|link| is_ours(link) && route.link == Some(link.index))
         };
         things.extend(routes.filter(|route| !with_device(route)).map(Thing::Route));
+    }
+    let relayed = netlink.routes(Some(RELAY_ROUTES.0)).await;
+    if !relayed.map_err(|error| failed(&error))?.is_empty() {
+        things.push(Thing::RelayRoutes);
     }
     let tables = tables().map_err(|error| failed(&error))?;
     things.extend(tables.into_iter().map(Thing::Table));
@@ -180,6 +191,7 @@ async fn remove_one(thing: &Thing) -> Result<(), String> {
                 removed => removed.map_err(|error| said(&error)),
             }
         }
+        Thing::RelayRoutes => relay::unroute().map_err(|error| said(&error)),
         Thing::Table(name) => {
             let mut batch = nft::Batch::new();
             batch.remove_table(&nft::Table::inet(name));

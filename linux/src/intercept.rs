@@ -168,6 +168,39 @@ pub fn route_marked(mark: u32, table: u32, priority: u32) -> io::Result<()> {
     Ok(())
 }
 
+/// Takes back what [`route_marked`] made, as far as it is there.
+///
+/// # Errors
+/// `PermissionDenied` without CAP_NET_ADMIN.
+pub fn unroute_marked(mark: u32, table: u32, priority: u32) -> io::Result<()> {
+    let mut socket = Netlink::new(NETLINK_ROUTE)?;
+    socket.bind_auto()?;
+    for any in [
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    ] {
+        let made = [
+            RouteNetlinkMessage::DelRule(rule(any, mark, table, priority)),
+            RouteNetlinkMessage::DelRoute(to_this_host(any, table)),
+        ];
+        for one in made {
+            match change(&socket, one, 0) {
+                Err(error) if is_absent(&error) => {}
+                done => done?,
+            }
+        }
+    }
+    Ok(())
+}
+
+/// There is no such rule, no such route, or nothing of this family.
+fn is_absent(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::ENOENT | libc::ESRCH | libc::EAFNOSUPPORT)
+    )
+}
+
 fn rule(any: IpAddr, mark: u32, table: u32, priority: u32) -> RuleMessage {
     let mut rule = RuleMessage::default();
     rule.header.family = family(any);

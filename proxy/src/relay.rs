@@ -79,6 +79,15 @@ pub struct Counts {
     pub waits: u64,
 }
 
+/// Takes the rule and the routes off the host that brought a relay its packets; they outlive its process.
+///
+/// # Errors
+/// `PermissionDenied` without CAP_NET_ADMIN.
+pub fn unroute() -> io::Result<()> {
+    let (table, priority) = ROUTES;
+    intercept::unroute_marked(MARK, table, priority)
+}
+
 impl Relay {
     /// Starts it in the network namespace of the calling thread, with as many connections as the process may have
     /// descriptors for.

@@ -287,6 +287,23 @@ fn members_are_pinged() {
     });
 }
 
+/// Has a node make all that it may leave on a host.
+fn leave_all(host: &Host) {
+    host.start();
+    host.ok(&["init"]);
+    host.attach("a");
+    // What comes to a node port at loopback is the relay's.
+    let service = "service create web --port 80 --selector app=web --node-port 30080";
+    host.ok(&service.split(' ').collect::<Vec<_>>());
+    let soon = Duration::from_secs(30);
+    wait_for("the relay's routes", soon, || {
+        host.ns.sh("ip rule").contains("783:")
+    });
+    wait_for("a way through the firewall", soon, || {
+        host.ns.sh("iptables -S").contains("weave: ")
+    });
+}
+
 /// What a node leaves on a host is listed and then removed, down to the last device, rule and file of ours; what is not
 /// ours stays, and a node that runs is not pulled away from under its containers.
 #[test]
@@ -296,13 +313,11 @@ fn everything_of_ours_is_removed() {
         host.ns.sh("iptables -P FORWARD DROP");
         // Whether a device has a carrier changes by itself, some time after its node ended.
         let look = || {
-            let lines = "ip -br link | cut -d' ' -f 1; ip route; ip -6 route; nft -s list ruleset";
+            let lines = "ip -br link | cut -d' ' -f 1; ip rule; ip -6 rule; ip route; ip -6 route; nft -s list ruleset";
             host.ns.sh(lines).replace(" linkdown", "")
         };
         let untouched = look();
-        host.start();
-        host.ok(&["init"]);
-        host.attach("a");
+        leave_all(&host);
         let show = |name: &str| lab.dir().join(name).display().to_string();
         let [bin, conf, state] = [
             show("bin"),
@@ -312,11 +327,6 @@ fn everything_of_ours_is_removed() {
         let places = ["--bin-dir", &bin, "--conf-dir", &conf];
         let plugin = ["--plugin", WEAVECTL];
         host.ok(&[&["cni", "install"][..], &places, &plugin].concat());
-        wait_for(
-            "a way through the firewall",
-            Duration::from_secs(30),
-            || host.ns.sh("iptables -S").contains("weave: "),
-        );
         let words = [&["uninstall", "--state-dir", &state][..], &places].concat();
         let uninstall = |more: &[&str]| on(&host, &[&words[..], more].concat());
 
@@ -335,6 +345,7 @@ fn everything_of_ours_is_removed() {
             "device wv",
             "route unreachable 10.32.0.0/12",
             "nftables table inet weave-attach",
+            "routing table 6783",
             &state,
             &bin,
             &conf,
