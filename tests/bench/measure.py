@@ -4,6 +4,7 @@ beside a stream that sends all it can."""
 import json
 import os
 import re
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 from hosts import Failed, wait_until
@@ -74,8 +75,15 @@ def _udp(hosts, target, seconds):
 
 
 def _iperf(hosts, target, seconds, figures, *options):
-    """The figures of that name which iperf3 prints at its end."""
-    said = hosts.inside("cA", "iperf3", "-J", "-c", target, "-t", seconds, *options, timeout=seconds + 20)
+    """The figures of that name which iperf3 prints at its end.
+
+    Between two tests the server opens its socket anew; who comes in that instant is reset, and asks again.
+    """
+    for _ in range(5):
+        said = hosts.inside("cA", "iperf3", "-J", "-c", target, "-t", seconds, *options, timeout=seconds + 20)
+        if "unable to connect to server: Connection reset" not in said:
+            break
+        time.sleep(0.2)
     try:
         return json.loads(said)["end"][figures]
     except (ValueError, KeyError):
