@@ -12,18 +12,17 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage,
-    NetlinkPayload,
-};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::Socket as Netlink;
-use netlink_sys::protocols::NETLINK_ROUTE;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+
+use crate::netlink::addr::family;
+use crate::netlink::ask::{self, ask};
 
 /// How many connections wait until they are accepted, where `net.core.somaxconn` allows as many.
 const BACKLOG: i32 = 4096;
@@ -144,8 +143,7 @@ fn keep_alive(socket: &Socket) -> io::Result<()> {
 /// # Errors
 /// `PermissionDenied` without CAP_NET_ADMIN.
 pub fn route_marked(mark: u32, table: u32, priority: u32) -> io::Result<()> {
-    let mut socket = Netlink::new(NETLINK_ROUTE)?;
-    socket.bind_auto()?;
+    let socket = ask::open()?;
     for any in [
         IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         IpAddr::V6(Ipv6Addr::UNSPECIFIED),
@@ -173,8 +171,7 @@ pub fn route_marked(mark: u32, table: u32, priority: u32) -> io::Result<()> {
 /// # Errors
 /// `PermissionDenied` without CAP_NET_ADMIN.
 pub fn unroute_marked(mark: u32, table: u32, priority: u32) -> io::Result<()> {
-    let mut socket = Netlink::new(NETLINK_ROUTE)?;
-    socket.bind_auto()?;
+    let socket = ask::open()?;
     for any in [
         IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         IpAddr::V6(Ipv6Addr::UNSPECIFIED),
@@ -232,29 +229,10 @@ fn to_this_host(any: IpAddr, table: u32) -> RouteMessage {
     route
 }
 
-const fn family(of: IpAddr) -> AddressFamily {
-    match of {
-        IpAddr::V4(_) => AddressFamily::Inet,
-        IpAddr::V6(_) => AddressFamily::Inet6,
-    }
-}
-
 /// Asks for a change and waits for the answer; that it is there already is as good.
 fn change(socket: &Netlink, what: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
-    let mut message = NetlinkMessage::from(what);
-    message.header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
-    message.finalize();
-    let mut bytes = vec![0; message.buffer_len()];
-    message.serialize(&mut bytes);
-    socket.send(&bytes, 0)?;
-    let (bytes, _) = socket.recv_from_full()?;
-    let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&bytes)
-        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-    match answer.payload {
-        NetlinkPayload::Error(error) if error.code.is_some() => match error.to_io() {
-            error if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            error => Err(error),
-        },
-        _ => Ok(()),
+    match ask(socket, what, NLM_F_ACK | flags) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        answer => answer.map(drop),
     }
 }

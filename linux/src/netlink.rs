@@ -23,6 +23,7 @@ use tokio::task::JoinHandle;
 use crate::netns::{self, Netns};
 
 pub mod addr;
+pub(crate) mod ask;
 mod error;
 pub mod link;
 pub mod neigh;

@@ -11,12 +11,12 @@ use std::io;
 use std::net::SocketAddr;
 
 use ipnet::IpNet;
-use netlink_packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use netlink_packet_route::route::{RouteAttribute, RouteMessage};
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use netlink_sys::Socket;
-use netlink_sys::protocols::NETLINK_ROUTE;
+
+use crate::netlink::addr::family;
+use crate::netlink::ask::{self, ask};
 
 /// The MTU of the device that leads to an address, in bytes of IP packet.
 ///
@@ -24,9 +24,8 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 /// `NetworkUnreachable` or `HostUnreachable` when no route leads there; `InvalidData` for an answer that has no device
 /// in it.
 pub fn mtu_towards(to: SocketAddr) -> io::Result<u32> {
-    let mut socket = Socket::new(NETLINK_ROUTE)?;
-    socket.bind_auto()?;
-    let RouteNetlinkMessage::NewRoute(route) = ask(&socket, route_to(to))? else {
+    let socket = ask::open()?;
+    let Some(RouteNetlinkMessage::NewRoute(route)) = ask(&socket, route_to(to), 0)? else {
         return Err(io::ErrorKind::InvalidData.into());
     };
     let device = route
@@ -38,8 +37,8 @@ pub fn mtu_towards(to: SocketAddr) -> io::Result<u32> {
         });
     let mut question = LinkMessage::default();
     question.header.index = device.ok_or(io::ErrorKind::InvalidData)?;
-    let RouteNetlinkMessage::NewLink(link) = ask(&socket, RouteNetlinkMessage::GetLink(question))?
-    else {
+    let question = RouteNetlinkMessage::GetLink(question);
+    let Some(RouteNetlinkMessage::NewLink(link)) = ask(&socket, question, 0)? else {
         return Err(io::ErrorKind::InvalidData.into());
     };
     let mtu = link
@@ -54,10 +53,7 @@ pub fn mtu_towards(to: SocketAddr) -> io::Result<u32> {
 
 fn route_to(to: SocketAddr) -> RouteNetlinkMessage {
     let mut question = RouteMessage::default();
-    question.header.address_family = match to {
-        SocketAddr::V4(_) => AddressFamily::Inet,
-        SocketAddr::V6(_) => AddressFamily::Inet6,
-    };
+    question.header.address_family = family(to.ip());
     question.header.destination_prefix_length = IpNet::from(to.ip()).prefix_len();
     let attributes = &mut question.attributes;
     attributes.push(RouteAttribute::Destination(to.ip().into()));
@@ -67,24 +63,6 @@ fn route_to(to: SocketAddr) -> RouteNetlinkMessage {
         attributes.push(RouteAttribute::Oif(v6.scope_id()));
     }
     RouteNetlinkMessage::GetRoute(question)
-}
-
-/// Sends a question that has one answer, and waits for it.
-fn ask(socket: &Socket, question: RouteNetlinkMessage) -> io::Result<RouteNetlinkMessage> {
-    let mut message = NetlinkMessage::from(question);
-    message.header.flags = NLM_F_REQUEST;
-    message.finalize();
-    let mut bytes = vec![0; message.buffer_len()];
-    message.serialize(&mut bytes);
-    socket.send(&bytes, 0)?;
-    let (bytes, _) = socket.recv_from_full()?;
-    let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&bytes)
-        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-    match answer.payload {
-        NetlinkPayload::InnerMessage(inner) => Ok(inner),
-        NetlinkPayload::Error(error) => Err(error.to_io()),
-        _ => Err(io::ErrorKind::InvalidData.into()),
-    }
 }
 
 #[cfg(test)]

@@ -185,7 +185,7 @@ fn parse(message: &AddressMessage) -> Option<Address> {
     })
 }
 
-pub(super) const fn family(address: IpAddr) -> AddressFamily {
+pub(crate) const fn family(address: IpAddr) -> AddressFamily {
     match address {
         IpAddr::V4(_) => AddressFamily::Inet,
         IpAddr::V6(_) => AddressFamily::Inet6,
