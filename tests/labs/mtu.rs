@@ -199,6 +199,8 @@ fn a_path_that_shrinks_and_grows_under_load() {
                     loads.iter().zip(before).all(grown)
                 },
             );
+            // What was lost counts as long round trips: TCP would wait for seconds if the path shrank again at once.
+            std::thread::sleep(Duration::from_secs(1));
         }
         apart.carry(1500);
         apart.know(1500, "interface", GROWTH);
