@@ -2,7 +2,7 @@
 //!
 //! The pure parts come first: [`inner`] reads a container's packet, [`cut`] turns it into sealed datagrams,
 //! [`assembly`] and [`frames`] put opened slices together again, [`header`] builds what the kernel wants to see and
-//! [`join`] makes one packet of several, [`deliver`] gives it to whom it may go, and [`reassembly`] says when. [`routes`]
+//! [`join`] and [`train`] make one packet of several, [`deliver`] gives it to whom it may go, and [`reassembly`] says when. [`routes`]
 //! says whose an address is, [`errors`] lets this node's kernel be heard. Around them stand the two directions, [`egress`]
 //! and [`ingress`], that a [`lane`]'s thread runs, [`relay`], which hands on what is for others, and [`group`] for broadcast
 //! and multicast. Threads share nothing but an immutable snapshot of the routes, and count what they do in
@@ -25,6 +25,7 @@ pub mod reassembly;
 pub mod relay;
 pub mod routes;
 pub mod stats;
+pub mod train;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -20,7 +20,7 @@ use kernel::{ACK, CWR, FIN, PSH, Packet};
 use model::Model;
 use proptest::collection::vec;
 use proptest::prelude::*;
-use traffic::{Head, Item, Left, Stream, Tcp, datagrams, plain};
+use traffic::{Head, Item, Left, Stream, Tcp, datagrams, plain, together};
 use weave_model::Drop as Reason;
 
 /// Longer than anything waits.
@@ -243,6 +243,61 @@ fn two_packets_with_every_subset_of_their_slices_in_every_order() {
     }
 }
 
+#[test]
+fn what_goes_together_is_written_as_one() {
+    let head = |v6| Head {
+        v6,
+        extras: vec![],
+        ecn: 2,
+        id: 65_534,
+        may_fragment: true,
+        port: port(0),
+        tcp: None,
+    };
+    let written = |item: Item| {
+        let traffic = Traffic {
+            datagram: 1472,
+            streams: vec![],
+            items: vec![item],
+        };
+        let mut run = Run::new(&traffic);
+        let sealed = run.sent[0][0].bytes.clone();
+        run.hosts.receive(&sealed, true).unwrap();
+        let written = run.hosts.take();
+        written
+            .iter()
+            .map(|bytes| Packet::read(bytes).cut().len())
+            .collect::<Vec<_>>()
+    };
+    for v6 in [false, true] {
+        let sent = |left, lengths: &[usize]| written(together(&head(v6), 0, left, lengths));
+        assert_eq!(sent(Left::Checksum, &[64; 9]), [9]);
+        assert_eq!(sent(Left::Checksum, &[64, 64, 20, 64]), [3, 1]);
+        assert_eq!(sent(Left::Checksum, &[20, 64, 64]), [1, 2]);
+        assert_eq!(sent(Left::Checksum, &[1; 70]), [64, 6]);
+        assert_eq!(sent(Left::Checksum, &[0, 0]), [1, 1], "nothing to cut");
+        assert_eq!(
+            sent(Left::Nothing, &[64, 64]),
+            [1, 1],
+            "the sum is the sender's"
+        );
+        let others = plain(&head(v6), 0, Left::Checksum, &[64, 64]);
+        assert_eq!(written(others), [1, 1], "two flows");
+    }
+    let mut unnumbered = together(&head(false), 0, Left::Checksum, &[64; 2]);
+    let Item { packets, .. } = &mut unnumbered;
+    packets[1] = Head {
+        id: 5,
+        ..head(false)
+    }
+    .packet(&[1; 64], Left::Checksum);
+    assert_eq!(
+        written(unnumbered),
+        [1, 1],
+        "the kernel would number it otherwise"
+    );
+}
+
 /// The IP part of a flow's headers.
 fn any_head(number: usize) -> impl Strategy<Value = Head> {
     let fields = (any::<bool>(), vec(0..6_u8, 0..=10), 0..4_u8);
@@ -274,8 +329,8 @@ fn flow(number: usize) -> impl Strategy<Value = (Option<Stream>, Vec<Item>)> {
     let head = (any_head(number), any::<u32>(), 0..=10_u8);
     let parts = vec((len(), any::<u8>()), 1..=4);
     let segment = prop_oneof![Just(1448), Just(536), 64..9000_u16];
-    let small = vec(1..=200_usize, 2..=4);
-    let kind = (0..5_u8, 1..2000_u16, any::<bool>(), 0..LANES);
+    let small = vec(1..=200_usize, 2..=8);
+    let kind = (0..6_u8, 1..2000_u16, any::<bool>(), 0..LANES);
     (head, parts, segment, small, kind).prop_map(move |(head, parts, segment, small, kind)| {
         let (mut head, sequence, options) = head;
         let (kind, size, checksum, lane) = kind;
@@ -316,7 +371,19 @@ fn flow(number: usize) -> impl Strategy<Value = (Option<Stream>, Vec<Item>)> {
                 )],
             ),
             3 => (None, vec![plain(&head, lane, left, &[long])]),
-            _ => (None, vec![plain(&head, lane, left, &small)]),
+            4 => (None, vec![plain(&head, lane, left, &small)]),
+            _ => {
+                head.tcp = None;
+                let same = |len: &usize| {
+                    if len.is_multiple_of(4) {
+                        *len
+                    } else {
+                        small[0]
+                    }
+                };
+                let lengths: Vec<usize> = small.iter().map(same).collect();
+                (None, vec![together(&head, lane, left, &lengths)])
+            }
         }
     })
 }

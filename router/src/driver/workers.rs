@@ -135,10 +135,9 @@ impl Workers {
             bell: Arc::new(Bell::new().map_err(Error::Socket)?),
             threads: Vec::new(),
         };
-        let big_tcp = workers.opened.big_tcp;
         let queues = tun.queues.into_iter().map(Arc::new);
         for (lane, (tun, socket)) in queues.zip(receivers).enumerate() {
-            workers.add_lane(config, lane as u8, (tun, socket, big_tcp), &group)?;
+            workers.add_lane(config, lane as u8, (tun, socket), &group)?;
         }
         workers.add_group(config, group)?;
         Ok(workers)
@@ -148,7 +147,7 @@ impl Workers {
         &mut self,
         config: &WorkersConfig,
         lane: u8,
-        (tun, socket, big_tcp): (Arc<Tun>, Arc<UdpSocket>, bool),
+        (tun, socket): (Arc<Tun>, Arc<UdpSocket>),
         group: &Arc<GroupPorts>,
     ) -> Result<(), Error> {
         let (sent, received) = (Arc::<Counters>::default(), Arc::<Counters>::default());
@@ -178,7 +177,8 @@ impl Workers {
             inputs,
             door: self.door.clone(),
             start: config.start,
-            big_tcp,
+            big_tcp: self.opened.big_tcp,
+            uso: self.opened.uso,
         };
         let (routes, bell) = (Arc::clone(&self.routes), Arc::clone(&self.bell));
         self.spawn(format!("weave-lane-{lane}"), move || {

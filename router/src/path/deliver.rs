@@ -1,4 +1,6 @@
 //! The last step in: whose packet may go where, the virtio header it gets, and one write.
+//!
+//! Small packets of one flow that came in one datagram go to the kernel as a [`Train`] if it can cut them again.
 
 #![deny(clippy::disallowed_methods)]
 
@@ -11,7 +13,8 @@ use super::header::{self, Template};
 use super::inner::Inner;
 use super::routes::{Receive, Routes};
 use super::stats::Counters;
-use crate::wire::{Shape, Slice, next_packet};
+use super::train::{self, Train};
+use crate::wire::{Record, Shape, Slice, next_packet};
 
 /// Where this host takes packets.
 pub trait Tap {
@@ -43,6 +46,8 @@ pub struct Delivery<'a, T> {
     pub routes: &'a Routes,
     /// The thread's counters.
     pub counters: &'a Counters,
+    /// Whether the kernel takes UDP packets that it is to cut.
+    pub uso: bool,
 }
 
 impl<T: Tap> Delivery<'_, T> {
@@ -54,40 +59,102 @@ impl<T: Tap> Delivery<'_, T> {
 
     /// Delivers the whole packets of one datagram.
     pub(super) fn packets(&self, receive: &Receive, body: &mut [u8], ce: bool) {
-        let mut at = 0;
+        let (mut at, mut train) = (0, None::<Train>);
         while let Some(record) = next_packet(body, at) {
             let result = record.and_then(|record| {
                 at = record.end;
                 let packet = &mut body[record.start..record.end];
-                self.packet(receive, packet, record.csum_pending, ce)
+                let inner = self.admitted(receive, packet, ce)?;
+                Ok((record, inner))
             });
-            if let Err(reason) = result {
-                self.counters.dropped(reason);
-                if reason == Drop::TooShort {
-                    return;
-                }
+            match result {
+                Ok((record, inner)) => self.couple(receive, body, &mut train, (record, inner)),
+                Err(reason) => self.counters.dropped(reason),
+            }
+            if matches!(result, Err(Drop::TooShort)) {
+                break;
+            }
+        }
+        if let Some(train) = train {
+            self.train(receive, body, &train);
+        }
+    }
+
+    /// Lets a packet go with those before it, or after them.
+    fn couple(
+        &self,
+        receive: &Receive,
+        body: &[u8],
+        train: &mut Option<Train>,
+        (record, inner): (Record, Inner),
+    ) {
+        let next = Train::new(body, &record, &inner).filter(|_| self.uso);
+        if let (Some(train), Some(next)) = (train.as_mut(), &next)
+            && train.take(body, next)
+        {
+            return;
+        }
+        if let Some(before) = train.take() {
+            self.train(receive, body, &before);
+        }
+        *train = next;
+        if train.is_none() {
+            let packet = &body[record.start..record.end];
+            self.one(receive, packet, &inner, record.csum_pending);
+        }
+    }
+
+    /// Writes a train as one packet, or if the kernel does not take that, as the packets it has.
+    fn train(&self, receive: &Receive, body: &[u8], train: &Train) {
+        if train.count() > 1 && self.as_one(body, train).is_ok() {
+            for packet in train.packets() {
+                self.count(receive, packet.len());
+            }
+            return;
+        }
+        for packet in train.packets() {
+            let packet = &body[packet];
+            match Inner::parse(packet) {
+                Ok(inner) => self.one(receive, packet, &inner, true),
+                Err(reason) => self.counters.dropped(reason),
             }
         }
     }
 
-    fn packet(
-        &self,
-        receive: &Receive,
-        packet: &mut [u8],
-        csum_pending: bool,
-        ce: bool,
-    ) -> Result<(), Drop> {
+    fn as_one(&self, body: &[u8], train: &Train) -> Result<(), Drop> {
+        let built = train.build(body)?;
+        let virtio = built.virtio.to_bytes();
+        let mut pieces = [IoSlice::new(&[]); 2 + train::LONGEST];
+        pieces[0] = IoSlice::new(&virtio);
+        pieces[1] = IoSlice::new(built.headers());
+        for (piece, payload) in pieces[2..].iter_mut().zip(train.payloads()) {
+            *piece = IoSlice::new(&body[payload]);
+        }
+        self.tap.write(&pieces[..2 + train.count()])
+    }
+
+    /// Reads a packet, looks whether it may go where it wants to, and marks it if it met congestion.
+    fn admitted(&self, receive: &Receive, packet: &mut [u8], ce: bool) -> Result<Inner, Drop> {
         let inner = Inner::parse(packet)?;
         self.routes
             .admit(receive.peer, inner.source, inner.destination)?;
         if ce {
             header::mark_congestion(packet)?;
         }
-        let virtio = header::plain(packet, &inner, csum_pending)?.to_bytes();
-        self.tap
-            .write(&[IoSlice::new(&virtio), IoSlice::new(packet)])?;
-        self.count(receive, packet.len());
-        Ok(())
+        Ok(inner)
+    }
+
+    /// Writes and counts one packet that was admitted.
+    fn one(&self, receive: &Receive, packet: &[u8], inner: &Inner, csum_pending: bool) {
+        let written = header::plain(packet, inner, csum_pending).and_then(|virtio| {
+            let virtio = virtio.to_bytes();
+            self.tap
+                .write(&[IoSlice::new(&virtio), IoSlice::new(packet)])
+        });
+        match written {
+            Ok(()) => self.count(receive, packet.len()),
+            Err(reason) => self.counters.dropped(reason),
+        }
     }
 
     /// Delivers a packet that was sent as it is: to a container, or to all of a network.
@@ -99,7 +166,9 @@ impl<T: Tap> Delivery<'_, T> {
         ce: bool,
     ) -> Result<(), Drop> {
         if !slice.group {
-            return self.packet(receive, packet, slice.csum_pending, ce);
+            let inner = self.admitted(receive, packet, ce)?;
+            self.one(receive, packet, &inner, slice.csum_pending);
+            return Ok(());
         }
         let inner = Inner::parse(packet)?;
         self.routes.admit_source(receive.peer, inner.source)?;

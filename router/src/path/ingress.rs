@@ -61,6 +61,8 @@ pub struct Ingress {
     pub start: Start,
     /// Whether the kernel takes packets of more than 65,535 bytes.
     pub big_tcp: bool,
+    /// Whether it takes UDP packets that it is to cut.
+    pub uso: bool,
 }
 
 impl Ingress {
@@ -78,6 +80,7 @@ impl Ingress {
             tap: self,
             routes,
             counters: &self.counters,
+            uso: self.uso,
         }
     }
 }

@@ -176,6 +176,7 @@ impl Hosts {
             tap: &self.written,
             routes: &self.routes,
             counters: &self.counters,
+            uso: true,
         };
         let heard = Heard { now, congested };
         match Kind::of(self.reassembly.content(len)) {
@@ -194,6 +195,7 @@ impl Hosts {
             tap: &self.written,
             routes: &self.routes,
             counters: &self.counters,
+            uso: true,
         });
     }
 
@@ -207,6 +209,7 @@ impl Hosts {
                 tap: &self.written,
                 routes: &self.routes,
                 counters: &self.counters,
+                uso: true,
             };
             self.reassembly.handle_timeout(self.now, &to);
         }

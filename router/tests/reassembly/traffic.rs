@@ -264,3 +264,20 @@ pub(crate) fn plain(head: &Head, lane: u8, left: Left, lengths: &[usize]) -> Ite
         packets: packets.collect(),
     }
 }
+
+/// Several packets of one flow that go together, as one socket sends them one after the other.
+pub(crate) fn together(head: &Head, lane: u8, left: Left, lengths: &[usize]) -> Item {
+    let packets = lengths.iter().enumerate().map(|(number, len)| {
+        let mut head = head.clone();
+        head.id = head.id.wrapping_add(number as u16);
+        let payload: Vec<u8> = (0..*len)
+            .map(|at| byte(head.port, 1000 * number + at))
+            .collect();
+        head.packet(&payload, left)
+    });
+    Item {
+        lane,
+        stream: None,
+        packets: packets.collect(),
+    }
+}
