@@ -18,6 +18,7 @@ mod manual;
 mod members;
 mod ping;
 mod print;
+mod processes;
 mod report;
 mod service;
 mod shown;

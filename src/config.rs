@@ -16,7 +16,7 @@ use std::str::FromStr;
 use ipnet::Ipv4Net;
 use weave_model::{EngineChoice, NodeName, Suite};
 
-pub use docker::DockerPlugin;
+pub use docker::{DockerApi, DockerPlugin, in_network_of_host};
 pub use flags::Flags;
 pub use sight::{Place, Sight};
 
@@ -102,12 +102,7 @@ impl Config {
 
     fn merge(flags: Flags, file: file::File) -> Result<Self, Obstacle> {
         let overlay = file.overlay;
-        let token_file = flags.metrics_token.or(file.sight.metrics_token);
-        let sight = sight::merge(
-            flags.metrics.or(file.sight.metrics),
-            token_file.as_deref(),
-            flags.dashboard.or(file.sight.dashboard),
-        )?;
+        let sight = merge_sight(&flags, file.sight)?;
         let engine = flags.service_engine.or(file.services.engine);
         let name = match flags.name.or(file.name) {
             Some(name) => name,
@@ -159,6 +154,20 @@ impl Config {
             sight,
         })
     }
+}
+
+fn merge_sight(flags: &Flags, file: file::SightSection) -> Result<Sight, Obstacle> {
+    let token_file = flags.metrics_token.clone().or(file.metrics_token);
+    let docker_api = flags.docker_api.clone().or(file.docker_api);
+    let sight = sight::merge(
+        flags.metrics.or(file.metrics),
+        token_file.as_deref(),
+        flags.dashboard.or(file.dashboard),
+    )?;
+    Ok(Sight {
+        docker_api: docker_api.unwrap_or_default(),
+        ..sight
+    })
 }
 
 impl ServiceConfig {

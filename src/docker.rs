@@ -13,7 +13,6 @@
 //! `weaved` serves it where Docker is: [`DOCKER`] exists, from the start or from when Docker first runs, and the node is in
 //! the network namespace of process 1, so not one of several nodes of a lab. `--docker-plugin` says otherwise.
 
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -30,7 +29,7 @@ use weave_model::api::{Code, Refusal};
 use weave_model::docker::{ADDRESS_SPACE, Call, DEFAULT_SOCKET};
 
 use crate::api::{Socket, SocketError};
-use crate::config::DockerPlugin;
+use crate::config::{DockerPlugin, in_network_of_host};
 use crate::node::{DockerAnswer, Lent, Node, Pool};
 
 /// What a Docker that runs, or ran since the last boot, has made.
@@ -78,17 +77,6 @@ impl Plugin {
             self.task.abort();
         }
     }
-}
-
-/// Whether this is the network that Docker most likely is in: where it cannot be told, it is.
-fn in_network_of_host() -> bool {
-    let netns = |process: &str| {
-        let found = std::fs::metadata(format!("/proc/{process}/ns/net")).ok()?;
-        Some((found.dev(), found.ino()))
-    };
-    netns("1")
-        .zip(netns("self"))
-        .is_none_or(|(host, own)| host == own)
 }
 
 async fn wait_for_docker(node: Node, mut stopped: watch::Receiver<bool>) {

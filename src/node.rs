@@ -13,8 +13,10 @@ mod containers;
 mod declaring;
 mod desk;
 mod docker;
+mod facts;
 mod given;
 mod host;
+mod inside;
 mod ipam;
 mod journal;
 mod leaving;
@@ -26,6 +28,7 @@ mod missing;
 mod notes;
 mod pcap;
 mod responder;
+mod runtime;
 mod seat;
 mod sweep;
 mod testing;
@@ -61,6 +64,7 @@ pub(crate) use sight::own_netns;
 
 use book::Book;
 use desk::{Job, Reply};
+use facts::Facts;
 use host::{HostSide, TUN};
 use journal::Journal;
 use services::{Known, Memory, Serving};
@@ -189,13 +193,14 @@ impl Node {
             memory: Memory::new(Instant::now()),
         };
         serving.start(vitals.part("the watch of Services"));
+        let facts = Facts::new(config.sight.docker_api.path());
         let shared = Shared {
             config,
             router,
             published,
             services,
             engine,
-            sight: Sight::new(page),
+            sight: Sight::new(page, facts),
             started_at: wall_seconds(),
             asked: notes::Asked::default(),
             testing: Mutex::new(()),

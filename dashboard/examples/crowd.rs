@@ -148,6 +148,8 @@ fn container(number: u32, at: u64) -> ReportContainer {
         labels: BTreeMap::from([(name(label.0), name(&label.1))]),
         attached_at: at - at % 86_400,
         alive: true,
+        inside: None,
+        runtime: None,
     }
 }
 

@@ -105,6 +105,8 @@ fn containers_of(member: &Member) -> Vec<TopologyContainer> {
             labels: one.labels.clone(),
             attached_at: one.attached_at,
             alive: one.alive,
+            inside: one.inside.clone(),
+            runtime: one.runtime.clone(),
         })
         .collect();
     containers.sort_by(|one, two| one.id.cmp(&two.id));
@@ -128,6 +130,7 @@ fn host(member: Member) -> TopologyHost {
         silent,
         more_containers: report.as_ref().map_or(0, |report| report.more_containers),
         problems: problems.unwrap_or_default(),
+        inside: report.as_ref().and_then(|report| report.inside.clone()),
         capture: report.map(|report| report.capture),
     }
 }
@@ -316,6 +319,8 @@ mod tests {
             labels: BTreeMap::new(),
             attached_at: 1,
             alive: true,
+            inside: None,
+            runtime: None,
         }
     }
 

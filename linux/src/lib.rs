@@ -15,6 +15,7 @@ pub mod nft;
 pub mod packet;
 pub mod pipe;
 pub mod poll;
+pub mod processes;
 pub mod sniff;
 pub mod sockets;
 pub mod sysctl;

@@ -37,9 +37,9 @@ pub use status::{
 };
 pub use tools::{PingRequest, Pong, TestCase, TestOutcome, TestReport, TestRequest};
 pub use topology::{
-    Capture, EndKind, Flow, FlowCounts, FlowEnd, PageLogin, Protocol, Report, ReportContainer,
-    ReportFlow, ReportLink, TcpSeen, Topology, TopologyContainer, TopologyHost, TopologyLink,
-    TopologyService,
+    Capture, EndKind, Flow, FlowCounts, FlowEnd, Inside, ListeningPort, PageLogin, ProcessInfo,
+    Protocol, Report, ReportContainer, ReportFlow, ReportLink, RuntimeInfo, TcpSeen, Topology,
+    TopologyContainer, TopologyHost, TopologyLink, TopologyService,
 };
 pub use trace::{Hop, Trace, TraceEnd, TraceRequest};
 

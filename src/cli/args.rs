@@ -233,6 +233,8 @@ pub enum Command {
         #[command(flatten)]
         filter: FlowFilter,
     },
+    /// Show what runs in the containers and on the hosts, and what it listens on
+    Processes(ProcessFilter),
     /// Print a link that opens the page in a browser, and forward the page where it cannot be reached
     Dashboard {
         /// Forward the page to this port on loopback [default: only if needed; 4040, or any free one]
@@ -247,6 +249,17 @@ pub enum Command {
     },
     /// Print the OpenAPI document of the node API
     Openapi,
+}
+
+/// Which processes.
+#[derive(Debug, clap::Args)]
+pub struct ProcessFilter {
+    /// Of this container or host only [default: of all]
+    #[arg(value_name = "NAME")]
+    pub name: Option<String>,
+    /// Only those that listen on a port
+    #[arg(short, long)]
+    pub listening: bool,
 }
 
 /// Which flows are meant; all conditions must hold.

@@ -14,7 +14,7 @@ use super::cni::Ports;
 use super::failure::{Exit, Failure};
 use super::shown::{Answer, Shown};
 use super::targets::Targets;
-use super::{cni, dashboard, flows, members, print, service, tools};
+use super::{cni, dashboard, flows, members, print, processes, service, tools};
 use crate::api;
 
 /// Does what the arguments say.
@@ -60,6 +60,7 @@ pub(super) fn run(args: &Args) -> Answer {
             }),
         Command::Flows { follow, filter } => flows::flows(&client, args.output, filter, *follow),
         Command::Top { rounds, filter } => flows::top(&client, args.output, filter, *rounds),
+        Command::Processes(filter) => processes::run(&client, args.output, filter),
         Command::Dashboard { port } => dashboard::run(&client, *port),
         Command::Targets(_) => {
             let targets = Targets::new(&client.get("/peers")?, &client.get("/connections")?);

@@ -6,7 +6,7 @@ use clap::Parser;
 use ipnet::Ipv4Net;
 use weave_model::{EngineChoice, NodeName, Suite};
 
-use super::{Address, DockerPlugin, Facility, Place, parse_suite};
+use super::{Address, DockerApi, DockerPlugin, Facility, Place, parse_suite};
 
 /// The Weave node: connects this host's containers with those of other hosts, always encrypted.
 ///
@@ -82,6 +82,11 @@ pub struct Flags {
     /// Where to serve the page, which asks for a login; off for nowhere [default: 127.0.0.1:4040]
     #[arg(long, value_name = "ADDRESS[:PORT]")]
     pub dashboard: Option<Place>,
+
+    /// Where to ask Docker about its containers while somebody looks at the page; off for not at all
+    /// [default: /run/docker.sock, where the node is in the host's own network]
+    #[arg(long, value_name = "PATH")]
+    pub docker_api: Option<DockerApi>,
 
     /// What to log: error, warn, info, debug, trace, or per module [default: info]
     #[arg(long, value_name = "FILTER", env = "WEAVE_LOG")]

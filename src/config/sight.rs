@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 use serde::Deserialize;
 
-use super::Address;
+use super::{Address, DockerApi};
 use crate::obstacle::Obstacle;
 
 /// The TCP port of the metrics.
@@ -30,6 +30,8 @@ pub struct Sight {
     pub metrics_token: Option<String>,
     /// Where the page is served; nowhere when absent, but still through the node's socket.
     pub dashboard: Option<SocketAddr>,
+    /// Where Docker is asked about its containers.
+    pub docker_api: DockerApi,
 }
 
 impl std::fmt::Debug for Sight {
@@ -110,6 +112,7 @@ pub(super) fn merge(
         metrics,
         metrics_token,
         dashboard: Place::at(dashboard, PAGE_PORT),
+        docker_api: DockerApi::default(),
     })
 }
 

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use weave_dashboard::Dashboard;
 use weave_dashboard::flows::{Flows, Whose};
-use weave_dashboard::graph::{self, Facts, Member};
+use weave_dashboard::graph::{self, Member};
 use weave_linux::conntrack::Conntrack;
 use weave_linux::sysctl;
 use weave_model::NodeId;
@@ -23,6 +23,7 @@ use weave_model::api::{
 use weave_router::core::view::{Owner, View};
 use weave_router::driver::{Bulletin, MAX_TEXT};
 
+use super::facts::Facts;
 use super::{Node, sockets, wall_seconds};
 use crate::obstacle::Obstacle;
 
@@ -74,6 +75,7 @@ pub(super) struct Sight {
     seen: Mutex<Seen>,
     looked: Mutex<Looked>,
     problems: Mutex<Vec<Problem>>,
+    pub(super) facts: Facts,
 }
 
 /// What the last look found.
@@ -96,13 +98,14 @@ struct Looked {
 }
 
 impl Sight {
-    pub(super) fn new(dashboard: Dashboard) -> Self {
+    pub(super) fn new(dashboard: Dashboard, facts: Facts) -> Self {
         Self {
             dashboard,
             page: OnceLock::new(),
             seen: Mutex::default(),
             looked: Mutex::default(),
             problems: Mutex::default(),
+            facts,
         }
     }
 
@@ -172,6 +175,9 @@ impl Node {
         loop {
             if self.is_due(Instant::now()) {
                 door = self.look(door).await;
+                if self.rest(Instant::now()) == AWAKE {
+                    self.look_inside().await;
+                }
                 self.post_report();
             } else if let Some(door) = &door {
                 self.take_ended(door);
@@ -312,10 +318,11 @@ impl Node {
                 suite: one.suite,
                 traffic: one.traffic,
             });
-        let containers = attachments
-            .attachments
-            .into_iter()
-            .map(|one| ReportContainer {
+        let mut known = self.known_facts();
+        let containers = attachments.attachments.into_iter();
+        let containers = containers.map(|one| {
+            let (inside, runtime) = known.take(&one.name, &one.ifname);
+            ReportContainer {
                 name: one.name,
                 ifname: one.ifname,
                 network: one.network,
@@ -324,7 +331,11 @@ impl Node {
                 labels: one.labels,
                 attached_at: one.attached_at,
                 alive: one.alive,
-            });
+                inside,
+                runtime,
+            }
+        });
+        let containers = containers.collect();
         let (flows, capture) = {
             let seen = lock(&self.shared.sight.seen);
             let (flows, untold) = seen.flows.busiest(MAX_FLOWS);
@@ -336,13 +347,14 @@ impl Node {
         };
         Report {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            containers: containers.collect(),
+            containers,
             more_containers: 0,
             host: attachments.host,
             links: links.collect(),
             flows,
             capture,
             problems: self.status().problems,
+            inside: known.host,
         }
     }
 
@@ -405,7 +417,7 @@ impl Node {
             endpoints: peer.endpoints,
             blocks: peer.blocks,
         });
-        graph::picture(Facts {
+        graph::picture(graph::Facts {
             at: wall_seconds(),
             me: status.id,
             verdict: status.verdict,
@@ -448,14 +460,19 @@ fn whose(view: &View, ip: IpAddr) -> Whose {
     }
 }
 
-/// A report as text that may be told: what does not fit is left out and counted, flows first.
+/// A report as text that may be told: what does not fit is left out and counted, processes first, then flows.
 fn fitting(mut report: Report) -> Vec<u8> {
     loop {
         let text = serde_json::to_vec(&report).expect("names and numbers are JSON");
         if text.len() <= MAX_TEXT {
             return text;
         }
-        if report.flows.len() > 16 {
+        if report.inside.is_some() || report.containers.iter().any(|one| one.inside.is_some()) {
+            report.inside = None;
+            for container in &mut report.containers {
+                container.inside = None;
+            }
+        } else if report.flows.len() > 16 {
             let left = report.flows.len() / 2;
             report.capture.untold += (report.flows.len() - left) as u32;
             report.flows.truncate(left);
@@ -537,6 +554,8 @@ mod tests {
             labels: BTreeMap::new(),
             attached_at: 1,
             alive: true,
+            inside: None,
+            runtime: None,
         };
         let report = Report {
             containers: (0..5000).map(container).collect(),

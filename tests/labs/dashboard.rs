@@ -126,6 +126,10 @@ fn a_person_uses_the_page() {
         let front = made["addresses"][0].as_str().expect("an address");
         let front = SocketAddr::new(front.parse().expect("an address"), 81);
         let _life = Life::start(&web, &db, front);
+        let mut server = web.ns.command("python3");
+        let server = server.args(["-m", "http.server", "8000"]);
+        let server = server.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        let mut server = server.expect("python3 is installed");
         let forward = Forward::start(h1);
         assert!(
             forward.link.starts_with("http://127.0.0.1:"),
@@ -156,6 +160,8 @@ fn a_person_uses_the_page() {
                 writeln!(stdin, "restarted").expect("the script listens");
             }
         }
+        server.kill().expect("it runs until now");
+        server.wait().expect("it ends");
         let ended = person.wait().expect("the script ends");
         assert!(ended.success(), "{heard:#?}");
         assert_eq!(heard.last().map(String::as_str), Some("all seen"));

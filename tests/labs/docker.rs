@@ -183,7 +183,8 @@ impl Drop for Docker<'_> {
 /// Starts a node that serves the `dockerd` of a folder.
 fn start_node(host: &Host, dir: &Path) {
     let flag = format!("--docker-plugin={}/plugins/weave.sock", dir.display());
-    host.start_with(&[&flag]);
+    let api = format!("--docker-api={}/sock", dir.display());
+    host.start_with(&[&flag, &api]);
 }
 
 fn dockerd(host: &Host, dir: &Path) -> Child {
@@ -254,6 +255,7 @@ fn containers_of_docker() {
                 "as Docker sets it: {policy}"
             );
         }
+        is_told_with_its_image(&d2, h1);
         publishes(&d1, &internet);
         let wanted = d2.start_container(
             "wanted",
@@ -307,6 +309,17 @@ fn create_networks(dockers: &[&Docker<'_>]) {
         );
         docker.ok(&format!("{create} --ipv6 --subnet {range6}{range} weave"));
     }
+}
+
+/// What Docker says of its container is told on another node, with what runs in it.
+fn is_told_with_its_image(docker: &Docker<'_>, asked: &Host) {
+    wait_for("Docker's name and image are told", PATIENCE, || {
+        let told = asked.json(&["processes", "two"]);
+        let told = &told["places"][0];
+        told["image"] == "guest"
+            && told["host"] == docker.host.name.as_str()
+            && told["processes"][0]["name"] == "guest"
+    });
 }
 
 /// A published port is reached from outside, is shown, and the container reaches the outside.

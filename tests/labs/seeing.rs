@@ -225,3 +225,67 @@ fn secrets(host: &Host) -> Vec<String> {
     let pieces = pieces.map(|piece| data_encoding::HEXLOWER.encode(piece));
     pieces.filter(|piece| !id.contains(piece)).collect()
 }
+
+/// Processes of containers and hosts, on this node and another, with what they listen on; by name, and where nothing is
+/// known, why.
+#[test]
+fn what_runs_in_containers_is_told() {
+    Lab::run(|lab| {
+        let hosts = lab.cluster::<2>();
+        let [h1, h2] = &hosts;
+        let [a, b] = [h1.attach("a"), h2.attach("b")];
+        let serve = |of: &Container, port: &str| {
+            let mut server = of.ns.command("python3");
+            let server = server.args(["-m", "http.server", port, "--bind", &of.v4.to_string()]);
+            let server = server.stdout(Stdio::null()).stderr(Stdio::null());
+            server.spawn().expect("python3 is installed")
+        };
+        let mut servers = [serve(&a, "8001"), serve(&b, "8002")];
+        for (name, port, of) in [("a", 8001, &a), ("b", 8002, &b)] {
+            wait_for(
+                "both nodes tell who listens",
+                Duration::from_secs(30),
+                || {
+                    hosts.iter().all(|host| {
+                        let told = host.json(&["processes", name, "--listening"]);
+                        let first = &told["places"][0];
+                        let process = &first["processes"][0];
+                        first["container"] == name
+                            && process["name"] == "python3"
+                            && process["ports"][0]["port"] == port
+                            && process["ports"][0]["ip"] == of.v4.to_string()
+                            && process["memory_bytes"].as_u64() > Some(1 << 20)
+                    })
+                },
+            );
+        }
+        let table = h1.ok(&["processes", "--listening"]);
+        for (name, port) in [("b", format!("tcp/{}:8002", b.v4)), ("h2", "weaved".into())] {
+            let shown = table
+                .lines()
+                .any(|line| line.contains(name) && line.contains(&port));
+            assert!(shown, "{name} {port}: {table}");
+        }
+        let nobody = h1.ctl(&["processes", "nobody"]);
+        assert_eq!(nobody.code, 1, "{nobody:?}");
+        assert!(
+            nobody
+                .err
+                .contains("no container and no host called nobody"),
+            "{nobody:?}"
+        );
+        for server in &mut servers {
+            server.kill().expect("it runs until now");
+            server.wait().expect("it ends");
+        }
+        h2.end("KILL");
+        wait_for(
+            "a host that tells nothing is named",
+            Duration::from_secs(60),
+            || {
+                let said = h1.ctl(&["processes"]);
+                said.code == 0 && said.out.contains("h2 tells nothing of its processes")
+            },
+        );
+    });
+}

@@ -112,6 +112,10 @@ async function look() {
   await click("/web/eth0");
   await details.getByText("tier").waitFor();
   say("a container tells its labels");
+  await details.getByText("tcp/8000").waitFor();
+  say("and what runs in it");
+  await shot("container");
+  await everybody("details of a container");
   await page.getByRole("navigation").getByRole("button", { name: /^h1/ }).click();
   await details.getByRole("button", { name: "to h2" }).click();
   await details.getByText("Round trip").waitFor();
@@ -169,6 +173,14 @@ async function find() {
   await page.getByRole("button", { name: "Sent", exact: true }).click();
   await shot("table");
   await everybody("table");
+  await page.getByRole("button", { name: /process/ }).click();
+  await page.getByRole("searchbox").fill("listens:8000");
+  await until("who listens is found", () => {
+    const rows = [...document.querySelectorAll("main tbody tr")].map((row) => row.textContent);
+    return rows.length === 1 && rows[0].includes("tcp/8000") && rows[0].includes("web");
+  });
+  await shot("processes");
+  await everybody("table of processes");
   await page.getByRole("searchbox").fill("nothing-is-called-so");
   await page.getByText(/The filter hides all/).waitFor();
   say("an empty table says why");

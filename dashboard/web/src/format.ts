@@ -25,6 +25,15 @@ export function ago(seconds: number): string {
   return `${Math.round(seconds / 86400)} d ago`;
 }
 
+/** A share of one core. */
+export const share = (permille: number | null): string => (permille === null ? "" : `${(permille / 10).toFixed(permille < 100 ? 1 : 0)} %`);
+
+/** `tcp/80` where every address is listened on, else with the address. */
+export function listening({ protocol, ip, port }: { protocol: string; ip: string; port: number }): string {
+  if (ip === "0.0.0.0" || ip === "::") return `${protocol}/${port}`;
+  return `${protocol}/${ip.includes(":") ? `[${ip}]` : ip}:${port}`;
+}
+
 export const milliseconds = (us: number): string =>
   us < 10_000 ? `${(us / 1000).toFixed(2)} ms` : `${(us / 1000).toFixed(0)} ms`;
 

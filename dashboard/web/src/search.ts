@@ -1,7 +1,8 @@
 // The filter language: words that must all hold. A word is text to be found anywhere, `field:text`, a number compared
 // (`rate>10kB`, `port=80`), or any of these after `!`. What it is asked of is one flow, container or host. Pure.
 
-import type { Container, Flow, Host } from "./types";
+import { listening } from "./format";
+import type { Container, Flow, Host, Inside } from "./types";
 
 /** What can be asked: text by field, numbers by field. */
 export interface Subject {
@@ -47,8 +48,8 @@ function one(word: string): Test {
   return ({ text }) => Object.values(text).some((values) => values.some((value) => value.toLowerCase().includes(part)));
 }
 
-export const FIELDS = ["name", "from", "to", "host", "ip", "net", "label", "proto", "is", "via", "service"];
-export const NUMBERS = ["rate", "bytes", "port", "conns", "refused", "rtt", "resent"];
+export const FIELDS = ["name", "from", "to", "host", "ip", "net", "label", "proto", "is", "via", "service", "image", "process", "listens"];
+export const NUMBERS = ["rate", "bytes", "port", "conns", "refused", "rtt", "resent", "cpu", "memory"];
 
 /** The test for a whole line; an empty one holds for everything. */
 export function parse(line: string): Test {
@@ -57,24 +58,38 @@ export function parse(line: string): Test {
 }
 
 const labels = (container?: Container): string[] =>
-  Object.entries(container?.labels ?? {}).map(([key, value]) => `${key}=${value}`);
+  Object.entries({ ...container?.runtime?.labels, ...container?.labels }).map(([key, value]) => `${key}=${value}`);
+
+/** What can be asked of what runs somewhere. */
+const runs = (inside?: Inside): Subject => ({
+  text: {
+    process: inside?.processes.map((one) => one.name) ?? [],
+    listens: inside?.processes.flatMap((one) => one.ports ?? []).map(listening) ?? [],
+  },
+  // A share in hundredths of a core; of whom none is known is on neither side of any figure.
+  numbers: { cpu: (inside?.cpu_permille ?? NaN) / 10, memory: inside?.memory_bytes ?? NaN },
+});
 
 export function ofContainer(one: Container, host?: Host): Subject {
+  const { text, numbers } = runs(one.inside);
   return {
     text: {
-      name: [one.name],
+      ...text,
+      name: [one.name, one.runtime?.name ?? ""],
+      image: [one.runtime?.image ?? ""],
       host: [host?.name ?? ""],
       ip: [one.ip, one.ip6 ?? ""],
       net: [one.network],
       label: labels(one),
       is: [one.alive ? "up" : "gone"],
     },
-    numbers: {},
+    numbers,
   };
 }
 
 export function ofHost(host: Host): Subject {
-  return { text: { name: [host.name], host: [host.name], ip: host.endpoints, is: [host.state] }, numbers: {} };
+  const { text, numbers } = runs(host.inside);
+  return { text: { ...text, name: [host.name], host: [host.name], ip: host.endpoints, is: [host.state] }, numbers };
 }
 
 export function ofFlow(flow: Flow, containers: Map<string, Container>, hosts: Map<string, Host>): Subject {

@@ -19,6 +19,31 @@ export interface Capture {
   failure: string | null;
 }
 
+export interface Process {
+  pid: number;
+  name: string;
+  cpu_permille: number | null;
+  memory_bytes: number;
+  ports?: { protocol: string; ip: string; port: number }[];
+}
+
+/** What runs in a container, or on a host outside of all containers. */
+export interface Inside {
+  processes: Process[];
+  more_processes: number;
+  cpu_permille: number | null;
+  memory_bytes: number;
+}
+
+/** What the runtime that made a container says of it. */
+export interface Runtime {
+  runtime: string;
+  id: string;
+  name: string;
+  image: string;
+  labels?: Record<string, string>;
+}
+
 export interface Host {
   id: string;
   name: string;
@@ -31,6 +56,7 @@ export interface Host {
   more_containers: number;
   capture: Capture | null;
   problems: Problem[];
+  inside?: Inside;
 }
 
 export interface Container {
@@ -44,6 +70,8 @@ export interface Container {
   labels: Record<string, string>;
   attached_at: number;
   alive: boolean;
+  inside?: Inside;
+  runtime?: Runtime;
 }
 
 export interface Link {

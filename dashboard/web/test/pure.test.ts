@@ -3,11 +3,11 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { bytes } from "../src/format";
+import { bytes, listening, share } from "../src/format";
 import { layout } from "../src/layout";
 import { stepped } from "../src/picture";
 import { OPEN_ALL, sceneOf } from "../src/scene";
-import { ofFlow, parse } from "../src/search";
+import { ofContainer, ofFlow, ofHost, parse } from "../src/search";
 import type { Container, End, Flow, Host, Topology } from "../src/types";
 
 const host = (at: number): Host => ({
@@ -53,6 +53,28 @@ test("all words of a search must hold, and ! turns one round", () => {
     ["is:failing port=6379 !c3", true], ["fd00::1", false], ["!", false],
   ];
   for (const [line, expected] of table) assert.equal(parse(line)(subject), expected, line);
+});
+
+test("what runs in a container can be searched for", () => {
+  const inside = {
+    processes: [{ pid: 7, name: "nginx", cpu_permille: 120, memory_bytes: 3e6, ports: [{ protocol: "tcp", ip: "0.0.0.0", port: 80 }] }],
+    more_processes: 0, cpu_permille: 120, memory_bytes: 3e6,
+  };
+  const runtime = { runtime: "docker", id: "0123", name: "shop_web_1", image: "nginx:1.29", labels: { team: "blue" } };
+  const subject = ofContainer({ ...container(1, 0), inside, runtime }, host(0));
+  const table: [string, boolean][] = [
+    ["process:ngin", true], ["process:redis", false], ["listens:tcp/80", true], ["image:1.29", true], ["shop_web", true],
+    ["label:team=blue", true], ["label:app=app1", true], ["cpu>10", true], ["cpu>12.5", false], ["memory>=3MB", true],
+  ];
+  for (const [line, expected] of table) assert.equal(parse(line)(subject), expected, line);
+  assert.equal(parse("cpu<100")(ofContainer(container(1, 0))), false, "of whom nothing is known");
+  assert.equal(parse("process:nginx")(ofHost({ ...host(0), inside })), true);
+});
+
+test("what is listened on reads well", () => {
+  assert.equal(listening({ protocol: "tcp", ip: "::", port: 80 }), "tcp/80");
+  assert.equal(listening({ protocol: "udp", ip: "::1", port: 53 }), "udp/[::1]:53");
+  assert.deepEqual([share(null), share(5), share(1234)], ["", "0.5 %", "123 %"]);
 });
 
 test("a step sets, replaces and removes, and keeps the rest in place", () => {

@@ -35,6 +35,9 @@ pub struct Report {
     pub capture: Capture,
     /// What is not well there.
     pub problems: Vec<Problem>,
+    /// What runs on the host outside of all containers; told while somebody looks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inside: Option<Inside>,
 }
 
 /// A container, as its node tells of it.
@@ -58,6 +61,12 @@ pub struct ReportContainer {
     pub attached_at: u64,
     /// Whether its namespace and its interface are still there.
     pub alive: bool,
+    /// What runs in it; told while somebody looks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inside: Option<Inside>,
+    /// What its runtime says of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<RuntimeInfo>,
 }
 
 /// A session, as one of its ends tells of it.
@@ -234,6 +243,67 @@ pub struct Topology {
     pub flows: Vec<Flow>,
 }
 
+/// What runs in a network namespace: a container's, or the host's own.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Inside {
+    /// Processes: first those that listen on a port, then the busiest.
+    pub processes: Vec<ProcessInfo>,
+    /// How many more there are.
+    pub more_processes: u32,
+    /// What all of them take of one core, in thousandths; absent until it was measured.
+    pub cpu_permille: Option<u32>,
+    /// Bytes of memory of all of them; what two share counts twice.
+    pub memory_bytes: u64,
+}
+
+/// A process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ProcessInfo {
+    /// Its number, as its host counts.
+    pub pid: u32,
+    /// What it calls itself. Its command line is not told, because people write passwords there.
+    pub name: String,
+    /// What it takes of one core, in thousandths; absent until it was measured.
+    pub cpu_permille: Option<u32>,
+    /// Bytes of memory.
+    pub memory_bytes: u64,
+    /// What it listens on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<ListeningPort>,
+}
+
+/// A port on which a process waits for anybody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ListeningPort {
+    /// `tcp` or `udp`.
+    pub protocol: Protocol,
+    /// The address; 0.0.0.0 or :: for every one of the container's.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    pub ip: IpAddr,
+    /// The port.
+    pub port: u16,
+}
+
+/// What the runtime that made a container says of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct RuntimeInfo {
+    /// Which runtime: `docker`.
+    pub runtime: String,
+    /// The first 12 figures of the container's id there.
+    pub id: String,
+    /// Its name there.
+    pub name: String,
+    /// The image that it was made from.
+    pub image: String,
+    /// Its labels there; long ones and all but the first 32 are left out.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+}
+
 /// A Service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -274,6 +344,9 @@ pub struct TopologyHost {
     pub capture: Option<Capture>,
     /// What is not well there.
     pub problems: Vec<Problem>,
+    /// What runs on it outside of all containers; absent until it has told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inside: Option<Inside>,
 }
 
 /// A container.
@@ -303,6 +376,12 @@ pub struct TopologyContainer {
     pub attached_at: u64,
     /// Whether its namespace and its interface are still there.
     pub alive: bool,
+    /// What runs in it; absent until its node has told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inside: Option<Inside>,
+    /// What its runtime says of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<RuntimeInfo>,
 }
 
 /// The encrypted link between two members.

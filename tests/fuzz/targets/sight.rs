@@ -65,6 +65,8 @@ pub(super) fn report_seeds() -> Vec<Vec<u8>> {
             .into(),
             attached_at: 1,
             alive: true,
+            inside: None,
+            runtime: None,
         }],
         links: vec![ReportLink {
             peer: NodeId::from_bytes([2; 32]),

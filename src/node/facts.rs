@@ -1,0 +1,119 @@
+//! What is known of a container beyond its attachment: what runs in it, and what its runtime says of it.
+//!
+//! The two belong to a network namespace, and so to the attachments in it. An attachment that Docker asked for does not know
+//! its namespace, since Docker moves the interface; there Docker itself says which one it is.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use weave_model::api::{Inside, RuntimeInfo};
+use weave_model::{ContainerName, IfName};
+
+use super::Node;
+use super::book::Entry;
+use super::containers::UNKNOWN;
+use super::inside::Insides;
+use super::runtime::Runtime;
+use super::sight::own_netns;
+
+/// What was found longer ago is not told.
+const STALE: Duration = Duration::from_secs(20);
+
+/// What the node found out last.
+#[derive(Debug, Default)]
+pub(super) struct Facts {
+    insides: Mutex<Insides>,
+    runtime: Mutex<Runtime>,
+}
+
+/// What is known of each attachment, and what runs on the host.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    attachments: BTreeMap<(ContainerName, IfName), (Option<Inside>, Option<RuntimeInfo>)>,
+    pub(super) host: Option<Inside>,
+}
+
+impl Known {
+    /// What is known of one attachment.
+    pub(super) fn take(
+        &mut self,
+        name: &ContainerName,
+        ifname: &IfName,
+    ) -> (Option<Inside>, Option<RuntimeInfo>) {
+        let key = (name.clone(), ifname.clone());
+        self.attachments.remove(&key).unwrap_or_default()
+    }
+}
+
+impl Facts {
+    /// Nothing known yet; Docker will be asked at this socket.
+    pub(super) fn new(docker: Option<PathBuf>) -> Self {
+        Self {
+            insides: Mutex::default(),
+            runtime: Mutex::new(Runtime::new(docker)),
+        }
+    }
+
+    fn place(&self, entry: &Entry) -> (u64, Option<RuntimeInfo>) {
+        let runtime = lock(&self.runtime);
+        if entry.netns_id != UNKNOWN {
+            let netns = entry.netns_id.1;
+            return (netns, runtime.in_netns(netns).cloned());
+        }
+        let owner = entry.attachment.owner.as_ref();
+        let told = owner.and_then(|owner| runtime.with_endpoint(owner.container.as_str()));
+        told.map_or((0, None), |(netns, info)| (netns, Some(info.clone())))
+    }
+}
+
+impl Node {
+    /// Finds out what is due, while somebody looks.
+    pub(super) async fn look_inside(&self) {
+        let (now, facts) = (Instant::now(), &self.shared.sight.facts);
+        let question = lock(&facts.runtime).due(now);
+        if let Some(question) = question {
+            let answer = question.ask().await;
+            lock(&facts.runtime).learn(answer);
+        }
+        let mut insides = lock(&facts.insides).clone();
+        if !insides.is_due(now) {
+            return;
+        }
+        let book = self.shared.published.borrow().book.clone();
+        let mut wanted: BTreeSet<u64> = book.entries().map(|one| facts.place(one).0).collect();
+        wanted.insert(own_netns());
+        let looked = tokio::task::spawn_blocking(move || {
+            insides.look(&wanted, now);
+            insides
+        });
+        if let Ok(insides) = looked.await {
+            *lock(&facts.insides) = insides;
+        }
+    }
+
+    /// What was found out, as far as it is of now.
+    pub(super) fn known_facts(&self) -> Known {
+        let facts = &self.shared.sight.facts;
+        let insides = lock(&facts.insides);
+        if !insides.is_of_last(STALE, Instant::now()) {
+            return Known::default();
+        }
+        let book = self.shared.published.borrow().book.clone();
+        let attachments = book.entries().map(|entry| {
+            let (netns, runtime) = facts.place(entry);
+            let (name, ifname) = (&entry.attachment.name, &entry.attachment.ifname);
+            let inside = insides.of(netns).cloned();
+            ((name.clone(), ifname.clone()), (inside, runtime))
+        });
+        Known {
+            attachments: attachments.collect(),
+            host: insides.of(own_netns()).cloned(),
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
