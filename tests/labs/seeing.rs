@@ -287,5 +287,7 @@ fn what_runs_in_containers_is_told() {
                 said.code == 0 && said.out.contains("h2 tells nothing of its processes")
             },
         );
+        h2.start();
+        await_mesh(&hosts);
     });
 }

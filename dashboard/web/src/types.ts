@@ -1,5 +1,8 @@
 // What the server says, as the node API's document has it (/v1/topology).
 
+/** Which table is shown. */
+export type Tab = "flows" | "services" | "containers" | "processes";
+
 export type PeerState = "myself" | "connected" | "unreachable";
 export type EndKind = "container" | "host" | "service" | "unknown" | "outside";
 
