@@ -60,7 +60,7 @@ use crate::vital::Vitals;
 pub use capture::CaptureQuery;
 pub use desk::Desk;
 pub use docker::{Answer as DockerAnswer, Lent, Pool};
-pub(crate) use sight::own_netns;
+pub(crate) use facts::own_netns;
 
 use book::Book;
 use desk::{Job, Reply};

@@ -4,6 +4,7 @@
 //! its namespace, since Docker moves the interface; there Docker itself says which one it is.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,7 +17,6 @@ use super::book::Entry;
 use super::containers::UNKNOWN;
 use super::inside::Insides;
 use super::runtime::Runtime;
-use super::sight::own_netns;
 
 /// What was found longer ago is not told.
 const STALE: Duration = Duration::from_secs(20);
@@ -112,6 +112,11 @@ impl Node {
             host: insides.of(own_netns()).cloned(),
         }
     }
+}
+
+/// The network namespace of this process, as the kernel numbers it; 0 if that cannot be told.
+pub(crate) fn own_netns() -> u64 {
+    std::fs::metadata("/proc/self/ns/net").map_or(0, |found| found.ino())
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -7,7 +7,6 @@
 //! while somebody looks, and, more rarely, for a quarter of an hour afterwards, so that the page has a past to show.
 
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::MetadataExt as _;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -23,7 +22,7 @@ use weave_model::api::{
 use weave_router::core::view::{Owner, View};
 use weave_router::driver::{Bulletin, MAX_TEXT};
 
-use super::facts::Facts;
+use super::facts::{Facts, own_netns};
 use super::{Node, sockets, wall_seconds};
 use crate::obstacle::Obstacle;
 
@@ -428,11 +427,6 @@ impl Node {
             members: members.collect(),
         })
     }
-}
-
-/// The network namespace of this process, as the kernel numbers it; 0 if that cannot be told.
-pub(crate) fn own_netns() -> u64 {
-    std::fs::metadata("/proc/self/ns/net").map_or(0, |found| found.ino())
 }
 
 /// Has the kernel count bytes; whether it does. Connections that are there already stay without.
