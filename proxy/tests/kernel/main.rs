@@ -25,5 +25,6 @@ mod external;
 mod keeping;
 mod lab;
 mod relay;
+mod relay_udp;
 mod services;
 mod udp;
