@@ -48,7 +48,8 @@ pub(super) struct Datagrams {
     registry: Registry,
     /// The token of session 0.
     first: usize,
-    inbox: Inbox,
+    /// Absent while it is read from.
+    inbox: Option<Inbox>,
     buffer: Vec<u8>,
     again: Vec<usize>,
     /// Which routes the sessions were held against last.
@@ -72,7 +73,7 @@ impl Datagrams {
             shared,
             registry,
             first,
-            inbox: Inbox::default(),
+            inbox: Some(Inbox::default()),
             buffer: vec![0; datagrams::LARGEST],
             again: Vec::new(),
             moved: 0,
@@ -122,7 +123,9 @@ impl Datagrams {
 
     /// Takes what waits at a door.
     fn hear(&mut self, number: usize, now: Instant) {
-        let mut inbox = std::mem::take(&mut self.inbox);
+        let Some(mut inbox) = self.inbox.take_if(|_| self.doors[number].waits) else {
+            return;
+        };
         for _ in 0..TURN {
             let Some(door) = self.doors.get_mut(number).filter(|door| door.waits) else {
                 break;
@@ -143,7 +146,7 @@ impl Datagrams {
                 Err(_) => door.waits = false,
             }
         }
-        self.inbox = inbox;
+        self.inbox = Some(inbox);
     }
 
     /// Gives a client's datagram to its endpoint.
