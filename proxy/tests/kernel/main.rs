@@ -26,5 +26,6 @@ mod keeping;
 mod lab;
 mod relay;
 mod relay_udp;
+mod rolling;
 mod services;
 mod udp;
