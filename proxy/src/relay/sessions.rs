@@ -184,3 +184,48 @@ impl<T> Sessions<T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flow(client: u16) -> Flow {
+        Flow {
+            client: SocketAddr::from(([10, 32, 0, 2], client)),
+            front: SocketAddr::from(([10, 96, 0, 1], 53)),
+        }
+    }
+
+    #[test]
+    fn an_answered_session_lasts_longer_and_every_word_begins_its_time_again() {
+        let start = Instant::now();
+        let mut sessions = Sessions::new(10);
+        let (silent, _) = sessions.begin(flow(1), "silent", start);
+        let (answered, _) = sessions.begin(flow(2), "answered", start);
+        assert!(sessions.handle_answer(answered, start));
+        assert!(!sessions.handle_answer(answered, start), "only the first");
+        let later = start + UNANSWERED / 2;
+        sessions.handle_question(silent, later);
+        assert_eq!(sessions.poll_over(start + UNANSWERED), None);
+        assert_eq!(sessions.poll_over(later + UNANSWERED), Some("silent"));
+        assert_eq!(sessions.find(&flow(1)), None);
+        let end = start + ANSWERED;
+        assert_eq!(sessions.poll_over(end - Duration::from_millis(1)), None);
+        assert!(sessions.poll_timeout().is_some_and(|when| when <= end));
+        assert_eq!(sessions.poll_over(end), Some("answered"));
+        assert!(sessions.is_empty() && sessions.poll_timeout().is_none());
+    }
+
+    #[test]
+    fn who_was_not_answered_makes_room_and_who_was_does_after_a_silence() {
+        let start = Instant::now();
+        let mut sessions = Sessions::new(2);
+        let (first, _) = sessions.begin(flow(1), 1, start);
+        sessions.begin(flow(2), 2, start);
+        sessions.handle_answer(first, start);
+        assert!(sessions.is_full());
+        assert_eq!(sessions.make_room(start), Some(2));
+        assert_eq!(sessions.make_room(start), None, "it works");
+        assert_eq!(sessions.make_room(start + UNANSWERED), Some(1));
+    }
+}

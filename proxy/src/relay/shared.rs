@@ -67,3 +67,32 @@ impl Budget {
         self.used.fetch_sub(count, Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Threads that take and give in every way never have more than there is together, and in the end nothing is taken.
+    #[test]
+    fn threads_together_never_have_more_than_the_budget() {
+        const MOST: usize = 7;
+        let (budget, held) = (Budget::new(MOST), AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            for thread in 1..=4 {
+                let (budget, held) = (&budget, &held);
+                scope.spawn(move || {
+                    for turn in 0..20_000 {
+                        let count = 1 + (thread + turn) % 3;
+                        if budget.take(count) {
+                            let now = held.fetch_add(count, Relaxed) + count;
+                            assert!(now <= MOST, "{now}");
+                            held.fetch_sub(count, Relaxed);
+                            budget.give(count);
+                        }
+                    }
+                });
+            }
+        });
+        assert!(budget.take(MOST) && !budget.take(1));
+    }
+}

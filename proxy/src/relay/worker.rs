@@ -19,7 +19,7 @@ use slab::Slab;
 use weave_linux::intercept::{self, Name};
 use weave_model::Protocol;
 
-use super::connection::{Connection, Stage};
+use super::connection::{Connection, Ending, Stage};
 use super::datagrams::{Datagrams, Door};
 use super::duplex::{Then, Way};
 use super::lane::{BUFFER, Broke, Pipes, Turn};
@@ -369,6 +369,9 @@ impl Worker {
                     connection.handle_failure(true, now);
                     self.dial(id, now);
                 } else {
+                    if by_server {
+                        connection.handle_break(now);
+                    }
                     self.close(id, Ending::Reset);
                 }
             }
@@ -382,7 +385,7 @@ impl Worker {
         for way in Way::BOTH {
             connection.lane(way).close(&mut self.pipes);
         }
-        connection.handle_end();
+        connection.handle_end(ending);
         if ending == Ending::Reset {
             self.shared.counts.reset.fetch_add(1, Relaxed);
             let both = [Some(&connection.client), connection.server.as_ref()];
@@ -396,15 +399,6 @@ impl Worker {
         self.shared.counts.reset.fetch_add(1, Relaxed);
         break_off(stream);
     }
-}
-
-/// How a connection ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ending {
-    /// Both sides have sent their end.
-    Orderly,
-    /// Both are told that it broke.
-    Reset,
 }
 
 /// In whose name an endpoint is asked.

@@ -168,6 +168,28 @@ fn an_endpoint_that_breaks_connections_before_the_first_byte_costs_none() {
     assert!(noted(&lab, C)[1] > 0);
 }
 
+/// What a client has said may have been done: nobody else gets it. But one that breaks connections without an answer is
+/// left out as one that cannot be reached.
+#[test]
+fn an_endpoint_that_breaks_connections_after_the_first_byte_is_left_out() {
+    let mut lab = lab(&[B]);
+    let breaks = serve_otherwise(&lab.c, |mut stream| {
+        stream.read_exact(&mut [0])?;
+        reset_on_drop(&stream)
+    });
+    lab.report([odd(breaks, C)]);
+    let mut broken = 0;
+    for _ in 0..60 {
+        let mut stream = run_in(&lab.a, || TcpStream::connect(WEB)).unwrap().unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let said = stream.write_all(b"?");
+        broken += usize::from(said.and_then(|()| stream.read_exact(&mut [0; 4])).is_err());
+    }
+    assert!(broken <= 10, "{broken} of 60");
+    let [picks, failures, ..] = noted(&lab, C);
+    assert_eq!((picks, picks), (failures, broken as u64));
+}
+
 #[test]
 fn nobody_there_breaks_the_connection_within_the_time_of_all_tries() {
     let lab = lab(&[NOBODY]);
