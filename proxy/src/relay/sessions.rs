@@ -213,6 +213,7 @@ mod tests {
         assert_eq!(sessions.poll_over(end - Duration::from_millis(1)), None);
         assert!(sessions.poll_timeout().is_some_and(|when| when <= end));
         assert_eq!(sessions.poll_over(end), Some("answered"));
+        assert_eq!(sessions.poll_over(end), None);
         assert!(sessions.is_empty() && sessions.poll_timeout().is_none());
     }
 
