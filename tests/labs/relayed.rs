@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
@@ -100,7 +101,9 @@ struct Tries {
 
 impl Tries {
     fn go_on(&self, from: &Ns, to: SocketAddr) {
-        while !self.over.load(Relaxed) {
+        // Not for ever: what fails meanwhile is to be told.
+        let end = Instant::now() + 4 * SOON;
+        while !self.over.load(Relaxed) && Instant::now() < end {
             let served = connect(from, to).is_ok_and(|mut stream| echoes(&mut stream));
             self.made.fetch_add(1, Relaxed);
             self.failed.fetch_add(usize::from(!served), Relaxed);
@@ -117,85 +120,101 @@ impl Tries {
     }
 }
 
-/// Killed: what the relay has open ends at once and visibly, what the kernel has goes on, new connections and every further
-/// datagram are the kernel's. Back: new ones are the relay's again, and what the kernel had stays its.
-#[test]
-fn what_breaks_when_a_node_with_a_relay_is_killed() {
-    Lab::run(|lab| {
+/// A host with a client and a server behind three Services: TCP and UDP of the relay, and TCP of the kernel.
+struct Scene {
+    host: Host,
+    client: Ns,
+    relayed: SocketAddr,
+    plain: SocketAddr,
+    /// A client of the second one that keeps its port.
+    asking: UdpSocket,
+}
+
+impl Scene {
+    fn new(lab: &Lab) -> Self {
         let [host] = lab.cluster();
-        let client = host.attach("client");
+        let client = host.attach("client").ns;
         let server = host.bare_container("server");
         echo(&server);
         host.attach_ns(server, "server", &["--label", "app=echo"]);
         let relayed = create(&host, "relayed", "80:8080", "relay");
         let datagrams = create(&host, "datagrams", "80:8080/udp", "relay");
         let plain = create(&host, "plain", "80:8080", "kernel");
-        wait_for("all are served", SOON, || {
-            [relayed, plain]
-                .iter()
-                .all(|to| connect(&client.ns, *to).is_ok_and(|mut one| echoes(&mut one)))
+        wait_for("both are served", SOON, || {
+            let served = |to| connect(&client, to).is_ok_and(|mut one| echoes(&mut one));
+            served(relayed) && served(plain)
         });
-        let mut broken = many(&client.ns, relayed);
-        let mut kept = many(&client.ns, plain);
-        let asking = client
-            .ns
-            .inside(|| UdpSocket::bind("0.0.0.0:0").expect("a port"));
+        let asking = client.inside(|| UdpSocket::bind("0.0.0.0:0").expect("a port"));
         asking.connect(datagrams).expect("a way");
-        let answers = || {
-            let short = Some(Duration::from_millis(500));
-            asking.set_read_timeout(short).expect("a time");
-            let asked = asking.send(b"?").and_then(|_| asking.recv(&mut [0; 8]));
-            asked.is_ok()
-        };
-        wait_for("a datagram comes back", SOON, answers);
-        let before = picks(&host, "datagrams");
-        assert!(before > 0 && picks(&host, "relayed") >= MANY as u64);
+        let short = Some(Duration::from_millis(500));
+        asking.set_read_timeout(short).expect("a time");
+        Self {
+            host,
+            client,
+            relayed,
+            plain,
+            asking,
+        }
+    }
 
+    /// Whether a datagram comes back.
+    fn answers(&self) -> bool {
+        let asked = self.asking.send(b"?");
+        asked.and_then(|_| self.asking.recv(&mut [0; 8])).is_ok()
+    }
+
+    /// Kills the node and starts it again while somebody makes new connections.
+    fn kill_and_start(&self, tries: &Tries, broken: &mut [TcpStream], kept: &mut [TcpStream]) {
+        tries.some_more();
+        let killed = Instant::now();
+        self.host.end("KILL");
+        let has_ended = |one: &mut TcpStream| !matches!(one.read(&mut [0; 4]), Ok(1..));
+        assert!(broken.iter_mut().all(has_ended));
+        println!(
+            "{MANY} relayed connections knew of their end within {:.2?}",
+            killed.elapsed()
+        );
+        assert!(kept.iter_mut().all(echoes), "what the kernel has goes on");
+        wait_for("the same client's datagrams are the kernel's", SOON, || {
+            self.answers()
+        });
+        tries.some_more();
+        let started = Instant::now();
+        self.host.start();
+        wait_for("the relay serves again", SOON, || {
+            picks(&self.host, "relayed") > 0
+        });
+        println!(
+            "the relay was back {:.2?} after the start",
+            started.elapsed()
+        );
+        tries.some_more();
+    }
+}
+
+/// Killed: what the relay has open ends at once and visibly, what the kernel has goes on, new connections and every further
+/// datagram are the kernel's. Back: new ones are the relay's again, and what the kernel had stays its.
+#[test]
+fn what_breaks_when_a_node_with_a_relay_is_killed() {
+    Lab::run(|lab| {
+        let scene = Scene::new(lab);
+        let mut broken = many(&scene.client, scene.relayed);
+        let mut kept = many(&scene.client, scene.plain);
+        wait_for("a datagram comes back", SOON, || scene.answers());
+        assert!(picks(&scene.host, "datagrams") > 0);
+        assert!(picks(&scene.host, "relayed") >= MANY as u64);
         let tries = Tries::default();
         std::thread::scope(|scope| {
-            scope.spawn(|| tries.go_on(&client.ns, relayed));
-            tries.some_more();
-            let killed = Instant::now();
-            host.end("KILL");
-            assert!(
-                broken
-                    .iter_mut()
-                    .all(|one| !matches!(one.read(&mut [0; 4]), Ok(1..)))
-            );
-            println!(
-                "{MANY} relayed connections knew of their end within {:.1?}",
-                killed.elapsed()
-            );
-            assert!(kept.iter_mut().all(echoes), "what the kernel has goes on");
-            wait_for(
-                "the same client's datagrams are the kernel's",
-                SOON,
-                answers,
-            );
-            tries.some_more();
-            let started = Instant::now();
-            host.start();
-            wait_for("the relay serves again", SOON, || {
-                picks(&host, "relayed") > 0
-            });
-            println!(
-                "the relay was back {:.1?} after the start",
-                started.elapsed()
-            );
-            tries.some_more();
+            scope.spawn(|| tries.go_on(&scene.client, scene.relayed));
+            scene.kill_and_start(&tries, &mut broken, &mut kept);
             tries.over.store(true, Relaxed);
         });
         let (made, failed) = (tries.made.into_inner(), tries.failed.into_inner());
-        println!(
-            "{failed} of {made} new connections failed from before the kill until after the return"
-        );
+        println!("{failed} of {made} new connections failed from before the kill until after");
         assert!(failed <= 1, "only the one that was open when it was killed");
-        assert!(
-            kept.iter_mut().all(echoes),
-            "what the kernel had stays the kernel's"
-        );
+        assert!(kept.iter_mut().all(echoes), "they stay the kernel's");
         wait_for("datagrams are the relay's again", SOON, || {
-            answers() && picks(&host, "datagrams") > 0
+            scene.answers() && picks(&scene.host, "datagrams") > 0
         });
     });
 }
@@ -204,29 +223,16 @@ fn what_breaks_when_a_node_with_a_relay_is_killed() {
 #[test]
 fn a_relay_that_is_stopped_lets_its_connections_end() {
     Lab::run(|lab| {
-        let [host] = lab.cluster();
-        let client = host.attach("client");
-        let server = host.bare_container("server");
-        echo(&server);
-        host.attach_ns(server, "server", &["--label", "app=echo"]);
-        let relayed = create(&host, "relayed", "80:8080", "relay");
-        wait_for("it is served", SOON, || {
-            connect(&client.ns, relayed).is_ok_and(|mut one| echoes(&mut one))
-        });
-        let mut open = many(&client.ns, relayed);
-        assert!(picks(&host, "relayed") >= MANY as u64);
-        let pid = host.pid().to_string();
-        let ended = || {
-            !std::path::Path::new("/proc")
-                .join(&pid)
-                .join("cwd")
-                .exists()
-        };
+        let scene = Scene::new(lab);
+        let mut open = many(&scene.client, scene.relayed);
+        assert!(picks(&scene.host, "relayed") >= MANY as u64);
+        let pid = scene.host.pid().to_string();
+        let ended = || !Path::new("/proc").join(&pid).join("cwd").exists();
         let tries = Tries::default();
         std::thread::scope(|scope| {
-            scope.spawn(|| tries.go_on(&client.ns, relayed));
+            scope.spawn(|| tries.go_on(&scene.client, scene.relayed));
             tries.some_more();
-            host.ns.sh(&format!("kill -TERM {pid}"));
+            scene.host.ns.sh(&format!("kill -TERM {pid}"));
             tries.some_more();
             assert!(
                 !ended() && open.iter_mut().all(echoes),
@@ -238,6 +244,6 @@ fn a_relay_that_is_stopped_lets_its_connections_end() {
             tries.over.store(true, Relaxed);
         });
         assert_eq!(tries.failed.into_inner(), 0);
-        host.end("KILL");
+        scene.host.end("KILL");
     });
 }

@@ -240,9 +240,10 @@ mod tests {
     fn datagrams_come_with_where_they_were_sent_to() {
         let lonely = Netns::create().expect("root makes namespaces");
         run_in(&lonely, || {
-            let up = std::process::Command::new("ip").args(["link", "set", "lo", "up"]);
-            let mut up = up;
-            assert!(up.status().unwrap().success());
+            let status = std::process::Command::new("ip")
+                .args(["link", "set", "lo", "up"])
+                .status();
+            assert!(status.unwrap().success());
             for any in ["127.0.0.1:0", "[::1]:0"] {
                 let ear = hear(any.parse().unwrap()).unwrap();
                 let at = ear.local_addr().unwrap();

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::net::Shutdown;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use weave_linux::netns::Netns;
 use weave_model::EngineChoice;
@@ -69,7 +69,9 @@ fn backends_that_are_replaced_one_by_one_cost_no_request() {
     std::thread::scope(|scope| {
         for from in [&*host, &*outside] {
             scope.spawn(|| {
-                while !over.load(Relaxed) {
+                // Not for ever: what fails meanwhile is to be told.
+                let end = Instant::now() + Duration::from_secs(120);
+                while !over.load(Relaxed) && Instant::now() < end {
                     let served =
                         request(from) && ["a", "c", "far"].contains(&udp(from, WEB).server());
                     made.fetch_add(1, Relaxed);
