@@ -24,6 +24,8 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use crate::netlink::addr::family;
 use crate::netlink::ask::{self, ask};
 
+pub mod datagrams;
+
 /// How many connections wait until they are accepted, where `net.core.somaxconn` allows as many.
 const BACKLOG: i32 = 4096;
 /// The ports from which connections in others' names are made, below those that a host chooses from by itself: there it

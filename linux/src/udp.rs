@@ -438,7 +438,7 @@ impl Address {
     }
 }
 
-fn from_storage(storage: &libc::sockaddr_storage) -> io::Result<SocketAddr> {
+pub(crate) fn from_storage(storage: &libc::sockaddr_storage) -> io::Result<SocketAddr> {
     match c_int::from(storage.ss_family) {
         libc::AF_INET => {
             // SAFETY: the family says that the storage holds a `sockaddr_in`.

@@ -6,8 +6,9 @@
 //! wherever the table says so ([`routes`]).
 //!
 //! A connection to a front is steered by [`rules`] to one of two listeners a family and thread, for all Services
-//! together. [`worker`] is a thread, [`connection`] a pair of sockets, [`lane`] one direction of it; all else decides,
-//! without socket or clock. This is the shell around them: it starts the threads and gives them the next table.
+//! together, and so are datagrams. [`worker`] is a thread, [`connection`] a pair of sockets, [`lane`] one direction of it,
+//! [`datagrams`] what a thread has of UDP, with [`upstream`] towards an endpoint and [`voices`] towards clients; all else
+//! decides, without socket or clock. This is the shell around them: it starts the threads and gives them the next table.
 
 use std::hash::{BuildHasher, RandomState};
 use std::io;
@@ -17,16 +18,18 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use mio::net::TcpListener;
+use mio::net::{TcpListener, UdpSocket};
 use mio::{Poll, Waker};
 use weave_linux::{descriptors, intercept, nft};
+use weave_model::Protocol;
 
 use crate::facts::Facts;
 use crate::mark::MARK;
 use crate::table::{Diff, Key, Table};
+use datagrams::Door;
 use pick::Seen;
-use rules::{Ports, ROUTES, Rules};
-use shared::Shared;
+use rules::{Listening, Ports, ROUTES, Rules};
+use shared::{Budget, Shared};
 use worker::{Listener, WAKE, Worker};
 
 mod backend;
@@ -42,14 +45,21 @@ mod lane;
 pub mod routes;
 pub mod rules;
 
+pub mod sessions;
+
 mod connection;
+mod datagrams;
 mod shared;
+mod upstream;
+mod voices;
 mod worker;
 
 /// The most threads; more than that share sockets of others than ours.
 const MOST_THREADS: usize = 8;
 /// Descriptors that are left to the rest of the process.
 const RESERVED: u64 = 1_000;
+/// Which part of the descriptors may be UDP's: one of so many.
+const UDP_SHARE: usize = 4;
 /// The most streams of each thread that are moved without copying.
 const PIPES: usize = 64;
 /// How often it is looked whether connections have ended.
@@ -77,6 +87,14 @@ pub struct Counts {
     pub reset: u64,
     /// How often connections had to wait because there were as many as there may be.
     pub waits: u64,
+    /// Sessions of UDP that are remembered.
+    pub sessions: usize,
+    /// Sessions that began.
+    pub begun: u64,
+    /// Sessions that ended before their time to make room for others.
+    pub displaced: u64,
+    /// Datagrams that came to nothing: no room for a session, no endpoint, or no room in a socket.
+    pub lost: u64,
 }
 
 /// Takes the rule and the routes off the host that brought a relay its packets; they outlive its process.
@@ -99,7 +117,7 @@ impl Relay {
         Self::start_with(usize::MAX)
     }
 
-    /// The same, with at most so many connections a thread.
+    /// The same, with at most so many connections.
     ///
     /// # Errors
     /// As [`Relay::start`].
@@ -110,11 +128,16 @@ impl Relay {
         let cores = thread::available_parallelism().map_or(1, usize::from);
         let count = cores.min(MOST_THREADS);
         let (ports, listeners) = listen(count)?;
-        let open = descriptors::raise()?.saturating_sub(RESERVED) as usize / count;
-        // Two sockets a connection, two ends a pipe.
-        let pipes = PIPES.min(open / 8);
-        let most = (open / 2).saturating_sub(pipes).clamp(1, most.max(1));
-        let shared = Arc::new(Shared::default());
+        let open = descriptors::raise()?.saturating_sub(RESERVED) as usize;
+        // Two ends a pipe, two sockets a connection.
+        let pipes = PIPES.min(open / count / 8);
+        let budget = (open - 2 * pipes * count)
+            .min(most.saturating_mul(2))
+            .max(2);
+        let shared = Arc::new(Shared {
+            budget: Budget::new(budget),
+            ..Shared::default()
+        });
         let mut relay = Self {
             nft,
             ports,
@@ -123,18 +146,14 @@ impl Relay {
             shared,
             threads: Vec::new(),
         };
+        let sessions = (budget / UDP_SHARE / count).max(1);
         let random = RandomState::new();
         for (number, listeners) in listeners.into_iter().enumerate() {
             let poll = Poll::new()?;
             let waker = Waker::new(poll.registry(), WAKE)?;
             let shared = Arc::clone(&relay.shared);
-            let worker = Worker::new(
-                poll,
-                listeners,
-                shared,
-                (most, pipes),
-                random.hash_one(number),
-            )?;
+            let seed = random.hash_one(number);
+            let worker = Worker::new(poll, listeners, shared, (sessions, pipes), seed)?;
             let thread = thread::Builder::new()
                 .name(format!("weave-relay-{number}"))
                 .spawn(move || worker.run())?;
@@ -153,6 +172,9 @@ impl Relay {
         let next = self.shared.routes.load().next(diff, facts, Instant::now());
         // First there is an answer, then there are questions.
         self.shared.routes.store(Arc::new(next));
+        if !same_facts || diff.pairs().any(|(key, ..)| key.protocol == Protocol::Udp) {
+            self.move_sessions();
+        }
         match self.rules.take() {
             Some(rules) if same_facts => {
                 self.nft.send(&rules.next(diff))?;
@@ -165,6 +187,16 @@ impl Relay {
             }
         }
         Ok(())
+    }
+
+    /// Has the threads hold their sessions against the routes, also where nothing comes in.
+    fn move_sessions(&self) {
+        self.shared.moved.fetch_add(1, Relaxed);
+        for (waker, _) in &self.threads {
+            if let Err(error) = waker.wake() {
+                tracing::debug!(%error, "sessions move with the next packet");
+            }
+        }
     }
 
     /// Forgets what the table before had; to be called some time after a change.
@@ -221,6 +253,10 @@ impl Watch {
             accepted: counts.accepted.load(Relaxed),
             reset: counts.reset.load(Relaxed),
             waits: counts.waits.load(Relaxed),
+            sessions: counts.sessions.load(Relaxed),
+            begun: counts.begun.load(Relaxed),
+            displaced: counts.displaced.load(Relaxed),
+            lost: counts.lost.load(Relaxed),
         }
     }
 
@@ -248,39 +284,58 @@ impl Drop for Relay {
     }
 }
 
+/// What a thread listens by.
+type Ears = (Vec<Listener>, Vec<Door>);
+
 /// The listeners of each thread, and the ports they share.
-fn listen(threads: usize) -> io::Result<(Ports, Vec<Vec<Listener>>)> {
-    let mut listeners: Vec<Vec<Listener>> = (0..threads).map(|_| Vec::new()).collect();
-    let mut ports = Ports {
-        host: [0; 2],
-        others: [0; 2],
-    };
-    for host in [true, false] {
-        let of_kind = if host {
-            &mut ports.host
-        } else {
-            &mut ports.others
-        };
+fn listen(threads: usize) -> io::Result<(Ports, Vec<Ears>)> {
+    let mut ears: Vec<Ears> = (0..threads).map(|_| Ears::default()).collect();
+    let tcp = share(threads, |thread, host, address| {
+        let socket = intercept::listen(address)?;
+        let at = socket.local_addr();
+        ears[thread].0.push(Listener {
+            socket: TcpListener::from_std(socket),
+            host,
+            waits: false,
+        });
+        at
+    })?;
+    let udp = share(threads, |thread, host, address| {
+        let socket = intercept::datagrams::hear(address)?;
+        let at = socket.local_addr();
+        ears[thread].1.push(Door {
+            socket: UdpSocket::from_std(socket),
+            host,
+            waits: false,
+        });
+        at
+    })?;
+    Ok((Ports { tcp, udp }, ears))
+}
+
+/// Has a protocol's sockets made: for what comes from this host and for all else, for each family and thread. `make` gets
+/// the thread, whether it is for this host, and the address, and says where the socket is.
+fn share(
+    threads: usize,
+    mut make: impl FnMut(usize, bool, SocketAddr) -> io::Result<SocketAddr>,
+) -> io::Result<Listening> {
+    let mut listening = Listening::default();
+    let kinds = [(true, &mut listening.host), (false, &mut listening.others)];
+    for (host, of_kind) in kinds {
         let families = [
             IpAddr::V4(Ipv4Addr::LOCALHOST),
             IpAddr::V6(Ipv6Addr::LOCALHOST),
         ];
         for (address, port) in families.into_iter().zip(of_kind) {
-            for of_thread in &mut listeners {
-                let socket = match intercept::listen(SocketAddr::new(address, *port)) {
-                    Ok(socket) => socket,
+            for thread in 0..threads {
+                match make(thread, host, SocketAddr::new(address, *port)) {
+                    Ok(at) => *port = at.port(),
                     // Without IPv6 nobody asks by it.
                     Err(_) if address.is_ipv6() && *port == 0 => break,
                     Err(error) => return Err(error),
-                };
-                *port = socket.local_addr()?.port();
-                of_thread.push(Listener {
-                    socket: TcpListener::from_std(socket),
-                    host,
-                    waits: false,
-                });
+                }
             }
         }
     }
-    Ok((ports, listeners))
+    Ok(listening)
 }

@@ -68,7 +68,7 @@ pub fn entry<'a>(
             .collect(),
         engine: engine(service, port, facts),
         balance: service.balance.unwrap_or_default(),
-        loopback: port.protocol == Protocol::Tcp && facts.engine != EngineChoice::Kernel,
+        loopback: port.protocol != Protocol::Sctp && facts.engine != EngineChoice::Kernel,
     }
 }
 
@@ -78,7 +78,7 @@ fn engine(service: &Service, port: &ServicePort, facts: &Facts) -> Engine {
     let by_balance = || service.balance.map(|_| Engine::Relay);
     let wish = service.engine.or_else(by_balance);
     match (facts.engine, port.protocol) {
-        (EngineChoice::Kernel, _) | (_, Protocol::Sctp | Protocol::Udp) => Engine::Kernel,
+        (EngineChoice::Kernel, _) | (_, Protocol::Sctp) => Engine::Kernel,
         (EngineChoice::Relay, _) => service.engine.unwrap_or(Engine::Relay),
         (EngineChoice::Auto, _) => wish.unwrap_or_default(),
     }

@@ -1,7 +1,7 @@
 //! The metrics of the relay of Services: there once a Service needed it.
 
-use weave_proxy::relay::Watch;
 use weave_proxy::relay::pick::Seen;
+use weave_proxy::relay::{Counts, Watch};
 use weave_proxy::table::Key;
 
 use super::page::{Page, only};
@@ -34,7 +34,35 @@ pub(super) fn families(page: &Page, relay: &Watch) {
         [],
         only(counts.waits),
     );
+    sessions(page, counts);
     endpoints(page, &relay.endpoints());
+}
+
+fn sessions(page: &Page, counts: Counts) {
+    page.gauge(
+        "weave_relay_sessions",
+        "Clients and services between which the relay carries datagrams.",
+        [],
+        only(counts.sessions as f64),
+    );
+    page.counter(
+        "weave_relay_sessions_total",
+        "Sessions of datagrams that began.",
+        [],
+        only(counts.begun),
+    );
+    page.counter(
+        "weave_relay_sessions_displaced_total",
+        "Sessions of datagrams that ended before their time, because there were as many as there may be.",
+        [],
+        only(counts.displaced),
+    );
+    page.counter(
+        "weave_relay_datagrams_lost_total",
+        "Datagrams that came to nothing: no room for a session, no endpoint, or no room in a socket.",
+        [],
+        only(counts.lost),
+    );
 }
 
 fn endpoints(page: &Page, all: &[(Key, Vec<Seen>)]) {

@@ -23,6 +23,7 @@ mod newcomer;
 mod outside;
 mod overlay;
 mod relay;
+mod relayed;
 mod restart;
 mod services;
 mod seeing;

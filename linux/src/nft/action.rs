@@ -85,6 +85,15 @@ impl Rule {
         self
     }
 
+    /// Connection tracking passes the packet over. In prerouting and output, before it (at [`priority::RAW`]).
+    ///
+    /// [`priority::RAW`]: super::priority::RAW
+    #[must_use]
+    pub fn notrack(mut self) -> Self {
+        self.expr("notrack", &Attrs::default());
+        self
+    }
+
     /// Sets the packet's mark ([`Field::Mark`]) or the connection's ([`Field::CtMark`]).
     #[must_use]
     pub fn set_mark(mut self, mark: Field, value: u32) -> Self {

@@ -235,6 +235,12 @@ fn actions_are_as_nft_makes_them() {
     }
     batch.add_chain(
         &table,
+        &Chain::filter("u", Hook::Prerouting, priority::RAW, Policy::Accept),
+    );
+    let untracked = Rule::new().is(Field::L4Proto, Value::UDP).notrack();
+    batch.add_rule(&table, "u", &untracked.set_mark(Field::Mark, 7));
+    batch.add_chain(
+        &table,
         &Chain::nat(
             "pre",
             Hook::Prerouting,
@@ -295,6 +301,10 @@ fn actions_are_as_nft_makes_them() {
                 meta l4proto tcp tproxy ip to 127.0.0.1:50080 accept
                 meta l4proto udp tproxy ip6 to [::1]:50080
                 socket transparent 1 meta mark set 7 accept
+            }
+            chain u {
+                type filter hook prerouting priority -300; policy accept;
+                meta l4proto udp notrack meta mark set 7
             }
             chain pre {
                 type nat hook prerouting priority -105; policy accept;

@@ -110,8 +110,8 @@ impl Backend {
         Some(latency.as_secs_f64() * forgotten(when, now))
     }
 
-    /// It took this long to answer.
-    pub(super) fn answered(&mut self, took: Duration, now: Instant) {
+    /// It took this long to take a connection, or to answer.
+    pub(super) fn took(&mut self, took: Duration, now: Instant) {
         let old = self.latency_at(now).unwrap_or(0.0);
         let new = took.as_secs_f64();
         let kept = self.latency.map_or(0.0, |(_, when)| forgotten(when, now));
@@ -121,6 +121,10 @@ impl Backend {
             old.mul_add(kept, new * (1.0 - kept))
         };
         self.latency = Some((Duration::from_secs_f64(average), now));
+    }
+
+    /// It did what it is there for. That it took a connection is not enough: one that breaks each does that too.
+    pub(super) const fn served(&mut self) {
         (self.failed, self.times) = (0, 0);
     }
 
@@ -158,11 +162,11 @@ mod tests {
     fn a_slow_answer_counts_at_once_and_is_forgotten_slowly() {
         let start = Instant::now();
         let mut one = Backend::new(None);
-        one.answered(MS, start);
-        one.answered(100 * MS, start + MS);
+        one.took(MS, start);
+        one.took(100 * MS, start + MS);
         let latency = one.latency_at(start + 2 * MS).expect("it was measured");
         assert!((0.099..0.101).contains(&latency), "{latency}");
-        one.answered(MS, start + 3 * MS);
+        one.took(MS, start + 3 * MS);
         let latency = one.latency_at(start + 3 * MS).expect("it was measured");
         assert!(latency > 0.09, "one fast answer changes little: {latency}");
         let later = one.latency_at(start + 5 * MEMORY).expect("it was measured");
@@ -183,7 +187,9 @@ mod tests {
             assert!(one.is_out(now + long - MS) && !one.is_out(now + long));
             now += long;
         }
-        one.answered(MS, now);
+        one.took(MS, now);
+        assert!(one.failed(), "it takes connections, and that is all");
+        one.served();
         assert!(!one.failed(), "an answer makes good for all before");
     }
 

@@ -22,6 +22,15 @@ pub(super) enum Stage {
     Open,
 }
 
+/// How a connection ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// Both sides have sent their end.
+    Orderly,
+    /// Both are told that it broke.
+    Reset,
+}
+
 /// A client and its endpoint.
 #[derive(Debug)]
 pub(super) struct Connection {
@@ -104,7 +113,10 @@ impl Connection {
     /// The endpoint answers.
     pub(super) fn handle_connected(&mut self, now: Instant) {
         self.stage = Stage::Open;
-        self.note_answer(now.saturating_duration_since(self.began), now);
+        if let Some(target) = self.target {
+            let took = now.saturating_duration_since(self.began);
+            self.group.balancer().handle_connected(target, took, now);
+        }
         self.asked = Some(now);
     }
 
@@ -123,10 +135,25 @@ impl Connection {
         }
     }
 
-    /// It is over.
-    pub(super) fn handle_end(&mut self) {
+    /// It is over, and both sides have said so, or one of them broke.
+    pub(super) fn handle_end(&mut self, ending: Ending) {
         if let Some(target) = self.target.take() {
-            self.group.balancer().handle_end(target);
+            let mut balancer = self.group.balancer();
+            balancer.handle_end(target);
+            if ending == Ending::Orderly {
+                balancer.handle_served(target);
+            }
+        }
+    }
+
+    /// The endpoint broke it, after bytes of the client have passed: nobody else may have them. Unless it has answered
+    /// something before, that is its fault.
+    pub(super) fn handle_break(&mut self, now: Instant) {
+        if let Some(target) = self
+            .target
+            .filter(|_| !self.lanes[Way::Down as usize].moved)
+        {
+            self.group.balancer().handle_failure(target, now);
         }
     }
 

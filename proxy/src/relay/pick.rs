@@ -254,10 +254,25 @@ impl Balancer {
         self.backends.get(&target.address)
     }
 
-    /// The endpoint answered a connection or a question, after this time.
+    /// The endpoint took a connection, after this time.
+    pub fn handle_connected(&mut self, address: SocketAddr, took: Duration, now: Instant) {
+        if let Some(backend) = self.backends.get_mut(&address) {
+            backend.took(took, now);
+        }
+    }
+
+    /// The endpoint answered a question, after this time.
     pub fn handle_answer(&mut self, address: SocketAddr, took: Duration, now: Instant) {
         if let Some(backend) = self.backends.get_mut(&address) {
-            backend.answered(took, now);
+            backend.took(took, now);
+            backend.served();
+        }
+    }
+
+    /// A connection to the endpoint has ended as connections should.
+    pub fn handle_served(&mut self, address: SocketAddr) {
+        if let Some(backend) = self.backends.get_mut(&address) {
+            backend.served();
         }
     }
 

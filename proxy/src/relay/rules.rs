@@ -7,6 +7,10 @@
 //! |---|---|---|
 //! | `in` | prerouting, mangle −150 | gives the first packet of a connection to a front to a listener, and marks it; marks what belongs to a socket of the relay's |
 //! | `out` | output, mangle −150 | marks what the host itself sends to a front, which sends it through `in` by the loopback device |
+//! | `in-udp`, `out-udp` | the same, raw −300 | do it to every datagram to a front, and keep it and its answers out of connection tracking |
+//!
+//! Datagrams are taken before connection tracking, so that it never holds a flow to a front which nobody translated: when
+//! the table goes, the next datagram is a first one to the kernel engine, and translated.
 //!
 //! The mark routes a packet to this host whatever its destination ([`MARK`], [`ROUTES`]), and the rules of the kernel
 //! engine let what bears it pass. Whether there is an endpoint at all is seen before anything is accepted: fronts that
@@ -34,11 +38,20 @@ pub const ROUTES: (u32, u32) = (6783, 783);
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
 /// The ports of the listeners, at the loopback address of each family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ports {
-    /// For connections of this host, of IPv4 and of IPv6.
+    /// Of TCP.
+    pub tcp: Listening,
+    /// Of UDP.
+    pub udp: Listening,
+}
+
+/// The ports of one protocol's listeners.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Listening {
+    /// For what comes from this host, by IPv4 and by IPv6.
     pub host: [u16; 2],
-    /// For all others.
+    /// For all else.
     pub others: [u16; 2],
 }
 
@@ -148,16 +161,20 @@ impl Rules {
             let nodes = self.sets.get(Use::Nodes, Family::of(*address));
             batch.add_elements(table, nodes, [Element::new([Value::from(*address)])]);
         }
-        for chain in ["take", "inside", "home", "first"] {
+        for chain in ["take", "inside", "home", "home-udp", "first"] {
             batch.add_chain(table, &Chain::regular(chain));
         }
         for family in FAMILIES {
-            let home = of_family(family).iifname("lo");
-            let home = give(home, family, ports.host[family as usize]);
-            batch.add_rule(table, "take", &home);
-            let other = of_family(family).is_not(Field::Iifname, Value::name("lo"));
-            let other = give(other, family, ports.others[family as usize]);
-            batch.add_rule(table, "take", &other);
+            let protocols = [(Value::TCP, ports.tcp), (Value::UDP, ports.udp)];
+            for (protocol, listening) in protocols {
+                let of = || of_family(family).is(Field::L4Proto, protocol.clone());
+                let home = of().iifname("lo");
+                let home = give(home, &protocol, family, listening.host[family as usize]);
+                batch.add_rule(table, "take", &home);
+                let other = of().is_not(Field::Iifname, Value::name("lo"));
+                let other = give(other, &protocol, family, listening.others[family as usize]);
+                batch.add_rule(table, "take", &other);
+            }
         }
         batch.add_rule(table, "inside", &Rule::new().iifname("lo").goto("take"));
         for net in &facts.containers {
@@ -167,8 +184,11 @@ impl Rules {
         let home = Rule::new().set_mark(Field::CtMark, MARK);
         let home = home.set_mark(Field::Mark, MARK).accept();
         batch.add_rule(table, "home", &home);
+        let home = Rule::new().notrack().set_mark(Field::Mark, MARK).accept();
+        batch.add_rule(table, "home-udp", &home);
         self.prerouting(batch);
         self.output(batch);
+        self.datagrams(batch);
     }
 
     fn prerouting(&self, batch: &mut Batch) {
@@ -189,9 +209,12 @@ impl Rules {
             let at_home = at_home.lookup(&PORT, set(Use::Loops)).goto("take");
             batch.add_rule(table, "first", &at_home);
         }
-        let ours = Rule::new().is(Field::L4Proto, Value::TCP);
-        let ours = ours.is(Field::Transparent, Value::Byte(1));
-        batch.add_rule(table, "in", &ours.set_mark(Field::Mark, MARK).accept());
+        // ICMP belongs to the socket whose packet it is about: without it, a path's MTU and refusals stay unknown.
+        for protocol in [Value::TCP, Value::UDP, Value::ICMP, Value::ICMPV6] {
+            let ours = Rule::new().is(Field::L4Proto, protocol);
+            let ours = ours.is(Field::Transparent, Value::Byte(1));
+            batch.add_rule(table, "in", &ours.set_mark(Field::Mark, MARK).accept());
+        }
     }
 
     fn output(&self, batch: &mut Batch) {
@@ -210,6 +233,32 @@ impl Rules {
             let to_node = first_packet().lookup(&[daddr(family)], set(Use::Nodes));
             let by_port = to_node.lookup(&PORT, set(Use::HomePorts));
             batch.add_rule(table, "out", &by_port.goto("home"));
+        }
+    }
+
+    fn datagrams(&self, batch: &mut Batch) {
+        let table = &self.table;
+        let udp = || Rule::new().is(Field::L4Proto, Value::UDP);
+        let chain = Chain::filter("in-udp", Hook::Prerouting, priority::RAW, Policy::Accept);
+        batch.add_chain(table, &chain);
+        batch.add_rule(table, "in-udp", &udp().jump("first"));
+        let chain = Chain::route("out-udp", priority::RAW, Policy::Accept);
+        batch.add_chain(table, &chain);
+        for family in FAMILIES {
+            let set = |is| self.sets.get(is, family);
+            let mut add = |rule: &Rule| batch.add_rule(table, "out-udp", rule);
+            let by_front = udp().lookup(&front(family), set(Use::Homes));
+            add(&by_front.goto("home-udp"));
+            let to_node = udp().lookup(&[daddr(family)], set(Use::Nodes));
+            add(&to_node.lookup(&PORT, set(Use::HomePorts)).goto("home-udp"));
+            let itself = udp().inside(daddr(family), loopback(family));
+            add(&itself.lookup(&PORT, set(Use::Loops)).notrack());
+            let answer = udp().lookup(&answering(family), set(Use::Homes));
+            add(&answer.notrack());
+            let of_node = udp().lookup(&[saddr(family)], set(Use::Nodes));
+            add(&of_node.lookup(&SOURCE_PORT, set(Use::HomePorts)).notrack());
+            let itself = udp().inside(saddr(family), loopback(family));
+            add(&itself.lookup(&SOURCE_PORT, set(Use::Loops)).notrack());
         }
     }
 
@@ -304,12 +353,17 @@ fn first_packet() -> Rule {
 }
 
 /// Gives the packet to a listener, if there is one.
-fn give(rule: Rule, family: Family, port: u16) -> Rule {
+fn give(rule: Rule, protocol: &Value, family: Family, port: u16) -> Rule {
     let address = match family {
         Family::V4 => IpAddr::V4(Ipv4Addr::LOCALHOST),
         Family::V6 => IpAddr::V6(Ipv6Addr::LOCALHOST),
     };
-    let given = rule.is(Field::L4Proto, Value::TCP).tproxy(address, port);
+    let untracked = if *protocol == Value::UDP {
+        rule.notrack()
+    } else {
+        rule
+    };
+    let given = untracked.tproxy(address, port);
     given.set_mark(Field::Mark, MARK).accept()
 }
 
@@ -346,6 +400,12 @@ fn loopback(family: Family) -> IpNet {
     }
 }
 
+/// The front that a packet answers for.
+const fn answering(family: Family) -> [Field; 3] {
+    [saddr(family), Field::L4Proto, Field::Sport]
+}
+
+const SOURCE_PORT: [Field; 2] = [Field::L4Proto, Field::Sport];
 const PORT: [Field; 2] = [Field::L4Proto, Field::Dport];
 const SYN: u32 = 2;
 const ACK: u32 = 16;

@@ -10,7 +10,7 @@ use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mio::event::Event;
 use mio::net::{TcpListener, TcpStream};
@@ -19,7 +19,8 @@ use slab::Slab;
 use weave_linux::intercept::{self, Name};
 use weave_model::Protocol;
 
-use super::connection::{Connection, Stage};
+use super::connection::{Connection, Ending, Stage};
+use super::datagrams::{Datagrams, Door};
 use super::duplex::{Then, Way};
 use super::lane::{BUFFER, Broke, Pipes, Turn};
 use super::maglev::mix;
@@ -33,6 +34,14 @@ const EVENTS: usize = 1024;
 pub(super) const WAKE: Token = Token(usize::MAX);
 /// Tokens from here on are listeners.
 const LISTENERS: usize = usize::MAX / 2;
+/// Tokens from here on are doors of UDP.
+const DOORS: usize = LISTENERS + 1000;
+/// Tokens from here on are sessions of UDP.
+const SESSIONS: usize = usize::MAX / 4;
+/// How soon it is looked again whether there is room, when connections wait for it.
+const ROOM: Duration = Duration::from_millis(10);
+/// The descriptors of a connection.
+const SOCKETS: usize = 2;
 const BOTH: Interest = Interest::READABLE.add(Interest::WRITABLE);
 
 /// One of the listeners of a thread.
@@ -51,9 +60,8 @@ pub(super) struct Worker {
     poll: Poll,
     listeners: Vec<Listener>,
     connections: Slab<Connection>,
+    datagrams: Datagrams,
     shared: Arc<Shared>,
-    /// The most connections it has at a time.
-    most: usize,
     buffer: Vec<u8>,
     pipes: Pipes,
     /// When tries to reach an endpoint are given up: when, which connection, which of its tries.
@@ -68,9 +76,9 @@ pub(super) struct Worker {
 impl Worker {
     pub(super) fn new(
         poll: Poll,
-        mut listeners: Vec<Listener>,
+        (mut listeners, mut doors): (Vec<Listener>, Vec<Door>),
         shared: Arc<Shared>,
-        (most, pipes): (usize, usize),
+        (sessions, pipes): (usize, usize),
         seed: u64,
     ) -> io::Result<Self> {
         for (number, listener) in listeners.iter_mut().enumerate() {
@@ -78,12 +86,24 @@ impl Worker {
             let registry = poll.registry();
             registry.register(&mut listener.socket, token, Interest::READABLE)?;
         }
+        for (number, door) in doors.iter_mut().enumerate() {
+            let token = Token(DOORS + number);
+            let registry = poll.registry();
+            registry.register(&mut door.socket, token, Interest::READABLE)?;
+        }
+        let datagrams = Datagrams::new(
+            doors,
+            Arc::clone(&shared),
+            poll.registry().try_clone()?,
+            (SESSIONS, sessions),
+            mix(seed),
+        );
         Ok(Self {
             poll,
             listeners,
             connections: Slab::new(),
+            datagrams,
             shared,
-            most,
             buffer: vec![0; BUFFER],
             pipes: Pipes::new(pipes),
             deadlines: BinaryHeap::new(),
@@ -110,8 +130,12 @@ impl Worker {
             for event in &events {
                 match event.token() {
                     WAKE => {}
+                    Token(token) if token >= DOORS => self.datagrams.handle_door(token - DOORS),
                     Token(token) if token >= LISTENERS => {
                         self.listeners[token - LISTENERS].waits = true;
+                    }
+                    Token(token) if token >= SESSIONS => {
+                        self.datagrams.handle_session(token - SESSIONS);
                     }
                     Token(token) => self.handle(token / 2, token % 2 == 0, event, now),
                 }
@@ -122,17 +146,21 @@ impl Worker {
                 }
             }
             self.give_up(now);
+            self.datagrams.turn(now);
             // Last, so that no event of before can be taken for one of a connection that is new.
             self.accept(now);
         }
     }
 
-    fn patience(&self) -> Option<std::time::Duration> {
-        if !self.again.is_empty() {
-            return Some(std::time::Duration::ZERO);
+    fn patience(&self) -> Option<Duration> {
+        if !self.again.is_empty() || self.datagrams.is_busy() {
+            return Some(Duration::ZERO);
         }
-        let Reverse((first, ..)) = self.deadlines.peek()?;
-        Some(first.saturating_duration_since(Instant::now()))
+        let dial = self.deadlines.peek().map(|Reverse((when, ..))| *when);
+        let first = dial.into_iter().chain(self.datagrams.poll_timeout()).min();
+        let until = first.map(|first| first.saturating_duration_since(Instant::now()));
+        let room = self.listeners.iter().any(|one| one.waits).then_some(ROOM);
+        until.into_iter().chain(room).min()
     }
 
     fn is_same(&self, id: usize, serial: u64) -> bool {
@@ -142,19 +170,21 @@ impl Worker {
 
     fn accept(&mut self, now: Instant) {
         for number in 0..self.listeners.len() {
-            while self.listeners[number].waits && self.connections.len() < self.most {
+            while self.listeners[number].waits && self.shared.budget.take(SOCKETS) {
                 let listener = &mut self.listeners[number];
                 match listener.socket.accept() {
                     Ok((stream, client)) => {
                         let host = listener.host;
                         self.begin(stream, client, host, now);
                     }
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                        listener.waits = false;
+                    Err(error) => {
+                        self.shared.budget.give(SOCKETS);
+                        if is_exhausted(&error) {
+                            return;
+                        }
+                        // Otherwise it was gone before it was accepted.
+                        listener.waits = error.kind() != io::ErrorKind::WouldBlock;
                     }
-                    Err(error) if is_exhausted(&error) => return,
-                    // It was gone before it was accepted.
-                    Err(_) => {}
                 }
             }
             if self.listeners[number].waits {
@@ -180,6 +210,7 @@ impl Worker {
         let Some((group, way, set)) = placed else {
             drop(routes);
             self.refuse(&stream);
+            self.shared.budget.give(SOCKETS);
             return;
         };
         drop(routes);
@@ -194,6 +225,7 @@ impl Worker {
             .is_err()
         {
             self.refuse(&connection.client);
+            self.shared.budget.give(SOCKETS);
             return;
         }
         entry.insert(connection);
@@ -226,15 +258,10 @@ impl Worker {
                 connection.peer.ip(),
                 &target,
             );
-            let name = match source {
-                Source::Host => Name::Host,
-                // No device has the node's own address: the kernel engine gives it to packets as they leave.
-                Source::Own(from) | Source::Client(from) => Name::Foreign(from),
-            };
             self.serial += 1;
             connection.serial = self.serial;
             let turn = self.shared.turn.fetch_add(1, Relaxed);
-            let made = intercept::dial(target.address, name, turn).map(TcpStream::from_std);
+            let made = intercept::dial(target.address, name(source), turn).map(TcpStream::from_std);
             let made = made.and_then(|mut stream| {
                 let token = Token(id * 2 + 1);
                 self.poll.registry().register(&mut stream, token, BOTH)?;
@@ -342,6 +369,9 @@ impl Worker {
                     connection.handle_failure(true, now);
                     self.dial(id, now);
                 } else {
+                    if by_server {
+                        connection.handle_break(now);
+                    }
                     self.close(id, Ending::Reset);
                 }
             }
@@ -355,12 +385,13 @@ impl Worker {
         for way in Way::BOTH {
             connection.lane(way).close(&mut self.pipes);
         }
-        connection.handle_end();
+        connection.handle_end(ending);
         if ending == Ending::Reset {
             self.shared.counts.reset.fetch_add(1, Relaxed);
             let both = [Some(&connection.client), connection.server.as_ref()];
             both.into_iter().flatten().for_each(break_off);
         }
+        self.shared.budget.give(SOCKETS);
         self.shared.counts.open.fetch_sub(1, Relaxed);
     }
 
@@ -370,13 +401,13 @@ impl Worker {
     }
 }
 
-/// How a connection ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ending {
-    /// Both sides have sent their end.
-    Orderly,
-    /// Both are told that it broke.
-    Reset,
+/// In whose name an endpoint is asked.
+pub(super) const fn name(source: Source) -> Name {
+    match source {
+        Source::Host => Name::Host,
+        // No device has the node's own address: the kernel engine gives it to packets as they leave.
+        Source::Own(from) | Source::Client(from) => Name::Foreign(from),
+    }
 }
 
 fn break_off(stream: &TcpStream) {

@@ -185,7 +185,13 @@ impl Lab {
             .unwrap()
     }
 
-    /// Starts the relay with room for so many connections a thread; it takes all that is its own.
+    /// Whether the relay has carried datagrams, where there is one.
+    pub(crate) fn datagrams_were_relayed(&self) -> bool {
+        let relay = self.relay.as_ref();
+        relay.is_none_or(|relay| relay.counts().begun > 0)
+    }
+
+    /// Starts the relay with room for so many connections; it takes all that is its own.
     pub(crate) fn restart_relay(&mut self, most: usize) {
         let start = || Relay::start_with(most);
         let mut relay = run_in(&self.host, start).unwrap().unwrap();
@@ -435,19 +441,15 @@ pub(crate) fn slice(endpoints: impl IntoIterator<Item = Endpoint>) -> Change {
     })
 }
 
-/// The endpoints of `web` by IPv6, TCP only.
+/// The endpoints of `web` by IPv6.
 pub(crate) fn slice6(endpoints: &[&str]) -> Change {
-    let tcp = SlicePort {
-        name: "tcp".to_owned(),
-        protocol: Protocol::Tcp,
-        port: Some(8080),
+    let Change::Slice(of_v4) = slice(endpoints.iter().map(|address| at(address))) else {
+        unreachable!("it is a slice")
     };
     Change::Slice(Slice {
         name: "six".to_owned(),
-        service: "web".parse().unwrap(),
         kind: AddressKind::V6,
-        ports: vec![tcp],
-        endpoints: endpoints.iter().map(|address| at(address)).collect(),
+        ..of_v4
     })
 }
 

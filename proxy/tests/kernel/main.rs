@@ -25,5 +25,7 @@ mod external;
 mod keeping;
 mod lab;
 mod relay;
+mod relay_udp;
+mod rolling;
 mod services;
 mod udp;

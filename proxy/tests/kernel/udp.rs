@@ -26,6 +26,7 @@ fn cycles(on: EngineChoice, service: Service, from: impl Fn(&Lab) -> std::net::U
     until("an answer of the other", || {
         ask(&client, WAIT).server() == "c"
     });
+    assert!(lab.datagrams_were_relayed());
 }
 
 fn should_be_able_to_preserve_udp_traffic_when_server_pod_cycles_for_a_cluster_ip_service(
@@ -57,6 +58,7 @@ fn should_be_able_to_preserve_udp_traffic_when_initial_unready_endpoints_get_rea
     assert_eq!(ask(&client, WAIT), Answer::Refused);
     lab.report([slice([at(B)])]);
     until("an answer", || ask(&client, WAIT).server() == "b");
+    assert!(lab.datagrams_were_relayed());
 }
 
 fn a_flow_older_than_its_service_is_picked_for(on: EngineChoice) {
@@ -72,6 +74,7 @@ fn a_flow_older_than_its_service_is_picked_for(on: EngineChoice) {
     }
     lab.report([Change::Service(front), slice([at(B)])]);
     until("an answer", || ask(&client, WAIT).server() == "b");
+    assert!(lab.datagrams_were_relayed());
 }
 
 fn flows_to_endpoints_that_stay_are_left_alone(on: EngineChoice) {
@@ -89,4 +92,5 @@ fn flows_to_endpoints_that_stay_are_left_alone(on: EngineChoice) {
             });
         }
     }
+    assert!(lab.datagrams_were_relayed());
 }

@@ -60,7 +60,7 @@ pub struct Create {
     /// A port of every host's own addresses that leads to it too; with several ports, in their order
     #[arg(long = "node-port", value_name = "PORT")]
     pub node_ports: Vec<u16>,
-    /// Who carries its connections: kernel, or relay, the nodes' own proxy [default: what each node is set to]
+    /// Who carries it: kernel, or relay, the nodes' own proxy for TCP and UDP [default: what each node is set to]
     #[arg(long)]
     pub engine: Option<Engine>,
     /// How the relay chooses among the endpoints: least (open connections), latency, or maglev (by the client's

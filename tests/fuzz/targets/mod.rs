@@ -11,6 +11,7 @@ mod handshake;
 mod members;
 mod mesh;
 mod path;
+mod relayed;
 mod sight;
 mod wire;
 
@@ -129,6 +130,12 @@ pub(crate) const TARGETS: &[Target] = &[
         "a whole core in virtual time: datagrams, members' messages, commands, crashes",
         core::run,
         core::seeds,
+    ),
+    target(
+        "sessions",
+        "datagrams, answers, refusals and silence at the relay of Services, beside a naive copy",
+        relayed::sessions,
+        relayed::sessions_seeds,
     ),
 ];
 

@@ -1,0 +1,141 @@
+//! The shell: the way of one UDP session to its endpoint.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
+
+use mio::net::UdpSocket;
+use weave_linux::intercept::datagrams;
+use weave_model::Protocol;
+
+use super::pick::Set;
+use super::routes::Group;
+use super::sessions::Flow;
+use super::shared::Shared;
+use super::worker::name;
+use crate::table::{Origin, Target, Way};
+
+/// How many endpoints one datagram is given to.
+const TRIES: usize = 4;
+/// The largest datagram that is kept until it is answered, in bytes.
+const KEPT: usize = 2048;
+
+/// Where a session's datagrams go.
+#[derive(Debug)]
+pub(super) struct Upstream {
+    pub(super) flow: Flow,
+    pub(super) group: Arc<Group>,
+    way: Way,
+    set: Set,
+    origin: Origin,
+    /// Picked and not given back to the balancer, with the socket that leads there.
+    pub(super) picked: Option<(Target, UdpSocket)>,
+    began: Instant,
+    /// Endpoints that refused what is kept.
+    tried: Vec<SocketAddr>,
+    /// What was asked last, until there is an answer.
+    pub(super) kept: Vec<u8>,
+    /// Whether answers may wait.
+    pub(super) waits: bool,
+}
+
+impl Upstream {
+    /// Of a flow that has no session; `None` when nothing may come of it.
+    pub(super) fn of(flow: Flow, is_host: bool, shared: &Shared, now: Instant) -> Option<Self> {
+        let routes = shared.routes.load();
+        let (group, way) = routes.of(flow.front, Protocol::Udp)?;
+        let origin = if is_host {
+            Origin::Host
+        } else {
+            routes.origin(flow.client.ip())
+        };
+        Some(Self {
+            flow,
+            group: Arc::clone(group),
+            way,
+            set: group.set(way, origin, flow.client.ip())?,
+            origin,
+            picked: None,
+            began: now,
+            tried: Vec::new(),
+            kept: Vec::new(),
+            waits: false,
+        })
+    }
+
+    /// Picks an endpoint that was not tried, and makes the socket to it.
+    pub(super) fn dial(
+        &mut self,
+        shared: &Shared,
+        now: Instant,
+        draw: u64,
+    ) -> Option<&mut UdpSocket> {
+        while self.tried.len() < TRIES {
+            let (client, tried) = (self.flow.client, &self.tried);
+            let mut balancer = self.group.balancer();
+            let target = balancer.pick(client, self.set, tried, now, draw)?;
+            drop(balancer);
+            let source = shared.routes.load().source(
+                &self.group.entry,
+                self.way,
+                self.origin,
+                client.ip(),
+                &target,
+            );
+            let turn = shared.turn.fetch_add(1, Relaxed);
+            match datagrams::ask(target.address, name(source), turn) {
+                Ok(socket) => {
+                    self.began = now;
+                    let picked = self.picked.insert((target, UdpSocket::from_std(socket)));
+                    return Some(&mut picked.1);
+                }
+                Err(_) => {
+                    self.group.balancer().handle_end(target.address);
+                    self.tried.push(target.address);
+                }
+            }
+        }
+        None
+    }
+
+    /// Sends; `None` when it has nowhere to.
+    pub(super) fn send(&mut self, bytes: &[u8]) -> Option<std::io::Result<usize>> {
+        let sent = self.picked.as_ref()?.1.send(bytes);
+        if sent.is_ok() && bytes.len() <= KEPT {
+            self.kept.clear();
+            self.kept.extend_from_slice(bytes);
+        }
+        Some(sent)
+    }
+
+    /// The endpoint answered; `is_first` says whether for the first time.
+    pub(super) fn handle_answer(&mut self, is_first: bool, now: Instant) {
+        self.kept.clear();
+        self.tried.clear();
+        if let Some((target, _)) = self.picked.as_ref().filter(|_| is_first) {
+            let took = now.saturating_duration_since(self.began);
+            self.group
+                .balancer()
+                .handle_answer(target.address, took, now);
+        }
+    }
+
+    /// The endpoint's host says that nobody is there.
+    pub(super) fn handle_refusal(&mut self, now: Instant) {
+        if let Some((target, _)) = self.picked.take() {
+            let mut balancer = self.group.balancer();
+            balancer.handle_end(target.address);
+            balancer.handle_failure(target.address, now);
+            drop(balancer);
+            self.tried.push(target.address);
+        }
+    }
+
+    /// It is over.
+    pub(super) fn handle_end(&mut self) {
+        if let Some((target, _)) = self.picked.take() {
+            self.group.balancer().handle_end(target.address);
+        }
+    }
+}

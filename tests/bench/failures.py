@@ -1,0 +1,166 @@
+#!/usr/bin/env -S python3 -B
+"""The bench of failures: one of three servers misbehaves, and how many requests fail through each kind of Service.
+
+One host with a running node and four containers: a client and three servers. haproxy has its own checks (every second,
+two to change its mind), tries another server when one does not take a connection, and picks the one with the fewest. Ours
+have no checks here: what they know of an endpoint they learn from the clients' own connections. Each request is a
+connection of its own; it failed when it was refused, broke, or had no answer within two seconds.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from hosts import PREFIX, Failed, remove_leftovers, run, wait_until
+from services import PROXIED, TARGET, Host
+
+HERE = Path(__file__).resolve().parent
+NAMES = ["haproxy", "ours-kernel", "ours-relay"]
+SERVERS = ["b1", "b2", "b3"]
+VICTIM = "b3"
+# What the victim does: how its server behaves, or a rule in its namespace.
+FAULTS = {
+    "none": "ok",
+    "hangs": "hang",
+    "resets": "reset",
+    "slow": "slow",
+    "refuses": "add rule inet fault in tcp dport 8080 reject with tcp reset",
+    "gone": "add rule inet fault in drop",
+}
+EMPTY = """
+add table inet fault
+delete table inet fault
+add table inet fault
+add chain inet fault in { type filter hook input priority 0; }
+"""
+HAPROXY = """
+global
+ maxconn 4000
+ nbthread 2
+defaults
+ mode tcp
+ retries 3
+ option redispatch 1
+ timeout connect 500ms
+ timeout client 60s
+ timeout server 60s
+frontend web
+ bind {address}:80
+ default_backend webs
+backend webs
+ balance leastconn
+ default-server check inter 1s fall 2 rise 2
+"""
+
+
+class Servers(Host):
+    """The host with three servers that may be told to misbehave."""
+
+    def __init__(self):
+        self.prepare(["c", *SERVERS])
+        self.ips = {name: self.attach(name) for name in ("c", *SERVERS)}
+        for name in SERVERS:
+            self.tell(name, "ok")
+            self.start(name, HERE / "answering.py", name, self.folder / f"{name}.mode")
+        self.addresses = self.put_in_front()
+
+    def prepare(self, containers):
+        remove_leftovers()
+        self.folder = Path(run("mktemp", "-d", f"/tmp/{PREFIX}XXXXXX").strip())
+        self.running = []
+        for name in ("h", *containers):
+            run("ip", "netns", "add", PREFIX + name)
+            self.inside(name, "ip", "link", "set", "lo", "up")
+        self.start("h", TARGET / "weaved", "--name", "h", "--state-dir", self.folder / "state", "--socket", self.folder / "sock")
+        wait_until((self.folder / "sock").is_socket, 10, "weaved's socket")
+        self.ctl("init")
+        wait_until(lambda: self.ctl("status", "-o", "json", check=False), 10, "an answer of weaved")
+
+    def put_in_front(self):
+        self.inside("h", "ip", "addr", "add", f"{PROXIED}/32", "dev", "lo")
+        servers = "".join(f" server {name} {self.ips[name]}:8080\n" for name in SERVERS)
+        config = self.folder / "haproxy.conf"
+        config.write_text(HAPROXY.format(address=PROXIED) + servers)
+        self.start("h", "haproxy", "-db", "-f", config)
+        ours = {f"ours-{engine}": self.service(engine, self.behind()) for engine in ("kernel", "relay")}
+        return {"haproxy": PROXIED, **ours}
+
+    def behind(self):
+        return [word for name in SERVERS for word in ("--endpoint", f"{self.ips[name]}:8080")]
+
+    def service(self, engine, behind, protocol="tcp"):
+        name = engine if protocol == "tcp" else f"{engine}-{protocol}"
+        said = self.ctl("service", "create", name, "--port", f"80:8080/{protocol}", "--engine", engine, *behind, "-o", "json")
+        return json.loads(said)["addresses"][0]
+
+    def tell(self, name, how):
+        (self.folder / f"{name}.mode").write_text(how)
+
+    def misbehave(self, fault):
+        """The victim does as FAULTS says from now on."""
+        does = FAULTS[fault]
+        rule = does if does.startswith("add") else ""
+        self.inside(VICTIM, "nft", "-f", "-", stdin=EMPTY + rule + "\n")
+        self.tell(VICTIM, "ok" if rule else does)
+
+    def talk_to(self, words):
+        """Starts a command whose input and output are pipes."""
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self.running.append(subprocess.Popen(list(map(str, words)), **pipes, process_group=0))
+        return self.running[-1]
+
+    def ask(self, address, rate, seconds, protocol="tcp"):
+        said = self.inside("c", HERE / "asking.py", protocol, address, 80, rate, seconds, timeout=seconds + 30)
+        return json.loads(said)
+
+
+def measure(host, asked):
+    rows = []
+    for fault in asked.faults:
+        for name in asked.names:
+            host.misbehave("none")
+            # Whoever remembers what was before forgets it here, as far as it ever does.
+            wait_until(lambda: not host.ask(host.addresses[name], 50, 1)["failed"], 60, f"{name} serves all")
+            host.misbehave(fault)
+            row = host.ask(host.addresses[name], asked.rate, asked.seconds)
+            row = {"fault": fault, "name": name, **row, "share": sum(row["failed"].values()) / row["asked"]}
+            print(f"{fault:8} {name:12} {row['share']:7.2%} of {row['asked']} failed {row['failed']}  p50 {row['p50_ms']:.1f} ms  p99 {row['p99_ms']:.0f} ms", flush=True)
+            rows.append(row)
+    return rows
+
+
+def arguments():
+    parser = argparse.ArgumentParser(prog="./run bench failures", description="The share of failed requests when one of three servers misbehaves.")
+    parser.add_argument("--faults", default=",".join(FAULTS), metavar="NAME,...", help="default: %(default)s")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="writes every row there")
+    parser.add_argument("--peers", default=",".join(NAMES), metavar="NAME,...", help="default: %(default)s")
+    parser.add_argument("--rate", type=int, default=100, help="requests a second (default: %(default)s)")
+    parser.add_argument("--seconds", type=int, default=5, help="length of each measurement, from the fault's beginning (default: %(default)s)")
+    asked = parser.parse_args()
+    asked.names, asked.faults = asked.peers.split(","), asked.faults.split(",")
+    if not set(asked.names) <= set(NAMES) or not set(asked.faults) <= set(FAULTS) or min(asked.rate, asked.seconds) < 1:
+        parser.error(f"--peers are {', '.join(NAMES)}; --faults {', '.join(FAULTS)}; --rate and --seconds at least 1")
+    return asked
+
+
+def main():
+    asked = arguments()
+    if os.geteuid() != 0:
+        sys.exit("bench: making network namespaces needs root: run it as root")
+    try:
+        host = Servers()
+        try:
+            rows = measure(host, asked)
+        finally:
+            host.close()
+    except Failed as fault:
+        sys.exit(f"bench: {fault}")
+    if asked.json:
+        asked.json.write_text(json.dumps({"bench": "failures", "rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

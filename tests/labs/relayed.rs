@@ -1,0 +1,249 @@
+//! What the end of a node does to connections that its relay carries: killed, stopped, and back.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use crate::lab::ns::Ns;
+use crate::lab::traffic::wait_for;
+use crate::lab::{Host, Lab};
+
+/// How long a connection may take on a machine that is busy.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// For what only has to happen some time.
+const SOON: Duration = Duration::from_secs(30);
+/// How many connections are open of each kind.
+const MANY: usize = 8;
+
+/// Sends back what comes to port 8080, by TCP and by UDP.
+fn echo(ns: &Ns) {
+    let (tcp, udp) = ns.inside(|| {
+        (
+            TcpListener::bind("[::]:8080").expect("the port is free"),
+            UdpSocket::bind("[::]:8080").expect("the port is free"),
+        )
+    });
+    std::thread::spawn(move || {
+        for mut stream in tcp.incoming().flatten() {
+            std::thread::spawn(move || {
+                let mut bytes = [0; 256];
+                while let Ok(count @ 1..) = stream.read(&mut bytes) {
+                    let _ = stream.write_all(&bytes[..count]);
+                }
+            });
+        }
+    });
+    std::thread::spawn(move || {
+        let mut bytes = [0; 256];
+        while let Ok((count, peer)) = udp.recv_from(&mut bytes) {
+            let _ = udp.send_to(&bytes[..count], peer);
+        }
+    });
+}
+
+fn connect(from: &Ns, to: SocketAddr) -> std::io::Result<TcpStream> {
+    let stream = from.inside(|| TcpStream::connect_timeout(&to, PATIENCE))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}
+
+fn echoes(stream: &mut TcpStream) -> bool {
+    let mut back = [0; 4];
+    let done = stream
+        .write_all(b"ping")
+        .and_then(|()| stream.read_exact(&mut back));
+    done.is_ok() && &back == b"ping"
+}
+
+fn many(from: &Ns, to: SocketAddr) -> Vec<TcpStream> {
+    (0..MANY)
+        .map(|_| {
+            let mut stream = connect(from, to).expect("a connection");
+            assert!(echoes(&mut stream));
+            stream
+        })
+        .collect()
+}
+
+/// A Service in front of the echo; its IPv4 address.
+fn create(host: &Host, name: &str, port: &str, engine: &str) -> SocketAddr {
+    let words = [
+        "service",
+        "create",
+        name,
+        "--port",
+        port,
+        "--selector",
+        "app=echo",
+    ];
+    let made = host.json(&[&words[..], &["--engine", engine]].concat());
+    let address = made["addresses"][0].as_str().expect("an address");
+    SocketAddr::new(address.parse().expect("an address"), 80)
+}
+
+/// How many picks the relay shows of a Service.
+fn picks(host: &Host, name: &str) -> u64 {
+    let described = host.json(&["service", "describe", name]);
+    let backends = described["backends"].as_array().expect("a list");
+    let each = backends.iter().map(|one| one["relayed"]["picks"].as_u64());
+    each.flatten().sum()
+}
+
+/// New connections, one after the other, until it is over.
+#[derive(Default)]
+struct Tries {
+    over: AtomicBool,
+    made: AtomicUsize,
+    failed: AtomicUsize,
+}
+
+impl Tries {
+    fn go_on(&self, from: &Ns, to: SocketAddr) {
+        // Not for ever: what fails meanwhile is to be told.
+        let end = Instant::now() + 4 * SOON;
+        while !self.over.load(Relaxed) && Instant::now() < end {
+            let served = connect(from, to).is_ok_and(|mut stream| echoes(&mut stream));
+            self.made.fetch_add(1, Relaxed);
+            self.failed.fetch_add(usize::from(!served), Relaxed);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Waits until some more were made.
+    fn some_more(&self) {
+        let before = self.made.load(Relaxed);
+        wait_for("new connections", SOON, || {
+            self.made.load(Relaxed) > before + 20
+        });
+    }
+}
+
+/// A host with a client and a server behind three Services: TCP and UDP of the relay, and TCP of the kernel.
+struct Scene {
+    host: Host,
+    client: Ns,
+    relayed: SocketAddr,
+    plain: SocketAddr,
+    /// A client of the second one that keeps its port.
+    asking: UdpSocket,
+}
+
+impl Scene {
+    fn new(lab: &Lab) -> Self {
+        let [host] = lab.cluster();
+        let client = host.attach("client").ns;
+        let server = host.bare_container("server");
+        echo(&server);
+        host.attach_ns(server, "server", &["--label", "app=echo"]);
+        let relayed = create(&host, "relayed", "80:8080", "relay");
+        let datagrams = create(&host, "datagrams", "80:8080/udp", "relay");
+        let plain = create(&host, "plain", "80:8080", "kernel");
+        wait_for("both are served", SOON, || {
+            let served = |to| connect(&client, to).is_ok_and(|mut one| echoes(&mut one));
+            served(relayed) && served(plain)
+        });
+        let asking = client.inside(|| UdpSocket::bind("0.0.0.0:0").expect("a port"));
+        asking.connect(datagrams).expect("a way");
+        let short = Some(Duration::from_millis(500));
+        asking.set_read_timeout(short).expect("a time");
+        Self {
+            host,
+            client,
+            relayed,
+            plain,
+            asking,
+        }
+    }
+
+    /// Whether a datagram comes back.
+    fn answers(&self) -> bool {
+        let asked = self.asking.send(b"?");
+        asked.and_then(|_| self.asking.recv(&mut [0; 8])).is_ok()
+    }
+
+    /// Kills the node and starts it again while somebody makes new connections.
+    fn kill_and_start(&self, tries: &Tries, broken: &mut [TcpStream], kept: &mut [TcpStream]) {
+        tries.some_more();
+        let killed = Instant::now();
+        self.host.end("KILL");
+        let has_ended = |one: &mut TcpStream| !matches!(one.read(&mut [0; 4]), Ok(1..));
+        assert!(broken.iter_mut().all(has_ended));
+        println!(
+            "{MANY} relayed connections knew of their end within {:.2?}",
+            killed.elapsed()
+        );
+        assert!(kept.iter_mut().all(echoes), "what the kernel has goes on");
+        wait_for("the same client's datagrams are the kernel's", SOON, || {
+            self.answers()
+        });
+        tries.some_more();
+        let started = Instant::now();
+        self.host.start();
+        wait_for("the relay serves again", SOON, || {
+            picks(&self.host, "relayed") > 0
+        });
+        println!(
+            "the relay was back {:.2?} after the start",
+            started.elapsed()
+        );
+        tries.some_more();
+    }
+}
+
+/// Killed: what the relay has open ends at once and visibly, what the kernel has goes on, new connections and every further
+/// datagram are the kernel's. Back: new ones are the relay's again, and what the kernel had stays its.
+#[test]
+fn what_breaks_when_a_node_with_a_relay_is_killed() {
+    Lab::run(|lab| {
+        let scene = Scene::new(lab);
+        let mut broken = many(&scene.client, scene.relayed);
+        let mut kept = many(&scene.client, scene.plain);
+        wait_for("a datagram comes back", SOON, || scene.answers());
+        assert!(picks(&scene.host, "datagrams") > 0);
+        assert!(picks(&scene.host, "relayed") >= MANY as u64);
+        let tries = Tries::default();
+        std::thread::scope(|scope| {
+            scope.spawn(|| tries.go_on(&scene.client, scene.relayed));
+            scene.kill_and_start(&tries, &mut broken, &mut kept);
+            tries.over.store(true, Relaxed);
+        });
+        let (made, failed) = (tries.made.into_inner(), tries.failed.into_inner());
+        println!("{failed} of {made} new connections failed from before the kill until after");
+        assert!(failed <= 1, "only the one that was open when it was killed");
+        assert!(kept.iter_mut().all(echoes), "they stay the kernel's");
+        wait_for("datagrams are the relay's again", SOON, || {
+            scene.answers() && picks(&scene.host, "datagrams") > 0
+        });
+    });
+}
+
+/// Stopped: what is open may end by itself, meanwhile new connections are the kernel's, and none fails.
+#[test]
+fn a_relay_that_is_stopped_lets_its_connections_end() {
+    Lab::run(|lab| {
+        let scene = Scene::new(lab);
+        let mut open = many(&scene.client, scene.relayed);
+        assert!(picks(&scene.host, "relayed") >= MANY as u64);
+        let pid = scene.host.pid().to_string();
+        let ended = || !Path::new("/proc").join(&pid).join("cwd").exists();
+        let tries = Tries::default();
+        std::thread::scope(|scope| {
+            scope.spawn(|| tries.go_on(&scene.client, scene.relayed));
+            tries.some_more();
+            scene.host.ns.sh(&format!("kill -TERM {pid}"));
+            tries.some_more();
+            assert!(
+                !ended() && open.iter_mut().all(echoes),
+                "they are waited for"
+            );
+            open.clear();
+            wait_for("the node ends", SOON, ended);
+            tries.some_more();
+            tries.over.store(true, Relaxed);
+        });
+        assert_eq!(tries.failed.into_inner(), 0);
+        scene.host.end("KILL");
+    });
+}
