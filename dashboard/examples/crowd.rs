@@ -229,6 +229,7 @@ fn service(number: u32, at: u64) -> ServiceInfo {
         container: Some(name(&format!("app-{number}-{container}"))),
         node: Some(name(&format!("host-{}", container / PER_HOST))),
         state: BackendState::Ready,
+        why: None,
         relayed: None,
     };
     ServiceInfo {
@@ -247,6 +248,7 @@ fn service(number: u32, at: u64) -> ServiceInfo {
         made_at: at - at % 86_400,
         backends: behind.map(backend).collect(),
         refused: Vec::new(),
+        last_resort: false,
     }
 }
 
