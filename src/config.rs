@@ -103,11 +103,12 @@ impl Config {
     fn merge(flags: Flags, file: file::File) -> Result<Self, Obstacle> {
         let overlay = file.overlay;
         let token_file = flags.metrics_token.or(file.sight.metrics_token);
-        let sight = sight::merge(
-            flags.metrics.or(file.sight.metrics),
-            token_file.as_deref(),
-            flags.dashboard.or(file.sight.dashboard),
-        )?;
+        let sight = sight::merge(sight::Said {
+            metrics: flags.metrics.or(file.sight.metrics),
+            token_file: token_file.as_deref(),
+            dashboard: flags.dashboard.or(file.sight.dashboard),
+            health: flags.health.or(file.sight.health),
+        })?;
         let engine = flags.service_engine.or(file.services.engine);
         let name = match flags.name.or(file.name) {
             Some(name) => name,

@@ -105,7 +105,11 @@ impl FromStr for HealthCheck {
                 _ => return Err(bad()),
             }
         }
-        if check.is_right() { Ok(check) } else { Err(bad()) }
+        if check.is_right() {
+            Ok(check)
+        } else {
+            Err(bad())
+        }
     }
 }
 
@@ -176,7 +180,10 @@ mod tests {
             (check.interval_s, check.timeout_s, check.rise, check.fall),
             (10, 2, 1, 5)
         );
-        assert_eq!((check.port, check.to_string()), (Some(8081), all.to_owned()));
+        assert_eq!(
+            (check.port, check.to_string()),
+            (Some(8081), all.to_owned())
+        );
         let minutes: HealthCheck = "tcp,interval=2m".parse().unwrap();
         assert_eq!(minutes.interval_s, 120);
     }

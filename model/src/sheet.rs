@@ -151,7 +151,9 @@ pub enum BadService {
     )]
     Health,
     /// Nothing of it can be connected to.
-    #[error("a service without a port of TCP is checked at another port: give the health check one")]
+    #[error(
+        "a service without a port of TCP is checked at another port: give the health check one"
+    )]
     HealthPort,
 }
 

@@ -296,7 +296,10 @@ pub fn wanted(me: NodeId, declared: &BTreeMap<ServiceName, Declared>) -> Wanted 
         let Some(how) = &one.made.spec.health else {
             continue;
         };
-        let checks = one.backends.iter().filter_map(|backend| backend.check.as_ref());
+        let checks = one
+            .backends
+            .iter()
+            .filter_map(|backend| backend.check.as_ref());
         for check in checks.filter(|check| check.by == me) {
             let subject = Subject {
                 service: name.clone(),

@@ -168,7 +168,10 @@ mod tests {
 
     fn wanted(lasts: &[u8]) -> Wanted {
         let how = HealthCheck::default();
-        lasts.iter().map(|last| (subject(*last), how.clone())).collect()
+        lasts
+            .iter()
+            .map(|last| (subject(*last), how.clone()))
+            .collect()
     }
 
     fn refused() -> Result<(), String> {
@@ -185,7 +188,10 @@ mod tests {
             assert!(checks.poll_check(now).is_none(), "one at a time");
             checks.handle_result(&due, result.clone(), now + SECOND / 10);
             passes.push(!checks.outcomes()[0].passed.is_empty());
-            assert!(checks.poll_check(now + SECOND).is_none(), "not before its time");
+            assert!(
+                checks.poll_check(now + SECOND).is_none(),
+                "not before its time"
+            );
             now += 2 * SECOND;
         }
         passes
@@ -194,7 +200,9 @@ mod tests {
     #[test]
     fn the_first_result_counts_and_then_only_several_in_a_row() {
         let (up, down) = (Ok(()), refused());
-        let results = [&up, &down, &down, &up, &down, &down, &down, &up, &down, &up, &up];
+        let results = [
+            &up, &down, &down, &up, &down, &down, &down, &up, &down, &up, &up,
+        ];
         let passes = story(&results.map(Clone::clone));
         let expected = [1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 1].map(|bit| bit == 1);
         assert_eq!(passes, expected);
@@ -205,7 +213,10 @@ mod tests {
     fn a_new_reason_is_told_and_the_same_is_not() {
         let (mut checks, now) = (Checks::default(), Instant::now());
         checks.handle_wanted(&wanted(&[1]), now);
-        for (turn, (why, news)) in [("a", true), ("a", false), ("b", true)].into_iter().enumerate() {
+        for (turn, (why, news)) in [("a", true), ("a", false), ("b", true)]
+            .into_iter()
+            .enumerate()
+        {
             let now = now + 2 * SECOND * turn as u32;
             let (due, _) = checks.poll_check(now).unwrap();
             let changed = checks.handle_result(&due, Err(why.to_owned()), now);
@@ -227,7 +238,10 @@ mod tests {
         let late = now + 2 * SECOND;
         let (first, _) = checks.poll_check(late).unwrap();
         checks.handle_wanted(&wanted(&[2, 3]), late);
-        assert!(!checks.handle_result(&first, refused(), late), "nobody asks for it now");
+        assert!(
+            !checks.handle_result(&first, refused(), late),
+            "nobody asks for it now"
+        );
         let known = checks.outcomes();
         assert_eq!((known.len(), &*known[0].passed), (1, &[subject(2).at][..]));
         assert!(!checks.is_settled());

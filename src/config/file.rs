@@ -51,6 +51,7 @@ pub(super) struct SightSection {
     pub(super) metrics: Option<Place>,
     pub(super) metrics_token: Option<PathBuf>,
     pub(super) dashboard: Option<Place>,
+    pub(super) health: Option<Place>,
 }
 
 /// Reads the named file, or the default one if it exists.
