@@ -5,6 +5,7 @@
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -111,18 +112,28 @@ fn why(error: &io::Error) -> String {
 }
 
 async fn ask(stream: TcpStream, at: SocketAddr, path: &str) -> Result<(), String> {
-    let odd = |_| "it does not speak HTTP".to_owned();
+    let odd = |error: hyper::Error| {
+        let silent = error.is_incomplete_message() || error.is_closed() || error.is_canceled();
+        let why = if silent {
+            "it ends the connection without an answer"
+        } else {
+            "it does not speak HTTP"
+        };
+        why.to_owned()
+    };
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(odd)?;
     let request = Request::get(path)
         .header(HOST, at.to_string())
         .header(USER_AGENT, concat!("weave/", env!("CARGO_PKG_VERSION")))
         .body(Empty::<Bytes>::new())
         .map_err(|error| error.to_string())?;
-    // The connection makes the request go on; once there is an answer, it may end.
+    let (mut answer, mut connection) = (pin!(sender.send_request(request)), pin!(connection));
+    // The connection makes the request go on, and may end with the answer in the same moment.
     let answer = tokio::select! {
-        answer = sender.send_request(request) => answer.map_err(odd)?,
-        _ = connection => return Err("it ended the connection without an answer".to_owned()),
+        answer = &mut answer => answer,
+        _ = &mut connection => answer.await,
     };
+    let answer = answer.map_err(odd)?;
     match answer.status().as_u16() {
         200..=399 => Ok(()),
         status => Err(format!("it answers {status}")),

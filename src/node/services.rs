@@ -152,15 +152,7 @@ impl Serving {
             changes.push(Change::Facts(facts));
         }
         if let Some(declared) = declared {
-            changes.extend(self.memory.reported.changes(&declared));
-            let names = members
-                .iter()
-                .map(|member| (member.id, member.name.clone()));
-            self.known.send_replace(Known {
-                declared: Arc::new(declared),
-                names: Arc::new(names.collect()),
-            });
-            self.memory.members = members;
+            changes.extend(self.know(members, declared));
         }
         if !changes.is_empty() {
             self.engine.report(changes);
@@ -171,6 +163,24 @@ impl Serving {
             // A full desk is asked again at the next look.
             let _ = jobs.try_send(Job::SettleServices);
         }
+    }
+
+    /// Takes what members tell now for what is known; what of it is new to the engine.
+    fn know(
+        &mut self,
+        members: Vec<Member>,
+        declared: BTreeMap<ServiceName, Declared>,
+    ) -> Vec<Change> {
+        let changes = self.memory.reported.changes(&declared);
+        let names = members
+            .iter()
+            .map(|member| (member.id, member.name.clone()));
+        self.known.send_replace(Known {
+            declared: Arc::new(declared),
+            names: Arc::new(names.collect()),
+        });
+        self.memory.members = members;
+        changes
     }
 
     fn want(&self, wanted: Wanted) {

@@ -58,7 +58,7 @@ fn endpoints_that_fail_their_check_are_left_out_everywhere_and_used_when_there_i
         let (_one, first) = web(&hosts[0], "w1");
         let (_two, second) = web(&hosts[1], "w2");
         let clients = [hosts[0].attach("c1"), hosts[1].attach("c2")];
-        let check = "http:/healthz,port=8081,interval=1s,rise=1,fall=2";
+        let check = "http:/healthz,interval=1s,timeout=1s,rise=1,fall=2,port=8081";
         let v4 = create(
             &hosts[0],
             "web",
