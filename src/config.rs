@@ -159,11 +159,12 @@ impl Config {
 fn merge_sight(flags: &Flags, file: file::SightSection) -> Result<Sight, Obstacle> {
     let token_file = flags.metrics_token.clone().or(file.metrics_token);
     let docker_api = flags.docker_api.clone().or(file.docker_api);
-    let sight = sight::merge(
-        flags.metrics.or(file.metrics),
-        token_file.as_deref(),
-        flags.dashboard.or(file.dashboard),
-    )?;
+    let sight = sight::merge(sight::Said {
+        metrics: flags.metrics.or(file.metrics),
+        token_file: token_file.as_deref(),
+        dashboard: flags.dashboard.or(file.dashboard),
+        health: flags.health.or(file.health),
+    })?;
     Ok(Sight {
         docker_api: docker_api.unwrap_or_default(),
         ..sight

@@ -127,12 +127,12 @@ fn run(config: Config) -> Result<(), Obstacle> {
         };
         api::serve(listener, node, stop).await;
         plugin.stop().await;
-        sight.stop().await;
-        // While the overlay still carries what is open.
+        // While the overlay still carries what is open, and load balancers are told to go elsewhere.
         let drained = tokio::task::spawn_blocking(move || services.drain(DRAIN)).await;
         if let Ok(1..) = drained {
             tracing::warn!("relayed connections of services are still open at the end, and break");
         }
+        sight.stop().await;
         desk.stop().await;
         end.await.unwrap_or(Ok(()))
     })

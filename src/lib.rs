@@ -6,7 +6,7 @@
 //! `weavectl` is [`cli`]: it talks to the API, and [`check`]s a host before there is one. What keeps either from its work
 //! is an [`obstacle`]: a cause and a fix.
 //!
-//! [`sight`] lets people look: [`metrics`] for Prometheus, and the page of `weave_dashboard`.
+//! [`sight`] lets people look: [`metrics`] for Prometheus, [`health`] for load balancers, and the page of `weave_dashboard`.
 //!
 //! The other crates, from the bottom: `weave_model` has the words that all share, the API's types included;
 //! `weave_linux` is the only door to the kernel; `weave_router` is the overlay, from a container's packet to the wire
@@ -30,6 +30,7 @@ pub mod node;
 pub mod api;
 pub mod docker;
 
+pub mod health;
 pub mod metrics;
 pub mod sight;
 

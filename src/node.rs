@@ -8,6 +8,7 @@ mod addresses;
 mod attaching;
 mod book;
 mod capture;
+mod checking;
 mod cni;
 mod containers;
 mod declaring;
@@ -183,6 +184,9 @@ impl Node {
         let (jobs, waiting) = mpsc::channel(WAITING);
         let engine = Arc::new(Engine::start().map_err(|error| no_engine(&error))?);
         let (knower, services) = watch::channel(Known::default());
+        let (checks, wanted) = watch::channel(Arc::default());
+        let (finder, found) = watch::channel(checking::Found::default());
+        checking::start(wanted, finder, vitals.part("the checks of endpoints"));
         let serving = Serving {
             config: config.clone(),
             router: Arc::clone(&router),
@@ -190,6 +194,8 @@ impl Node {
             published: published.clone(),
             jobs: jobs.downgrade(),
             known: knower,
+            checks,
+            found,
             memory: Memory::new(Instant::now()),
         };
         serving.start(vitals.part("the watch of Services"));

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::config;
+use crate::health;
 use crate::metrics;
 use crate::node::Node;
 use crate::obstacle::Obstacle;
@@ -26,7 +27,7 @@ pub struct Sight {
 }
 
 impl Sight {
-    /// Starts the watch, the metrics and the page.
+    /// Starts the watch, the metrics, the page and what load balancers ask.
     pub async fn start(node: &Node, config: &config::Sight, vitals: &Vitals) -> Self {
         let (stopping, stopped) = watch::channel(false);
         let (mut metrics, mut others) = (JoinSet::new(), JoinSet::new());
@@ -50,6 +51,15 @@ impl Sight {
                 }
             });
         }
+        let engine = node.service_engine();
+        if let Some(listener) = listen(node, config.health, "health").await {
+            others.spawn(health::serve(listener, engine.clone()));
+        }
+        let (told, tell) = (node.clone(), vitals.part("the health-check node ports"));
+        others.spawn(async move {
+            health::serve_node_ports(engine, |obstacle| told.cannot_serve(obstacle)).await;
+            drop(tell);
+        });
         Self {
             stopping,
             metrics,

@@ -231,6 +231,7 @@ fn service(number: u32, at: u64) -> ServiceInfo {
         container: Some(name(&format!("app-{number}-{container}"))),
         node: Some(name(&format!("host-{}", container / PER_HOST))),
         state: BackendState::Ready,
+        why: None,
         relayed: None,
     };
     ServiceInfo {
@@ -249,6 +250,7 @@ fn service(number: u32, at: u64) -> ServiceInfo {
         made_at: at - at % 86_400,
         backends: behind.map(backend).collect(),
         refused: Vec::new(),
+        last_resort: false,
     }
 }
 

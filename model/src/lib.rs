@@ -5,6 +5,7 @@ pub mod docker;
 
 mod drops;
 mod engine;
+mod health;
 mod id;
 mod mac;
 mod mtu;
@@ -18,6 +19,9 @@ mod way;
 
 pub use drops::Drop;
 pub use engine::{BALANCE_ANNOTATION, BadWord, Balance, ENGINE_ANNOTATION, Engine, EngineChoice};
+pub use health::{
+    BadHealthCheck, CheckedService, FailedCheck, HealthCheck, MAX_CHECK_SECONDS, MAX_PATH,
+};
 pub use id::{BadNodeId, NodeId};
 pub use mac::{BadMac, Mac};
 pub use mtu::{MtuReason, PathMtu};

@@ -10,6 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use serde::{Deserialize, Serialize};
 
 use crate::engine::{Balance, Engine};
+use crate::health::{CheckedService, HealthCheck, MAX_CHECK_SECONDS, MAX_PATH};
 use crate::service::{Affinity, Protocol, ServiceName};
 use crate::{ContainerName, LabelKey, LabelValue, NodeId};
 
@@ -32,6 +33,9 @@ pub struct Sheet {
     /// Its containers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub containers: Vec<SheetContainer>,
+    /// What its checks of endpoints found.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub health: Vec<CheckedService>,
 }
 
 /// A Service as it was made.
@@ -70,6 +74,9 @@ pub struct ServiceSpec {
     /// How the relay is to choose among the endpoints; asks for the relay too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub balance: Option<Balance>,
+    /// How its endpoints are checked; not at all when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<HealthCheck>,
 }
 
 /// A port of a Service as it was asked for.
@@ -137,6 +144,17 @@ pub enum BadService {
     /// Too short or too long.
     #[error("affinity lasts 1 to {} seconds", Affinity::MAX_SECONDS)]
     Affinity,
+    /// A path, a time or a count that cannot be.
+    #[error(
+        "a health check has a path of at most {MAX_PATH} letters without spaces and commas that begins with /, an interval \
+         of 1 to {MAX_CHECK_SECONDS} seconds, a timeout of at most that, and counts of at least 1"
+    )]
+    Health,
+    /// Nothing of it can be connected to.
+    #[error(
+        "a service without a port of TCP is checked at another port: give the health check one"
+    )]
+    HealthPort,
 }
 
 impl ServiceSpec {
@@ -173,8 +191,30 @@ impl ServiceSpec {
             Some(seconds) if !(1..=Affinity::MAX_SECONDS).contains(&seconds) => {
                 Err(BadService::Affinity)
             }
+            _ => self.check_health(),
+        }
+    }
+
+    fn check_health(&self) -> Result<(), BadService> {
+        match &self.health {
+            Some(check) if !check.is_right() => Err(BadService::Health),
+            Some(check) if check.port.is_none() && self.first_tcp().is_none() => {
+                Err(BadService::HealthPort)
+            }
             _ => Ok(()),
         }
+    }
+
+    fn first_tcp(&self) -> Option<&DeclaredPort> {
+        let mut ports = self.ports.iter();
+        ports.find(|port| port.protocol == Protocol::Tcp)
+    }
+
+    /// At which port an endpoint is checked, which may have a port of its own; not at all if nothing is asked for.
+    pub fn checked_port(&self, own: Option<u16>) -> Option<u16> {
+        let check = self.health.as_ref()?;
+        let first = || own.or_else(|| self.first_tcp().map(|port| port.target));
+        check.port.or_else(first)
     }
 
     /// Whether a container with these labels is behind it.
@@ -260,6 +300,26 @@ mod tests {
                     ..spec()
                 },
                 BadService::Affinity,
+            ),
+            (
+                ServiceSpec {
+                    health: Some(HealthCheck {
+                        timeout_s: 0,
+                        ..HealthCheck::default()
+                    }),
+                    ..spec()
+                },
+                BadService::Health,
+            ),
+            (
+                ServiceSpec {
+                    health: Some(HealthCheck::default()),
+                    ..ports(&[DeclaredPort {
+                        protocol: Protocol::Udp,
+                        ..port
+                    }])
+                },
+                BadService::HealthPort,
             ),
         ];
         for (spec, why) in wrong {

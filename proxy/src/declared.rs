@@ -3,6 +3,12 @@
 //! Pure, and the same on every node that has the same sheets. Of two Services of one name the one of the lower node id
 //! counts, and likewise of two that have one address: the other is known and shown, but has no address until its maker
 //! gives it another. Endpoints of a member that cannot be reached are not ready.
+//!
+//! Where a Service asks for checks, an endpoint that is a container is checked by its own node, which alone can tell a
+//! dead server from a cut link, and any other by the node that made the Service, or by the first member that can be
+//! reached while that one cannot. What a member says counts for what it has to check only. An endpoint is ready once its
+//! check passes. The last resort: if no endpoint of a Service passes, all that can be reached are ready, as if nobody had
+//! asked: a check that is wrong, or one that has just begun, must not be what takes a Service down.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -13,6 +19,7 @@ use weave_model::{
     RemovedService, Service, ServiceKind, ServiceName, ServicePort, Sheet, Slice, SlicePort,
 };
 
+use crate::health::{Subject, Wanted};
 use crate::sources::Change;
 
 /// A member and what it tells.
@@ -102,6 +109,8 @@ pub struct Declared {
     pub addresses: Vec<IpAddr>,
     /// Who is behind it, in order.
     pub backends: Vec<Backend>,
+    /// Whether no endpoint passes its check, so that all that can be reached are used.
+    pub last_resort: bool,
 }
 
 /// One behind a Service.
@@ -117,9 +126,28 @@ pub struct Backend {
     pub container: Option<ContainerName>,
     /// Whether its node can be reached.
     pub reachable: bool,
+    /// How it is checked, if that was asked for.
+    pub check: Option<Check>,
+}
+
+/// The check of an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Check {
+    /// Where.
+    pub at: SocketAddr,
+    /// The member that does it.
+    pub by: NodeId,
+    /// What that one found; nothing yet when absent. The error is why it fails.
+    pub found: Option<Result<(), String>>,
 }
 
 impl Backend {
+    /// Whether nothing is known that speaks against it.
+    pub fn passes(&self) -> bool {
+        let found = self.check.as_ref().map(|check| &check.found);
+        self.reachable && found.is_none_or(|found| *found == Some(Ok(())))
+    }
+
     /// Where it listens for a port whose endpoints have this one.
     pub fn at(&self, target: u16) -> SocketAddr {
         SocketAddr::new(self.address, self.port.unwrap_or(target))
@@ -134,6 +162,7 @@ pub fn resolve(members: &[Member], range: &VirtualRange) -> BTreeMap<ServiceName
         .collect();
     let mut by_id: Vec<&Member> = members.iter().collect();
     by_id.sort_by_key(|member| member.id);
+    let findings = findings(members);
     let mut taken = BTreeSet::new();
     let mut found = BTreeMap::new();
     for member in by_id {
@@ -148,6 +177,8 @@ pub fn resolve(members: &[Member], range: &VirtualRange) -> BTreeMap<ServiceName
                 continue;
             }
             let mine = taken.insert(made.address);
+            let mut backends = backends(made, members);
+            note_checks(made, member, members, &findings, &mut backends);
             let declared = Declared {
                 made: made.clone(),
                 maker: member.id,
@@ -156,7 +187,8 @@ pub fn resolve(members: &[Member], range: &VirtualRange) -> BTreeMap<ServiceName
                 } else {
                     Vec::new()
                 },
-                backends: backends(made, members),
+                last_resort: made.spec.health.is_some() && !backends.iter().any(Backend::passes),
+                backends,
             };
             found.insert(made.name.clone(), declared);
         }
@@ -178,6 +210,7 @@ fn backends(made: &DeclaredService, members: &[Member]) -> Vec<Backend> {
                 node: Some(member.id),
                 container: Some(container.name.clone()),
                 reachable: member.reachable,
+                check: None,
             })
         });
         all.collect()
@@ -198,6 +231,7 @@ fn backends(made: &DeclaredService, members: &[Member]) -> Vec<Backend> {
                 node: whose.map(|(member, _)| member.id),
                 container: whose.map(|(_, container)| container.name.clone()),
                 reachable: whose.is_none_or(|(member, _)| member.reachable),
+                check: None,
             }
         });
         given.collect()
@@ -205,6 +239,77 @@ fn backends(made: &DeclaredService, members: &[Member]) -> Vec<Backend> {
     found.sort();
     found.dedup();
     found
+}
+
+/// What members say of their checks: by whom, for which Service and where.
+type Findings<'a> = BTreeMap<(NodeId, &'a ServiceName, u64, SocketAddr), Result<(), &'a str>>;
+
+fn findings(members: &[Member]) -> Findings<'_> {
+    let mut all = Findings::new();
+    for member in members {
+        for one in &member.sheet.health {
+            let key = |at: SocketAddr| (member.id, &one.name, one.stamp, at);
+            all.extend(one.passed.iter().map(|at| (key(*at), Ok(()))));
+            let failed = one.failed.iter();
+            all.extend(failed.map(|failed| (key(failed.at), Err(&*failed.why))));
+        }
+    }
+    all
+}
+
+/// Says of each endpoint who checks it and what that one found, if checks are asked for.
+fn note_checks(
+    made: &DeclaredService,
+    maker: &Member,
+    members: &[Member],
+    findings: &Findings<'_>,
+    backends: &mut [Backend],
+) {
+    let reachable = || members.iter().filter(|member| member.reachable);
+    let first = || reachable().map(|member| member.id).min();
+    let standing_in = if maker.reachable { None } else { first() };
+    for backend in backends {
+        let Some(port) = made.spec.checked_port(backend.port) else {
+            continue;
+        };
+        let at = SocketAddr::new(backend.address, port);
+        let by = backend.node.or(standing_in).unwrap_or(maker.id);
+        let found = findings.get(&(by, &made.name, made.stamp, at));
+        backend.check = Some(Check {
+            at,
+            by,
+            found: found.map(|found| found.map_err(|why| bounded(why))),
+        });
+    }
+}
+
+/// A member may say what it likes; people have to read it.
+fn bounded(why: &str) -> String {
+    let plain = why.chars().filter(|letter| !letter.is_control());
+    plain.take(200).collect()
+}
+
+/// What a member has to check.
+pub fn wanted(me: NodeId, declared: &BTreeMap<ServiceName, Declared>) -> Wanted {
+    let mut all = Wanted::new();
+    for (name, one) in declared {
+        let Some(how) = &one.made.spec.health else {
+            continue;
+        };
+        let checks = one
+            .backends
+            .iter()
+            .filter_map(|backend| backend.check.as_ref());
+        for check in checks.filter(|check| check.by == me) {
+            let subject = Subject {
+                service: name.clone(),
+                stamp: one.made.stamp,
+                at: check.at,
+            };
+            all.insert(subject, how.clone());
+        }
+    }
+    all
 }
 
 impl Declared {
@@ -261,9 +366,10 @@ impl Declared {
                 endpoints: Vec::new(),
             });
             let node = backend.node.map(|node| node.to_string());
+            let used = backend.passes() || self.last_resort && backend.reachable;
             slice.endpoints.push(Endpoint {
-                ready: backend.reachable,
-                serving: backend.reachable,
+                ready: used,
+                serving: used,
                 ..Endpoint::ready(backend.address, node)
             });
         }

@@ -5,10 +5,11 @@
 //! without it all are the kernel's.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::kernel::{Done, Error, Kernel};
 use crate::relay::{Relay, Watch, routes};
@@ -17,6 +18,49 @@ use crate::table::{Diff, Entry, Table};
 
 /// How often it is looked whether somebody changed the rules: one question to the kernel.
 const LOOK: Duration = Duration::from_millis(250);
+
+/// How long a report may wait for the kernel until the engine is not well: what kube-proxy takes, twice its sync period.
+const LATE: Duration = Duration::from_secs(60);
+
+/// How the engine gets on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// When the kernel was last brought to what was reported.
+    pub updated: Option<SystemTime>,
+    /// No report has waited for that for too long. At the start, before there was any, all is well.
+    pub healthy: bool,
+    /// The engine is asked to take no more.
+    pub stopping: bool,
+}
+
+/// Reports counted on their way.
+#[derive(Debug, Default)]
+struct Count {
+    sent: u64,
+    done: u64,
+    /// Since when the oldest that is not done has waited, or a little later.
+    waiting: Option<Instant>,
+    updated: Option<SystemTime>,
+}
+
+impl Count {
+    fn send(&mut self, now: Instant) {
+        self.sent += 1;
+        self.waiting.get_or_insert(now);
+    }
+
+    fn finish(&mut self, done: u64, now: Instant, wall: SystemTime) {
+        if self.done != done {
+            (self.done, self.updated) = (done, Some(wall));
+        }
+        self.waiting = (self.done != self.sent).then_some(now);
+    }
+
+    fn is_late(&self, now: Instant) -> bool {
+        self.waiting
+            .is_some_and(|since| now.duration_since(since) >= LATE)
+    }
+}
 
 /// What the engine shows.
 #[derive(Clone, Debug, Default)]
@@ -42,6 +86,8 @@ enum Order {
 pub struct Engine {
     orders: Option<Sender<Order>>,
     shown: Arc<Mutex<Report>>,
+    count: Arc<Mutex<Count>>,
+    stopping: AtomicBool,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -54,11 +100,14 @@ impl Engine {
         let kernel = Kernel::open()?;
         let (orders, waiting) = channel();
         let shown = Arc::new(Mutex::new(Report::default()));
+        let count = Arc::new(Mutex::new(Count::default()));
         let work = Work {
             kernel,
             relay: None,
             sources: Sources::default(),
             shown: Arc::clone(&shown),
+            count: Arc::clone(&count),
+            taken: 0,
         };
         let thread = thread::Builder::new()
             .name("weave-service".into())
@@ -66,18 +115,32 @@ impl Engine {
         Ok(Self {
             orders: Some(orders),
             shown,
+            count,
+            stopping: AtomicBool::new(false),
             thread: Some(thread),
         })
     }
 
     /// Takes reports, all of which hold together.
     pub fn report(&self, changes: Vec<Change>) {
+        lock(&self.count).send(Instant::now());
         self.order(Order::Report(changes));
+    }
+
+    /// How it gets on now.
+    pub fn progress(&self) -> Progress {
+        let count = lock(&self.count);
+        Progress {
+            updated: count.updated,
+            healthy: !count.is_late(Instant::now()),
+            stopping: self.stopping.load(Ordering::Relaxed),
+        }
     }
 
     /// Has the relay take no new connections, and waits until those that are open have ended, but not longer than
     /// `patience`. How many are left.
     pub fn drain(&self, patience: Duration) -> usize {
+        self.stopping.store(true, Ordering::Relaxed);
         let (reply, answer) = channel();
         self.order(Order::Drain(patience, reply));
         answer.recv().unwrap_or_default()
@@ -110,6 +173,9 @@ struct Work {
     relay: Option<Relay>,
     sources: Sources,
     shown: Arc<Mutex<Report>>,
+    count: Arc<Mutex<Count>>,
+    /// How many reports the table has.
+    taken: u64,
 }
 
 impl Work {
@@ -157,9 +223,13 @@ impl Work {
     /// Takes all reports that wait, and gives back what waited behind them.
     fn take(&mut self, first: Vec<Change>, waiting: &Receiver<Order>) -> Option<Order> {
         let mut all = first;
+        self.taken += 1;
         let behind = loop {
             match waiting.try_recv() {
-                Ok(Order::Report(more)) => all.extend(more),
+                Ok(Order::Report(more)) => {
+                    all.extend(more);
+                    self.taken += 1;
+                }
                 Ok(other) => break Some(other),
                 Err(_) => break None,
             }
@@ -212,6 +282,11 @@ impl Work {
         shown.relay = self.relay.as_ref().map(Relay::watch);
     }
 
+    /// The kernel does what all reports say that were taken.
+    fn is_done(&self) {
+        lock(&self.count).finish(self.taken, Instant::now(), SystemTime::now());
+    }
+
     fn tell(&self, done: Result<Done, Error>, remade: &str) {
         let mut shown = lock(&self.shown);
         match done {
@@ -220,6 +295,7 @@ impl Work {
                     tracing::info!("{remade}");
                 }
                 shown.failure = None;
+                self.is_done();
             }
             Err(error) => {
                 let failure = error.to_string();
@@ -232,6 +308,28 @@ impl Work {
     }
 }
 
-fn lock(shown: &Mutex<Report>) -> std::sync::MutexGuard<'_, Report> {
-    shown.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(shared: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_late_when_a_report_waits_for_too_long_and_not_when_there_is_none() {
+        let (mut count, start) = (Count::default(), Instant::now());
+        let wall = SystemTime::UNIX_EPOCH;
+        assert!(!count.is_late(start + 10 * LATE), "nothing was asked");
+        count.send(start);
+        count.send(start + LATE / 2);
+        assert!(!count.is_late(start + LATE / 2));
+        assert!(count.is_late(start + LATE), "the first is waited for");
+        count.finish(1, start + LATE, wall);
+        assert!(!count.is_late(start + LATE), "it goes on");
+        assert!(count.is_late(start + 2 * LATE), "the second one waits");
+        count.finish(2, start + 2 * LATE, wall);
+        assert!(!count.is_late(start + 10 * LATE));
+        assert_eq!(count.updated, Some(wall));
+    }
 }

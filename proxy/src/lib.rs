@@ -4,7 +4,8 @@
 //! [`table`] is the result, immutable, and what differs between two of them; [`sources`] keeps Services and endpoints as
 //! they are reported and makes the next table out of the last one. An engine does what the table says: [`rules`] is the
 //! table as nftables rules, [`stale`] which UDP flows they leave behind, and [`kernel`] the engine that keeps the kernel to both.
-//! [`declared`] turns what members tell into Services, where there is no Kubernetes; [`driver`] is the thread around all.
+//! [`declared`] turns what members tell into Services, where there is no Kubernetes, and [`health`] says when their
+//! endpoints are to be checked; [`driver`] is the thread around all.
 
 mod mark;
 
@@ -22,6 +23,8 @@ pub mod stale;
 pub mod kernel;
 
 pub mod relay;
+
+pub mod health;
 
 pub mod declared;
 

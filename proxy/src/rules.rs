@@ -10,6 +10,7 @@
 //! | `guard-in`, `guard-out` | prerouting and output, −115 | source ranges of load balancers |
 //! | `pick-in`, `pick-out` | prerouting and output, dstnat −5 | picks for the first packet of each connection |
 //! | `mask` | postrouting, srcnat +5 | where the endpoint must see the node's address instead of the client's |
+//! | `stray` | forward, −10 | packets of endpoints that belong to no connection, so that nobody translates them |
 //! | `closed-*` | input, forward, output, −10 | what got no endpoint: refused or dropped, and ports that no Service has |
 //!
 //! What a packet's front was is still known behind the translation: connection tracking keeps the original destination.
@@ -17,6 +18,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use weave_linux::nft::{self, Batch, Element};
 
@@ -38,6 +40,10 @@ pub const TABLE: &str = "weave-service";
 
 /// The most chains that are kept though nothing may lead to them any more; beyond that the table is made anew.
 const MAX_KEPT: usize = 1024;
+
+/// How many entries are turned into elements at a time when all are made: elements take several times the memory of the
+/// bytes that they become.
+const AT_ONCE: usize = 256;
 
 /// What the kernel's table was made to be, and how it becomes the next.
 #[derive(Debug)]
@@ -90,8 +96,17 @@ impl Rules {
         let mut batch = Batch::new();
         batch.replace_table(&rules.table);
         base::make(&mut batch, &rules.table, &rules.maps, facts);
-        let diff = Diff::between(&Table::default(), table);
-        rules.change(&mut batch, &diff, facts);
+        let all: Vec<_> = table.entries.iter().collect();
+        for some in all.chunks(AT_ONCE) {
+            let added = some
+                .iter()
+                .map(|(key, entry)| ((*key).clone(), Arc::clone(entry)));
+            let diff = Diff {
+                added: added.collect(),
+                ..Diff::default()
+            };
+            rules.change(&mut batch, &diff, facts);
+        }
         (rules, batch)
     }
 

@@ -6,10 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use weave_model::{
-    DeclaredPort, DeclaredService, NodeId, Protocol, RemovedService, ServiceSpec, Sheet,
-    SheetContainer,
+    CheckedService, DeclaredPort, DeclaredService, FailedCheck, HealthCheck, NodeId, Protocol,
+    RemovedService, ServiceSpec, Sheet, SheetContainer,
 };
-use weave_proxy::declared::{Member, Reported, VirtualRange, resolve};
+use weave_proxy::declared::{Member, Reported, VirtualRange, resolve, wanted};
 use weave_proxy::sources::{Change, Sources};
 
 fn range() -> VirtualRange {
@@ -211,4 +211,123 @@ fn reports_lead_from_one_state_to_the_next() {
     );
     assert_eq!(targets(&web(vec![])), (2, 0));
     assert_eq!(targets(&BTreeMap::new()), (1, 0));
+}
+
+/// `web` with a check.
+fn checked(name: &str) -> DeclaredService {
+    let made = service(name, [10, 96, 0, 1]);
+    DeclaredService {
+        spec: ServiceSpec {
+            health: Some(HealthCheck::default()),
+            ..made.spec
+        },
+        ..made
+    }
+}
+
+/// What a member says of `web`: these passed, those did not.
+fn says(member: &mut Member, passed: &[&str], failed: &[&str]) {
+    let at = |text: &&str| text.parse().unwrap();
+    member.sheet.health = vec![CheckedService {
+        name: "web".parse().unwrap(),
+        stamp: 1,
+        passed: passed.iter().map(at).collect(),
+        failed: failed
+            .iter()
+            .map(|text| FailedCheck {
+                at: at(text),
+                why: "refused".to_owned(),
+            })
+            .collect(),
+    }];
+}
+
+/// The endpoints of `web` that connections go to.
+fn used(members: &[Member]) -> Vec<String> {
+    let changes = Reported::default().changes(&resolve(members, &range()));
+    let slices = changes.into_iter().filter_map(|change| match change {
+        Change::Slice(slice) => Some(slice),
+        _ => None,
+    });
+    let ready = slices
+        .flat_map(|slice| slice.endpoints)
+        .filter(|one| one.ready);
+    ready.map(|one| one.address.to_string()).collect()
+}
+
+fn two_checked() -> Vec<Member> {
+    vec![
+        member(
+            1,
+            vec![checked("web")],
+            vec![container("a", "10.32.0.2", "web")],
+        ),
+        member(2, vec![], vec![container("b", "10.40.0.2", "web")]),
+    ]
+}
+
+#[test]
+fn endpoints_are_used_once_their_check_passes_and_all_of_them_while_none_does() {
+    let mut members = two_checked();
+    let last_resort =
+        |members: &[Member]| resolve(members, &range())[&"web".parse().unwrap()].last_resort;
+    assert_eq!(used(&members), ["10.32.0.2", "10.40.0.2"]);
+    assert!(last_resort(&members));
+    says(&mut members[0], &["10.32.0.2:8080"], &[]);
+    assert_eq!(
+        used(&members),
+        ["10.32.0.2"],
+        "the other is not checked yet"
+    );
+    says(&mut members[1], &["10.40.0.2:8080"], &[]);
+    assert_eq!(used(&members), ["10.32.0.2", "10.40.0.2"]);
+    says(&mut members[0], &[], &["10.32.0.2:8080"]);
+    assert_eq!(used(&members), ["10.40.0.2"]);
+    says(&mut members[1], &[], &["10.40.0.2:8080"]);
+    assert_eq!(used(&members), ["10.32.0.2", "10.40.0.2"]);
+    assert!(last_resort(&members));
+    // Who cannot be reached is no last resort.
+    members[1].reachable = false;
+    assert_eq!(used(&members), ["10.32.0.2"]);
+}
+
+#[test]
+fn a_member_is_believed_of_its_own_containers_only_and_of_this_service_only() {
+    let mut members = two_checked();
+    says(&mut members[1], &["10.40.0.2:8080"], &["10.32.0.2:8080"]);
+    says(&mut members[0], &["10.32.0.2:8080"], &["10.40.0.2:8080"]);
+    assert_eq!(used(&members), ["10.32.0.2", "10.40.0.2"]);
+    members[1].sheet.health[0].stamp = 2;
+    assert_eq!(
+        used(&members),
+        ["10.32.0.2"],
+        "it speaks of a service of that name that was"
+    );
+}
+
+#[test]
+fn each_endpoint_is_checked_by_one_member() {
+    let mut members = two_checked();
+    let id = |member: &Member| member.id;
+    let checks = |members: &[Member], of: usize| -> Vec<String> {
+        let wanted = wanted(id(&members[of]), &resolve(members, &range()));
+        wanted
+            .keys()
+            .map(|subject| subject.at.to_string())
+            .collect()
+    };
+    assert_eq!(checks(&members, 0), ["10.32.0.2:8080"]);
+    assert_eq!(checks(&members, 1), ["10.40.0.2:8080"]);
+    // Endpoints that are nobody's container: the maker's, and another's while it cannot be reached.
+    let spec = &mut members[0].sheet.services[0].spec;
+    spec.selector.clear();
+    spec.endpoints = vec![
+        "198.51.100.7:443".parse().unwrap(),
+        "10.40.0.2:9".parse().unwrap(),
+    ];
+    assert_eq!(checks(&members, 0), ["198.51.100.7:443"]);
+    assert_eq!(checks(&members, 1), ["10.40.0.2:9"]);
+    members[0].reachable = false;
+    assert_eq!(checks(&members, 1), ["10.40.0.2:9", "198.51.100.7:443"]);
+    assert_eq!(checks(&members, 0), [""; 0]);
 }

@@ -77,6 +77,7 @@ fn request(create: &Create) -> Result<ServiceRequest, Failure> {
             .map(|time| time.as_secs().try_into().unwrap_or(u32::MAX)),
         engine: create.engine,
         balance: create.balance,
+        health: create.health.clone(),
     };
     let name = create.name.clone();
     Ok(ServiceRequest { name, spec })
@@ -91,6 +92,11 @@ fn engine(service: &ServiceInfo) -> String {
     };
     let balance = service.spec.balance;
     balance.map_or_else(|| engine.clone(), |balance| format!("{engine}, {balance}"))
+}
+
+fn health(service: &ServiceInfo) -> String {
+    let check = service.spec.health.as_ref();
+    check.map_or_else(|| "not checked".to_owned(), ToString::to_string)
 }
 
 fn list(answer: &Services) -> String {
@@ -133,6 +139,7 @@ fn describe(service: &ServiceInfo) -> String {
         ("behind it", behind(service)),
         ("affinity", affinity),
         ("engine", engine(service)),
+        ("health", health(service)),
         ("made on", service.node.to_string()),
     ];
     for (word, value) in lines {
@@ -140,6 +147,11 @@ fn describe(service: &ServiceInfo) -> String {
     }
     for refused in &service.refused {
         let _ = writeln!(text, "left out   {refused}");
+    }
+    if service.last_resort && !service.backends.is_empty() {
+        text.push_str(
+            "last resort no endpoint passes its check, so all that can be reached are used\n",
+        );
     }
     if service.backends.is_empty() {
         text.push_str("\nnobody is behind it: connections are refused\n");
@@ -194,8 +206,13 @@ fn relayed(service: &ServiceInfo) -> String {
 
 fn row(backend: &Backend) -> [String; 4] {
     let state = match backend.state {
-        BackendState::Ready => "ready",
-        BackendState::Unreachable => "node unreachable",
+        BackendState::Ready => "ready".to_owned(),
+        BackendState::Unreachable => "node unreachable".to_owned(),
+        BackendState::Unchecked => "not checked yet".to_owned(),
+        BackendState::Failing => match &backend.why {
+            Some(why) => format!("check fails: {why}"),
+            None => "check fails".to_owned(),
+        },
     };
     [
         backend.address.to_string(),
@@ -207,7 +224,7 @@ fn row(backend: &Backend) -> [String; 4] {
             .node
             .as_ref()
             .map_or_else(String::new, ToString::to_string),
-        state.to_owned(),
+        state,
     ]
 }
 

@@ -52,6 +52,7 @@ pub(super) struct SightSection {
     pub(super) metrics_token: Option<PathBuf>,
     pub(super) dashboard: Option<Place>,
     pub(super) docker_api: Option<DockerApi>,
+    pub(super) health: Option<Place>,
 }
 
 /// Reads the named file, or the default one if it exists.

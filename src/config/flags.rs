@@ -88,6 +88,11 @@ pub struct Flags {
     #[arg(long, value_name = "PATH")]
     pub docker_api: Option<DockerApi>,
 
+    /// Where to say whether services are served here, at /healthz and /livez; off for nowhere
+    /// [default: every address of the host, port 10256]
+    #[arg(long, value_name = "ADDRESS[:PORT]")]
+    pub health: Option<Place>,
+
     /// What to log: error, warn, info, debug, trace, or per module [default: info]
     #[arg(long, value_name = "FILTER", env = "WEAVE_LOG")]
     pub log: Option<String>,

@@ -1,6 +1,6 @@
 //! Where the metrics and the page are served: an address, or `off`.
 //!
-//! Both listen on loopback unless told otherwise. The page asks everybody for a login; metrics ask for a token as soon
+//! Both listen on loopback unless told otherwise, `/healthz` at every address, as load balancers expect. The page asks everybody for a login; metrics ask for a token as soon
 //! as others than this host can reach them.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -18,6 +18,9 @@ const METRICS_PORT: u16 = 6782;
 /// The TCP port of the page.
 const PAGE_PORT: u16 = 4040;
 
+/// The TCP port of `/healthz` and `/livez`: kube-proxy's.
+const HEALTH_PORT: u16 = 10_256;
+
 /// The fewest bytes of a token that is worth the name.
 const TOKEN_AT_LEAST: usize = 16;
 
@@ -32,6 +35,8 @@ pub struct Sight {
     pub dashboard: Option<SocketAddr>,
     /// Where Docker is asked about its containers.
     pub docker_api: DockerApi,
+    /// Where load balancers and supervisors are told whether Services are served here; nowhere when absent.
+    pub health: Option<SocketAddr>,
 }
 
 impl std::fmt::Debug for Sight {
@@ -39,6 +44,7 @@ impl std::fmt::Debug for Sight {
         f.debug_struct("Sight")
             .field("metrics", &self.metrics)
             .field("dashboard", &self.dashboard)
+            .field("health", &self.health)
             .finish_non_exhaustive()
     }
 }
@@ -88,17 +94,22 @@ impl Place {
     }
 }
 
+/// What flags and file say of it.
+#[derive(Debug, Default)]
+pub(super) struct Said<'a> {
+    pub(super) metrics: Option<Place>,
+    pub(super) token_file: Option<&'a Path>,
+    pub(super) dashboard: Option<Place>,
+    pub(super) health: Option<Place>,
+}
+
 /// Puts the section together.
 ///
 /// # Errors
 /// When metrics would be open to other hosts, or their token cannot be read or guessed too easily.
-pub(super) fn merge(
-    metrics: Option<Place>,
-    token_file: Option<&Path>,
-    dashboard: Option<Place>,
-) -> Result<Sight, Obstacle> {
-    let metrics = Place::at(metrics, METRICS_PORT);
-    let metrics_token = token_file.map(read_token).transpose()?;
+pub(super) fn merge(said: Said<'_>) -> Result<Sight, Obstacle> {
+    let metrics = Place::at(said.metrics, METRICS_PORT);
+    let metrics_token = said.token_file.map(read_token).transpose()?;
     if let Some(address) = metrics
         && !address.ip().is_loopback()
         && metrics_token.is_none()
@@ -111,8 +122,13 @@ pub(super) fn merge(
     Ok(Sight {
         metrics,
         metrics_token,
-        dashboard: Place::at(dashboard, PAGE_PORT),
+        dashboard: Place::at(said.dashboard, PAGE_PORT),
         docker_api: DockerApi::default(),
+        // Load balancers are elsewhere: unless something is said, it is served at every address.
+        health: Place::at(
+            said.health.or(Some(Place(Some(Address::any())))),
+            HEALTH_PORT,
+        ),
     })
 }
 
@@ -144,33 +160,55 @@ mod tests {
         Some(text.parse().unwrap())
     }
 
+    fn outside(token_file: Option<&Path>) -> Said<'_> {
+        Said {
+            metrics: place("192.0.2.1"),
+            token_file,
+            ..Said::default()
+        }
+    }
+
     #[test]
     fn loopback_is_the_default_and_off_is_off() {
-        let sight = merge(None, None, None).unwrap();
+        let sight = merge(Said::default()).unwrap();
         assert_eq!(sight.metrics, Some("127.0.0.1:6782".parse().unwrap()));
         assert_eq!(sight.dashboard, Some("127.0.0.1:4040".parse().unwrap()));
-        let sight = merge(place("off"), None, place("[::1]:80")).unwrap();
+        let health = sight.health.expect("served unless told otherwise");
+        assert!(health.ip().is_unspecified() && health.port() == 10_256);
+        let sight = merge(Said {
+            metrics: place("off"),
+            dashboard: place("[::1]:80"),
+            health: place("off"),
+            ..Said::default()
+        })
+        .unwrap();
         assert_eq!(
             (sight.metrics, sight.dashboard),
             (None, Some("[::1]:80".parse().unwrap()))
         );
-        assert_eq!(sight.ports(), [80]);
+        assert_eq!((sight.ports(), sight.health), (vec![80], None));
         assert!("here".parse::<Place>().unwrap_err().ends_with("or off"));
     }
 
     #[test]
     fn metrics_are_not_opened_to_others_without_a_token() {
-        let refused = merge(place("192.0.2.1"), None, None).unwrap_err();
+        let refused = merge(outside(None)).unwrap_err();
         assert!(refused.cause.contains("192.0.2.1:6782"), "{refused:?}");
         let file = std::env::temp_dir().join(format!("weave-token-{}", std::process::id()));
         std::fs::write(&file, "short\n").unwrap();
-        assert!(merge(place("192.0.2.1"), Some(&file), None).is_err());
+        assert!(merge(outside(Some(&file))).is_err());
         std::fs::write(&file, "0123456789abcdef\n").unwrap();
-        let sight = merge(place("192.0.2.1"), Some(&file), None).unwrap();
+        let sight = merge(outside(Some(&file))).unwrap();
         assert_eq!(sight.metrics_token.as_deref(), Some("0123456789abcdef"));
         assert_eq!(sight.ports(), [4040], "a Prometheus in a container may ask");
         assert!(!format!("{sight:?}").contains("0123456789abcdef"));
         std::fs::remove_file(&file).unwrap();
-        assert!(merge(None, Some(&file), None).is_err());
+        assert!(
+            merge(Said {
+                metrics: None,
+                ..outside(Some(&file))
+            })
+            .is_err()
+        );
     }
 }

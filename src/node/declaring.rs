@@ -7,7 +7,7 @@ use weave_model::api::{Code, Refusal, ServiceInfo, ServiceRequest};
 use weave_model::{DeclaredService, NodeId, NodeName, RemovedService, ServiceName};
 use weave_proxy::declared::{Declared, Member, VirtualRange, resolve};
 
-use super::services::{self, Sheets};
+use super::services;
 use super::works::{SERVICE_LEASE, Works};
 use super::{addresses, wall_millis};
 use crate::obstacle::Obstacle;
@@ -202,12 +202,7 @@ impl Works {
     }
 
     fn members(&self) -> Vec<Member> {
-        services::members(
-            &self.router.view(),
-            &self.book,
-            &mut Sheets::default(),
-            true,
-        )
+        services::members_now(&self.router.view(), &self.book)
     }
 }
 

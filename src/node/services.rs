@@ -13,11 +13,13 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
 use weave_model::api::{Backend, BackendState, RelayedBackend, ServiceInfo, Services};
 use weave_model::{
-    ClusterRange, EngineChoice, NodeId, NodeName, ServiceName, Sheet, SheetContainer,
+    CheckedService, ClusterRange, EngineChoice, NodeId, NodeName, ServiceName, Sheet,
+    SheetContainer,
 };
-use weave_proxy::declared::{Declared, Member, Reported, VirtualRange, resolve};
+use weave_proxy::declared::{Declared, Member, Reported, VirtualRange, resolve, wanted};
 use weave_proxy::driver::{Engine, Report};
 use weave_proxy::facts::{ExternalIps, Facts, Unknown};
+use weave_proxy::health::Wanted;
 use weave_proxy::relay::Watch;
 use weave_proxy::sources::Change;
 use weave_router::core::command::Command;
@@ -25,6 +27,7 @@ use weave_router::core::view::View;
 use weave_router::driver::Router;
 
 use super::book::Book;
+use super::checking::Found;
 use super::desk::Job;
 use super::{Published, addresses};
 use crate::config::Config;
@@ -38,6 +41,10 @@ const ADDRESSES: Duration = Duration::from_secs(5);
 
 /// How long after its start a node believes in members that it has not met yet.
 const GRACE: Duration = Duration::from_secs(10);
+
+/// How long after its start a node waits for the first results of its checks before it says or does anything: what was
+/// served before the start must not stop being so because nobody has looked yet.
+const SETTLE: Duration = Duration::from_secs(3);
 
 /// The Services as they were resolved last.
 #[derive(Clone, Default)]
@@ -54,12 +61,17 @@ pub(super) struct Serving {
     pub(super) published: watch::Receiver<Published>,
     pub(super) jobs: mpsc::WeakSender<Job>,
     pub(super) known: watch::Sender<Known>,
+    /// What this node is to check, and what it found.
+    pub(super) checks: watch::Sender<Arc<Wanted>>,
+    pub(super) found: watch::Receiver<Found>,
     pub(super) memory: Memory,
 }
 
 /// What was so last time.
 pub(super) struct Memory {
     started: Instant,
+    /// Whether the first results of checks are here, or were waited for long enough.
+    settled: bool,
     told: Option<Sheet>,
     sheets: Sheets,
     members: Vec<Member>,
@@ -73,6 +85,7 @@ impl Memory {
     pub(super) fn new(now: Instant) -> Self {
         Self {
             started: now,
+            settled: false,
             told: None,
             sheets: Sheets::default(),
             members: Vec::new(),
@@ -99,6 +112,7 @@ impl Serving {
         loop {
             tokio::select! {
                 changed = self.published.changed() => if changed.is_err() { return },
+                changed = self.found.changed() => if changed.is_err() { return },
                 _ = watch.tick() => {}
             }
             self.look().await;
@@ -109,11 +123,21 @@ impl Serving {
         let view = self.router.view();
         let Some(range) = view.range else { return };
         let book = Arc::clone(&self.published.borrow_and_update().book);
-        self.tell(&book).await;
+        let found = self.found.borrow_and_update().clone();
         self.look_at_addresses(range).await;
         let virtuals = VirtualRange::new(self.config.services.range, range.v6());
         let young = self.memory.started.elapsed() < GRACE;
-        let members = members(&view, &book, &mut self.memory.sheets, young);
+        let sheet = own_sheet(&book, &found.services);
+        let members = members(&view, sheet.clone(), &mut self.memory.sheets, young);
+        let news = self.memory.members != members;
+        let declared = news.then(|| resolve(&members, &virtuals));
+        if let Some(declared) = &declared {
+            self.want(wanted(view.me, declared));
+        }
+        if !self.has_settled(&found) {
+            return;
+        }
+        self.tell(sheet).await;
         let facts = facts(
             &view,
             &book,
@@ -123,22 +147,12 @@ impl Serving {
             self.config.services.engine,
         );
         let mut changes = Vec::new();
-        let first = self.memory.facts == Facts::default();
         if self.memory.facts != facts {
             self.memory.facts.clone_from(&facts);
             changes.push(Change::Facts(facts));
         }
-        if first || self.memory.members != members {
-            let declared = resolve(&members, &virtuals);
-            changes.extend(self.memory.reported.changes(&declared));
-            let names = members
-                .iter()
-                .map(|member| (member.id, member.name.clone()));
-            self.known.send_replace(Known {
-                declared: Arc::new(declared),
-                names: Arc::new(names.collect()),
-            });
-            self.memory.members = members;
+        if let Some(declared) = declared {
+            changes.extend(self.know(members, declared));
         }
         if !changes.is_empty() {
             self.engine.report(changes);
@@ -151,9 +165,44 @@ impl Serving {
         }
     }
 
+    /// Takes what members tell now for what is known; what of it is new to the engine.
+    fn know(
+        &mut self,
+        members: Vec<Member>,
+        declared: BTreeMap<ServiceName, Declared>,
+    ) -> Vec<Change> {
+        let changes = self.memory.reported.changes(&declared);
+        let names = members
+            .iter()
+            .map(|member| (member.id, member.name.clone()));
+        self.known.send_replace(Known {
+            declared: Arc::new(declared),
+            names: Arc::new(names.collect()),
+        });
+        self.memory.members = members;
+        changes
+    }
+
+    fn want(&self, wanted: Wanted) {
+        self.checks.send_if_modified(|before| {
+            let other = **before != wanted;
+            if other {
+                *before = Arc::new(wanted);
+            }
+            other
+        });
+    }
+
+    /// Whether what the checks found may be acted on.
+    fn has_settled(&mut self, found: &Found) -> bool {
+        let wanted = Arc::clone(&self.checks.borrow());
+        let all_checked = wanted.is_empty() || found.settled && found.of == wanted;
+        self.memory.settled |= all_checked || self.memory.started.elapsed() > SETTLE;
+        self.memory.settled
+    }
+
     /// Tells the others what this node has, when that has changed.
-    async fn tell(&mut self, book: &Book) {
-        let sheet = own_sheet(book);
+    async fn tell(&mut self, sheet: Sheet) {
         if self.memory.told.as_ref() == Some(&sheet) {
             return;
         }
@@ -204,7 +253,7 @@ fn needs_desk(book: &Book, members: &[Member], me: NodeId) -> bool {
 }
 
 /// What this node tells.
-pub(super) fn own_sheet(book: &Book) -> Sheet {
+fn own_sheet(book: &Book, health: &[CheckedService]) -> Sheet {
     let containers = book.entries().map(|entry| {
         let attachment = &entry.attachment;
         let v6 = attachment.ip6.map(|ip6| IpAddr::V6(ip6.addr()));
@@ -220,12 +269,18 @@ pub(super) fn own_sheet(book: &Book) -> Sheet {
         services: book.services().made.clone(),
         removed: book.services().removed.clone(),
         containers: containers.collect(),
+        health: health.to_vec(),
     }
+}
+
+/// All members as the desk sees them: it decides nothing by what checks found.
+pub(super) fn members_now(view: &View, book: &Book) -> Vec<Member> {
+    members(view, own_sheet(book, &[]), &mut Sheets::default(), true)
 }
 
 /// The sheets that were read already, by the bytes they were read from.
 #[derive(Default)]
-pub(super) struct Sheets(BTreeMap<NodeId, (Arc<[u8]>, Sheet)>);
+struct Sheets(BTreeMap<NodeId, (Arc<[u8]>, Sheet)>);
 
 impl Sheets {
     fn read(&mut self, node: NodeId, content: &Arc<[u8]>) -> Sheet {
@@ -244,12 +299,12 @@ impl Sheets {
 }
 
 /// All members and what they tell, this node among them.
-pub(super) fn members(view: &View, book: &Book, sheets: &mut Sheets, young: bool) -> Vec<Member> {
+fn members(view: &View, sheet: Sheet, sheets: &mut Sheets, young: bool) -> Vec<Member> {
     let myself = Member {
         id: view.me,
         name: view.name.clone(),
         reachable: true,
-        sheet: own_sheet(book),
+        sheet,
     };
     let others = view.members.iter().map(|member| Member {
         id: member.id,
@@ -360,10 +415,12 @@ fn by_endpoint(relay: &Watch) -> BTreeMap<(ServiceName, SocketAddr), RelayedBack
 pub(super) fn info(declared: &Declared, names: &BTreeMap<NodeId, NodeName>) -> ServiceInfo {
     let spec = &declared.made.spec;
     let backends = declared.backends.iter().flat_map(|backend| {
-        let state = if backend.reachable {
-            BackendState::Ready
-        } else {
-            BackendState::Unreachable
+        let found = backend.check.as_ref().map(|check| &check.found);
+        let (state, why) = match found {
+            _ if !backend.reachable => (BackendState::Unreachable, None),
+            None | Some(Some(Ok(()))) => (BackendState::Ready, None),
+            Some(Some(Err(why))) => (BackendState::Failing, Some(why)),
+            Some(None) => (BackendState::Unchecked, None),
         };
         let targets: BTreeSet<u16> = spec.ports.iter().map(|port| port.target).collect();
         let one = move |target| Backend {
@@ -371,6 +428,7 @@ pub(super) fn info(declared: &Declared, names: &BTreeMap<NodeId, NodeName>) -> S
             container: backend.container.clone(),
             node: backend.node.and_then(|node| names.get(&node).cloned()),
             state,
+            why: why.cloned(),
             relayed: None,
         };
         targets.into_iter().map(one)
@@ -390,5 +448,6 @@ pub(super) fn info(declared: &Declared, names: &BTreeMap<NodeId, NodeName>) -> S
         made_at: declared.made.stamp / 1000,
         backends: backends.collect(),
         refused: Vec::new(),
+        last_resort: declared.last_resort,
     }
 }

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Builds the overlays that the bench compares with, each at a pinned version, into .cache/peers.
+# Builds what the benches compare with, each at a pinned version, into .cache/peers.
 #
-#   tests/bench/peers.sh NAME...     NAME: wireguard-go, boringtun, gotatun, nebula
+#   tests/bench/peers.sh NAME...     NAME: wireguard-go, boringtun, gotatun, nebula, kube-proxy
 #
 # What is already there in the pinned version is left alone. At the end one line per peer says its name and version.
-# wireguard-go and nebula come through the Go module proxy, boringtun and gotatun from the crate registry.
+# wireguard-go, nebula and kube-proxy (some minutes, and a GiB of sources) come through the Go module proxy, boringtun and gotatun from the crate registry.
 set -euo pipefail
 
 readonly WIREGUARD_GO=v0.0.0-20260522210424-ecfc5a8d5446
@@ -61,6 +61,18 @@ build_go() { # build_go NAME VERSION MODULE[/PACKAGE]...
   echo "$version" >"$peers/$name.version"
 }
 
+# Kubernetes' own, out of a module that repeats its replacements: see tests/bench/kube-proxy/main.go.
+build_kube_proxy() {
+  local go module=$root/tests/bench/kube-proxy version
+  version=$(sed -n 's/^.*k8s.io\/kubernetes \(v[0-9.]*\)$/\1/p' "$module/go.mod")
+  is_built kube-proxy "$version" && return
+  go=$(find_go)
+  echo "peers: building kube-proxy $version" >&2
+  (cd "$module" && GOTOOLCHAIN=local "$go" build -buildvcs=false -mod=readonly -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$version" \
+    -o "$peers/bin/kube-proxy" .) >&2 || die "kube-proxy $version does not build: is the Go module proxy reachable?"
+  echo "$version" >"$peers/kube-proxy.version"
+}
+
 build_cargo() { # build_cargo NAME VERSION CRATE
   is_built "$1" "$2" && return
   echo "peers: building $3 $2" >&2
@@ -79,7 +91,8 @@ for name in "$@"; do
       rust=$(rustc --version | cut -d' ' -f2)
       at_least "$GOTATUN_RUST" "$rust" || die "gotatun $GOTATUN needs Rust $GOTATUN_RUST, here is $rust: update it, or leave gotatun out with --peers"
       build_cargo "$name" "$GOTATUN" gotatun-cli ;;
-    *) die "no peer called $name: wireguard-go, boringtun, gotatun or nebula" ;;
+    kube-proxy) build_kube_proxy ;;
+    *) die "no peer called $name: wireguard-go, boringtun, gotatun, nebula or kube-proxy" ;;
   esac
   echo "$name $(cat "$peers/$name.version")"
 done

@@ -1,5 +1,5 @@
 #!/usr/bin/env -S python3 -B
-"""The bench of Services: our kernel engine beside no Service at all, plain nft rules, and haproxy, interleaved.
+"""The bench of Services: our engines beside no Service at all, plain nft rules, haproxy and kube-proxy, interleaved.
 
 One host with a running node and three containers: a client and two servers (nginx and iperf3), all attached by the node.
 So the way of a packet is the same for all; only what stands in front of the servers differs:
@@ -7,6 +7,8 @@ So the way of a packet is the same for all; only what stands in front of the ser
     direct       the client asks one server by its address
     nft          two DNAT rules, as one would write them by hand: numgen, masquerade for nobody
     haproxy      a proxy in the host's network with two threads, least connections, splicing
+    kube-proxy   Kubernetes' own in its nftables mode, told of two Services by a stand-in for the API server; only if it is
+                 named or the peers are "all", because building it takes minutes, once
     ours-kernel  weavectl service create
     ours-relay   the same with --engine relay: our own proxy
 
@@ -29,8 +31,10 @@ from measure import _cpu_seconds as cpu_seconds
 ROOT = Path(__file__).resolve().parents[2]
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
 NAMES = ["direct", "nft", "haproxy", "ours-kernel", "ours-relay"]
+KUBE_PROXY = "kube-proxy"
 COLUMNS = ["keepalive_rps", "p50_us", "p99_us", "newconn_per_s", "tcp_gbps", "cpu_s"]
-BY_HAND, PROXIED = "10.99.0.10", "10.99.0.11"
+BY_HAND, PROXIED, KUBE, KUBE_BULK = "10.99.0.10", "10.99.0.11", "10.99.0.12", "10.99.0.13"
+API_PORT = 8001
 
 NGINX = """
 pid {folder}/{name}.pid; worker_processes 1; error_log /dev/null; daemon off;
@@ -77,7 +81,7 @@ table ip byhand {{
 class Host:
     """The host, its containers, and what runs in them; removed by `close`."""
 
-    def __init__(self):
+    def __init__(self, names):
         remove_leftovers()
         self.folder = Path(run("mktemp", "-d", f"/tmp/{PREFIX}XXXXXX").strip())
         self.running = []
@@ -95,6 +99,9 @@ class Host:
             self.start(name, "nginx", "-c", config)
             self.start(name, "iperf3", "-s")
         self.addresses = self.put_in_front()
+        if KUBE_PROXY in names:
+            self.start_kube_proxy()
+            self.addresses[KUBE_PROXY] = (KUBE, KUBE_BULK)
 
     def put_in_front(self):
         """Every kind of Service at once, each with an address of its own: {name: address}."""
@@ -117,6 +124,17 @@ class Host:
             "ours-kernel": (ours, bulk),
             "ours-relay": (relayed, relayed_bulk),
         }
+
+    def start_kube_proxy(self):
+        b1, b2 = self.ips["b1"], self.ips["b2"]
+        objects = self.folder / "objects.json"
+        objects.write_text(json.dumps(kube_objects({"web": (KUBE, 80, [b1, b2]), "bulk": (KUBE_BULK, 5201, [b1])})))
+        self.start("h", ROOT / "tests/bench/apiserver.py", API_PORT, objects)
+        places = ["--healthz-bind-address", "127.0.0.1:10257", "--metrics-bind-address", "127.0.0.1:10249"]
+        words = ["--master", f"http://127.0.0.1:{API_PORT}", "--proxy-mode", "nftables", "--hostname-override", "h", "--cluster-cidr", "10.32.0.0/12"]
+        # What is the whole machine's and not a namespace's is left alone.
+        leave = ["--conntrack-max-per-core", "0", "--conntrack-tcp-timeout-established", "0", "--conntrack-tcp-timeout-close-wait", "0"]
+        self.start("h", ROOT / ".cache/peers/bin/kube-proxy", *words, *places, *leave)
 
     def attach(self, name):
         labels = ["--label", "app=web"] if name != "c" else []
@@ -149,6 +167,30 @@ class Host:
                 process.kill()
                 process.wait()
         remove_leftovers()
+
+
+def kube_objects(services):
+    """A node and Services, {name: (address, port, endpoints)}, by the paths of Kubernetes' resources."""
+    made = lambda name: {"name": name, "namespace": "default", "uid": name, "resourceVersion": "1"}  # noqa: E731
+    ports = lambda port: [{"name": "", "protocol": "TCP", "port": port}]  # noqa: E731
+    node = {"metadata": {"name": "h", "uid": "h"}, "status": {"addresses": [{"type": "InternalIP", "address": "10.32.0.1"}]}}
+    return {
+        "api/v1/nodes": [node],
+        "api/v1/services": [
+            {"metadata": made(name), "spec": {"type": "ClusterIP", "clusterIP": address, "clusterIPs": [address], "ipFamilies": ["IPv4"], "ports": ports(port)}}
+            for name, (address, port, _) in services.items()
+        ],
+        "apis/discovery.k8s.io/v1/endpointslices": [
+            {
+                "metadata": made(name) | {"labels": {"kubernetes.io/service-name": name}},
+                "addressType": "IPv4",
+                "ports": ports(port),
+                "endpoints": [{"addresses": [one], "conditions": {"ready": True}, "nodeName": "h"} for one in endpoints],
+            }
+            for name, (_, port, endpoints) in services.items()
+        ],
+        "apis/networking.k8s.io/v1/servicecidrs": [],
+    }
 
 
 def answers(host, address):
@@ -189,7 +231,7 @@ def micros(pattern, text):
 
 def bench(asked):
     rows, faults = [], []
-    host = Host()
+    host = Host(asked.names)
     try:
         for number in range(1, asked.runs + 1):
             for name in asked.names:
@@ -211,7 +253,7 @@ def print_table(rows):
     names = list(dict.fromkeys(row["name"] for row in rows))
     median = {name: {key: statistics.median(row[key] for row in rows if row["name"] == name) for key in COLUMNS} for name in names}
     lines = [["median", *COLUMNS]] + [[name, *(f"{median[name][key]:g}" for key in COLUMNS)] for name in names]
-    for mine, other in (("ours-kernel", "nft"), ("ours-relay", "haproxy")):
+    for mine, other in (("ours-kernel", "nft"), ("ours-kernel", KUBE_PROXY), ("ours-relay", "haproxy")):
         if {mine, other} <= set(names):
             ours, theirs = median[mine], median[other]
             lines.append([f"{mine} / {other}", *(f"{ours[key] / theirs[key]:.2f}" if theirs[key] else "-" for key in COLUMNS)])
@@ -222,16 +264,17 @@ def print_table(rows):
 
 
 def arguments():
-    parser = argparse.ArgumentParser(prog="./run bench services", description="Compares our Services with rules by hand and haproxy.")
+    parser = argparse.ArgumentParser(prog="./run bench services", description="Compares our Services with rules by hand, haproxy and kube-proxy.")
     parser.add_argument("--runs", type=int, default=3, help="runs of each (default: %(default)s)")
     parser.add_argument("--seconds", type=int, default=4, help="length of each measurement (default: %(default)s)")
-    parser.add_argument("--peers", default=",".join(NAMES), metavar="NAME,...", help="default: %(default)s")
+    parser.add_argument("--peers", default=",".join(NAMES), metavar="NAME,...", help=f"all, or some of these and {KUBE_PROXY} (default: %(default)s)")
     parser.add_argument("--sync", default="10000x25", metavar="SERVICESxENDPOINTS", help="size of the sync bench, or none (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="writes every run there, one row each")
     asked = parser.parse_args()
-    asked.names = asked.peers.replace(",", " ").split()
-    if not set(asked.names) <= set(NAMES) or min(asked.runs, asked.seconds) < 1:
-        parser.error(f"--peers are {', '.join(NAMES)}; --runs and --seconds at least 1")
+    possible = [*NAMES[:3], KUBE_PROXY, *NAMES[3:]]
+    asked.names = possible if asked.peers == "all" else asked.peers.replace(",", " ").split()
+    if not set(asked.names) <= set(possible) or min(asked.runs, asked.seconds) < 1:
+        parser.error(f"--peers are {', '.join(possible)}; --runs and --seconds at least 1")
     return asked
 
 
@@ -240,6 +283,8 @@ def main():
     if os.geteuid() != 0:
         sys.exit("bench: making network namespaces needs root: run it as root")
     try:
+        if KUBE_PROXY in asked.names:
+            run(ROOT / "tests/bench/peers.sh", KUBE_PROXY, timeout=3600)
         rows, faults = bench(asked)
         sync = None
         if asked.sync != "none":

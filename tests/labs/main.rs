@@ -13,6 +13,7 @@ mod dashboard;
 mod firewall;
 mod flows;
 mod full_disk;
+mod health;
 mod hostile;
 mod idle;
 mod members;

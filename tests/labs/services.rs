@@ -13,10 +13,10 @@ use crate::lab::{Container, Host, Lab};
 /// How long a connection may take on a machine that is busy.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long the mesh may take to know.
-const SOON: Duration = Duration::from_secs(30);
+pub(crate) const SOON: Duration = Duration::from_secs(30);
 
 /// Answers on port 8080 with its name and whom it sees; the connection then echoes.
-fn serve(ns: &Ns, name: &str) {
+pub(crate) fn serve(ns: &Ns, name: &str) {
     let name = name.to_owned();
     let listener = ns.inside(|| TcpListener::bind("[::]:8080").expect("the port is free"));
     std::thread::spawn(move || {
@@ -72,7 +72,7 @@ fn echoes(stream: &mut TcpStream) -> bool {
 
 /// Connects until every one of these has answered, and nobody else.
 #[track_caller]
-fn balances(from: &Ns, to: SocketAddr, over: &[&str]) {
+pub(crate) fn balances(from: &Ns, to: SocketAddr, over: &[&str]) {
     let over: BTreeSet<String> = over.iter().map(|&name| name.to_owned()).collect();
     wait_for(&format!("answers of {over:?}"), SOON, || {
         let seen: BTreeSet<String> = (0..30)
@@ -83,7 +83,7 @@ fn balances(from: &Ns, to: SocketAddr, over: &[&str]) {
     });
 }
 
-fn is_refused(from: &Ns, to: SocketAddr) -> bool {
+pub(crate) fn is_refused(from: &Ns, to: SocketAddr) -> bool {
     connect(from, to).is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
 }
 

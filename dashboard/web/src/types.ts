@@ -92,7 +92,7 @@ export interface Backend {
   address: string;
   container?: string;
   node?: string;
-  state: "ready" | "unreachable";
+  state: "ready" | "unreachable" | "failing" | "unchecked";
 }
 
 export interface Service {

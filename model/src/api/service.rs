@@ -37,6 +37,9 @@ pub struct ServiceInfo {
     pub backends: Vec<Backend>,
     /// What of it is left out, and why.
     pub refused: Vec<String>,
+    /// Whether no endpoint passes its check, so that all that can be reached are used.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub last_resort: bool,
 }
 
 /// One endpoint of a Service.
@@ -54,6 +57,9 @@ pub struct Backend {
     pub node: Option<NodeName>,
     /// Whether connections are sent to it.
     pub state: BackendState,
+    /// Why its check fails.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
     /// What the asked node's relay has to say of it, where that serves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub relayed: Option<RelayedBackend>,
@@ -89,6 +95,10 @@ pub enum BackendState {
     Ready,
     /// Its node cannot be reached.
     Unreachable,
+    /// Its check fails; used only while nobody's passes.
+    Failing,
+    /// Its check has not ended yet; used only while nobody's passes.
+    Unchecked,
 }
 
 /// `GET /v1/services`: the Services of the cluster, by name.

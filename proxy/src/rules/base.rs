@@ -188,11 +188,25 @@ fn closed(batch: &mut Batch, table: &Table, maps: &Maps, facts: &Facts) {
         batch.add_rule(table, "closed", &nobody);
     }
     let before = priority::FILTER - 10;
+    stray(batch, table, maps, before);
     for (name, hook) in [
         ("closed-input", Hook::Input),
         ("closed-forward", Hook::Forward),
         ("closed-output", Hook::Output),
     ] {
         filter(batch, table, name, (hook, before), "closed");
+    }
+}
+
+/// What belongs to no connection is not translated back. If an endpoint of this node sends such a packet, the client would
+/// see it come from a stranger, and its reset would end the connection of whom it did not ask.
+fn stray(batch: &mut Batch, table: &Table, maps: &Maps, before: i32) {
+    let chain = Chain::filter("stray", Hook::Forward, before, Policy::Accept);
+    batch.add_chain(table, &chain);
+    for family in FAMILIES {
+        let endpoints = maps.get(Map::new(Use::Loops, At::Address, family));
+        let invalid = of_family(family).any_bit(Field::CtState, Field::INVALID);
+        let rule = invalid.lookup(&[saddr(family), saddr(family)], endpoints);
+        batch.add_rule(table, "stray", &rule.counter().drop());
     }
 }

@@ -1,5 +1,6 @@
 //! The namespaces, the servers in them, and the engine on the host.
 
+use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
@@ -17,6 +18,9 @@ use weave_proxy::facts::{ExternalIps, Facts};
 use weave_proxy::kernel::{Done, Kernel};
 use weave_proxy::relay::Relay;
 use weave_proxy::sources::{Change, Sources};
+use weave_proxy::table::{Diff, Table};
+
+use crate::mutants::{self, patience};
 
 /// How long a connection may take; the network is in one machine, but that may be busy.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -87,11 +91,14 @@ pub(crate) struct Lab {
     pub(crate) c: Netns,
     pub(crate) far: Netns,
     pub(crate) outside: Netns,
-    /// Only answers.
-    _b: Netns,
+    pub(crate) b: Netns,
     pub(crate) sources: Sources,
     pub(crate) kernel: Kernel,
     pub(crate) relay: Option<Relay>,
+    /// What the engines were given last.
+    given: Arc<Table>,
+    /// What a mutant that hears things once has heard.
+    heard: BTreeSet<String>,
 }
 
 impl Lab {
@@ -137,10 +144,12 @@ impl Lab {
             c,
             far,
             outside,
-            _b: b,
+            b,
             sources: Sources::default(),
             kernel,
             relay: None,
+            given: Arc::default(),
+            heard: BTreeSet::new(),
         };
         if on != EngineChoice::Kernel {
             lab.relay = Some(run_in(&lab.host, Relay::start).unwrap().unwrap());
@@ -149,39 +158,49 @@ impl Lab {
             engine: on,
             ..facts()
         };
-        lab.sources.handle(Change::Facts(facts));
-        lab.apply();
+        let extra = mutants::now().map_or_else(Vec::new, mutants::Mutant::extra);
+        lab.report(std::iter::once(Change::Facts(facts)).chain(extra));
         lab
     }
 
     /// Takes Services and slices, and makes the kernel do what they say.
     pub(crate) fn report(&mut self, changes: impl IntoIterator<Item = Change>) -> Done {
-        changes
-            .into_iter()
-            .for_each(|change| self.sources.handle(change));
+        for change in changes {
+            let heard = match mutants::now() {
+                Some(mutant) => mutant.hears(change, &mut self.heard),
+                None => Some(change),
+            };
+            heard
+                .into_iter()
+                .for_each(|change| self.sources.handle(change));
+        }
         self.apply()
     }
 
     fn apply(&mut self) -> Done {
-        let (table, diff) = self.sources.build();
+        let (mut table, mut diff) = self.sources.build();
+        if let Some(mutant) = mutants::now() {
+            table = Arc::new(mutant.table(&table));
+            diff = Diff::between(&self.given, &table);
+        }
+        self.given = Arc::clone(&table);
         if let Some(relay) = &mut self.relay {
             relay.apply(&table, &diff, self.sources.facts()).unwrap();
         }
-        self.kernel
-            .apply(Arc::clone(&table), &diff, self.sources.facts())
-            .unwrap()
+        let done = self.kernel.apply(table, &diff, self.sources.facts());
+        let script = mutants::now().and_then(mutants::Mutant::script);
+        if let Some(script) = script.filter(|_| !self.given.entries.is_empty()) {
+            ok(&self.host, script);
+        }
+        done.unwrap()
     }
 
     /// What a former run left is found by a new engine.
     pub(crate) fn restart(&mut self) -> Done {
         self.kernel = run_in(&self.host, Kernel::open).unwrap().unwrap();
-        let diff = weave_proxy::table::Diff::default();
+        let diff = Diff::default();
         self.kernel
-            .apply(
-                Arc::clone(self.sources.table()),
-                &diff,
-                self.sources.facts(),
-            )
+            .apply(Arc::clone(&self.given), &diff, self.sources.facts())
             .unwrap()
     }
 
@@ -196,15 +215,21 @@ impl Lab {
         let start = || Relay::start_with(most);
         let mut relay = run_in(&self.host, start).unwrap().unwrap();
         let table = self.sources.table();
-        let all = weave_proxy::table::Diff::between(&Default::default(), table);
+        let all = Diff::between(&Table::default(), table);
         relay.apply(table, &all, self.sources.facts()).unwrap();
         self.relay = Some(relay);
     }
 
     /// Which servers answer `tries` connections.
     pub(crate) fn servers(&self, from: &Netns, to: &str, tries: usize) -> Vec<String> {
-        let answers = (0..tries).map(|_| tcp(from, to).server().to_owned());
-        let mut servers: Vec<String> = answers.collect();
+        let mut servers = Vec::new();
+        for _ in 0..tries {
+            servers.push(tcp(from, to).server().to_owned());
+            // A mutant that waits for nothing once will do so each time.
+            if mutants::now().is_some() && servers.ends_with(&["nothing".to_owned()]) {
+                break;
+            }
+        }
         servers.sort();
         servers.dedup();
         servers
@@ -264,7 +289,7 @@ fn wire(host: &Netns, name: &str, other: &Netns) {
 }
 
 /// Answers on port 8080, TCP and UDP, with its name and whom it sees; a TCP connection then echoes.
-fn serve(netns: &Netns, name: &'static str) {
+pub(crate) fn serve(netns: &Netns, name: &'static str) {
     let (tcp, udp) = run_in(netns, || {
         (
             TcpListener::bind("[::]:8080").unwrap(),
@@ -324,7 +349,9 @@ pub(crate) fn connect(
     let to: SocketAddr = to.parse().unwrap();
     let stream = run_in(from, || TcpStream::connect_timeout(&to, patience)).unwrap();
     let mut stream = stream.map_err(|error| failed(&error))?;
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
+        .set_read_timeout(Some(mutants::patience(PATIENCE)))
+        .unwrap();
     let mut line = Vec::new();
     let mut byte = [0];
     while line.last() != Some(&b'\n') {
@@ -339,7 +366,7 @@ pub(crate) fn connect(
 
 /// One connection that should come to something.
 pub(crate) fn tcp(from: &Netns, to: &str) -> Answer {
-    connect(from, to, PATIENCE).map_or_else(|answer| answer, |(_, answer)| answer)
+    connect(from, to, patience(PATIENCE)).map_or_else(|answer| answer, |(_, answer)| answer)
 }
 
 /// One connection whose packets should vanish.
@@ -382,12 +409,12 @@ pub(crate) fn ask(socket: &UdpSocket, patience: Duration) -> Answer {
 
 /// One question over UDP that should be answered.
 pub(crate) fn udp(from: &Netns, to: &str) -> Answer {
-    ask(&udp_socket(from, to), PATIENCE)
+    ask(&udp_socket(from, to), patience(PATIENCE))
 }
 
 /// Waits until something holds.
 pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + patience(Duration::from_secs(30));
     while !holds() {
         assert!(Instant::now() < deadline, "{what} never came");
         thread::sleep(Duration::from_millis(50));
@@ -427,6 +454,11 @@ pub(crate) fn exposed() -> Service {
 
 /// The endpoints of `web`.
 pub(crate) fn slice(endpoints: impl IntoIterator<Item = Endpoint>) -> Change {
+    slice_of("web", endpoints)
+}
+
+/// The endpoints of a Service, for each protocol.
+pub(crate) fn slice_of(service: &str, endpoints: impl IntoIterator<Item = Endpoint>) -> Change {
     let slice_port = |protocol: Protocol| SlicePort {
         name: protocol.to_string(),
         protocol,
@@ -434,9 +466,11 @@ pub(crate) fn slice(endpoints: impl IntoIterator<Item = Endpoint>) -> Change {
     };
     Change::Slice(Slice {
         name: "one".to_owned(),
-        service: "web".parse().unwrap(),
+        service: service.parse().unwrap(),
         kind: AddressKind::V4,
-        ports: vec![slice_port(Protocol::Tcp), slice_port(Protocol::Udp)],
+        ports: [Protocol::Tcp, Protocol::Udp, Protocol::Sctp]
+            .map(slice_port)
+            .into(),
         endpoints: endpoints.into_iter().collect(),
     })
 }

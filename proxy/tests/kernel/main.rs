@@ -8,24 +8,55 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-/// Runs each case on the engine in the kernel and on the one in user space.
+/// Runs each case on the engine in the kernel and on the one in user space, and on a mutant that must fail it.
 macro_rules! cases {
-    ($($case:ident),+ $(,)?) => {
+    ($($case:ident => $mutant:ident),+ $(,)?) => {
+        /// The cases, and the mutant of each.
+        pub(crate) const CASES: &[(&str, crate::mutants::Mutant)] =
+            &[$((stringify!($case), crate::mutants::Mutant::$mutant)),+];
         mod kernel {
             $(#[test] fn $case() { super::$case(weave_model::EngineChoice::Kernel); })+
         }
         mod relay {
             $(#[test] fn $case() { super::$case(weave_model::EngineChoice::Relay); })+
         }
+        mod mutants {
+            $(#[test] fn $case() {
+                crate::mutants::must_fail(crate::mutants::Mutant::$mutant, super::$case);
+            })+
+        }
+    };
+}
+
+/// The same for cases that the relay has no part in, or fails; `CASES.md` says which.
+macro_rules! kernel_cases {
+    ($($case:ident => $mutant:ident),+ $(,)?) => {
+        /// The cases of the kernel alone, and the mutant of each.
+        pub(crate) const OF_THE_KERNEL: &[(&str, crate::mutants::Mutant)] =
+            &[$((stringify!($case), crate::mutants::Mutant::$mutant)),+];
+        mod kernel_alone {
+            $(#[test] fn $case() { super::$case(weave_model::EngineChoice::Kernel); })+
+            mod mutants {
+                $(#[test] fn $case() {
+                    crate::mutants::must_fail(crate::mutants::Mutant::$mutant, super::super::$case);
+                })+
+            }
+        }
     };
 }
 
 mod affinity;
+mod cases;
 mod external;
+mod granular;
+mod hostile;
 mod keeping;
 mod lab;
+mod lifecycle;
+mod mutants;
 mod relay;
 mod relay_udp;
 mod rolling;
+mod raw;
 mod services;
 mod udp;

@@ -9,19 +9,19 @@ use crate::lab::{
 };
 
 cases! {
-    should_serve_a_basic_endpoint_from_pods,
-    every_endpoint_gets_its_share,
-    should_preserve_source_pod_ip_for_traffic_thru_service_cluster_ip,
-    should_allow_pods_to_hairpin_back_to_themselves_through_services,
-    should_be_rejected_when_no_endpoints_exist,
-    should_respect_internal_traffic_policy_local,
-    should_fallback_to_terminating_endpoints_when_there_are_no_ready_endpoints,
-    ports_that_no_service_has_are_refused_and_addresses_that_none_has_are_silent,
-    should_serve_multiport_endpoints_from_pods,
-    should_serve_endpoints_on_same_port_and_different_protocols,
-    should_be_able_to_up_and_down_services,
-    should_implement_service_proxy_name_and_headless,
-    both_families_are_served,
+    should_serve_a_basic_endpoint_from_pods => Nobody,
+    every_endpoint_gets_its_share => FirstOnly,
+    should_preserve_source_pod_ip_for_traffic_thru_service_cluster_ip => Masked,
+    should_allow_pods_to_hairpin_back_to_themselves_through_services => Unmasked,
+    should_be_rejected_when_no_endpoints_exist => Dropped,
+    should_respect_internal_traffic_policy_local => NoPolicy,
+    should_fallback_to_terminating_endpoints_when_there_are_no_ready_endpoints => NotGoing,
+    ports_that_no_service_has_are_refused_and_addresses_that_none_has_are_silent => Loud,
+    should_serve_multiport_endpoints_from_pods => OnePort,
+    should_serve_endpoints_on_same_port_and_different_protocols => NoUdp,
+    should_be_able_to_up_and_down_services => Forgotten,
+    should_implement_service_proxy_name_and_headless => AllOurs,
+    both_families_are_served => V4Only,
 }
 
 const WEB: &str = "10.96.0.1:80";

@@ -1,10 +1,11 @@
 //! The table: each rule of selection by itself ([`rules`]), all of them against a second implementation that is as
-//! naive as the words of the contract ([`naive`], [`against`]), and what is other from table to table ([`changes`]).
+//! naive as the words of the contract ([`naive`], [`against`]), what is other from table to table ([`changes`]), and what that makes other in the rules ([`minimal`]).
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod against;
 mod changes;
+mod minimal;
 mod naive;
 mod rules;
 

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::Subcommand;
-use weave_model::{Balance, Engine, Label, Protocol, ServiceName};
+use weave_model::{Balance, Engine, HealthCheck, Label, Protocol, ServiceName};
 
 use crate::duration;
 
@@ -67,6 +67,11 @@ pub struct Create {
     /// address, the same on every node); asks for the relay
     #[arg(long)]
     pub balance: Option<Balance>,
+    /// Use endpoints only while this check passes: tcp, or http:/PATH, and what is other than
+    /// interval=2s,timeout=1s,rise=2,fall=3 with commas between; port=PORT checks at another port. While no endpoint
+    /// passes, all are used
+    #[arg(long, value_name = "CHECK")]
+    pub health: Option<HealthCheck>,
 }
 
 /// `80`, `80:8080`, `53/udp`, `80:8080/tcp`.
