@@ -1,4 +1,5 @@
-//! What nodes tell each other of their containers and of the Services that were made on them, without Kubernetes.
+//! What nodes tell each other of their containers, and of the Services and networks that were made on them, without
+//! Kubernetes.
 //!
 //! Each node is the only writer of its sheet. The Services of the cluster are those of all sheets together, and every
 //! node reads the same out of the same sheets. What one node made another may remove: it says so in its own sheet, and
@@ -10,6 +11,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use serde::{Deserialize, Serialize};
 
 use crate::engine::{Balance, Engine};
+use crate::network::{DeclaredNetwork, RemovedNetwork};
 use crate::service::{Affinity, Protocol, ServiceName};
 use crate::{ContainerName, LabelKey, LabelValue, NodeId};
 
@@ -32,6 +34,12 @@ pub struct Sheet {
     /// Its containers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub containers: Vec<SheetContainer>,
+    /// The networks that were made on it or have containers here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub networks: Vec<DeclaredNetwork>,
+    /// Networks that were removed on it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub removed_networks: Vec<RemovedNetwork>,
 }
 
 /// A Service as it was made.
