@@ -25,9 +25,7 @@ pub use mtu::{MtuReason, PathMtu};
 pub use name::{
     BadName, CniName, ContainerName, IfName, Label, LabelKey, LabelValue, NetworkName, NodeName,
 };
-pub use network::{
-    DeclaredNetwork, LONGEST_PREFIX, MAX_NETWORKS, NetworkSpec, RemovedNetwork,
-};
+pub use network::{DeclaredNetwork, LONGEST_PREFIX, MAX_NETWORKS, NetworkSpec, RemovedNetwork};
 pub use range::{BadRange, Block, ClusterRange};
 pub use service::{
     AddressKind, Affinity, BadProtocol, BalancerIp, BalancerMode, Endpoint, Protocol, Service,

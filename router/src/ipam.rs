@@ -513,11 +513,17 @@ mod tests {
         assert_eq!(ipam.allocate_in(Some(high), "x", Some(20), now), other);
         let reserved = Err(NoAddress::Reserved);
         for offset in [8, 9, 15] {
-            assert_eq!(ipam.allocate_in(Some(low), "x", Some(offset), now), reserved);
+            assert_eq!(
+                ipam.allocate_in(Some(low), "x", Some(offset), now),
+                reserved
+            );
         }
         let not_ours = ipam.allocate_in(Some(high), "x", Some(150), now);
         assert_eq!(not_ours, Err(NoAddress::NotOurs));
-        assert_eq!((ipam.capacity_in(Some(low)), ipam.used_in(Some(low))), (5, 5));
+        assert_eq!(
+            (ipam.capacity_in(Some(low)), ipam.used_in(Some(low))),
+            (5, 5)
+        );
         assert_eq!((ipam.capacity_in(Some(high)), ipam.used_in(None)), (14, 8));
         assert_eq!(ipam.capacity_in(None), 64 - 8 - 2);
         assert_eq!(ipam.capacity(), 64 - 8 - 2 + 5 + 14);
@@ -546,9 +552,16 @@ mod tests {
         let mut ipam = ipam(&[block(0, 6)]);
         let area = block(16, 4);
         ipam.set_areas(&[area]);
-        assert_eq!(ipam.spare_of(Some(area), 3, now, |_| true), Some(block(24, 3)));
+        assert_eq!(
+            ipam.spare_of(Some(area), 3, now, |_| true),
+            Some(block(24, 3))
+        );
         assert_eq!(ipam.spare_of(Some(area), 5, now, |_| true), None);
-        assert_eq!(ipam.spare(4, now, |_| true), Some(block(0, 4)), "the smallest part that has it");
+        assert_eq!(
+            ipam.spare(4, now, |_| true),
+            Some(block(0, 4)),
+            "the smallest part that has it"
+        );
         assert_eq!(ipam.blocks_in(None), [block(0, 4), block(32, 5)]);
     }
 
@@ -594,7 +607,7 @@ mod tests {
         let now = now().mono;
         let mut ipam = ipam(&[block(8, 3)]);
         for n in 0..6 {
-            assert!(!ipam.wants_more(), "{n} of 8");
+            assert_eq!(ipam.wants_more(), [], "{n} of 8");
             ipam.allocate(&n.to_string(), None, now).unwrap();
         }
         assert_eq!(ipam.wants_more(), [None]);

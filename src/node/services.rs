@@ -26,7 +26,7 @@ use weave_router::driver::Router;
 
 use super::book::Book;
 use super::desk::Job;
-use super::{Published, addresses};
+use super::{Published, addresses, networks};
 use crate::config::Config;
 use crate::vital::Part;
 
@@ -65,6 +65,8 @@ pub(super) struct Memory {
     members: Vec<Member>,
     reported: Reported,
     facts: Facts,
+    /// What the members say of networks may be other than what the desk wrote down.
+    unsettled: bool,
     /// The host's own addresses, and when they were looked at.
     addresses: (Option<Instant>, BTreeSet<IpAddr>),
 }
@@ -78,6 +80,7 @@ impl Memory {
             members: Vec::new(),
             reported: Reported::default(),
             facts: Facts::default(),
+            unsettled: false,
             addresses: (None, BTreeSet::new()),
         }
     }
@@ -129,6 +132,7 @@ impl Serving {
             changes.push(Change::Facts(facts));
         }
         if first || self.memory.members != members {
+            self.memory.unsettled = true;
             let declared = resolve(&members, &virtuals);
             changes.extend(self.memory.reported.changes(&declared));
             let names = members
@@ -142,6 +146,12 @@ impl Serving {
         }
         if !changes.is_empty() {
             self.engine.report(changes);
+        }
+        if self.memory.unsettled {
+            let due = networks::unsettled(&book, &range, &self.memory.members, view.me).is_some();
+            let jobs = self.jobs.upgrade();
+            let asked = jobs.is_some_and(|jobs| jobs.try_send(Job::SettleNetworks).is_ok());
+            self.memory.unsettled = due && !asked;
         }
         if needs_desk(&book, &self.memory.members, view.me)
             && let Some(jobs) = self.jobs.upgrade()
@@ -220,6 +230,8 @@ pub(super) fn own_sheet(book: &Book) -> Sheet {
         services: book.services().made.clone(),
         removed: book.services().removed.clone(),
         containers: containers.collect(),
+        networks: book.networks().told(|name| networks::in_use(book, name)),
+        removed_networks: book.networks().removed.clone(),
     }
 }
 

@@ -68,8 +68,8 @@ impl RuleSet {
             return Ok(Found::Missing);
         };
         let whole = Seen::Right { more: Vec::new() };
-        let right = table.stamp == Some(self.stamp)
-            && self.expected.look(socket, &self.table)? == whole;
+        let right =
+            table.stamp == Some(self.stamp) && self.expected.look(socket, &self.table)? == whole;
         Ok(if right { Found::Right } else { Found::Wrong })
     }
 

@@ -35,6 +35,7 @@ pub struct NetworkInfo {
     #[cfg_attr(feature = "openapi", schema(value_type = String, example = "fd00::1:0/112"))]
     pub range6: Ipv6Net,
     /// The IPv4 gateway of its containers.
+    #[cfg_attr(feature = "openapi", schema(value_type = String, example = "10.33.0.1"))]
     pub gateway: Ipv4Addr,
     /// What was asked for.
     #[serde(flatten)]

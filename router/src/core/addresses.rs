@@ -141,7 +141,11 @@ impl Core {
         let room = |own: &Membership| own.deeds.has_room();
         let standing = self.active && self.standing().is_ok_and(room) && !self.past.in_doubt;
         let able = standing && self.saving.failure().is_none();
-        let wants = if able { self.ipam.wants_more() } else { Vec::new() };
+        let wants = if able {
+            self.ipam.wants_more()
+        } else {
+            Vec::new()
+        };
         match &self.asking {
             Some(asking) if asking.granted || wants.contains(&asking.within) => {}
             _ => {
@@ -433,6 +437,9 @@ fn common(block: Block, area: Option<Block>) -> u32 {
     let Some(area) = area else {
         return block.size();
     };
-    let (first, last) = (block.first().max(area.first()), block.last().min(area.last()));
+    let (first, last) = (
+        block.first().max(area.first()),
+        block.last().min(area.last()),
+    );
     (last + 1).saturating_sub(first)
 }

@@ -24,7 +24,8 @@ use crate::core::{Core, CoreEvent};
 use crate::path::Input;
 use crate::path::cut::Batch;
 use crate::path::routes::{
-    Area, OpenLanes, Owned, Owner, Peer, Port, RELAYED_HEADERS, Receive, Routes, Send, Via, header_bytes,
+    Area, OpenLanes, Owned, Owner, Peer, Port, RELAYED_HEADERS, Receive, Routes, Send, Via,
+    header_bytes,
 };
 use crate::path::stats::PeerCounters;
 use crate::session::{Inbound, Outbound, SessionEvent};

@@ -463,10 +463,12 @@ mod tests {
             &ClusterKey::from_bytes(&[2; 32]),
         );
         prop_oneof![
-            (any::<u64>(), 0..=32u8, proptest::option::of(0..=20u8)).prop_map(|(id, bits, area)| {
-                let within = area.and_then(|bits| Block::new(0, bits));
-                Message::DeedRequest { id, bits, within }
-            }),
+            (any::<u64>(), 0..=32u8, proptest::option::of(0..=20u8)).prop_map(
+                |(id, bits, area)| {
+                    let within = area.and_then(|bits| Block::new(0, bits));
+                    Message::DeedRequest { id, bits, within }
+                }
+            ),
             (0..4usize).prop_map(move |n| Message::DeedGrant(vec![deed; n])),
             (block, any::<u64>()).prop_map(|(block, counter)| Message::DeedAck { block, counter }),
             any::<u64>().prop_map(|id| Message::DeedRefusal { id }),

@@ -453,7 +453,10 @@ mod tests {
         assert!(routes.is_gateway(ip("10.32.0.129")) && routes.is_gateway(ip("10.32.0.1")));
         assert!(!routes.is_gateway(ip("10.32.0.2")));
         assert_eq!(routes.broadcast(7), "10.32.0.255".parse().ok());
-        assert_eq!((routes.broadcast(0), routes.broadcast(8)), ("10.47.255.255".parse().ok(), None));
+        assert_eq!(
+            (routes.broadcast(0), routes.broadcast(8)),
+            ("10.47.255.255".parse().ok(), None)
+        );
     }
 
     #[test]

@@ -137,11 +137,14 @@ impl AttachRules {
             let blocks = self.networks.iter().map(|network| network.block);
             blocks.map(|block| (block, family.span(&self.range, block)))
         };
-        let chains = spans().map(|(block, span)| {
-            Element::new([span]).verdict(Verdict::goto(chain_of(block)))
-        });
+        let chains = spans()
+            .map(|(block, span)| Element::new([span]).verdict(Verdict::goto(chain_of(block))));
         batch.add_elements(table, &map, chains);
-        batch.add_elements(table, &others, spans().map(|(_, span)| Element::new([span])));
+        batch.add_elements(
+            table,
+            &others,
+            spans().map(|(_, span)| Element::new([span])),
+        );
         batch.add_rule(table, "between", &Rule::new().vmap(&[family.source], &map));
         let from = family.inside(Rule::new(), family.source, &self.range, whole);
         let rule = from.lookup(&[family.destination], &others);

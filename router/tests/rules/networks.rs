@@ -27,7 +27,10 @@ fn counted(lab: &Lab, networks: &[NetworkRules], comment: &str) -> u64 {
 fn containers_of_different_networks_do_not_meet() {
     let lab = Lab::new();
     lab.on_host(|socket| rules_for(&[]).ensure(socket).unwrap());
-    assert!(pings(&lab.a, "10.32.0.3") && pings(&lab.b, "fd77::2"), "the control");
+    assert!(
+        pings(&lab.a, "10.32.0.3") && pings(&lab.b, "fd77::2"),
+        "the control"
+    );
     let networks = [network_of_b(false)];
     lab.on_host(|socket| assert_eq!(rules_for(&networks).ensure(socket).unwrap(), Found::Wrong));
     for to in ["10.32.0.3", "fd77::3"] {
@@ -52,7 +55,10 @@ fn an_internal_network_has_no_way_outside() {
     let networks = [network_of_b(true)];
     lab.on_host(|socket| rules_for(&networks).ensure(socket).unwrap());
     assert!(!pings(&lab.b, "192.0.2.1") && !pings(&lab.b, "2001:db8::1"));
-    assert!(pings(&lab.a, "192.0.2.1"), "the default network is as it was");
+    assert!(
+        pings(&lab.a, "192.0.2.1"),
+        "the default network is as it was"
+    );
     assert!(pings(&lab.host, "10.32.0.3"), "its own host reaches it");
     assert_eq!(counted(&lab, &networks, INTERNAL), 2);
 }

@@ -255,7 +255,11 @@ impl World {
         let id = format!("c{},eth0", input.u8() % 8);
         let want = input.u32();
         let command = match what % 8 {
-            0 => Command::Allocate { id, want: None, area: None },
+            0 => Command::Allocate {
+                id,
+                want: None,
+                area: None,
+            },
             1 => Command::Allocate {
                 id,
                 want: Some(want),

@@ -116,6 +116,19 @@ impl Frames {
         self.frames.iter().filter(|frame| readable(frame)).count()
     }
 
+    /// How many IP packets have these bytes at this place of their header, or, for ARP, as the sender's address.
+    pub(crate) fn mentioning(&self, address: &[u8], at: usize) -> usize {
+        let says = |frame: &&Vec<u8>| {
+            let at = match (be16(frame, 12), address.len()) {
+                (Some(0x0800), 4) | (Some(0x86dd), 16) => at,
+                (Some(0x0806), 4) => 14,
+                _ => return false,
+            };
+            frame.get(14 + at..14 + at + address.len()) == Some(address)
+        };
+        self.frames.iter().filter(says).count()
+    }
+
     /// How many frames are datagrams of Weave.
     pub(crate) fn sealed(&self) -> usize {
         self.frames
