@@ -150,7 +150,7 @@ impl Book {
     pub(super) fn interfaces<'a>(
         &'a self,
         name: &'a ContainerName,
-    ) -> impl Iterator<Item = &'a Entry> {
+    ) -> impl Iterator<Item = &'a Entry> + Clone {
         self.entries()
             .filter(move |entry| entry.attachment.name == *name)
     }
@@ -182,7 +182,7 @@ impl Book {
     }
 
     /// Everything that is attached, by container and interface.
-    pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
+    pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> + Clone {
         self.attachments.values()
     }
 

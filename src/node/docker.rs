@@ -142,6 +142,28 @@ impl Works {
         })
     }
 
+    /// The network that all ranges of a network of Docker's belong to.
+    fn network_of_all(
+        &self,
+        range: ClusterRange,
+        request: &NetworkRequest,
+    ) -> Result<NetworkName, Refusal> {
+        let mut found = NetworkName::default_network();
+        for (at, given) in request.v4.iter().chain(&request.v6).enumerate() {
+            let one = match given.pool {
+                pool if pool == ANY.into() => NetworkName::default_network(),
+                pool => self.network_of(range, pool)?,
+            };
+            if at > 0 && one != found {
+                let cause = format!("the ranges belong to different networks, {found} and {one}");
+                let fix = "give --subnet twice, with both ranges of one network: see weavectl network list";
+                return Err(Refusal::new(Code::Invalid, cause, fix));
+            }
+            found = one;
+        }
+        Ok(found)
+    }
+
     /// The addresses of a network.
     fn part(&self, range: ClusterRange, network: &NetworkName) -> Result<ClusterRange, Refusal> {
         let network = self.network(network)?;
@@ -216,12 +238,7 @@ impl Works {
             return Err(Refusal::new(Code::Invalid, cause, WITH_IPAM));
         }
         let mtu = request.options.mtu.as_deref().map(mtu).transpose()?;
-        let pool = request.v4.iter().map(|range| range.pool);
-        let named = pool.filter(|pool| *pool != ANY.into()).next();
-        let network = match named {
-            Some(pool) => self.network_of(range, pool)?,
-            None => NetworkName::default_network(),
-        };
+        let network = self.network_of_all(range, &request)?;
         let before = self.book.docker().clone();
         self.book
             .docker_mut()

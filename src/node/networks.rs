@@ -139,7 +139,9 @@ fn users(members: &[Member], net: Ipv4Net) -> Vec<User> {
         let users = users.map(|one| (one.name.clone(), member.name.clone()));
         users.collect::<Vec<_>>()
     };
-    members.iter().flat_map(of).collect()
+    let mut users: Vec<User> = members.iter().flat_map(of).collect();
+    users.sort();
+    users
 }
 
 fn named(users: &[User]) -> String {
