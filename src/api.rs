@@ -7,6 +7,7 @@
 
 mod handlers;
 mod members;
+mod networks;
 mod looking;
 mod socket;
 mod tools;
@@ -61,6 +62,9 @@ const DRAIN: Duration = Duration::from_secs(1);
         members::check_ipam,
         looking::topology,
         looking::page_login,
+        networks::create,
+        networks::list,
+        networks::remove,
         tools::ping,
         tools::test,
         tools::trace,
@@ -115,6 +119,8 @@ fn routes(node: Node) -> Router {
         .route("/v1/ipam/check", get(members::check_ipam))
         .route("/v1/admins", get(members::admins).post(members::add_admin))
         .route("/v1/join", post(handlers::join))
+        .route("/v1/networks", get(networks::list).post(networks::create))
+        .route("/v1/networks/{name}", delete(networks::remove))
         .route(
             "/v1/attachments",
             get(handlers::attachments).post(handlers::attach),

@@ -16,6 +16,7 @@ mod flows;
 mod junit;
 mod manual;
 mod members;
+mod network;
 mod ping;
 mod print;
 mod processes;

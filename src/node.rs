@@ -26,6 +26,7 @@ mod services;
 mod sockets;
 mod sight;
 mod missing;
+mod networks;
 mod notes;
 mod pcap;
 mod responder;
@@ -46,11 +47,12 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use weave_model::api::{
     AttachRequest, Attachment, Attachments, CniFindings, CniGcRequest, CniRef, Code, Connections,
-    ExposeRequest, HostAddress, InitRequest, JoinRequest, Membership, Peers, Refusal, ServiceInfo,
-    ServiceRequest, Services, Status, TokenAnswer, TokenRequest, Verdict,
+    ExposeRequest, HostAddress, InitRequest, JoinRequest, Membership, NetworkInfo, NetworkRequest,
+    Peers, Refusal, ServiceInfo, ServiceRequest, Services, Status, TokenAnswer, TokenRequest,
+    Verdict,
 };
 use weave_model::docker::Call;
-use weave_model::{ContainerName, IfName, ServiceName};
+use weave_model::{ContainerName, IfName, NetworkName, ServiceName};
 use weave_proxy::driver::Engine;
 use weave_router::driver::{self, Offloads, Router, RouterConfig};
 
@@ -179,6 +181,7 @@ impl Node {
             swept: 0,
             turn: 0,
         };
+        works.apply_networks().await;
         works.look_after().await;
         works.adopt().await;
         let (jobs, waiting) = mpsc::channel(WAITING);
@@ -302,6 +305,16 @@ impl Node {
     /// Removes a Service, whichever node it was made on.
     pub async fn remove_service(&self, name: ServiceName) -> Result<ServiceInfo, Refusal> {
         self.ask(|reply| Job::RemoveService(name, reply)).await
+    }
+
+    /// Makes a network.
+    pub async fn create_network(&self, request: NetworkRequest) -> Result<NetworkInfo, Refusal> {
+        self.ask(|reply| Job::MakeNetwork(request, reply)).await
+    }
+
+    /// Removes a network, whichever node it was made on.
+    pub async fn remove_network(&self, name: NetworkName) -> Result<NetworkInfo, Refusal> {
+        self.ask(|reply| Job::RemoveNetwork(name, reply)).await
     }
 
     /// What serves the Services, for the end, when it outlives the node's other parts.

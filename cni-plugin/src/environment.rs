@@ -94,7 +94,10 @@ impl Environment {
             netns: text("CNI_NETNS")?,
             ifname: text("CNI_IFNAME")?,
             args: text("CNI_ARGS")?.unwrap_or_default(),
-            path: std::env::split_paths(&path).collect(),
+            // An empty entry would mean wherever the runtime happens to stand.
+            path: std::env::split_paths(&path)
+                .filter(|folder| !folder.as_os_str().is_empty())
+                .collect(),
             socket: get("WEAVE_SOCKET")
                 .filter(|path| !path.is_empty())
                 .map(PathBuf::from),

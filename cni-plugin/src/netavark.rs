@@ -70,6 +70,7 @@ struct PerNetwork {
 struct Options {
     mtu: Option<u16>,
     socket: Option<PathBuf>,
+    network: NetworkName,
 }
 
 impl Verb {
@@ -149,6 +150,7 @@ impl Options {
         let mut read = Self {
             mtu: None,
             socket: None,
+            network: NetworkName::default_network(),
         };
         for (key, value) in options.into_iter().flatten() {
             match key.as_str() {
@@ -157,6 +159,10 @@ impl Options {
                         .parse()
                         .map_err(|error| Error::config("mtu", format!("\"{value}\": {error}")))?;
                     read.mtu = Some(mtu);
+                }
+                "network" => {
+                    let name = value.parse();
+                    read.network = name.map_err(|error| Error::config("network", error))?;
                 }
                 "socket" if value.starts_with('/') => read.socket = Some(value.into()),
                 "socket" => return Err(Error::config("socket", "not an absolute path")),
@@ -213,7 +219,7 @@ fn setup(netns: &str, exec: &Exec, environment: Option<PathBuf>) -> Result<Value
         mac: exec.network_options.static_mac,
         mtu: options.mtu,
         ifname: exec.network_options.interface_name.clone(),
-        network: NetworkName::default_network(),
+        network: options.network.clone(),
         labels: label.into_iter().collect(),
         owner: Some(CniOwner {
             network: exec.network.name.clone(),

@@ -24,6 +24,7 @@ use crate::netns::{self, Netns};
 
 pub mod addr;
 pub(crate) mod ask;
+mod delete;
 mod error;
 pub mod link;
 pub mod neigh;

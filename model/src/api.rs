@@ -11,6 +11,7 @@ mod cluster;
 mod cni;
 mod ipam;
 mod members;
+mod network;
 mod refusal;
 mod service;
 mod status;
@@ -29,6 +30,7 @@ pub use members::{
     AdminRequest, Admins, LeaveAnswer, LeaveRequest, NodeRef, RemovalAnswer, RemovalRequest,
     TokenEntry, TokenList, TokenState,
 };
+pub use network::{NetworkInfo, NetworkRequest, Networks};
 pub use refusal::{Code, Refusal};
 pub use service::{Backend, BackendState, RelayedBackend, ServiceInfo, ServiceRequest, Services};
 pub use status::{

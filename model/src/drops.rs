@@ -62,11 +62,13 @@ pub enum Drop {
     UnknownOrigin,
     /// The handshake of a node that was removed from the cluster.
     Removed,
+    /// The inner source and destination are in different networks.
+    OtherNetwork,
 }
 
 impl Drop {
     /// Every reason, in the order of their counters.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::TooShort,
         Self::UnknownType,
         Self::UnknownSession,
@@ -94,6 +96,7 @@ impl Drop {
         Self::RelayLimit,
         Self::UnknownOrigin,
         Self::Removed,
+        Self::OtherNetwork,
     ];
 
     /// The name used in `weavectl status -o json` and as the metric's label.
@@ -126,6 +129,7 @@ impl Drop {
             Self::RelayLimit => "relay_limit",
             Self::UnknownOrigin => "unknown_origin",
             Self::Removed => "removed",
+            Self::OtherNetwork => "other_network",
         }
     }
 }

@@ -10,6 +10,7 @@ mod id;
 mod mac;
 mod mtu;
 mod name;
+mod network;
 mod range;
 mod service;
 mod sheet;
@@ -28,6 +29,7 @@ pub use mtu::{MtuReason, PathMtu};
 pub use name::{
     BadName, CniName, ContainerName, IfName, Label, LabelKey, LabelValue, NetworkName, NodeName,
 };
+pub use network::{DeclaredNetwork, LONGEST_PREFIX, MAX_NETWORKS, NetworkSpec, RemovedNetwork};
 pub use range::{BadRange, Block, ClusterRange};
 pub use service::{
     AddressKind, Affinity, BadProtocol, BalancerIp, BalancerMode, Endpoint, Protocol, Service,

@@ -51,6 +51,22 @@ impl ClusterRange {
         self.v6
     }
 
+    /// A block of it as a range of its own, in which offsets are counted from the block's start.
+    pub fn part(&self, block: Block) -> Self {
+        Self {
+            v4: self.v4_block(block),
+            v6: self.v6_block(block),
+        }
+    }
+
+    /// The block that has exactly these addresses; `None` if they are not all in the range.
+    pub fn block(&self, net: Ipv4Net) -> Option<Block> {
+        let net = net.trunc();
+        self.v4
+            .contains(&net)
+            .then(|| Block::new(self.offset_v4(net.network())?, 32 - net.prefix_len()))?
+    }
+
     /// How many addresses there are: a power of two.
     pub fn size(&self) -> u32 {
         1 << (32 - self.v4.prefix_len())
@@ -146,6 +162,11 @@ impl Block {
         1 << self.bits
     }
 
+    /// Whether it has an offset that another one has too.
+    pub const fn overlaps(&self, other: Self) -> bool {
+        self.first <= other.last() && self.last() >= other.first
+    }
+
     /// Whether an offset lies in it.
     pub const fn contains(&self, offset: u32) -> bool {
         offset >= self.first && offset <= self.last()
@@ -202,6 +223,19 @@ mod tests {
         assert_eq!((low.first(), low.last() + 1), (0, high.first()));
         assert_eq!(range().v4_block(high).to_string(), "10.40.0.0/13");
         assert_eq!(range().v6_block(high).to_string(), "fd00:1:2::8:0/109");
+    }
+
+    #[test]
+    fn a_part_counts_from_its_own_start() {
+        let block = range().block("10.33.0.0/16".parse().unwrap()).unwrap();
+        assert_eq!((block.first(), block.size()), (1 << 16, 1 << 16));
+        let part = range().part(block);
+        assert_eq!(part.gateway().to_string(), "10.33.0.1");
+        assert_eq!(part.v6().to_string(), "fd00:1:2::1:0/112");
+        assert_eq!(part.v6_at(5), range().v6_at(block.first() + 5));
+        assert_eq!(part.offset("10.33.0.5".parse().unwrap()), Some(5));
+        assert_eq!(part.offset("10.34.0.5".parse().unwrap()), None);
+        assert_eq!(range().block("10.48.0.0/16".parse().unwrap()), None);
     }
 
     #[test]

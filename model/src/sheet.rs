@@ -1,4 +1,5 @@
-//! What nodes tell each other of their containers and of the Services that were made on them, without Kubernetes.
+//! What nodes tell each other of their containers, and of the Services and networks that were made on them, without
+//! Kubernetes.
 //!
 //! Each node is the only writer of its sheet. The Services of the cluster are those of all sheets together, and every
 //! node reads the same out of the same sheets. What one node made another may remove: it says so in its own sheet, and
@@ -11,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::{Balance, Engine};
 use crate::health::{CheckedService, HealthCheck, MAX_CHECK_SECONDS, MAX_PATH};
+use crate::network::{DeclaredNetwork, RemovedNetwork};
 use crate::service::{Affinity, Protocol, ServiceName};
 use crate::{ContainerName, LabelKey, LabelValue, NodeId};
 
@@ -36,6 +38,12 @@ pub struct Sheet {
     /// What its checks of endpoints found.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub health: Vec<CheckedService>,
+    /// The networks that were made on it or have containers here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub networks: Vec<DeclaredNetwork>,
+    /// Networks that were removed on it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub removed_networks: Vec<RemovedNetwork>,
 }
 
 /// A Service as it was made.

@@ -20,6 +20,8 @@
 //! changes nothing; [`Host::check`] only looks.
 //! The futures are not to be dropped half-way: run them in a task that is waited for.
 
+use std::sync::Arc;
+
 use weave_linux::netlink::{IfName, Link, Netlink};
 use weave_linux::netns::Netns;
 use weave_model::ClusterRange;
@@ -59,7 +61,7 @@ pub const TAG: &str = "weave";
 /// The host that containers are attached to: one network namespace with one TUN device.
 #[derive(Debug)]
 pub struct Host {
-    netns: Netns,
+    netns: Arc<Netns>,
     netlink: Netlink,
     tun: IfName,
 }
@@ -75,7 +77,7 @@ impl Host {
     pub fn open_in(netns: Netns, tun: IfName) -> Result<Self, Error> {
         let netlink = Netlink::open_in(&netns)?;
         Ok(Self {
-            netns,
+            netns: Arc::new(netns),
             netlink,
             tun,
         })

@@ -36,7 +36,7 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tracing::{info, warn};
-use weave_model::{Drop, NodeId, NodeName, Suite};
+use weave_model::{Block, Drop, NodeId, NodeName, Suite};
 use zeroize::Zeroizing;
 
 use crate::ipam::Ipam;
@@ -171,6 +171,8 @@ pub struct Core {
     removed: BTreeMap<NodeId, Removed>,
     inquiries: Inquiries,
     asking: Option<Asking>,
+    /// Needs for addresses, by area, that no connected member could meet, and when that was.
+    unmet: BTreeMap<Option<Block>, Instant>,
     giving: Giving,
     saving: Saving,
     view: Arc<View>,

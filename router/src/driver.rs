@@ -28,7 +28,7 @@ use crate::core::command::{Command, CommandError, Reply};
 use crate::core::view::View;
 use crate::core::{Config, Core};
 use crate::path::Input;
-use crate::path::routes::{Port, Send};
+use crate::path::routes::{Area, Port, Send};
 use crate::path::stats::Sum;
 use crate::store::{Store, StoreError};
 use crate::time::{Now, Start};
@@ -118,7 +118,7 @@ struct StatsSource {
 #[derive(Debug)]
 enum Order {
     Command(Command, oneshot::Sender<Result<Reply, CommandError>>),
-    Ports(BTreeMap<u32, Port>),
+    Ports(BTreeMap<u32, Port>, Vec<Area>),
     Post(Vec<u8>),
     Ask,
     Note(NodeId, Vec<u8>),
@@ -218,9 +218,11 @@ impl Router {
         answer.await.unwrap_or(Err(CommandError::Stopping))
     }
 
-    /// Says which interfaces belong to which addresses, for broadcast and multicast.
-    pub fn set_ports(&self, ports: BTreeMap<u32, Port>) {
-        self.order(Order::Ports(ports));
+    /// Says which interfaces belong to which addresses, for broadcast and multicast, and which ranges are networks of
+    /// their own. Packets between networks are dropped.
+    pub fn set_ports(&self, ports: BTreeMap<u32, Port>, mut areas: Vec<Area>) {
+        areas.sort_unstable();
+        self.order(Order::Ports(ports, areas));
     }
 
     /// Says what this node tells members that ask; not if it is longer than [`MAX_TEXT`].

@@ -6,6 +6,9 @@
 //! be given away. The network's own address (offset 0), the gateway (1) and the broadcast address (the range's last)
 //! are never given.
 //!
+//! A part of the range that is kept for a network of its own is an *area*. What names no area is given from the rest
+//! only. In an area its first two offsets and its last are never given, for the same reasons.
+//!
 //! Invariants, tested against a set model: an offset has at most one holder, lies in an own block when it is given, and
 //! is not given again by itself before its cooldown is over. A lease outlives the loss of its block: the container
 //! still uses the address, and only the operator can tell it to stop.
@@ -38,6 +41,9 @@ pub enum NoAddress {
     /// The address lies in no block of this node.
     #[error("the address belongs to no block of this node")]
     NotOurs,
+    /// The address lies in the area of another network.
+    #[error("the address belongs to another network")]
+    OtherNetwork,
 }
 
 /// One line of the journal: enough to restore the allocator.
@@ -62,8 +68,10 @@ pub struct Ipam {
     resting: VecDeque<(u32, Instant)>,
     /// The offsets of `resting`, for look-up.
     rested: BTreeSet<u32>,
-    /// Every own offset below this is held, resting or reserved.
-    fresh_from: u32,
+    /// The areas of networks, ascending, disjoint.
+    areas: Vec<Block>,
+    /// For the rest (`None`) and for each area: every own offset of it below this is held, resting or reserved.
+    fresh_from: BTreeMap<Option<Block>, u32>,
 }
 
 impl Ipam {
@@ -76,7 +84,8 @@ impl Ipam {
             holders: BTreeMap::new(),
             resting: VecDeque::new(),
             rested: BTreeSet::new(),
-            fresh_from: 0,
+            areas: Vec::new(),
+            fresh_from: BTreeMap::new(),
         }
     }
 
@@ -84,7 +93,7 @@ impl Ipam {
     pub fn set_blocks(&mut self, blocks: &[Block]) {
         self.blocks = blocks.to_vec();
         self.blocks.sort_unstable();
-        self.fresh_from = 0;
+        self.fresh_from.clear();
         let resting = std::mem::take(&mut self.resting);
         self.resting = resting
             .into_iter()
@@ -93,12 +102,35 @@ impl Ipam {
         self.rested = self.resting.iter().map(|(offset, _)| *offset).collect();
     }
 
-    /// Gives an address to `id`: the one it has, the one it wants, or any.
+    /// Replaces the areas. Leases stay where they are. Whether anything changed is the answer.
+    pub fn set_areas(&mut self, areas: &[Block]) -> bool {
+        let mut areas = areas.to_vec();
+        areas.sort_unstable();
+        if areas == self.areas {
+            return false;
+        }
+        self.areas = areas;
+        self.fresh_from.clear();
+        true
+    }
+
+    /// [`Ipam::allocate_in`] no area.
+    pub fn allocate(
+        &mut self,
+        id: &str,
+        want: Option<u32>,
+        now: Instant,
+    ) -> Result<u32, NoAddress> {
+        self.allocate_in(None, id, want, now)
+    }
+
+    /// Gives an address of an area to `id`: the one it has, the one it wants, or any.
     ///
     /// A wanted address is given even while it rests: whoever names an address wants that one, and a container that is
     /// restarted with a fixed address must get it back at once.
-    pub fn allocate(
+    pub fn allocate_in(
         &mut self,
+        area: Option<Block>,
         id: &str,
         want: Option<u32>,
         now: Instant,
@@ -110,10 +142,10 @@ impl Ipam {
             };
         }
         let offset = match want {
-            Some(want) => self.wanted(want)?,
+            Some(want) => self.wanted(area, want)?,
             None => self
-                .rested_long(now)
-                .or_else(|| self.fresh())
+                .rested_long(area, now)
+                .or_else(|| self.fresh(area))
                 .ok_or(NoAddress::Exhausted)?,
         };
         self.leases.insert(id.to_owned(), offset);
@@ -134,7 +166,8 @@ impl Ipam {
     /// Takes back an address that nobody was told of: it needs no rest.
     pub fn undo(&mut self, id: &str) -> Option<u32> {
         let offset = self.remove(id)?;
-        self.fresh_from = self.fresh_from.min(offset);
+        let from = self.fresh_from.entry(self.area_of(offset)).or_default();
+        *from = offset.min(*from);
         Some(offset)
     }
 
@@ -167,14 +200,63 @@ impl Ipam {
         after > 0 && self.blocks[after - 1].contains(offset)
     }
 
+    /// The area that an offset lies in.
+    pub fn area_of(&self, offset: u32) -> Option<Block> {
+        let after = self.areas.partition_point(|area| area.first() <= offset);
+        let area = *self.areas.get(after.checked_sub(1)?)?;
+        area.contains(offset).then_some(area)
+    }
+
+    /// The own blocks, or their parts, that lie in an area, ascending.
+    pub fn blocks_in(&self, area: Option<Block>) -> Vec<Block> {
+        let mut parts = Vec::new();
+        for block in &self.blocks {
+            match area {
+                Some(area) if area.contains(block.first()) && area.contains(block.last()) => {
+                    parts.push(*block);
+                }
+                Some(area) => parts.extend(block.contains(area.first()).then_some(area)),
+                None => self.outside_of_areas(*block, &mut parts),
+            }
+        }
+        parts
+    }
+
+    fn outside_of_areas(&self, block: Block, parts: &mut Vec<Block>) {
+        let meets = |area: &&Block| area.first() <= block.last() && area.last() >= block.first();
+        match self.areas.iter().find(meets) {
+            None => parts.push(block),
+            Some(area) if area.contains(block.first()) && area.contains(block.last()) => {}
+            Some(_) => {
+                for half in block.halves().into_iter().flat_map(<[Block; 2]>::from) {
+                    self.outside_of_areas(half, parts);
+                }
+            }
+        }
+    }
+
+    /// How many addresses of an area the own blocks can give.
+    pub fn capacity_in(&self, area: Option<Block>) -> u32 {
+        let parts = self.blocks_in(area);
+        let reserved = self.reserved_in(area).into_iter();
+        let reserved = reserved.filter(|one| parts.iter().any(|part| part.contains(*one)));
+        let size: u32 = parts.iter().map(Block::size).sum();
+        size.saturating_sub(reserved.count() as u32)
+    }
+
+    /// How many addresses of an area are in use.
+    pub fn used_in(&self, area: Option<Block>) -> u32 {
+        let within = |area: &Block| self.holders.range(area.first()..=area.last()).count() as u32;
+        match area {
+            Some(area) => within(&area),
+            None => self.used() - self.areas.iter().map(within).sum::<u32>(),
+        }
+    }
+
     /// How many addresses the own blocks can give in all.
     pub fn capacity(&self) -> u32 {
-        let reserved = [0, 1, self.last]
-            .into_iter()
-            .filter(|offset| self.owns(*offset))
-            .count();
-        let size: u32 = self.blocks.iter().map(Block::size).sum();
-        size.saturating_sub(reserved as u32)
+        let areas = self.areas.iter().map(|area| self.capacity_in(Some(*area)));
+        self.capacity_in(None) + areas.sum::<u32>()
     }
 
     /// How many addresses are in use.
@@ -182,16 +264,31 @@ impl Ipam {
         self.leases.len() as u32
     }
 
-    /// Whether it is time to ask for another block: three quarters are in use.
-    pub fn wants_more(&self) -> bool {
-        u64::from(self.used()) * 4 >= u64::from(self.capacity()) * 3
+    /// Of what it is time to ask for another block, as three quarters are in use: the rest (`None`) or areas.
+    pub fn wants_more(&self) -> Vec<Option<Block>> {
+        let full = |area: &Option<Block>| {
+            u64::from(self.used_in(*area)) * 4 >= u64::from(self.capacity_in(*area)) * 3
+        };
+        let areas = self.areas.iter().copied().map(Some);
+        std::iter::once(None).chain(areas).filter(full).collect()
     }
 
-    /// An own block of `1 << bits` offsets without any in use or resting, of the blocks that `may` be given from: the
-    /// highest of the smallest block that has one, so that large blocks stay whole and low addresses stay here.
+    /// [`Ipam::spare_of`] of no area.
     pub fn spare(&self, bits: u8, now: Instant, may: impl Fn(Block) -> bool) -> Option<Block> {
-        let mut blocks: Vec<&Block> = self
-            .blocks
+        self.spare_of(None, bits, now, may)
+    }
+
+    /// A part of an area of `1 << bits` offsets without any in use or resting, of the own blocks that `may` be given
+    /// from: the highest of the smallest block that has one, so that large blocks stay whole and low addresses stay here.
+    pub fn spare_of(
+        &self,
+        area: Option<Block>,
+        bits: u8,
+        now: Instant,
+        may: impl Fn(Block) -> bool,
+    ) -> Option<Block> {
+        let parts = self.blocks_in(area);
+        let mut blocks: Vec<&Block> = parts
             .iter()
             .filter(|block| block.bits() >= bits && may(**block))
             .collect();
@@ -226,8 +323,11 @@ impl Ipam {
         held.max(resting)
     }
 
-    fn wanted(&mut self, want: u32) -> Result<u32, NoAddress> {
-        if self.reserved(want) {
+    fn wanted(&mut self, area: Option<Block>, want: u32) -> Result<u32, NoAddress> {
+        if self.area_of(want) != area {
+            return Err(NoAddress::OtherNetwork);
+        }
+        if self.reserved_in(area).contains(&want) || want > self.last {
             return Err(NoAddress::Reserved);
         }
         if !self.owns(want) {
@@ -242,32 +342,38 @@ impl Ipam {
         Ok(want)
     }
 
-    fn rested_long(&mut self, now: Instant) -> Option<u32> {
-        let (offset, until) = *self.resting.front()?;
-        if until > now {
-            return None;
-        }
-        self.resting.pop_front();
+    fn rested_long(&mut self, area: Option<Block>, now: Instant) -> Option<u32> {
+        let due = self.resting.iter().take_while(|(_, until)| *until <= now);
+        let mut due = due.map(|(offset, _)| *offset).enumerate();
+        let (at, offset) = due.find(|(_, offset)| self.area_of(*offset) == area)?;
+        self.resting.remove(at);
         self.rested.remove(&offset);
         Some(offset)
     }
 
-    fn fresh(&mut self) -> Option<u32> {
-        for block in &self.blocks {
-            for offset in block.first().max(self.fresh_from)..=block.last() {
-                let busy = self.holders.contains_key(&offset) || self.rested.contains(&offset);
-                if !busy && !self.reserved(offset) {
-                    self.fresh_from = offset + 1;
-                    return Some(offset);
-                }
-            }
-            self.fresh_from = self.fresh_from.max(block.last() + 1);
-        }
-        None
+    fn fresh(&mut self, area: Option<Block>) -> Option<u32> {
+        let from = self.fresh_from.get(&area).copied().unwrap_or(0);
+        let reserved = self.reserved_in(area);
+        let is_free = |offset: &u32| {
+            let busy = self.holders.contains_key(offset) || self.rested.contains(offset);
+            !busy && !reserved.contains(offset)
+        };
+        let parts = self.blocks_in(area);
+        let mut offsets = parts
+            .iter()
+            .flat_map(|part| part.first().max(from)..=part.last());
+        let found = offsets.find(is_free);
+        let from = found.map_or(u32::MAX, |offset| offset + 1);
+        self.fresh_from.insert(area, from);
+        found
     }
 
-    fn reserved(&self, offset: u32) -> bool {
-        offset <= 1 || offset >= self.last
+    /// What is never given of an area: the network's own address, its gateway's and its broadcast address.
+    fn reserved_in(&self, area: Option<Block>) -> [u32; 3] {
+        match area {
+            None => [0, 1, self.last],
+            Some(area) => [area.first(), area.first() + 1, area.last()],
+        }
     }
 
     /// What [`Ipam::restore`] needs to make the same allocator again.
@@ -388,6 +494,78 @@ mod tests {
     }
 
     #[test]
+    fn areas_are_given_from_only_when_they_are_named() {
+        let now = now().mono;
+        let mut ipam = ipam(&[block(0, 6), block(128, 4)]);
+        let [low, high] = [block(8, 3), block(128, 6)];
+        assert!(ipam.set_areas(&[high, low]) && !ipam.set_areas(&[low, high]));
+        let default: Vec<u32> = (0..8)
+            .map(|n| ipam.allocate(&format!("d{n}"), None, now).unwrap())
+            .collect();
+        assert_eq!(default, [2, 3, 4, 5, 6, 7, 16, 17]);
+        let mut low_area = |n: u32| ipam.allocate_in(Some(low), &format!("l{n}"), None, now);
+        let given: Vec<u32> = (0..5).map(|n| low_area(n).unwrap()).collect();
+        assert_eq!(given, [10, 11, 12, 13, 14]);
+        assert_eq!(low_area(9), Err(NoAddress::Exhausted));
+        assert_eq!(ipam.allocate_in(Some(high), "h", None, now), Ok(130));
+        let other = Err(NoAddress::OtherNetwork);
+        assert_eq!(ipam.allocate("x", Some(131), now), other);
+        assert_eq!(ipam.allocate_in(Some(high), "x", Some(20), now), other);
+        let reserved = Err(NoAddress::Reserved);
+        for offset in [8, 9, 15] {
+            assert_eq!(
+                ipam.allocate_in(Some(low), "x", Some(offset), now),
+                reserved
+            );
+        }
+        let not_ours = ipam.allocate_in(Some(high), "x", Some(150), now);
+        assert_eq!(not_ours, Err(NoAddress::NotOurs));
+        assert_eq!(
+            (ipam.capacity_in(Some(low)), ipam.used_in(Some(low))),
+            (5, 5)
+        );
+        assert_eq!((ipam.capacity_in(Some(high)), ipam.used_in(None)), (14, 8));
+        assert_eq!(ipam.capacity_in(None), 64 - 8 - 2);
+        assert_eq!(ipam.capacity(), 64 - 8 - 2 + 5 + 14);
+        assert_eq!(ipam.wants_more(), [Some(low)]);
+    }
+
+    #[test]
+    fn what_rested_comes_back_to_its_own_network() {
+        let start = now().mono;
+        let mut ipam = ipam(&[block(0, 5)]);
+        let area = block(16, 4);
+        ipam.set_areas(&[area]);
+        ipam.allocate_in(Some(area), "a", None, start).unwrap();
+        ipam.allocate("b", None, start).unwrap();
+        ipam.release("a", start);
+        let later = start + COOLDOWN;
+        assert_eq!(ipam.allocate("c", None, later), Ok(3));
+        assert_eq!(ipam.allocate_in(Some(area), "d", None, later), Ok(18));
+        ipam.undo("d");
+        assert_eq!(ipam.allocate_in(Some(area), "e", None, later), Ok(18));
+    }
+
+    #[test]
+    fn an_area_s_blocks_are_given_away_from_it_alone() {
+        let now = now().mono;
+        let mut ipam = ipam(&[block(0, 6)]);
+        let area = block(16, 4);
+        ipam.set_areas(&[area]);
+        assert_eq!(
+            ipam.spare_of(Some(area), 3, now, |_| true),
+            Some(block(24, 3))
+        );
+        assert_eq!(ipam.spare_of(Some(area), 5, now, |_| true), None);
+        assert_eq!(
+            ipam.spare(4, now, |_| true),
+            Some(block(0, 4)),
+            "the smallest part that has it"
+        );
+        assert_eq!(ipam.blocks_in(None), [block(0, 4), block(32, 5)]);
+    }
+
+    #[test]
     fn a_fixed_address_comes_back_at_once() {
         let now = now().mono;
         let mut ipam = ipam(&[block(0, 4)]);
@@ -429,12 +607,12 @@ mod tests {
         let now = now().mono;
         let mut ipam = ipam(&[block(8, 3)]);
         for n in 0..6 {
-            assert!(!ipam.wants_more(), "{n} of 8");
+            assert_eq!(ipam.wants_more(), [], "{n} of 8");
             ipam.allocate(&n.to_string(), None, now).unwrap();
         }
-        assert!(ipam.wants_more());
+        assert_eq!(ipam.wants_more(), [None]);
         ipam.set_blocks(&[block(8, 3), block(32, 3)]);
-        assert!(!ipam.wants_more());
+        assert_eq!(ipam.wants_more(), []);
     }
 
     #[test]
@@ -525,6 +703,7 @@ mod tests {
                             Err(NoAddress::HasOther(has)) => prop_assert_eq!(held.get(&id), Some(&has)),
                             Err(NoAddress::Reserved) => prop_assert!(want.is_some_and(|want| want < 2)),
                             Err(NoAddress::NotOurs) => prop_assert!(want.is_some_and(|want| !mine.contains(&want))),
+                            Err(NoAddress::OtherNetwork) => prop_assert!(false, "there is none"),
                         }
                     }
                     Step::Release(id) => {

@@ -8,12 +8,18 @@
 //! | `mss` | forward −150 | TCP between containers and the outside announces no larger segments than both routes carry |
 //! | `outbound` | postrouting, srcnat +5 | what containers send to the outside leaves with the node's address |
 //!
+//! Networks besides the default one add chains of their own (`rules/networks.rs`).
+//!
 //! "Outside" is every destination that is neither in the cluster's range nor behind a device of ours; broadcast and
 //! multicast are never translated. Priorities leave room for Services (destination NAT before, source NAT at the same
 //! place) and for policy (the plain filter hooks).
 
 use weave_linux::nft::{Batch, Chain, Field, Hook, Policy, Rule, RuleSet, Table, Value, priority};
 use weave_model::ClusterRange;
+
+mod networks;
+
+pub use networks::{APART, INTERNAL, NetworkRules};
 
 /// The name of the table.
 pub const TABLE: &str = "weave-attach";
@@ -27,6 +33,8 @@ pub struct AttachRules {
     pub veths: String,
     /// The cluster's addresses.
     pub range: ClusterRange,
+    /// The networks besides the default one; their ranges do not overlap.
+    pub networks: Vec<NetworkRules>,
     /// UDP ports of the node that containers must not reach.
     pub closed_udp: Vec<u16>,
     /// TCP ports of the node that containers must not reach.
@@ -42,6 +50,7 @@ impl AttachRules {
             self.border(batch, table);
             self.mss(batch, table);
             self.outbound(batch, table);
+            self.apart(batch, table);
         })
     }
 

@@ -126,6 +126,7 @@ fn nftables(netns: &Netns, plan: &Plan) -> Point {
         tun: "weave0".to_owned(),
         veths: "wv".to_owned(),
         range,
+        networks: Vec::new(),
         closed_udp: vec![plan.listen.port()],
         closed_tcp: Vec::new(),
     };

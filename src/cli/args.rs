@@ -1,5 +1,6 @@
 //! The words of `weavectl`.
 
+pub(super) mod network;
 pub(super) mod service;
 
 use std::net::IpAddr;
@@ -19,6 +20,7 @@ use super::report::Report;
 use super::test::Test;
 use super::uninstall::Uninstall;
 use crate::duration;
+use network::NetworkCommand;
 use service::ServiceCommand;
 
 /// Where the help of a verb lists what all verbs take.
@@ -165,6 +167,12 @@ pub enum Command {
     },
     /// Take the host's own addresses off the network
     Hide,
+    /// Keep containers apart in networks of their own
+    Network {
+        /// What to do with networks.
+        #[command(subcommand)]
+        command: NetworkCommand,
+    },
     /// Put virtual addresses in front of containers that come and go
     Service {
         /// What to do with services.

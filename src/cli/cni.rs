@@ -158,12 +158,17 @@ fn conflist(socket: &Path, ports: Ports) -> Value {
     })
 }
 
-/// A configuration that comes before ours.
+/// A configuration that comes before ours: runtimes take the first of all that are called so (libcni `ConfFiles`).
 fn before_ours(folder: &Path) -> Option<PathBuf> {
     let names = fs::read_dir(folder).ok()?.filter_map(Result::ok);
     let paths = names.map(|entry| entry.path());
-    let conflists = paths.filter(|path| path.extension().is_some_and(|end| end == "conflist"));
-    let first = conflists.min_by_key(|path| path.file_name().map(ToOwned::to_owned))?;
+    let is_read = |path: &PathBuf| {
+        let end = path.extension().and_then(|end| end.to_str());
+        matches!(end, Some("conf" | "conflist" | "json"))
+    };
+    let first = paths
+        .filter(is_read)
+        .min_by_key(|path| path.file_name().map(ToOwned::to_owned))?;
     (first.file_name()? != CONFLIST).then_some(first)
 }
 

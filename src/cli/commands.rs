@@ -14,7 +14,7 @@ use super::cni::Ports;
 use super::failure::{Exit, Failure};
 use super::shown::{Answer, Shown};
 use super::targets::Targets;
-use super::{cni, dashboard, flows, members, print, processes, service, tools};
+use super::{cni, dashboard, flows, members, network, print, processes, service, tools};
 use crate::api;
 
 /// Does what the arguments say.
@@ -49,6 +49,7 @@ pub(super) fn run(args: &Args) -> Answer {
             let host: HostAddress = client.delete("/expose")?;
             shown.answer(&host, print::hidden)
         }
+        Command::Network { command } => network::run(&client, &shown, command),
         Command::Service { command } => service::run(&client, &shown, command),
         Command::Status(_) => status(&client, &shown),
         Command::Peers(_) => shown.answer(&client.get("/peers")?, |answer: &Peers| {

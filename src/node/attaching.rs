@@ -8,14 +8,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use weave_model::api::{AttachRequest, Attachment, Attachments, Code, Refusal};
-use weave_model::{ClusterRange, ContainerName, IfName, Mac};
+use weave_model::{ClusterRange, ContainerName, IfName, Mac, NetworkName, NetworkSpec};
 use weave_router::attach::{AttachSpec, DefaultRoute, Repaired};
 use weave_router::core::command::{Command, Reply};
-use weave_router::path::routes::{DEFAULT_NETWORK, Port};
+use weave_router::path::routes::Port;
 
 use super::addresses;
 use super::book::Entry;
 use super::containers::{self, Plan};
+use super::networks::part_of;
 use super::works::{HOST_LEASE, SERVICE_LEASE, Works};
 use crate::obstacle::Obstacle;
 
@@ -29,7 +30,11 @@ impl Works {
         // What was freed while the node was down may be the container that comes now.
         self.drain_cni_journal().await;
         let netns = containers::open_netns(&request.netns)?;
-        match containers::plan(&self.book, &request, &range, containers::netns_id(&netns))? {
+        let network = self.network(&request.network)?;
+        let part = network
+            .as_ref()
+            .map_or(range, |one| part_of(&range, one.range));
+        match containers::plan(&self.book, &request, &part, containers::netns_id(&netns))? {
             Plan::Done(entry) if self.is_whole(&entry, range).await? => return Ok(entry.attachment),
             Plan::Done(entry) => self.clear_away(&entry, &request).await?,
             Plan::Replace(former) => {
@@ -40,21 +45,26 @@ impl Works {
             Plan::Make => {}
         }
         self.side.guard(range)?;
-        let want = containers::wanted_offset(&range, &request)?;
+        let first = range.offset_v4(part.v4().network()).unwrap_or(0);
+        let want = containers::wanted_offset(&part, &request)?.map(|want| first + want);
         let lease = containers::lease_id(&request.name, &request.ifname);
-        let offset = self.allocate(&lease, want).await?;
+        let offset = self.allocate_of(&request.network, &lease, want).await?;
+        let spec = network.map_or_else(NetworkSpec::default, |network| network.spec);
         let spec = AttachSpec {
             attachment: containers::to_make(
                 &self.book,
                 &request,
-                range,
-                offset,
-                self.config.overlay.mtu,
+                part,
+                offset - first,
+                spec.mtu.unwrap_or(self.config.overlay.mtu),
             ),
             netns: netns.into(),
             ifname: containers::kernel_name(&request.ifname),
             mac: request.mac.map(Mac::bytes),
-            default_route: DefaultRoute::IfNone,
+            default_route: match spec.internal {
+                true => DefaultRoute::Never,
+                false => DefaultRoute::IfNone,
+            },
             uplink_mtu: addresses::uplink_mtu().await,
         };
         let made = self.make(&request, &spec).await;
@@ -199,22 +209,20 @@ impl Works {
         };
         let port = |entry: &Entry| {
             let Attachment {
-                host_ifname, ip, ..
+                host_ifname,
+                ip,
+                network,
+                ..
             } = &entry.attachment;
             let link = links
                 .iter()
                 .find(|link| link.name == host_ifname.as_str())?;
             let offset = range.offset_v4(ip.addr())?;
-            Some((
-                link.index,
-                Port {
-                    offset,
-                    network: DEFAULT_NETWORK,
-                },
-            ))
+            let network = self.group_number(network)?;
+            Some((link.index, Port { offset, network }))
         };
-        self.router
-            .set_ports(self.book.entries().filter_map(port).collect());
+        let ports = self.book.entries().filter_map(port).collect();
+        self.router.set_ports(ports, self.areas(&range));
         self.pairs = Arc::new(links.into_iter().map(|link| link.name).collect());
         self.publish();
         true
@@ -289,7 +297,10 @@ impl Works {
         }
         let leased = |lease: &String| leases.iter().any(|(id, _)| id == lease);
         for (lease, offset) in booked.iter().filter(|(lease, _)| !leased(lease)) {
-            if let Err(refusal) = self.allocate(lease, *offset).await {
+            let network = offset.map_or_else(NetworkName::default_network, |offset| {
+                self.network_with(&range, offset)
+            });
+            if let Err(refusal) = self.allocate_of(&network, lease, *offset).await {
                 tracing::warn!(%refusal, lease, "an address in use cannot be kept for it");
             }
         }

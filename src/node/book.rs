@@ -11,6 +11,7 @@ use weave_model::api::{Attachment, CniGcRequest, CniRef, HostAddress};
 use weave_model::{ContainerName, DeclaredService, IfName, NetworkName, RemovedService};
 
 use super::given::Table;
+use super::networks::Records;
 
 /// What is attached to this node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,6 +20,7 @@ pub(super) struct Book {
     host: Option<HostAddress>,
     docker: Table,
     services: Declarations,
+    networks: Records,
 }
 
 /// What was said on this node of Services.
@@ -51,6 +53,8 @@ struct Page {
     docker: Table,
     #[serde(default)]
     services: Declarations,
+    #[serde(default)]
+    networks: Records,
 }
 
 const VERSION: u32 = 1;
@@ -93,6 +97,7 @@ impl Book {
             host: page.host,
             docker: page.docker,
             services: page.services,
+            networks: page.networks,
         })
     }
 
@@ -105,6 +110,7 @@ impl Book {
             host: self.host,
             docker: self.docker.clone(),
             services: self.services.clone(),
+            networks: self.networks.clone(),
         };
         serde_json::to_vec(&page).expect("a book of strings and numbers is JSON")
     }
@@ -144,7 +150,7 @@ impl Book {
     pub(super) fn interfaces<'a>(
         &'a self,
         name: &'a ContainerName,
-    ) -> impl Iterator<Item = &'a Entry> {
+    ) -> impl Iterator<Item = &'a Entry> + Clone {
         self.entries()
             .filter(move |entry| entry.attachment.name == *name)
     }
@@ -176,7 +182,7 @@ impl Book {
     }
 
     /// Everything that is attached, by container and interface.
-    pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
+    pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> + Clone {
         self.attachments.values()
     }
 
@@ -219,6 +225,16 @@ impl Book {
     /// The same, to be changed.
     pub(super) const fn services_mut(&mut self) -> &mut Declarations {
         &mut self.services
+    }
+
+    /// What is known of networks.
+    pub(super) const fn networks(&self) -> &Records {
+        &self.networks
+    }
+
+    /// The same, to be changed.
+    pub(super) const fn networks_mut(&mut self) -> &mut Records {
+        &mut self.networks
     }
 
     /// Gives the host its addresses, or takes them.

@@ -9,6 +9,7 @@ use weave_model::{ClusterRange, ContainerName, IfName, Mac};
 use weave_router::attach::{self, AttachSpec, Attached, DefaultRoute};
 
 use super::book::{Book, Entry, Place};
+use super::networks::part_of;
 use super::wall_seconds;
 use crate::config::MTU_RANGE;
 
@@ -75,21 +76,13 @@ pub(super) enum Plan {
     Make,
 }
 
-/// Checks a request against the book and the cluster's range.
+/// Checks a request against the book and its network's range.
 pub(super) fn plan(
     book: &Book,
     request: &AttachRequest,
     range: &ClusterRange,
     netns_id: (u64, u64),
 ) -> Result<Plan, Refusal> {
-    if !request.network.is_default() {
-        let cause = format!("there is no network {}", request.network);
-        return Err(Refusal::new(
-            Code::NotFound,
-            cause,
-            "attach to the network default",
-        ));
-    }
     wanted_offset(range, request)?;
     check_mtu(request)?;
     match book.place(&request.name, &request.ifname, netns_id) {
@@ -214,7 +207,7 @@ fn check_mtu(request: &AttachRequest) -> Result<(), Refusal> {
 pub(super) fn offset_in(range: &ClusterRange, ip: IpAddr) -> Result<u32, Refusal> {
     range.offset(ip).ok_or_else(|| {
         let (v4, v6) = (range.v4(), range.v6());
-        let cause = format!("{ip} is not an address for containers: the cluster has {v4} and {v6}");
+        let cause = format!("{ip} is not an address for containers: the network has {v4} and {v6}");
         Refusal::new(
             Code::Invalid,
             cause,
@@ -292,7 +285,7 @@ pub(super) fn entry(request: &AttachRequest, spec: &AttachSpec, attached: &Attac
     }
 }
 
-/// What the host needs to know to look after an entry.
+/// What the host needs to know to look after an entry of a cluster with this range.
 pub(super) fn to_repair(entry: &Entry, range: ClusterRange) -> Option<attach::Attachment> {
     let Attachment {
         name,
@@ -303,6 +296,7 @@ pub(super) fn to_repair(entry: &Entry, range: ClusterRange) -> Option<attach::At
         mtu,
         ..
     } = &entry.attachment;
+    let range = part_of(&range, ip.trunc());
     Some(attach::Attachment {
         outer: kernel_name(host_ifname),
         range,

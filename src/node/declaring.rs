@@ -201,7 +201,7 @@ impl Works {
         }
     }
 
-    fn members(&self) -> Vec<Member> {
+    pub(super) fn members(&self) -> Vec<Member> {
         services::members_now(&self.router.view(), &self.book)
     }
 }

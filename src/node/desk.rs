@@ -11,10 +11,11 @@ use tokio::time::{MissedTickBehavior, interval};
 use weave_model::api::{
     AttachRequest, Attachment, Attachments, CniFindings, CniGcRequest, CniRef, ExposeRequest,
     HostAddress, InitRequest, IpamFindings, JoinRequest, LeaveAnswer, LeaveRequest, Membership,
-    Refusal, ServiceInfo, ServiceRequest, TokenAnswer, TokenRequest, Trace, TraceRequest,
+    NetworkInfo, NetworkRequest, Refusal, ServiceInfo, ServiceRequest, TokenAnswer, TokenRequest,
+    Trace, TraceRequest,
 };
 use weave_model::docker::Call;
-use weave_model::{ContainerName, IfName, ServiceName};
+use weave_model::{ContainerName, IfName, NetworkName, ServiceName};
 
 use super::docker;
 use super::works::Works;
@@ -49,6 +50,10 @@ pub(super) enum Job {
     /// Does for Services what only the desk may.
     SettleServices,
     Trace(TraceRequest, Reply<Trace>),
+    MakeNetwork(NetworkRequest, Reply<NetworkInfo>),
+    RemoveNetwork(NetworkName, Reply<NetworkInfo>),
+    /// Takes over what others say of networks.
+    SettleNetworks,
 }
 
 /// The running desk. It ends when the last [`super::Node`] is dropped.
@@ -120,5 +125,10 @@ async fn do_job(works: &mut Works, job: Job) {
         Job::RemoveService(name, reply) => drop(reply.send(works.remove_service(&name))),
         Job::SettleServices => works.settle_services().await,
         Job::Trace(request, reply) => drop(reply.send(works.trace(&request).await)),
+        Job::MakeNetwork(request, reply) => {
+            drop(reply.send(works.declare_network(request).await));
+        }
+        Job::RemoveNetwork(name, reply) => drop(reply.send(works.remove_network(&name).await)),
+        Job::SettleNetworks => works.settle_networks().await,
     }
 }

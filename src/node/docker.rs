@@ -24,6 +24,7 @@ use weave_router::attach;
 use super::book::Entry;
 use super::containers::{self, GATEWAY6, UNKNOWN};
 use super::given::{Endpoint, Network, NotGiven, Table, lease_id};
+use super::networks::part_of;
 use super::wall_seconds;
 use super::works::Works;
 use crate::config::MTU_RANGE;
@@ -103,12 +104,11 @@ impl Works {
     fn pool(&self, request: &PoolRequest) -> Result<Pool, Refusal> {
         let range = self.range()?;
         let family = if request.v6 { Family::V6 } else { Family::V4 };
-        let (net, gateway) = whole(range, family);
-        if let Some(asked) = request.pool.filter(|asked| asked.trunc() != net) {
-            let cause = format!("{asked} is not the range of the cluster, which is {net}");
-            let fix = format!("leave --subnet out, or give --subnet {net}");
-            return Err(Refusal::new(Code::Invalid, cause, fix));
-        }
+        let network = match request.pool {
+            Some(asked) => self.network_of(range, asked)?,
+            None => NetworkName::default_network(),
+        };
+        let (net, gateway) = whole(self.part(range, &network)?, family);
         if let Some(part) = request.sub_pool {
             let cause = format!("addresses cannot be given from {part} alone");
             let fix = "leave --ip-range out; give single containers an address with --ip";
@@ -117,17 +117,64 @@ impl Works {
         if let Some(option) = request.options.keys().next() {
             return Err(unknown_option(option, "--ipam-opt"));
         }
-        let network = NetworkName::default_network();
         let id = PoolId { network, family };
         let named = request.pool.is_some() || request.v6;
         let net = if named { net } else { ANY.into() };
         Ok(Pool { id, net, gateway })
     }
 
+    /// The network that has this range, in either family.
+    fn network_of(&self, range: ClusterRange, asked: IpNet) -> Result<NetworkName, Refusal> {
+        let asked = asked.trunc();
+        let is = |part: ClusterRange| asked == part.v4().into() || asked == part.v6().into();
+        if is(range) {
+            return Ok(NetworkName::default_network());
+        }
+        let mut known = self.book.networks().known.declared();
+        let found = known.find(|one| is(part_of(&range, one.range)));
+        found.map(|one| one.name.clone()).ok_or_else(|| {
+            let cause = format!("{asked} is neither the range of the cluster nor that of a network");
+            let fix = format!(
+                "leave --subnet out, give --subnet {}, or make a network first: weavectl network create",
+                whole(range, Family::of(asked.addr())).0
+            );
+            Refusal::new(Code::Invalid, cause, fix)
+        })
+    }
+
+    /// The network that all ranges of a network of Docker's belong to.
+    fn network_of_all(
+        &self,
+        range: ClusterRange,
+        request: &NetworkRequest,
+    ) -> Result<NetworkName, Refusal> {
+        let mut found = NetworkName::default_network();
+        for (at, given) in request.v4.iter().chain(&request.v6).enumerate() {
+            let one = match given.pool {
+                pool if pool == ANY.into() => NetworkName::default_network(),
+                pool => self.network_of(range, pool)?,
+            };
+            if at > 0 && one != found {
+                let cause = format!("the ranges belong to different networks, {found} and {one}");
+                let fix = "give --subnet twice, with both ranges of one network: see weavectl network list";
+                return Err(Refusal::new(Code::Invalid, cause, fix));
+            }
+            found = one;
+        }
+        Ok(found)
+    }
+
+    /// The addresses of a network.
+    fn part(&self, range: ClusterRange, network: &NetworkName) -> Result<ClusterRange, Refusal> {
+        let network = self.network(network)?;
+        Ok(network.map_or(range, |network| part_of(&range, network.range)))
+    }
+
     async fn give_address(&mut self, request: AddressRequest) -> Result<IpNet, Refusal> {
         let range = self.range()?;
         let family = request.pool.family;
-        let (net, gateway) = whole(range, family);
+        let part = self.part(range, &request.pool.network)?;
+        let (net, gateway) = whole(part, family);
         if request.options.is_gateway() {
             return match request.address.filter(|asked| *asked != gateway.addr()) {
                 None => Ok(gateway),
@@ -140,8 +187,9 @@ impl Works {
         }
         let want = request
             .address
-            .map(|ip| offset_of(range, family, ip))
-            .transpose()?;
+            .map(|ip| offset_of(part, family, ip).map(|_| range.offset(ip)))
+            .transpose()?
+            .flatten();
         let (mac, before) = (request.options.mac, self.book.docker().clone());
         let found = self.book.docker_mut().complete(family, mac, want);
         let found = found.map_err(|error| not_given(error, range, request.address))?;
@@ -150,7 +198,9 @@ impl Works {
             return Ok(address_at(range, net, offset));
         }
         let lease = lease_id(before.next());
-        let offset = self.allocate(&lease, want).await?;
+        let offset = self
+            .allocate_of(&request.pool.network, &lease, want)
+            .await?;
         self.book.docker_mut().add(family, mac, offset);
         if let Err(refusal) = self.save_docker(before) {
             self.release(&lease).await;
@@ -178,7 +228,7 @@ impl Works {
     }
 
     fn create_network(&mut self, request: NetworkRequest) -> Result<(), Refusal> {
-        self.range()?;
+        let range = self.range()?;
         if let Some(option) = request.options.unknown.first() {
             return Err(unknown_option(option, "--opt"));
         }
@@ -188,10 +238,11 @@ impl Works {
             return Err(Refusal::new(Code::Invalid, cause, WITH_IPAM));
         }
         let mtu = request.options.mtu.as_deref().map(mtu).transpose()?;
+        let network = self.network_of_all(range, &request)?;
         let before = self.book.docker().clone();
         self.book
             .docker_mut()
-            .add_network(request.network, Network { mtu });
+            .add_network(request.network, Network { mtu, network });
         self.save_docker(before)
     }
 
@@ -277,13 +328,16 @@ impl Works {
         };
         self.side.guard(range)?;
         self.remove_pair(&id, &endpoint).await?;
-        let (attachment, inner) = self.to_lend(&id, &endpoint, range);
+        let network = self.book.docker().network(&endpoint.network).network;
+        let part = self.part(range, &network)?;
+        let (attachment, inner) = self.to_lend(&id, &endpoint, (range, part))?;
         let mac = endpoint.mac.map(Mac::bytes);
         let kernel_name = containers::kernel_name(&inner);
         let lent = self.side.host.lend(&attachment, &kernel_name, mac).await;
         let lent = lent.map_err(|error| containers::refused(&error))?;
 
-        let entry = entry(&id, &endpoint, &attachment, &lent, request.sandbox);
+        let mut entry = entry(&id, &endpoint, &attachment, &lent, request.sandbox);
+        entry.attachment.network = network;
         if let Err(refusal) = self.keep(&id, &endpoint, entry) {
             if let Err(error) = self.side.host.detach(&attachment.outer).await {
                 tracing::warn!(%error, "a container's device cannot be taken back");
@@ -294,7 +348,7 @@ impl Works {
         tracing::info!(endpoint = %id, ip = %attachment.v4(), "lent to Docker");
         Ok(Lent {
             name: inner,
-            range,
+            range: part,
             ipv6: endpoint.ipv6,
         })
     }
@@ -304,22 +358,25 @@ impl Works {
         &self,
         id: &CniName,
         endpoint: &Endpoint,
-        range: ClusterRange,
-    ) -> (attach::Attachment, IfName) {
+        (range, part): (ClusterRange, ClusterRange),
+    ) -> Result<(attach::Attachment, IfName), Refusal> {
         let name = name_of(id);
         let outer = containers::host_ifname(&self.book, &name, &IfName::eth0());
         let inner = outer.as_str().replacen("wv", "wc", 1);
-        let mtu = self.book.docker().network(&endpoint.network).mtu;
+        let Network { mtu, network } = self.book.docker().network(&endpoint.network);
+        let network = self.network(&network)?;
+        let mtu = mtu.or(network.and_then(|network| network.spec.mtu));
+        let offset = offset_of(part, Family::V4, range.v4_at(endpoint.offset).into())?;
         let attachment = attach::Attachment {
             outer: containers::kernel_name(&outer),
-            range,
-            offset: endpoint.offset,
+            range: part,
+            offset,
             ipv6: endpoint.ipv6,
             mtu: mtu.unwrap_or(self.config.overlay.mtu).into(),
             tag: name.to_string(),
         };
         let inner = inner.parse().expect("another letter of the same kind");
-        (attachment, inner)
+        Ok((attachment, inner))
     }
 
     /// Writes down what was lent.
@@ -502,7 +559,7 @@ fn entry(
     let range = &attachment.range;
     let netns_id =
         containers::open_netns(&sandbox).map_or(UNKNOWN, |netns| containers::netns_id(&netns));
-    let v6 = lent.ipv6.then(|| range.v6_at(endpoint.offset).into());
+    let v6 = lent.ipv6.then(|| range.v6_at(attachment.offset).into());
     let attachment = Attachment {
         name: name_of(id),
         netns: sandbox,

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use weave_model::docker::Family;
-use weave_model::{CniName, IfName, Mac};
+use weave_model::{CniName, IfName, Mac, NetworkName};
 
 /// Networks, addresses and endpoints of Docker's.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,10 +25,22 @@ pub(super) struct Table {
 }
 
 /// What was asked for with a network of Docker's.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Network {
-    /// The MTU of its containers' interfaces, in bytes; the node's own when absent.
+    /// The MTU of its containers' interfaces, in bytes; its network's, or else the node's, when absent.
     pub(super) mtu: Option<u16>,
+    /// The network of the cluster that it is.
+    #[serde(default = "NetworkName::default_network")]
+    pub(super) network: NetworkName,
+}
+
+impl Default for Network {
+    fn default() -> Self {
+        Self {
+            mtu: None,
+            network: NetworkName::default_network(),
+        }
+    }
 }
 
 /// A container's place on a network, from before it has an interface until after.
@@ -168,7 +180,12 @@ impl Table {
 
     /// What was asked for with a network; of one that is not known, nothing.
     pub(super) fn network(&self, name: &CniName) -> Network {
-        self.networks.get(name).copied().unwrap_or_default()
+        self.networks.get(name).cloned().unwrap_or_default()
+    }
+
+    /// Whether a network of Docker's is this network of the cluster.
+    pub(super) fn uses(&self, name: &NetworkName) -> bool {
+        self.networks.values().any(|one| one.network == *name)
     }
 
     /// Writes an endpoint down, over a former one of that name.

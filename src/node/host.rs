@@ -14,7 +14,7 @@ use weave_model::ClusterRange;
 use weave_model::api::{Code, Refusal};
 use weave_router::attach::{self, Host, HostSpec};
 use weave_router::hostfw::{self, HostFirewall};
-use weave_router::rules::AttachRules;
+use weave_router::rules::{AttachRules, NetworkRules};
 
 use super::containers;
 use crate::obstacle::Obstacle;
@@ -41,6 +41,8 @@ pub(super) struct HostSide {
     port: u16,
     /// TCP ports of the node that containers must not reach: metrics and the page.
     closed_tcp: Vec<u16>,
+    /// The networks besides the default one.
+    pub(super) networks: Vec<NetworkRules>,
     /// Whether the host has IPv6, as it was seen last.
     ipv6: bool,
 }
@@ -76,6 +78,7 @@ impl HostSide {
             mtu,
             port: listen.port(),
             closed_tcp,
+            networks: Vec::new(),
             ipv6: true,
         })
     }
@@ -178,6 +181,7 @@ impl HostSide {
             tun: TUN.to_owned(),
             veths: VETHS.to_owned(),
             range,
+            networks: self.networks.clone(),
             closed_udp: vec![self.port],
             closed_tcp: self.closed_tcp.clone(),
         }

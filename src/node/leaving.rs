@@ -6,6 +6,7 @@ use weave_router::core::command::{Command, Reply};
 
 use super::Node;
 use super::desk::Job;
+use super::networks::Records;
 use super::works::{Works, strange_reply};
 
 impl Node {
@@ -39,6 +40,11 @@ impl Works {
             tracing::warn!(%error, "not everything of the cluster can be taken off this host");
         }
         self.told.clear();
+        *self.book.networks_mut() = Records::default();
+        self.side.networks.clear();
+        if let Err(refusal) = self.save() {
+            tracing::warn!(%refusal, "the networks of that cluster are not forgotten yet");
+        }
         self.look_after().await;
         let heir = heir.map(|(id, name)| NodeRef {
             id,

@@ -29,7 +29,7 @@ use weave_router::driver::Router;
 use super::book::Book;
 use super::checking::Found;
 use super::desk::Job;
-use super::{Published, addresses};
+use super::{Published, addresses, networks};
 use crate::config::Config;
 use crate::vital::Part;
 
@@ -77,6 +77,8 @@ pub(super) struct Memory {
     members: Vec<Member>,
     reported: Reported,
     facts: Facts,
+    /// What the members say of networks may be other than what the desk wrote down.
+    unsettled: bool,
     /// The host's own addresses, and when they were looked at.
     addresses: (Option<Instant>, BTreeSet<IpAddr>),
 }
@@ -91,6 +93,7 @@ impl Memory {
             members: Vec::new(),
             reported: Reported::default(),
             facts: Facts::default(),
+            unsettled: false,
             addresses: (None, BTreeSet::new()),
         }
     }
@@ -157,10 +160,20 @@ impl Serving {
         if !changes.is_empty() {
             self.engine.report(changes);
         }
-        if needs_desk(&book, &self.memory.members, view.me)
-            && let Some(jobs) = self.jobs.upgrade()
-        {
-            // A full desk is asked again at the next look.
+        self.ask_desk(&book, &range, view.me);
+    }
+
+    /// Has the desk write down what has to be. A full one is asked again at the next look.
+    fn ask_desk(&mut self, book: &Book, range: &ClusterRange, me: NodeId) {
+        let Some(jobs) = self.jobs.upgrade() else {
+            return;
+        };
+        if self.memory.unsettled {
+            let due = networks::unsettled(book, range, &self.memory.members, me).is_some();
+            let asked = jobs.try_send(Job::SettleNetworks).is_ok();
+            self.memory.unsettled = due && !asked;
+        }
+        if needs_desk(book, &self.memory.members, me) {
             let _ = jobs.try_send(Job::SettleServices);
         }
     }
@@ -180,6 +193,7 @@ impl Serving {
             names: Arc::new(names.collect()),
         });
         self.memory.members = members;
+        self.memory.unsettled = true;
         changes
     }
 
@@ -270,6 +284,8 @@ fn own_sheet(book: &Book, health: &[CheckedService]) -> Sheet {
         removed: book.services().removed.clone(),
         containers: containers.collect(),
         health: health.to_vec(),
+        networks: book.networks().told(|name| networks::in_use(book, name)),
+        removed_networks: book.networks().removed.clone(),
     }
 }
 

@@ -9,8 +9,8 @@ use weave_linux::netlink::route::Kind;
 use weave_linux::netlink::{Link, Netlink, Route};
 use weave_linux::nft::Found;
 use weave_linux::sysctl;
-use weave_model::ClusterRange;
 use weave_model::api::{Attachment, Code, Hop, Refusal, Trace, TraceEnd, TraceRequest};
+use weave_model::{ClusterRange, NetworkName};
 use weave_router::core::view::{Member, Owner, View};
 
 use super::book::Entry;
@@ -62,7 +62,14 @@ impl Works {
     /// Follows a packet from a container of this node.
     pub(super) async fn trace(&self, request: &TraceRequest) -> Result<Trace, Refusal> {
         let range = self.range()?;
-        let entry = self.book.interfaces(&request.from).next().ok_or_else(|| {
+        let destination = self.destination(&request.to)?;
+        let mut interfaces = self.book.interfaces(&request.from);
+        let together = |entry: &&Entry| self.is_in(&entry.attachment.network, range, destination);
+        let entry = interfaces
+            .clone()
+            .find(together)
+            .or_else(|| interfaces.next());
+        let entry = entry.ok_or_else(|| {
             let cause = format!("no container {} is attached to this node", request.from);
             Refusal::new(
                 Code::NotFound,
@@ -70,7 +77,6 @@ impl Works {
                 "see what is attached with: weavectl ps",
             )
         })?;
-        let destination = self.destination(&request.to)?;
         let source = match destination {
             IpAddr::V4(_) => IpAddr::V4(entry.attachment.ip.addr()),
             IpAddr::V6(_) => match entry.attachment.ip6 {
@@ -132,6 +138,7 @@ impl Works {
         let netlink = Netlink::open().map_err(|error| unreadable(&error))?;
         past_antispoofing(&netlink, &outer, source, path).await?;
         self.past_the_rules(source.is_ipv4(), range, path)?;
+        self.within_one_network(&entry.attachment.network, range, destination, path)?;
         let Some((route, link)) = way_out(&netlink, destination).await? else {
             path.pass("host", "route", format!("{destination} is this host's own"));
             return Ok(TraceEnd::Host);
@@ -145,6 +152,34 @@ impl Works {
             return over(&self.router.view(), range, (source, destination), path);
         }
         Ok(self.behind(&link.name, path))
+    }
+
+    /// Whether an address is in a network; addresses outside of the cluster are in none.
+    fn is_in(&self, network: &NetworkName, range: ClusterRange, address: IpAddr) -> bool {
+        let offset = range.offset(address);
+        offset.is_some_and(|offset| self.network_with(&range, offset) == *network)
+    }
+
+    fn within_one_network(
+        &self,
+        own: &NetworkName,
+        range: ClusterRange,
+        to: IpAddr,
+        path: &mut Path,
+    ) -> Result<(), Hop> {
+        let Some(offset) = range.offset(to) else {
+            return Ok(());
+        };
+        let other = self.network_with(&range, offset);
+        if other == *own {
+            path.pass("host", "network", format!("both are in the network {own}"));
+            return Ok(());
+        }
+        let found = format!("{to} is in the network {other}, the container in {own}");
+        let fix = format!(
+            "attach the container to {other} as well: weavectl attach --network {other} --ifname eth1"
+        );
+        Err(dropped("host", "network", found, fix))
     }
 
     /// What a device that is not the router's leads to.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use tokio::sync::watch;
@@ -11,7 +11,7 @@ use weave_model::api::{
     Code, DEFAULT_RANGE, ExposeRequest, HostAddress, InitRequest, JoinRequest, Membership, Refusal,
     TokenAnswer, TokenRequest,
 };
-use weave_model::{BadRange, BadToken, ClusterRange};
+use weave_model::{BadRange, BadToken, ClusterRange, NetworkName};
 use weave_router::attach;
 use weave_router::core::command::{Command, CommandError, Reply};
 use weave_router::driver::Router;
@@ -23,6 +23,12 @@ use super::missing::Missing;
 use super::{Published, addresses, containers};
 use crate::config::Config;
 use crate::obstacle::{Obstacle, cause_and_fix};
+
+/// How long an attach waits for this node's part of a network that has just been made.
+const PART_WAIT: Duration = Duration::from_secs(5);
+
+/// How often it looks meanwhile.
+const PART_PAUSE: Duration = Duration::from_millis(20);
 
 /// The lease of the host itself. No container's name is empty.
 pub(super) const HOST_LEASE: &str = "/host";
@@ -222,6 +228,7 @@ impl Works {
             obstacles.extend(self.mend(range).await);
         }
         obstacles.extend(self.route_services().await);
+        obstacles.extend(self.network_obstacles());
         self.obstacles = obstacles.into();
         if self.tell_ports().await {
             self.sweep().await;
@@ -271,17 +278,35 @@ impl Works {
 
     /// Finds an address; the same lease gets the same again.
     pub(super) async fn allocate(&self, lease: &str, want: Option<u32>) -> Result<u32, Refusal> {
-        match self
-            .router
-            .command(Command::Allocate {
+        self.allocate_of(&NetworkName::default_network(), lease, want)
+            .await
+    }
+
+    /// Finds an address of a network. Of a network that has just been made this node's part may be on its way.
+    pub(super) async fn allocate_of(
+        &self,
+        network: &NetworkName,
+        lease: &str,
+        want: Option<u32>,
+    ) -> Result<u32, Refusal> {
+        let area = self.area_of(network);
+        let began = Instant::now();
+        loop {
+            let command = Command::Allocate {
                 id: lease.to_owned(),
                 want,
-            })
-            .await
-        {
-            Ok(Reply::Address(offset)) => Ok(offset),
-            Ok(_) => Err(strange_reply()),
-            Err(error) => Err(address_refused(error)),
+                area,
+            };
+            let none_yet = match self.router.command(command).await {
+                Ok(Reply::Address(offset)) => return Ok(offset),
+                Ok(_) => return Err(strange_reply()),
+                Err(error @ CommandError::Exhausted { capacity: 0, .. }) if area.is_some() => error,
+                Err(error) => return Err(address_refused(error)),
+            };
+            if began.elapsed() > PART_WAIT {
+                return Err(address_refused(none_yet));
+            }
+            tokio::time::sleep(PART_PAUSE).await;
         }
     }
 

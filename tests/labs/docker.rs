@@ -271,6 +271,7 @@ fn containers_of_docker() {
         wanted.reaches(&a, 56);
         d2.ok("rm --force wanted");
 
+        a_network_of_its_own(&d2, &b);
         the_node_is_killed(&d1, &hosts, &b);
         docker_is_killed(&mut d1, &b);
         d2.ok("restart --time 0 two");
@@ -320,6 +321,44 @@ fn is_told_with_its_image(docker: &Docker<'_>, asked: &Host) {
             && told["host"] == docker.host.name.as_str()
             && told["processes"][0]["name"] == "guest"
     });
+}
+
+/// A Docker network with the range of a network of the cluster is that network; its containers reach no other.
+fn a_network_of_its_own(docker: &Docker<'_>, other: &Container) {
+    let made = docker.host.json(&["network", "create", "blue"]);
+    let range = made["range"].as_str().expect("a range");
+    let create = "network create --driver weave --ipam-driver weave";
+    docker.ok(&format!("{create} --subnet {range} blue"));
+    docker.ok("run --detach --network blue --name apart guest /guest");
+    let asked = "{{.State.Pid}} {{.NetworkSettings.Networks.blue.IPAddress}}";
+    let told = said(
+        docker
+            .command()
+            .args(["inspect", "--format", asked, "apart"]),
+    );
+    let (pid, ip) = told
+        .out
+        .trim()
+        .split_once(' ')
+        .expect("a process and an address");
+    let net: ipnet::Ipv4Net = range.parse().expect("a range");
+    assert!(
+        net.contains(&ip.parse::<std::net::Ipv4Addr>().expect("an address")),
+        "{ip} in {range}"
+    );
+    let ns = Ns::named("apart");
+    ns::host(&format!("ip netns attach apart {pid}"));
+    let second = docker.host.attach_with("second", &["--network", "blue"]);
+    ping(&ns, second.v4.into(), 56);
+    assert!(!try_ping(&ns, other.v4.into(), 56).status.success());
+    let said = docker.host.ctl(&["network", "rm", "blue"]);
+    assert!(said.err.contains("is in use"), "{said:?}");
+    docker.ok("rm --force apart");
+    docker.host.ok(&["detach", "second"]);
+    let said = docker.host.ctl(&["network", "rm", "blue"]);
+    assert!(said.err.contains("docker network rm"), "{said:?}");
+    docker.ok("network rm blue");
+    docker.host.ok(&["network", "rm", "blue"]);
 }
 
 /// A published port is reached from outside, is shown, and the container reaches the outside.

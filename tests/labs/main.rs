@@ -20,6 +20,7 @@ mod members;
 mod metrics;
 mod mtu;
 mod nat;
+mod networks;
 mod newcomer;
 mod outside;
 mod overlay;

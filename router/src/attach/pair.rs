@@ -133,7 +133,7 @@ impl Host {
             return Err(Error::NotOurs(outer.clone()));
         }
         // Addresses and routes go with the device, and the container's end with this one.
-        match self.netlink.delete_link(link.index).await {
+        match self.netlink.take_link(&self.netns, link.index).await {
             Err(error) if error.is_not_found() => Ok(Detached::NotThere),
             deleted => Ok(deleted.map(|()| Detached::Removed)?),
         }

@@ -32,6 +32,8 @@ const PIECES: usize = 24;
 pub(super) struct Asking {
     /// Names this need; a member that has met it does not meet it twice.
     id: u64,
+    /// The area of a network that they are for.
+    within: Option<Block>,
     asked: Option<NodeId>,
     tries: u32,
     next: Instant,
@@ -42,10 +44,11 @@ pub(super) struct Asking {
 }
 
 impl Asking {
-    fn new(id: u64, now: Instant) -> Self {
+    fn new(id: u64, within: Option<Block>, now: Instant) -> Self {
         let refused = BTreeMap::new();
         Self {
             id,
+            within,
             asked: None,
             tries: 0,
             next: now,
@@ -137,11 +140,20 @@ impl Core {
     pub(super) fn ask_if_needed(&mut self) {
         let room = |own: &Membership| own.deeds.has_room();
         let standing = self.active && self.standing().is_ok_and(room) && !self.past.in_doubt;
-        let needed = standing && self.saving.failure().is_none() && self.ipam.wants_more();
-        match (&self.asking, needed) {
-            (None, true) => self.asking = Some(Asking::new(self.rng.next_u64(), self.now.mono)),
-            (Some(asking), false) if !asking.granted => self.asking = None,
-            _ => {}
+        let able = standing && self.saving.failure().is_none();
+        let wants = if able {
+            self.ipam.wants_more()
+        } else {
+            Vec::new()
+        };
+        match &self.asking {
+            Some(asking) if asking.granted || wants.contains(&asking.within) => {}
+            _ => {
+                let now = self.now.mono;
+                let need = self.urgent(&wants);
+                let id = need.map(|within| (within, self.rng.next_u64()));
+                self.asking = id.map(|(within, id)| Asking::new(id, within, now));
+            }
         }
         if self
             .asking
@@ -152,10 +164,22 @@ impl Core {
         }
     }
 
+    /// Which need to see to: not one that nobody could meet a moment ago, while there is another.
+    fn urgent(&self, wants: &[Option<Block>]) -> Option<Option<Block>> {
+        let unmet = |within: &Option<Block>| {
+            let at = self.unmet.get(within);
+            at.is_some_and(|at| self.now.mono < *at + REFUSED_FOR)
+        };
+        let open = wants.iter().find(|within| !unmet(within));
+        open.or_else(|| wants.first()).copied()
+    }
+
     fn ask(&mut self) {
         let now = self.now.mono;
         let donor = self.choose_donor();
-        let whole: u32 = self.ipam.blocks().iter().map(Block::size).sum();
+        let within = self.asking.as_ref().and_then(|asking| asking.within);
+        let parts = self.ipam.blocks_in(within);
+        let whole: u32 = parts.iter().map(Block::size).sum();
         let Some(asking) = &mut self.asking else {
             return;
         };
@@ -168,8 +192,12 @@ impl Core {
         let id = asking.id;
         match donor {
             Some(donor) => {
-                let bits = if whole == 0 { 0 } else { whole.ilog2() as u8 };
-                self.send(donor, &Message::DeedRequest { id, bits });
+                let bits = match (whole, within) {
+                    (0, None) => 0,
+                    (0, Some(area)) => first_bits(area),
+                    _ => whole.ilog2() as u8,
+                };
+                self.send(donor, &Message::DeedRequest { id, bits, within });
             }
             None if self.all_refused() => self.nobody_gives(),
             None => {}
@@ -202,7 +230,8 @@ impl Core {
         let size = |id: &NodeId| {
             let record = self.records.get(id);
             record.map_or(u32::MAX, |record| {
-                record.blocks.iter().map(Block::size).sum()
+                let blocks = record.blocks.iter();
+                blocks.map(|block| common(*block, asking.within)).sum()
             })
         };
         let others = willing.iter().filter(|id| Some(**id) != asking.asked);
@@ -225,6 +254,11 @@ impl Core {
         if let Some(asking) = &mut self.asking {
             asking.refused.clear();
             asking.next = self.now.mono + REFUSED_FOR;
+            self.unmet.insert(asking.within, self.now.mono);
+        }
+        let wants = self.ipam.wants_more();
+        if self.unmet.len() < wants.len() {
+            self.asking = None;
         }
         if self.awaits_deed() {
             self.end_join(Err(CommandError::NoAddresses));
@@ -245,7 +279,13 @@ impl Core {
     }
 
     /// A member asks for addresses.
-    pub(super) fn handle_request(&mut self, peer: NodeId, id: u64, bits: u8) {
+    pub(super) fn handle_request(
+        &mut self,
+        peer: NodeId,
+        id: u64,
+        bits: u8,
+        within: Option<Block>,
+    ) {
         let Some(membership) = self.membership.as_mut().filter(|_| self.active) else {
             return;
         };
@@ -263,11 +303,12 @@ impl Core {
             && membership.deeds.may_ask(peer)
             && self.ipam.blocks().len() <= MAX_BLOCKS - PIECES;
         let block = if able {
-            let whole = Block::whole(&membership.range).bits();
-            let sizes = gift_bits(whole, bits, self.ipam.capacity(), self.ipam.used());
+            let whole = within.unwrap_or_else(|| Block::whole(&membership.range));
+            let (have, used) = (self.ipam.capacity_in(within), self.ipam.used_in(within));
+            let sizes = gift_bits(whole.bits(), bits, have, used);
             let mut sizes = sizes.into_iter().flatten().rev();
             let may = |block| membership.deeds.may_pass(block);
-            sizes.find_map(|bits| self.ipam.spare(bits, self.now.mono, may))
+            sizes.find_map(|bits| self.ipam.spare_of(within, bits, self.now.mono, may))
         } else {
             None
         };
@@ -338,6 +379,7 @@ impl Core {
     pub(super) fn handle_title(&mut self, peer: NodeId, block: Block, counter: u64) {
         info!(from = %peer.short(), first = block.first(), addresses = block.size(), "a block was given to this node");
         self.asking = None;
+        self.unmet.clear();
         self.refresh();
         self.send(peer, &Message::DeedAck { block, counter });
         if self.awaits_deed() {
@@ -382,4 +424,22 @@ impl Core {
             }
         }
     }
+}
+
+/// How much of an area a member that has none of it asks for first, as the binary logarithm: the 256th part, so that
+/// many members find some, but no less than 32 addresses.
+fn first_bits(area: Block) -> u8 {
+    area.bits().saturating_sub(8).max(5)
+}
+
+/// How many offsets of a block lie in an area.
+fn common(block: Block, area: Option<Block>) -> u32 {
+    let Some(area) = area else {
+        return block.size();
+    };
+    let (first, last) = (
+        block.first().max(area.first()),
+        block.last().min(area.last()),
+    );
+    (last + 1).saturating_sub(first)
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use weave_model::api::{Code, Refusal};
-use weave_model::{BadRange, ClusterRange, NodeId, NodeName, Token};
+use weave_model::{BadRange, Block, ClusterRange, NodeId, NodeName, Token};
 
 use crate::mesh::tokens::{self, TokenInfo};
 
@@ -71,6 +71,14 @@ pub enum Command {
         id: String,
         /// The offset it must be.
         want: Option<u32>,
+        /// The area that it must lie in; in none when absent.
+        area: Option<Block>,
+    },
+    /// Keeps parts of the range for networks of their own: offsets of an area are given only when it is named, and each
+    /// member gets a part of each area. Replaces what was said before.
+    SetAreas {
+        /// The areas; none overlaps another.
+        areas: Vec<Block>,
     },
     /// Takes an interface's address back; one that has none is no error.
     Release {
@@ -301,6 +309,9 @@ pub enum CommandError {
     /// It lies outside of the range.
     #[error("the address lies outside of the cluster's range {0}")]
     Outside(Ipv4Net),
+    /// It lies in the range of another network than it was asked for.
+    #[error("the address {0} is not one of that network")]
+    OtherNetwork(Ipv4Addr),
     /// Another node owns it.
     #[error("the address {address} belongs to the node {node}")]
     Elsewhere {
@@ -381,6 +392,7 @@ impl CommandError {
             Self::SheetTooLong => "detach containers, use fewer labels, or attach them on other nodes",
             Self::BadId => "use a shorter container name",
             Self::HasOther { .. } => "detach it first, or attach it without naming an address",
+            Self::OtherNetwork(_) => "see the ranges with `weavectl network list`",
             Self::Reserved(_) | Self::Outside(_) => "choose another address, or let the node choose",
             Self::Elsewhere { node, .. } => return format!("attach the container on {node}, or choose another address"),
             Self::Unowned(_) => "choose another address, or wait until its owner is known",
@@ -410,6 +422,7 @@ impl CommandError {
             | Self::BadId
             | Self::SheetTooLong
             | Self::Reserved(_)
+            | Self::OtherNetwork(_)
             | Self::Outside(_) => Code::Invalid,
             Self::Stopping | Self::NotMember | Self::NotAdmin { .. } | Self::NoEndpoint => {
                 Code::NotReady

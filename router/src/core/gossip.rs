@@ -143,7 +143,9 @@ impl Core {
             Message::Record(bytes) => self.handle_record(peer, &bytes),
             Message::RecordAck { node, version } => self.handle_record_ack(peer, node, version),
             Message::Summary { answer, records } => self.handle_summary(peer, answer, &records),
-            Message::DeedRequest { id, bits } => self.handle_request(peer, id, bits),
+            Message::DeedRequest { id, bits, within } => {
+                self.handle_request(peer, id, bits, within);
+            }
             Message::DeedGrant(deeds) => self.handle_grant(peer, &deeds),
             Message::DeedAck { block, counter } => self.handle_ack(peer, block, counter),
             Message::DeedRefusal { id } => self.handle_refusal(peer, id),

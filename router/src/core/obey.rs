@@ -54,7 +54,15 @@ impl Core {
             Command::Allocate {
                 id: interface,
                 want,
-            } => return self.allocate(id, interface, want),
+                area,
+            } => return self.allocate(id, interface, want, area),
+            Command::SetAreas { areas } => {
+                if self.ipam.set_areas(&areas) {
+                    self.ask_if_needed();
+                    self.publish();
+                }
+                return Ok(Some(Reply::Done));
+            }
             Command::Release { id: interface } => return self.release(id, &interface),
             Command::Leases => {
                 let leases = self.ipam.leases();
@@ -250,6 +258,7 @@ impl Core {
         command: u64,
         id: String,
         want: Option<u32>,
+        area: Option<Block>,
     ) -> Result<Option<Reply>, CommandError> {
         let range = self.standing()?.range;
         if id.len() > MAX_ID {
@@ -262,8 +271,8 @@ impl Core {
         if fresh {
             self.check_storage()?;
         }
-        let given = self.ipam.allocate(&id, want, self.now.mono);
-        let offset = given.map_err(|error| self.explain(error, &range, &id, want))?;
+        let given = self.ipam.allocate_in(area, &id, want, self.now.mono);
+        let offset = given.map_err(|error| self.explain(error, (&range, area), &id, want))?;
         if fresh {
             self.stale = true;
             self.saving.after(Pending::Address {
@@ -301,7 +310,7 @@ impl Core {
     fn explain(
         &mut self,
         error: NoAddress,
-        range: &ClusterRange,
+        (range, area): (&ClusterRange, Option<Block>),
         id: &str,
         want: Option<u32>,
     ) -> CommandError {
@@ -311,9 +320,10 @@ impl Core {
         };
         match error {
             NoAddress::Exhausted => CommandError::Exhausted {
-                used: self.ipam.used(),
-                capacity: self.ipam.capacity(),
+                used: self.ipam.used_in(area),
+                capacity: self.ipam.capacity_in(area),
             },
+            NoAddress::OtherNetwork => CommandError::OtherNetwork(address),
             NoAddress::Taken(holder) => CommandError::AddressTaken { address, holder },
             NoAddress::HasOther(offset) => CommandError::HasOther {
                 id: id.to_owned(),

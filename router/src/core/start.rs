@@ -88,6 +88,7 @@ impl Core {
             removed: BTreeMap::new(),
             inquiries: Inquiries::default(),
             asking: None,
+            unmet: BTreeMap::new(),
             giving: Giving::default(),
             saving: Saving::default(),
             stale: true,

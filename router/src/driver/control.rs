@@ -24,7 +24,8 @@ use crate::core::{Core, CoreEvent};
 use crate::path::Input;
 use crate::path::cut::Batch;
 use crate::path::routes::{
-    OpenLanes, Owned, Owner, Peer, Port, RELAYED_HEADERS, Receive, Routes, Send, Via, header_bytes,
+    Area, OpenLanes, Owned, Owner, Peer, Port, RELAYED_HEADERS, Receive, Routes, Send, Via,
+    header_bytes,
 };
 use crate::path::stats::PeerCounters;
 use crate::session::{Inbound, Outbound, SessionEvent};
@@ -58,6 +59,7 @@ pub(super) struct Control {
     inbound: HashMap<u32, Arc<Inbound>>,
     counters: BTreeMap<NodeId, Arc<PeerCounters>>,
     ports: BTreeMap<u32, Port>,
+    areas: Vec<Area>,
     lanes: Lanes,
     mtus: Mtus,
     board: Board,
@@ -88,6 +90,7 @@ impl Control {
             inbound: HashMap::new(),
             counters: BTreeMap::new(),
             ports: BTreeMap::new(),
+            areas: Vec::new(),
             lanes: Lanes::default(),
             mtus: Mtus::default(),
             board: Board::default(),
@@ -241,8 +244,8 @@ impl Control {
                     self.waiting.insert(self.last_command, reply);
                     self.core.handle_command(self.last_command, command, now());
                 }
-                Order::Ports(ports) => {
-                    self.ports = ports;
+                Order::Ports(ports, areas) => {
+                    (self.ports, self.areas) = (ports, areas);
                     self.stale = true;
                 }
                 Order::Post(text) => self.board.post(text),
@@ -526,6 +529,7 @@ impl Control {
             peers,
             inbound,
             ports: self.ports.clone(),
+            areas: self.areas.clone(),
         }
     }
 }

@@ -112,6 +112,8 @@ pub enum Message {
         id: u64,
         /// The binary logarithm of how many; 0 for what a joiner gets.
         bits: u8,
+        /// The area of a network that they must lie in; otherwise in none.
+        within: Option<Block>,
     },
     /// "This block is yours": the deed and its chain, nearest first.
     DeedGrant(Vec<Deed>),
@@ -195,7 +197,13 @@ impl Message {
             Self::Record(bytes) => out.u8(RECORD).bytes(bytes),
             Self::RecordAck { node, version } => entry(out.u8(RECORD_ACK), *node, *version),
             Self::Summary { answer, records } => summary(&mut out, SUMMARY, *answer, records),
-            Self::DeedRequest { id, bits } => out.u8(DEED_REQUEST).u64(*id).u8(*bits),
+            Self::DeedRequest { id, bits, within } => {
+                out.u8(DEED_REQUEST).u64(*id).u8(*bits);
+                if let Some(area) = within {
+                    write_block(*area, &mut out);
+                }
+                &mut out
+            }
             Self::DeedGrant(deeds) => {
                 out.u8(DEED_GRANT);
                 deeds.iter().for_each(|deed| deed.write(&mut out));
@@ -309,6 +317,10 @@ impl Message {
             DEED_REQUEST => Self::DeedRequest {
                 id: reader.u64()?,
                 bits: reader.u8()?.min(32),
+                within: match reader.is_empty() {
+                    true => None,
+                    false => Some(read_block(reader)?),
+                },
             },
             DEED_GRANT => Self::DeedGrant(read_all(reader, MAX_CHAIN, Deed::read)?),
             DEED_ACK => Self::DeedAck {
@@ -451,7 +463,12 @@ mod tests {
             &ClusterKey::from_bytes(&[2; 32]),
         );
         prop_oneof![
-            (any::<u64>(), 0..=32u8).prop_map(|(id, bits)| Message::DeedRequest { id, bits }),
+            (any::<u64>(), 0..=32u8, proptest::option::of(0..=20u8)).prop_map(
+                |(id, bits, area)| {
+                    let within = area.and_then(|bits| Block::new(0, bits));
+                    Message::DeedRequest { id, bits, within }
+                }
+            ),
             (0..4usize).prop_map(move |n| Message::DeedGrant(vec![deed; n])),
             (block, any::<u64>()).prop_map(|(block, counter)| Message::DeedAck { block, counter }),
             any::<u64>().prop_map(|id| Message::DeedRefusal { id }),

@@ -17,7 +17,7 @@ use weave_linux::packet::{Family, Heard, PacketSocket};
 use weave_linux::poll::{Bell, readable};
 use weave_linux::tun::gso;
 use weave_linux::udp::UdpSocket;
-use weave_model::{ClusterRange, Drop};
+use weave_model::Drop;
 
 use super::cut::Batch;
 use super::egress::transmit;
@@ -56,7 +56,8 @@ impl GroupPorts {
     /// Puts a packet on the interface of every container of a network but the one it came from.
     ///
     /// # Errors
-    /// [`Drop::NotOurs`] if the destination is no group, [`Drop::LinkScope`] if the packet manages the link.
+    /// [`Drop::NotOurs`] if the destination is no group, [`Drop::LinkScope`] if the packet manages the link,
+    /// [`Drop::OtherNetwork`] if the source is in another network.
     pub fn deliver(
         &self,
         routes: &Routes,
@@ -65,8 +66,11 @@ impl GroupPorts {
         packet: &[u8],
         from: Option<u32>,
     ) -> Result<(), Drop> {
-        let range = routes.range.as_ref().ok_or(Drop::NotOurs)?;
-        let mac = carried(range, packet, inner)?;
+        if routes.network_of(inner.source) != network {
+            return Err(Drop::OtherNetwork);
+        }
+        let broadcast = routes.broadcast(network).ok_or(Drop::NotOurs)?;
+        let mac = carried(broadcast, packet, inner)?;
         let socket = if inner.destination.is_ipv4() {
             &self.v4
         } else {
@@ -161,7 +165,8 @@ impl Group {
     ) -> Result<(), Drop> {
         let inner = Inner::parse(packet)?;
         let range = routes.range.as_ref().ok_or(Drop::NoRoute)?;
-        carried(range, packet, &inner)?;
+        let broadcast = routes.broadcast(port.network).ok_or(Drop::NoRoute)?;
+        carried(broadcast, packet, &inner)?;
         if range.offset(inner.source) != Some(port.offset) {
             return Err(Drop::ForeignSource);
         }
@@ -239,19 +244,17 @@ impl Budget {
 
 /// The link-level address for a packet that may be carried: asked of what containers send and of what members send, who
 /// could otherwise answer for the gateway of every container (RFC 4861 §7.2.5).
-fn carried(range: &ClusterRange, packet: &[u8], inner: &Inner) -> Result<[u8; 6], Drop> {
+fn carried(broadcast: Ipv4Addr, packet: &[u8], inner: &Inner) -> Result<[u8; 6], Drop> {
     if is_link_control(packet, inner) {
         return Err(Drop::LinkScope);
     }
-    group_mac(range, inner.destination).ok_or(Drop::NotOurs)
+    group_mac(broadcast, inner.destination).ok_or(Drop::NotOurs)
 }
 
 /// The link-level address for a group (RFC 1112 §6.4, RFC 2464 §7); `None` for anything else.
-fn group_mac(range: &ClusterRange, destination: IpAddr) -> Option<[u8; 6]> {
+fn group_mac(broadcast: Ipv4Addr, destination: IpAddr) -> Option<[u8; 6]> {
     match destination {
-        IpAddr::V4(v4) if v4 == Ipv4Addr::BROADCAST || v4 == range.v4().broadcast() => {
-            Some([0xff; 6])
-        }
+        IpAddr::V4(v4) if v4 == Ipv4Addr::BROADCAST || v4 == broadcast => Some([0xff; 6]),
         IpAddr::V4(v4) if v4.is_multicast() => {
             let [_, b, c, d] = v4.octets();
             Some([0x01, 0x00, 0x5e, b & 0x7f, c, d])
@@ -283,13 +286,7 @@ mod tests {
 
     use super::*;
 
-    fn range() -> ClusterRange {
-        ClusterRange::new(
-            "10.32.0.0/12".parse().unwrap(),
-            "fd00::/48".parse().unwrap(),
-        )
-        .unwrap()
-    }
+    const BROADCAST: Ipv4Addr = Ipv4Addr::new(10, 47, 255, 255);
 
     #[test]
     fn a_member_s_neighbour_advertisement_is_not_carried() {
@@ -301,7 +298,7 @@ mod tests {
                 .icmpv6_raw(kind, 0, [0; 4])
                 .write(&mut packet, &[0; 16])
                 .unwrap();
-            carried(&range(), &packet, &Inner::parse(&packet).unwrap())
+            carried(BROADCAST, &packet, &Inner::parse(&packet).unwrap())
         };
         for link_control in [130, 131, 132, 133, 134, 135, 136, 137, 143] {
             assert_eq!(kind(link_control), Err(Drop::LinkScope));
@@ -311,8 +308,7 @@ mod tests {
 
     #[test]
     fn groups_have_link_addresses() {
-        let range = range();
-        let mac = |text: &str| group_mac(&range, text.parse().unwrap());
+        let mac = |text: &str| group_mac(BROADCAST, text.parse().unwrap());
         assert_eq!(mac("10.47.255.255"), Some([0xff; 6]));
         assert_eq!(mac("255.255.255.255"), Some([0xff; 6]));
         assert_eq!(mac("239.129.2.3"), Some([1, 0, 0x5e, 1, 2, 3]));

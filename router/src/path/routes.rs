@@ -3,11 +3,11 @@
 #![deny(clippy::disallowed_methods)]
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
-use weave_model::{ClusterRange, Drop, MtuReason, NodeId, PathMtu};
+use weave_model::{Block, ClusterRange, Drop, MtuReason, NodeId, PathMtu};
 
 use super::cut::{Batch, MIN_DATAGRAM, MIN_RELAYED};
 use super::stats::PeerCounters;
@@ -29,6 +29,17 @@ pub struct Routes {
     pub inbound: HashMap<u32, Receive>,
     /// The containers' interfaces, by interface index.
     pub ports: BTreeMap<u32, Port>,
+    /// The ranges of networks besides the default one: sorted, not overlapping.
+    pub areas: Vec<Area>,
+}
+
+/// A network besides the default one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Area {
+    /// Its range. It alone says which network an address is in.
+    pub block: Block,
+    /// Its number, from 1.
+    pub network: u16,
 }
 
 /// A run of offsets and who owns it.
@@ -237,7 +248,7 @@ pub struct Receive {
     pub counters: Arc<PeerCounters>,
 }
 
-/// The number of the network that every container is in until there are several.
+/// The number of the network of every address that is in no [`Area`].
 pub const DEFAULT_NETWORK: u16 = 0;
 
 /// A container's interface.
@@ -270,25 +281,63 @@ impl Routes {
         self.owner(self.range.as_ref()?.offset(address)?)
     }
 
-    /// Whether an address is the gateway's, which every node has: no packet between nodes comes from it.
+    /// Whether an address is a network's gateway's, which every node has: no packet between nodes comes from it.
     pub fn is_gateway(&self, address: IpAddr) -> bool {
         let Some(range) = &self.range else {
             return false;
         };
-        let gateway = range.offset_v4(range.gateway());
-        range
-            .offset(address)
-            .is_some_and(|offset| Some(offset) == gateway)
+        range.offset(address).is_some_and(|offset| {
+            let network = self.area(offset).map_or(0, |area| area.block.first());
+            offset == network + 1
+        })
+    }
+
+    fn area(&self, offset: u32) -> Option<&Area> {
+        let after = self
+            .areas
+            .partition_point(|area| area.block.first() <= offset);
+        let area = self.areas.get(after.checked_sub(1)?)?;
+        area.block.contains(offset).then_some(area)
+    }
+
+    /// The network that an address is in; one outside of the cluster is in the default network.
+    pub fn network_of(&self, address: IpAddr) -> u16 {
+        if self.areas.is_empty() {
+            return DEFAULT_NETWORK;
+        }
+        let offset = self.range.as_ref().and_then(|range| range.offset(address));
+        offset
+            .and_then(|offset| self.area(offset))
+            .map_or(DEFAULT_NETWORK, |area| area.network)
+    }
+
+    /// The broadcast address of a network; `None` for a network that is not known.
+    pub fn broadcast(&self, network: u16) -> Option<Ipv4Addr> {
+        let range = self.range.as_ref()?;
+        if network == DEFAULT_NETWORK {
+            return Some(range.v4().broadcast());
+        }
+        let area = self.areas.iter().find(|area| area.network == network)?;
+        Some(range.v4_at(area.block.last()))
+    }
+
+    fn within_one(&self, source: IpAddr, destination: IpAddr) -> Result<(), Drop> {
+        match self.network_of(source) == self.network_of(destination) {
+            true => Ok(()),
+            false => Err(Drop::OtherNetwork),
+        }
     }
 
     /// The member that a packet of ours goes to.
     ///
     /// # Errors
-    /// [`Drop::ForeignSource`] if the source is not ours to use, [`Drop::NoRoute`] if nobody else owns the destination.
+    /// [`Drop::ForeignSource`] if the source is not ours to use, [`Drop::NoRoute`] if nobody else owns the destination,
+    /// [`Drop::OtherNetwork`] if the two are in different networks.
     pub fn towards(&self, source: IpAddr, destination: IpAddr) -> Result<usize, Drop> {
         if self.owner_of(source) != Some(Owner::Here) || self.is_gateway(source) {
             return Err(Drop::ForeignSource);
         }
+        self.within_one(source, destination)?;
         match self.owner_of(destination) {
             Some(Owner::Peer(place)) => Ok(place),
             Some(Owner::Here) | None => Err(Drop::NoRoute),
@@ -298,7 +347,8 @@ impl Routes {
     /// Whether a member may send us a packet with these addresses.
     ///
     /// # Errors
-    /// [`Drop::ForeignSource`] if the source is not its own, [`Drop::NotOurs`] if the destination is not ours.
+    /// [`Drop::ForeignSource`] if the source is not its own, [`Drop::NotOurs`] if the destination is not ours,
+    /// [`Drop::OtherNetwork`] if the two are in different networks.
     pub fn admit(
         &self,
         peer: Option<usize>,
@@ -306,6 +356,7 @@ impl Routes {
         destination: IpAddr,
     ) -> Result<(), Drop> {
         self.admit_source(peer, source)?;
+        self.within_one(source, destination)?;
         match self.owner_of(destination) {
             Some(Owner::Here) => Ok(()),
             Some(Owner::Peer(_)) | None => Err(Drop::NotOurs),
@@ -365,6 +416,47 @@ mod tests {
         }
         assert_eq!(routes.owner_of(ip("fd00::300")), Some(Owner::Peer(1)));
         assert_eq!(routes.owner_of(ip("8.8.8.8")), None);
+    }
+
+    #[test]
+    fn networks_are_told_apart_by_their_addresses_both_ways() {
+        let area = |first, network| Area {
+            block: Block::new(first, 7).unwrap(),
+            network,
+        };
+        let routes = Routes {
+            areas: vec![area(128, 7), area(640, 9)],
+            ..routes()
+        };
+        for (address, network) in [
+            ("10.32.0.127", 0),
+            ("10.32.0.128", 7),
+            ("fd00::ff", 7),
+            ("10.32.1.0", 0),
+            ("10.32.2.128", 9),
+            ("8.8.8.8", 0),
+        ] {
+            assert_eq!(routes.network_of(ip(address)), network, "{address}");
+        }
+        let other = Err(Drop::OtherNetwork);
+        for (here, there) in [
+            ("10.32.0.9", "10.32.2.129"),
+            ("10.32.0.130", "10.32.2.9"),
+            ("fd00::82", "fd00::209"),
+            ("10.32.0.130", "10.32.2.130"),
+        ] {
+            assert_eq!(routes.towards(ip(here), ip(there)), other, "{here}");
+            let back = routes.admit(Some(0), ip(there), ip(here));
+            assert_eq!(back.map(|()| 0), other, "{there}");
+        }
+        assert_eq!(routes.towards(ip("10.32.0.9"), ip("10.32.2.9")), Ok(0));
+        assert!(routes.is_gateway(ip("10.32.0.129")) && routes.is_gateway(ip("10.32.0.1")));
+        assert!(!routes.is_gateway(ip("10.32.0.2")));
+        assert_eq!(routes.broadcast(7), "10.32.0.255".parse().ok());
+        assert_eq!(
+            (routes.broadcast(0), routes.broadcast(8)),
+            ("10.47.255.255".parse().ok(), None)
+        );
     }
 
     #[test]

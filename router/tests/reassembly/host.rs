@@ -95,6 +95,7 @@ impl Hosts {
             owners: vec![owned(0, Owner::Peer(0)), owned(256, Owner::Here)],
             peers: vec![peer],
             inbound: [(SESSION, receive)].into(),
+            areas: vec![],
             ports: [].into(),
         };
         Self {

@@ -69,6 +69,7 @@ fn rules_for_another_range_replace_the_table() {
             tun: "weave0".into(),
             veths: "wv".into(),
             range: range.unwrap(),
+            networks: vec![],
             closed_udp: vec![],
             closed_tcp: vec![],
         };

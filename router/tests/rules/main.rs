@@ -7,6 +7,7 @@
 
 mod attach;
 mod hostfw;
+mod networks;
 
 use std::os::fd::{AsFd, AsRawFd};
 use std::process::{Command, Output};
@@ -14,7 +15,7 @@ use std::process::{Command, Output};
 use weave_linux::netns::{Netns, run_in};
 use weave_linux::nft::{RuleSet, Socket};
 use weave_model::ClusterRange;
-use weave_router::rules::AttachRules;
+use weave_router::rules::{AttachRules, NetworkRules};
 
 /// Runs a script in a namespace.
 fn sh(netns: &Netns, script: &str) -> Output {
@@ -37,6 +38,11 @@ fn pings(netns: &Netns, arguments: &str) -> bool {
 }
 
 fn rules() -> RuleSet {
+    rules_for(&[])
+}
+
+/// The table in a cluster with these networks.
+fn rules_for(networks: &[NetworkRules]) -> RuleSet {
     let range = ClusterRange::new(
         "10.32.0.0/12".parse().unwrap(),
         "fd77::/48".parse().unwrap(),
@@ -45,6 +51,7 @@ fn rules() -> RuleSet {
         tun: "weave0".into(),
         veths: "wv".into(),
         range: range.unwrap(),
+        networks: networks.to_vec(),
         closed_udp: vec![6783],
         closed_tcp: vec![6782, 4040],
     }

@@ -255,10 +255,15 @@ impl World {
         let id = format!("c{},eth0", input.u8() % 8);
         let want = input.u32();
         let command = match what % 8 {
-            0 => Command::Allocate { id, want: None },
+            0 => Command::Allocate {
+                id,
+                want: None,
+                area: None,
+            },
             1 => Command::Allocate {
                 id,
                 want: Some(want),
+                area: None,
             },
             2 => Command::Release { id },
             3 => Command::Leases,

@@ -122,7 +122,11 @@ pub(super) fn message_seeds() -> Vec<Vec<u8>> {
 
 fn deed_messages(node: NodeId) -> [Message; 7] {
     [
-        Message::DeedRequest { id: 1, bits: 8 },
+        Message::DeedRequest {
+            id: 1,
+            bits: 8,
+            within: None,
+        },
         Message::DeedGrant(vec![genesis()]),
         Message::DeedAck {
             block: block(256, 8),
@@ -337,6 +341,7 @@ fn saved() -> Vec<Vec<u8>> {
         Command::Allocate {
             id: "a,eth0".to_owned(),
             want: None,
+            area: None,
         },
     ];
     let mut saved = Vec::new();

@@ -116,6 +116,21 @@ impl Frames {
         self.frames.iter().filter(|frame| readable(frame)).count()
     }
 
+    /// The IP packets, in hex with their frames' headers, that have these bytes at this place of their header, or, for ARP, as the sender's address.
+    pub(crate) fn mentioning(&self, address: &[u8], at: usize) -> Vec<String> {
+        let says = |frame: &&Vec<u8>| {
+            let at = match (be16(frame, 12), address.len()) {
+                (Some(0x0800), 4) | (Some(0x86dd), 16) => at,
+                // What hosts answer in another's name is theirs.
+                (Some(0x0806), 4) if frame.get(6..12) != Some(b"\x02Weave") => 14,
+                _ => return false,
+            };
+            frame.get(14 + at..14 + at + address.len()) == Some(address)
+        };
+        let found = self.frames.iter().filter(says);
+        found.map(|frame| HEXLOWER.encode(frame)).collect()
+    }
+
     /// How many frames are datagrams of Weave.
     pub(crate) fn sealed(&self) -> usize {
         self.frames

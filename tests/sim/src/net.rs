@@ -379,6 +379,7 @@ impl Net {
             Command::Allocate {
                 id: id.to_owned(),
                 want,
+                area: None,
             },
         )
     }

@@ -496,7 +496,14 @@ impl World {
         let (id, want) = (format!("c{}", self.containers), None);
         let container = (n, id.clone());
         self.model.asks(&container);
-        let command = self.net.command(n, Command::Allocate { id, want });
+        let command = self.net.command(
+            n,
+            Command::Allocate {
+                id,
+                want,
+                area: None,
+            },
+        );
         self.asked.insert((n, command), Asked::Attach(container));
     }
 

@@ -79,6 +79,7 @@ fn use_addresses(net: &mut Net, given: &mut BTreeMap<(usize, String), u32>) {
             Command::Allocate {
                 id: id.clone(),
                 want: None,
+                area: None,
             },
         );
         net.run(Duration::from_millis(20));

@@ -27,7 +27,16 @@ fn a_member_that_asks_for_addresses_without_end_is_given_so_many_and_no_more() {
     let before = net.nodes[0].disk.as_ref().unwrap().len();
     let had = net.mine(1).len();
     for id in 0..4000 {
-        say(&mut net, 1, 0, &Message::DeedRequest { id, bits: 3 });
+        say(
+            &mut net,
+            1,
+            0,
+            &Message::DeedRequest {
+                id,
+                bits: 3,
+                within: None,
+            },
+        );
     }
     net.run(MINUTE);
     let grown = net.nodes[0].disk.as_ref().unwrap().len() - before;
@@ -36,7 +45,16 @@ fn a_member_that_asks_for_addresses_without_end_is_given_so_many_and_no_more() {
     assert!((20..=64).contains(&got), "{got} blocks");
     net.check_ownership();
     let asked = net.mine(2).iter().map(Block::size).sum::<u32>();
-    say(&mut net, 2, 0, &Message::DeedRequest { id: 9, bits: 8 });
+    say(
+        &mut net,
+        2,
+        0,
+        &Message::DeedRequest {
+            id: 9,
+            bits: 8,
+            within: None,
+        },
+    );
     net.run(MINUTE);
     let given: u32 = net.mine(2).iter().map(Block::size).sum();
     assert_eq!(given, asked + 256, "others are given what they ask for");

@@ -295,7 +295,14 @@ fn no_address_is_owned_twice_whenever_nodes_crash_around_a_removal() {
             let n = net.rng.random_range(0..5_usize);
             if net.nodes[n].core.is_some() {
                 let id = format!("c{round}");
-                net.command(n, Command::Allocate { id, want: None });
+                net.command(
+                    n,
+                    Command::Allocate {
+                        id,
+                        want: None,
+                        area: None,
+                    },
+                );
             }
             if round == at {
                 if net.nodes[0].core.is_none() {

@@ -1,0 +1,47 @@
+//! The words after `weavectl network`.
+
+use clap::{Subcommand, ValueEnum};
+use ipnet::Ipv4Net;
+use weave_model::NetworkName;
+
+/// `weavectl network ...`.
+#[derive(Debug, Subcommand)]
+pub enum NetworkCommand {
+    /// Make a network; its containers reach one another, on every host, and no other container
+    Create(Create),
+    /// List the networks of the cluster
+    List,
+    /// Remove a network that no container is in, whichever node it was made on
+    Rm {
+        /// The network
+        name: NetworkName,
+    },
+}
+
+/// `weavectl network create ...`.
+#[derive(Debug, clap::Args)]
+pub struct Create {
+    /// Its name
+    pub name: NetworkName,
+    /// Its addresses, a part of the cluster's range [default: a free one]
+    #[arg(long, value_name = "CIDR")]
+    pub range: Option<Ipv4Net>,
+    /// The MTU of its containers' interfaces in bytes [default: each node's own]
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u16).range(1280..=60_000))]
+    pub mtu: Option<u16>,
+    /// Whether broadcasts and multicasts are carried
+    #[arg(long, value_enum, default_value = "on")]
+    pub multicast: Switch,
+    /// Leave its containers no way to the outside of the cluster
+    #[arg(long)]
+    pub internal: bool,
+}
+
+/// On or off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    /// It is.
+    On,
+    /// It is not.
+    Off,
+}

@@ -1,0 +1,71 @@
+//! `weavectl network ...`: networks that are apart from one another.
+
+use weave_model::NetworkSpec;
+use weave_model::api::{NetworkInfo, NetworkRequest, Networks};
+
+use super::args::network::{Create, NetworkCommand, Switch};
+use super::client::Client;
+use super::shown::{Answer, Shown};
+use super::table::Table;
+
+pub(super) fn run(client: &Client<'_>, shown: &Shown, command: &NetworkCommand) -> Answer {
+    match command {
+        NetworkCommand::Create(create) => {
+            let made: NetworkInfo = client.post("/networks", &request(create))?;
+            shown.answer(&made, |made| {
+                format!("{}: {} and {}\n", made.name, made.range, made.range6)
+            })
+        }
+        NetworkCommand::List => shown.answer(&client.get("/networks")?, list),
+        NetworkCommand::Rm { name } => {
+            let gone: NetworkInfo = client.delete(&format!("/networks/{name}"))?;
+            shown.answer(&gone, |gone| format!("{} is removed\n", gone.name))
+        }
+    }
+}
+
+fn request(create: &Create) -> NetworkRequest {
+    NetworkRequest {
+        name: create.name.clone(),
+        range: create.range,
+        spec: NetworkSpec {
+            mtu: create.mtu,
+            multicast: create.multicast == Switch::On,
+            internal: create.internal,
+        },
+    }
+}
+
+fn list(answer: &Networks) -> String {
+    let mut table = Table::new(&[
+        "NAME",
+        "RANGE",
+        "RANGE6",
+        "MTU",
+        "MULTICAST",
+        "OUTSIDE",
+        "CONTAINERS",
+        "MADE ON",
+        "PROBLEM",
+    ]);
+    for network in &answer.networks {
+        let NetworkSpec {
+            mtu,
+            multicast,
+            internal,
+        } = network.spec;
+        let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+        table.row([
+            network.name.to_string(),
+            network.range.to_string(),
+            network.range6.to_string(),
+            or_dash(mtu.map(|mtu| mtu.to_string())),
+            if multicast { "on" } else { "off" }.to_owned(),
+            if internal { "no" } else { "yes" }.to_owned(),
+            network.containers.to_string(),
+            or_dash(network.node.as_ref().map(ToString::to_string)),
+            or_dash(network.problem.clone()),
+        ]);
+    }
+    table.render()
+}
