@@ -19,7 +19,9 @@ use super::cluster::{Certificate, ClusterPublic};
 use super::codec::{Malformed, Reader, Writer};
 use super::deed::{Deed, Proofs, Version, covers, read_block, write_block};
 use super::removal::Removals;
+use super::topology::MAX_LOST;
 use crate::keys::{NodeKeys, NodePublic};
+use crate::wire::END;
 
 /// The longest record, in bytes.
 pub const MAX_RECORD: usize = 48 << 10;
@@ -44,6 +46,7 @@ const DEEDS: u16 = 7;
 const BLOCKS: u16 = 8;
 const NETWORKS: u16 = 9;
 const STARTED: u16 = 10;
+const LOST: u16 = 11;
 
 /// Which of two records of a node is newer: first by boot nonce, then by counter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -85,6 +88,8 @@ pub struct Content {
     pub blocks: Vec<Block>,
     /// The networks it takes part in.
     pub networks: Vec<NetworkName>,
+    /// The members that it should have a session with and cannot reach, ascending; see [`super::topology`].
+    pub lost: Vec<[u8; END]>,
 }
 
 impl Content {
@@ -126,6 +131,13 @@ impl Content {
         out.field(STARTED, |w| {
             w.u64(self.started);
         });
+        if !self.lost.is_empty() {
+            out.field(LOST, |w| {
+                self.lost.iter().for_each(|end| {
+                    w.bytes(end);
+                });
+            });
+        }
         out.0
     }
 
@@ -137,7 +149,8 @@ impl Content {
         let too_long = bytes.len() > MAX_RECORD
             || self.deeds.len() > MAX_DEEDS
             || self.blocks.len() > MAX_BLOCKS
-            || self.networks.len() > MAX_NETWORKS;
+            || self.networks.len() > MAX_NETWORKS
+            || self.lost.len() > MAX_LOST;
         (!too_long).then(|| Record {
             content: Arc::new(self),
             bytes: bytes.into(),
@@ -262,6 +275,7 @@ struct Fields {
     blocks: Vec<Block>,
     networks: Vec<NetworkName>,
     started: u64,
+    lost: Vec<[u8; END]>,
 }
 
 fn decode(body: &[u8]) -> Result<Content, Malformed> {
@@ -292,6 +306,7 @@ fn decode(body: &[u8]) -> Result<Content, Malformed> {
         blocks: fields.blocks,
         networks: fields.networks,
         started: fields.started,
+        lost: fields.lost,
     })
 }
 
@@ -329,6 +344,7 @@ impl Fields {
                 })?;
             }
             STARTED => self.started = field.u64()?,
+            LOST => self.lost = list(&mut field, MAX_LOST, Reader::array)?,
             _ => return Ok(()),
         }
         field.end()
@@ -382,6 +398,7 @@ pub(crate) mod tests {
             blocks: vec![whole],
             networks: vec![NetworkName::default_network()],
             started: 3,
+            lost: vec![[4; END], [7; END]],
         }
     }
 

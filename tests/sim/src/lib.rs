@@ -16,6 +16,7 @@
 pub mod check;
 pub mod lies;
 pub mod net;
+pub mod scale;
 pub mod play;
 pub mod shrink;
 pub mod story;
