@@ -245,7 +245,9 @@ impl Core {
         if !self.budgets.pay(peer, cost, self.now.mono) {
             return;
         }
-        let record = match Record::read(bytes, &membership.public, &self.removals) {
+        let before = self.records.get(&node);
+        let record = Record::read_after(before, bytes, &membership.public, &self.removals);
+        let record = match record {
             Ok(record) => record,
             Err(error) => return debug!(from = %peer.short(), %error, "a record is left"),
         };
@@ -289,6 +291,14 @@ impl Core {
         if before.is_none_or(|before| before.deeds != record.deeds) {
             self.refresh();
         }
+    }
+
+    /// How many bytes the records and sheets have that are here.
+    pub fn known_bytes(&self) -> usize {
+        let records = self.records.values().chain(&self.own);
+        let records = records.map(|record| record.bytes().len());
+        let sheets = self.sheets.saved().map(<[u8]>::len);
+        records.chain(sheets).sum()
     }
 
     /// The version of a member's record that is here; [`RecordVersion::LAST`] of one that was removed.

@@ -59,6 +59,8 @@ pub enum Due {
 pub struct Flood {
     peers: BTreeMap<NodeId, Peer>,
     pace: Duration,
+    /// Nothing is due before; something may be due later only.
+    next: Option<Instant>,
 }
 
 impl Flood {
@@ -81,11 +83,13 @@ impl Flood {
                 records: BTreeMap::new(),
             },
         );
+        self.wake(now);
     }
 
     /// A session is gone.
     pub fn down(&mut self, peer: NodeId) {
         self.peers.remove(&peer);
+        self.next = self.earliest();
     }
 
     /// A record is new here: every peer but `except` and its own node must have it.
@@ -96,22 +100,28 @@ impl Flood {
                 state.records.insert(record, Retry::now(at));
             }
         }
+        self.wake(at);
     }
 
     /// One peer lacks a record.
     pub fn lacks(&mut self, peer: NodeId, record: NodeId, now: Instant) {
         if let Some(state) = self.peers.get_mut(&peer) {
-            state
-                .records
-                .entry(record)
-                .or_insert_with(|| Retry::now(now));
+            let retry = state.records.entry(record);
+            let at = retry.or_insert_with(|| Retry::now(now)).next;
+            self.wake(at);
         }
     }
 
     /// A peer has the record, or a newer one.
     pub fn has(&mut self, peer: NodeId, record: NodeId) {
-        if let Some(state) = self.peers.get_mut(&peer) {
-            state.records.remove(&record);
+        if let Some(state) = self.peers.get_mut(&peer)
+            && state.records.remove(&record).is_some()
+        {
+            // Another one may have come into the window.
+            let last = state.records.values().nth(WINDOW - 1);
+            if let Some(at) = last.map(|retry| retry.next) {
+                self.wake(at);
+            }
         }
     }
 
@@ -128,6 +138,9 @@ impl Flood {
     /// What is to be sent now, and to whom.
     pub fn due(&mut self, now: Instant) -> Vec<(NodeId, Due)> {
         let mut due = Vec::new();
+        if self.next.is_none_or(|next| now < next) {
+            return due;
+        }
         for (peer, state) in &mut self.peers {
             if now >= state.summary.next {
                 state.summary.again(now);
@@ -139,11 +152,20 @@ impl Flood {
                 due.push((*peer, Due::Record(*record)));
             }
         }
+        self.next = self.earliest();
         due
     }
 
-    /// When [`Flood::due`] has something.
-    pub fn poll_timeout(&self) -> Option<Instant> {
+    /// When [`Flood::due`] may have something.
+    pub const fn poll_timeout(&self) -> Option<Instant> {
+        self.next
+    }
+
+    fn wake(&mut self, at: Instant) {
+        self.next = Some(self.next.map_or(at, |next| next.min(at)));
+    }
+
+    fn earliest(&self) -> Option<Instant> {
         let times = self.peers.values().flat_map(|state| {
             let records = state.records.values().take(WINDOW).map(|retry| retry.next);
             records.chain([state.summary.next])

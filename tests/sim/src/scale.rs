@@ -20,7 +20,7 @@ const HEADERS: u64 = 28;
 /// How often is looked whether something is everywhere.
 const LOOK: Duration = Duration::from_millis(10);
 /// How long a quiet cluster is watched.
-const QUIET: Duration = Duration::from_secs(120);
+const QUIET: Duration = Duration::from_secs(60);
 /// How many changes are followed.
 const CHANGES: usize = 20;
 
@@ -41,6 +41,8 @@ pub struct Figures {
     pub idle_cpu: f64,
     /// How many sessions a quiet node has.
     pub sessions: f64,
+    /// What a node has of records and sheets, in bytes as they are sent and saved.
+    pub table: f64,
     /// Memory, in bytes a node.
     pub memory: f64,
 }
@@ -170,7 +172,7 @@ pub fn measure(seed: u64, nodes: usize) -> Figures {
     let (mut net, took) = cold_start(seed, nodes, 0);
     let cold_cpu = (cpu() - spent).as_secs_f64() * 1e3 / each;
     // What was made while not everybody was known has ended by then.
-    net.run(Duration::from_secs(240));
+    net.run(Duration::from_secs(160));
     let mut changes = Vec::new();
     for at in 0..CHANGES {
         changes.extend(change(&mut net, at * nodes / CHANGES));
@@ -182,6 +184,7 @@ pub fn measure(seed: u64, nodes: usize) -> Figures {
     let idle_bytes = idle(&mut net, QUIET);
     let idle_cpu = (cpu() - spent).as_secs_f64() * 1e6 / each / QUIET.as_secs_f64();
     let count: usize = (0..nodes).map(|n| sessions(&mut net, n).0).sum();
+    let tables: usize = net.nodes.iter().map(|node| node.core().known_bytes()).sum();
     Figures {
         nodes,
         cold_start: took.as_secs_f64(),
@@ -190,6 +193,7 @@ pub fn measure(seed: u64, nodes: usize) -> Figures {
         idle_bytes,
         idle_cpu,
         sessions: count as f64 / each,
+        table: tables as f64 / each,
         memory: (memory() - used).max(0.0) / each,
     }
 }

@@ -34,12 +34,14 @@ fn line(figures: &Figures) -> String {
         idle_bytes,
         idle_cpu,
         sessions,
+        table,
         memory,
     } = figures;
     format!(
-        r#"{{"nodes":{nodes},"cold_start_s":{cold_start:.2},"cold_cpu_ms_a_node":{cold_cpu:.1},"change_p50_ms":{:.0},"change_p99_ms":{:.0},"idle_bytes_a_second":{idle_bytes:.0},"idle_cpu_us_a_second":{idle_cpu:.0},"sessions":{sessions:.1},"memory_kb_a_node":{:.0}}}"#,
+        r#"{{"nodes":{nodes},"cold_start_s":{cold_start:.2},"cold_cpu_ms_a_node":{cold_cpu:.1},"change_p50_ms":{:.0},"change_p99_ms":{:.0},"idle_bytes_a_second":{idle_bytes:.0},"idle_cpu_us_a_second":{idle_cpu:.0},"sessions":{sessions:.1},"table_kb":{:.0},"memory_kb_a_node":{:.0}}}"#,
         change.0,
         change.1,
+        table / 1e3,
         memory / 1e3
     )
 }
@@ -49,6 +51,17 @@ fn field<'a>(line: &'a str, name: &str) -> &'a str {
     after.split([',', '}']).next().unwrap_or("?")
 }
 
+/// Bars whose lengths are in the proportion of the values.
+fn plot(title: &str, name: &str, lines: &[String]) {
+    let value = |line: &String| field(line, name).parse::<f64>().unwrap_or(0.0);
+    let most = lines.iter().map(value).fold(f64::MIN_POSITIVE, f64::max);
+    println!("\n{title}");
+    for line in lines {
+        let bar = "#".repeat((value(line) / most * 60.0).ceil() as usize);
+        println!("{:>7} {bar} {}", field(line, "nodes"), field(line, name));
+    }
+}
+
 fn main() -> ExitCode {
     let args = Args::parse();
     if let (true, [nodes]) = (args.one, &args.nodes[..]) {
@@ -56,7 +69,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     println!(
-        "  nodes  cold start    CPU a node  change p50    p99     idle       idle CPU  sessions    memory"
+        "  nodes  cold start    CPU a node  change p50    p99     idle       idle CPU  sessions    table    memory"
     );
     let mut lines = Vec::new();
     for nodes in &args.nodes {
@@ -73,7 +86,7 @@ fn main() -> ExitCode {
         let line = String::from_utf8_lossy(&text).trim().to_owned();
         let of = |name| field(&line, name);
         println!(
-            "{:>7}  {:>8} s  {:>9} ms  {:>7} ms  {:>4} ms  {:>6} B/s  {:>6} µs/s  {:>8}  {:>6} kB",
+            "{:>7}  {:>8} s  {:>9} ms  {:>7} ms  {:>4} ms  {:>6} B/s  {:>6} µs/s  {:>8}  {:>4} kB  {:>6} kB",
             of("nodes"),
             of("cold_start_s"),
             of("cold_cpu_ms_a_node"),
@@ -82,10 +95,23 @@ fn main() -> ExitCode {
             of("idle_bytes_a_second"),
             of("idle_cpu_us_a_second"),
             of("sessions"),
+            of("table_kb"),
             of("memory_kb_a_node")
         );
         lines.push(line);
     }
+    plot(
+        "idle, bytes a second and node",
+        "idle_bytes_a_second",
+        &lines,
+    );
+    plot("sessions of a node", "sessions", &lines);
+    plot(
+        "coming together, ms of CPU a node",
+        "cold_cpu_ms_a_node",
+        &lines,
+    );
+    plot("table, kB a node", "table_kb", &lines);
     let json = format!("[\n{}\n]\n", lines.join(",\n"));
     match args.json.map(|path| std::fs::write(path, json)) {
         Some(Err(error)) => {
