@@ -39,6 +39,7 @@ const SHELLS: &[&str] = &[
     "router/src/path/ingress",    // a data thread
     "router/src/path/lane",       // the loop of a data thread
     "router/src/path/relay",      // the part of a data thread that hands on
+    "router/src/path/spread",     // the part of a data thread that sends to members
     "router/src/store",           // the state file
 ];
 

@@ -21,6 +21,7 @@ mod leaving;
 mod named;
 mod obey;
 mod past;
+mod reach;
 mod removing;
 mod saved;
 mod saving;
@@ -62,6 +63,7 @@ use command::{Command, CommandError, Reply};
 use inherit::Inquiries;
 use leaving::Leaving;
 use past::Past;
+use reach::Reach;
 use removing::Removed;
 use saved::{Membership, Snapshot};
 use saving::{Pending, Saving};
@@ -157,6 +159,7 @@ pub struct Core {
     endpoints: Vec<SocketAddr>,
     flood: Flood,
     ways: Ways,
+    reach: Reach,
     /// What members tell of their containers and Services.
     sheets: Sheets,
     echoes: Echoes,
@@ -214,6 +217,7 @@ impl Core {
         for record in self.records.clone().into_values() {
             self.meet(&record);
         }
+        self.remap();
         self.refresh();
     }
 
@@ -327,6 +331,7 @@ impl Core {
             self.saving.poll_timeout(),
             self.flood.poll_timeout(),
             self.ways.poll_timeout(),
+            self.reach.poll_timeout(),
             self.sheets.flood.poll_timeout(),
             self.echoes.poll_timeout(),
             self.joining.as_ref().and_then(JoinCommand::poll_timeout),

@@ -8,6 +8,7 @@ mod control;
 mod lanes;
 mod notes;
 mod pmtu;
+mod traffic;
 mod workers;
 
 use std::collections::BTreeMap;

@@ -4,15 +4,18 @@
 //! may sign them, [`removal`] their end; [`deed`] is one proof of ownership, [`deeds`] all that a node has; [`record`] is
 //! what a node says of itself, [`sheet`] what it tells of its containers and Services; [`message`] and [`parts`] are what
 //! members send each other, [`inquiry`] how they ask all the others; [`tokens`] are the invitations and [`join`] is how
-//! they are used; [`flood`] says what to send to whom, and when; [`links`] is who reaches whom, and [`paths`] chooses the
+//! they are used; [`topology`] says who keeps a session with whom; [`flood`] what to send to whom, and when, after
+//! [`digest`] has shown what differs; [`links`] is who reaches whom, and [`paths`] chooses the
 //! way to each peer; [`echo`] times pings that were asked for.
 
 pub mod cluster;
 pub mod authority;
 pub mod removal;
+pub mod topology;
 pub mod codec;
 pub mod deed;
 pub mod deeds;
+pub mod digest;
 pub mod inquiry;
 pub mod echo;
 pub mod flood;

@@ -2,10 +2,11 @@
 //!
 //! The pure parts come first: [`inner`] reads a container's packet, [`cut`] turns it into sealed datagrams,
 //! [`assembly`] and [`frames`] put opened slices together again, [`header`] builds what the kernel wants to see and
-//! [`join`] and [`train`] make one packet of several, [`deliver`] gives it to whom it may go, and [`reassembly`] says when. [`routes`]
-//! says whose an address is, [`errors`] lets this node's kernel be heard. Around them stand the two directions, [`egress`]
+//! [`join`] and [`train`] make one packet of several, [`deliver`] gives it to whom it may go, and [`reassembly`] says when.
+//! [`routes`] says whose an address is and [`trees`] how broadcasts go, [`parked`] keeps what waits for a session, [`errors`]
+//! lets this node's kernel be heard. Around them stand the two directions, [`egress`]
 //! and [`ingress`], that a [`lane`]'s thread runs, [`relay`], which hands on what is for others, and [`group`] for broadcast
-//! and multicast. Threads share nothing but an immutable snapshot of the routes, and count what they do in
+//! and multicast, which [`spread`] sends to members. Threads share nothing but an immutable snapshot of the routes, and count what they do in
 //! [`stats`].
 
 pub mod assembly;
@@ -21,11 +22,14 @@ pub mod ingress;
 pub mod inner;
 pub mod join;
 pub mod lane;
+pub mod parked;
 pub mod reassembly;
 pub mod relay;
 pub mod routes;
+pub mod spread;
 pub mod stats;
 pub mod train;
+pub mod trees;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -143,6 +147,11 @@ pub enum Input {
     /// A datagram was larger than the path's MTU.
     TooBig {
         /// The member it was for.
+        peer: NodeId,
+    },
+    /// A packet waits for a session with a member.
+    Wanted {
+        /// The member.
         peer: NodeId,
     },
     /// Nothing but a reason to wake up.

@@ -8,6 +8,7 @@ mod attaching;
 mod broadcast;
 mod cni;
 mod counters;
+mod crowd;
 mod docker;
 mod dashboard;
 mod firewall;

@@ -24,6 +24,9 @@ const TRIES: u32 = 6;
 /// How long a member that has nothing to give is left alone.
 const REFUSED_FOR: Duration = Duration::from_secs(30);
 
+/// How many members without a session are asked, those that own most.
+const MOST_DONORS: usize = 8;
+
 /// Into how many pieces more the blocks of a /8 can fall when one is given away.
 const PIECES: usize = 24;
 
@@ -192,6 +195,7 @@ impl Core {
         let id = asking.id;
         match donor {
             Some(donor) => {
+                self.want(donor);
                 let bits = match (whole, within) {
                     (0, None) => 0,
                     (0, Some(area)) => first_bits(area),
@@ -215,12 +219,8 @@ impl Core {
                 .get(id)
                 .is_some_and(|at| now < *at + REFUSED_FOR)
         };
-        let up = self
-            .links
-            .iter()
-            .filter(|(_, link)| link.up)
-            .map(|(id, _)| *id);
-        let willing: Vec<NodeId> = up.filter(|id| !refused(id)).collect();
+        let mut willing = self.donors();
+        willing.retain(|id| !refused(id));
         if let Some(asked) = asking
             .asked
             .filter(|id| asking.tries < TRIES && willing.contains(id))
@@ -245,8 +245,30 @@ impl Core {
         let Some(asking) = &self.asking else {
             return false;
         };
-        let mut up = self.links.iter().filter(|(_, link)| link.up).peekable();
-        up.peek().is_some() && up.all(|(id, _)| asking.refused.contains_key(id))
+        let donors = self.donors();
+        let refused = |id| asking.refused.contains_key(id);
+        !donors.is_empty() && donors.iter().all(refused)
+    }
+
+    /// Who may be asked: all connected members; where sessions are made on demand, also the living ones that own most.
+    fn donors(&self) -> Vec<NodeId> {
+        let up = self.links.iter().filter(|(_, link)| link.up);
+        let mut donors: Vec<NodeId> = up.map(|(id, _)| *id).collect();
+        if self.is_small() {
+            return donors;
+        }
+        let alive = self.alive();
+        let size = |record: &&Record| record.blocks.iter().map(Block::size).sum::<u32>();
+        let others = self
+            .records
+            .values()
+            .filter(|record| alive.contains(&record.node()));
+        let mut others: Vec<&Record> = others.collect();
+        others.sort_by_key(|record| std::cmp::Reverse(size(record)));
+        donors.extend(others.into_iter().take(MOST_DONORS).map(Record::node));
+        donors.sort_unstable();
+        donors.dedup();
+        donors
     }
 
     fn nobody_gives(&mut self) {

@@ -55,7 +55,8 @@ impl Core {
         if node == self.me || self.records.get(&node).is_some_and(is_admin) {
             return Ok(Some(Reply::Node { id: node, name }));
         }
-        if !self.links.get(&node).is_some_and(|link| link.up) {
+        self.want(node);
+        if self.is_small() && !self.links.get(&node).is_some_and(|link| link.up) {
             return Err(CommandError::NotConnected(name.to_string()));
         }
         let Some(record) = self.records.get(&node) else {

@@ -103,7 +103,12 @@ impl Core {
                 }
             }
             Some(Stage::Awaiting(until)) if now >= *until => {
-                self.end_join(Err(CommandError::NoAddresses))
+                let alone = !self.links.values().any(|link| link.up);
+                self.end_join(Err(if alone {
+                    CommandError::Unanswered
+                } else {
+                    CommandError::NoAddresses
+                }))
             }
             _ => {}
         }

@@ -279,6 +279,9 @@ pub enum CommandError {
     /// Joined, but without addresses so far.
     #[error("the node joined the cluster, but no member could give it addresses yet")]
     NoAddresses,
+    /// The node is a member, but none of the members that it knows talks to it.
+    #[error("the node was let in, but no member has a session with it since")]
+    Unanswered,
     /// All own addresses are in use.
     #[error("no address is free on this node: {used} of {capacity} are in use")]
     Exhausted {
@@ -386,6 +389,9 @@ impl CommandError {
             Self::NoAnswer(_) => {
                 "check that weaved runs there, that UDP passes, and that the token was made there within its time"
             }
+            Self::Unanswered => {
+                "check that UDP passes both ways; if the inviter was put back to an older copy it forgot this node: run `weavectl leave --force` here, then join anew"
+            }
             Self::NoAddresses => "addresses are still being asked for; see `weavectl status`",
             Self::Exhausted { .. } => "detach containers, or wait: more addresses were asked for from the other members",
             Self::AddressTaken { .. } => "choose another address, or detach its holder first",
@@ -428,7 +434,9 @@ impl CommandError {
                 Code::NotReady
             }
             Self::NotConnected(_) | Self::ChainTooLong => Code::NotReady,
-            Self::Exhausted { .. } | Self::NoAddresses | Self::Unowned(_) => Code::NotReady,
+            Self::Exhausted { .. } | Self::NoAddresses | Self::Unanswered | Self::Unowned(_) => {
+                Code::NotReady
+            }
             Self::Refused(_)
             | Self::WrongCluster(_)
             | Self::NoAnswer(_)

@@ -11,6 +11,7 @@ use super::budget::Cost;
 use super::command::CommandError;
 use super::{Core, CoreEvent, Link, past};
 use crate::mesh::deed::Deed;
+use crate::mesh::digest::{self, Buckets, Sums};
 use crate::mesh::flood::Due;
 use crate::mesh::message::{MAX_SUMMARY, Message};
 use crate::mesh::parts;
@@ -56,7 +57,10 @@ impl Core {
                 }
             }
             SessionEvent::Down { peer } => self.handle_down(*peer),
-            SessionEvent::Probe { peer } => self.ways.paths.doubt(*peer, true, self.now.mono),
+            SessionEvent::Probe { peer } => {
+                self.ways.paths.doubt(*peer, true, self.now.mono);
+                self.call_helpers(*peer);
+            }
             SessionEvent::Silent { peer } => self.handle_silence(*peer, true),
             SessionEvent::Heard { peer } => self.handle_silence(*peer, false),
             SessionEvent::Inbound(_) | SessionEvent::Retire(_) | SessionEvent::Retried { .. } => {}
@@ -72,16 +76,17 @@ impl Core {
         self.links.insert(peer, link);
         if before.is_none_or(|before| before.boot != link.boot) {
             info!(peer = %peer.short(), way = %link.way, "a session is up");
-            self.flood.up(peer, self.now.mono);
             self.ways.links.up(peer, self.now.mono);
-            self.sheets.flood.up(peer, self.now.mono);
             self.parts.forget(peer);
+            self.begin_gossip(peer);
             self.resume_giving(peer);
             self.send_evidence(peer);
             self.changed();
         }
         self.ways.paths.up(peer, link.way, self.now.mono);
         self.ways.relink(self.now.mono);
+        self.reach_up(peer);
+        self.send_echoes(peer);
         self.stale = true;
     }
 
@@ -91,6 +96,7 @@ impl Core {
             info!(peer = %peer.short(), silent, "a peer fell silent, or speaks again");
             (link.silent, link.since) = (silent, since);
             self.ways.relink(self.now.mono);
+            self.reach.look_again(self.now.mono);
             self.changed();
         }
     }
@@ -106,6 +112,7 @@ impl Core {
         self.ways.relink(self.now.mono);
         self.sheets.flood.down(peer);
         self.parts.forget(peer);
+        self.reach.look_again(self.now.mono);
         self.changed();
     }
 
@@ -142,7 +149,12 @@ impl Core {
             Message::Part { .. } => debug!(peer = %peer.short(), "a part inside of a part is left"),
             Message::Record(bytes) => self.handle_record(peer, &bytes),
             Message::RecordAck { node, version } => self.handle_record_ack(peer, node, version),
-            Message::Summary { answer, records } => self.handle_summary(peer, answer, &records),
+            Message::Digest { answer, sums } => self.handle_digest(peer, answer, &sums),
+            Message::Summary {
+                answer,
+                buckets,
+                records,
+            } => self.handle_summary(peer, (answer, buckets), &records),
             Message::DeedRequest { id, bits, within } => {
                 self.handle_request(peer, id, bits, within);
             }
@@ -156,9 +168,12 @@ impl Core {
             Message::DeedTestimony(testimony) => self.handle_testimony(peer, testimony),
             Message::Sheet(bytes) => self.handle_sheet(peer, &bytes),
             Message::SheetAck { node, version } => self.handle_sheet_ack(peer, node, version),
-            Message::SheetSummary { answer, sheets } => {
-                self.handle_sheet_summary(peer, answer, &sheets);
-            }
+            Message::SheetDigest { answer, sums } => self.handle_sheet_digest(peer, answer, &sums),
+            Message::SheetSummary {
+                answer,
+                buckets,
+                sheets,
+            } => self.handle_sheet_summary(peer, (answer, buckets), &sheets),
         }
     }
 
@@ -170,7 +185,8 @@ impl Core {
         patience: Duration,
     ) -> Result<(), CommandError> {
         let up = self.links.get(&peer).is_some_and(|link| link.up);
-        if !up {
+        self.want(peer);
+        if !up && !self.reach.keeps(peer) {
             let name = self
                 .records
                 .get(&peer)
@@ -180,9 +196,18 @@ impl Core {
             ));
         }
         let patience = patience.min(MAX_PATIENCE);
-        let id = self.echoes.ask(command, peer, patience, self.now.mono);
-        self.send(peer, &Message::Ping { id, alarm: false });
+        self.echoes.ask(command, peer, patience, self.now.mono);
+        if up {
+            self.send_echoes(peer);
+        }
         Ok(())
+    }
+
+    /// Sends the pings that commands asked for and that waited for a session.
+    fn send_echoes(&mut self, peer: NodeId) {
+        for id in self.echoes.ready(peer, self.now.mono) {
+            self.send(peer, &Message::Ping { id, alarm: false });
+        }
     }
 
     /// Answers the commands whose pings were not answered.
@@ -222,7 +247,9 @@ impl Core {
         if !self.budgets.pay(peer, cost, self.now.mono) {
             return;
         }
-        let record = match Record::read(bytes, &membership.public, &self.removals) {
+        let before = self.records.get(&node);
+        let record = Record::read_after(before, bytes, &membership.public, &self.removals);
+        let record = match record {
             Ok(record) => record,
             Err(error) => return debug!(from = %peer.short(), %error, "a record is left"),
         };
@@ -247,26 +274,38 @@ impl Core {
                 .acquaintances
                 .retain(|(public, _)| *public != record.public);
         }
-        match self.records.insert(node, record.clone()) {
-            Some(_) => self.saving.want_soon(self.now.mono),
-            None => self.saving.want(),
+        let before = self.records.insert(node, record.clone());
+        match &before {
+            None if self.is_small() => self.saving.want(),
+            // Of many members the neighbours know one another's newest.
+            _ => self.saving.want_soon(self.now.mono),
         }
         self.meet(&record);
+        if before
+            .as_ref()
+            .is_none_or(|before| before.lost != record.lost)
+        {
+            self.remap();
+        }
         self.note_admin(&record);
         self.flood.offer(node, Some(from), self.now.mono);
         self.changed();
-        self.refresh();
+        if before.is_none_or(|before| before.deeds != record.deeds) {
+            self.refresh();
+        }
     }
 
-    /// Wants a session with a member.
-    pub(super) fn meet(&mut self, record: &Record) {
-        if self.is_out() {
-            return;
-        }
-        self.sessions
-            .add_peer(record.public, record.endpoints.clone(), self.now);
-        self.sessions.connect(record.node(), self.now);
-        self.ways.relink(self.now.mono);
+    /// How many bytes the records and sheets have that are here.
+    pub fn known_bytes(&self) -> usize {
+        let records = self.records.values().chain(&self.own);
+        let records = records.map(|record| record.bytes().len());
+        let sheets = self.sheets.saved().map(<[u8]>::len);
+        records.chain(sheets).sum()
+    }
+
+    /// The version of a member's record that is here; [`RecordVersion::LAST`] of one that was removed.
+    pub fn known_version(&self, node: NodeId) -> Option<RecordVersion> {
+        self.version_of(node)
     }
 
     fn version_of(&self, node: NodeId) -> Option<RecordVersion> {
@@ -302,23 +341,48 @@ impl Core {
         }
     }
 
-    fn handle_summary(&mut self, peer: NodeId, answer: bool, theirs: &[(NodeId, RecordVersion)]) {
+    /// A peer says the sum of what it has. It is told what is here of the buckets that differ.
+    fn handle_digest(&mut self, peer: NodeId, answer: bool, theirs: &Sums) {
         if !self.budgets.pay(peer, Cost::Summary, self.now.mono) {
             return;
         }
+        self.note_interest(peer, answer);
+        let sums = digest::sums(&self.summary());
+        let buckets = Buckets::between(&sums, theirs);
+        if !buckets.is_empty() {
+            return self.send_summary(peer, false, buckets);
+        }
+        self.flood.summarised(peer, self.now.mono);
+        if !answer {
+            let (answer, sums) = (true, Box::new(sums));
+            self.send(peer, &Message::Digest { answer, sums });
+        }
+    }
+
+    fn handle_summary(
+        &mut self,
+        peer: NodeId,
+        (answer, buckets): (bool, Buckets),
+        theirs: &[(NodeId, RecordVersion)],
+    ) {
+        if !self.budgets.pay(peer, Cost::Summary, self.now.mono) {
+            return;
+        }
+        self.note_interest(peer, answer);
         for (node, version) in theirs {
             self.handle_has(peer, *node, *version);
         }
         self.ask_for_own(peer, theirs);
         let told: BTreeSet<NodeId> = theirs.iter().map(|(node, _)| *node).collect();
         let here = self.summary().into_iter().map(|(node, _)| node);
-        for node in here.filter(|node| !told.contains(node) && *node != peer) {
+        let here = here.filter(|node| buckets.contain(*node) && !told.contains(node));
+        for node in here.filter(|node| *node != peer) {
             self.flood.lacks(peer, node, self.now.mono);
         }
         self.flood.summarised(peer, self.now.mono);
         self.send_evidence(peer);
         if !answer {
-            self.send_summary(peer, true);
+            self.send_summary(peer, true, buckets);
         }
     }
 
@@ -332,14 +396,25 @@ impl Core {
             .collect()
     }
 
-    fn send_summary(&mut self, peer: NodeId, answer: bool) {
-        self.send(
-            peer,
-            &Message::Summary {
-                answer,
-                records: self.summary(),
-            },
-        );
+    /// Says what is here: all of it, or its sums if that is much.
+    fn send_digest(&mut self, peer: NodeId) {
+        let summary = self.summary();
+        if summary.len() <= digest::FEW {
+            return self.send_summary(peer, false, Buckets::ALL);
+        }
+        let (answer, sums) = (false, Box::new(digest::sums(&summary)));
+        self.send(peer, &Message::Digest { answer, sums });
+    }
+
+    fn send_summary(&mut self, peer: NodeId, answer: bool, buckets: Buckets) {
+        let mut records = self.summary();
+        records.retain(|(node, _)| buckets.contain(*node));
+        let message = Message::Summary {
+            answer,
+            buckets,
+            records,
+        };
+        self.send(peer, &message);
     }
 
     /// Signs this node's record anew if what it says has changed, and lets everybody know.
@@ -364,6 +439,7 @@ impl Core {
             deeds: membership.deeds.proof_of(&blocks),
             blocks,
             networks: vec![NetworkName::default_network()],
+            lost: self.reach.lost(),
         };
         if self.own.as_ref().is_some_and(|own| **own == content) {
             return;
@@ -387,10 +463,11 @@ impl Core {
 
     /// Sends all that is due now.
     pub(super) fn send_due(&mut self) {
+        self.choose_sessions();
         self.send_ways();
         for (peer, due) in self.flood.due(self.now.mono) {
             match due {
-                Due::Summary => self.send_summary(peer, false),
+                Due::Summary => self.send_digest(peer),
                 Due::Record(node) => {
                     let own = self.own.as_ref().filter(|_| node == self.me);
                     let record = own.or_else(|| self.records.get(&node));

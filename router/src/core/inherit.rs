@@ -72,6 +72,7 @@ impl Core {
         } else if inquiry.is_due(now) {
             let id = inquiry.id();
             for node in missing {
+                self.want(node);
                 self.send(node, &Message::DeedInquiry { id, about });
             }
         }

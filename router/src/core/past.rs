@@ -80,6 +80,11 @@ impl Past {
         }
     }
 
+    /// The members that have yet to see what they said before they forgot it.
+    pub(super) fn witnesses(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.evidence.keys().copied()
+    }
+
     /// Whether it may give addresses away.
     pub(super) fn gives(&self, now: Instant) -> bool {
         self.gives_from.is_none_or(|at| at <= now)

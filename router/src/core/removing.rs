@@ -197,6 +197,7 @@ impl Core {
         self.sessions.remove_peer(node, self.now);
         self.records.remove(&node);
         self.links.remove(&node);
+        self.reach.forget(node, self.now.mono);
         if let Some(membership) = &mut self.membership {
             let other = |public: &crate::keys::NodePublic| public.id() != node;
             membership.acquaintances.retain(|(public, _)| other(public));

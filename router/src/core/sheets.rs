@@ -11,6 +11,7 @@ use weave_model::NodeId;
 
 use super::Core;
 use super::budget::Cost;
+use crate::mesh::digest::{self, Buckets, Sums};
 use crate::mesh::flood::{Due, Flood};
 use crate::mesh::message::Message;
 use crate::mesh::record::RecordVersion;
@@ -175,10 +176,27 @@ impl Core {
         }
     }
 
+    /// See [`Core::handle_digest`], which does the same with records.
+    pub(super) fn handle_sheet_digest(&mut self, peer: NodeId, answer: bool, theirs: &Sums) {
+        if !self.budgets.pay(peer, Cost::Summary, self.now.mono) {
+            return;
+        }
+        let sums = digest::sums(&self.sheet_summary());
+        let buckets = Buckets::between(&sums, theirs);
+        if !buckets.is_empty() {
+            return self.send_sheet_summary(peer, false, buckets);
+        }
+        self.sheets.flood.summarised(peer, self.now.mono);
+        if !answer {
+            let (answer, sums) = (true, Box::new(sums));
+            self.send(peer, &Message::SheetDigest { answer, sums });
+        }
+    }
+
     pub(super) fn handle_sheet_summary(
         &mut self,
         peer: NodeId,
-        answer: bool,
+        (answer, buckets): (bool, Buckets),
         theirs: &[(NodeId, RecordVersion)],
     ) {
         if !self.budgets.pay(peer, Cost::Summary, self.now.mono) {
@@ -189,13 +207,13 @@ impl Core {
         }
         let told: BTreeSet<NodeId> = theirs.iter().map(|(node, _)| *node).collect();
         for (node, _) in self.sheet_summary() {
-            if !told.contains(&node) && node != peer {
+            if buckets.contain(node) && !told.contains(&node) && node != peer {
                 self.sheets.flood.lacks(peer, node, self.now.mono);
             }
         }
         self.sheets.flood.summarised(peer, self.now.mono);
         if !answer {
-            self.send_sheet_summary(peer, true);
+            self.send_sheet_summary(peer, true, buckets);
         }
     }
 
@@ -204,16 +222,31 @@ impl Core {
         all.map(|sheet| (sheet.node(), sheet.version())).collect()
     }
 
-    fn send_sheet_summary(&mut self, peer: NodeId, answer: bool) {
-        let sheets = self.sheet_summary();
-        self.send(peer, &Message::SheetSummary { answer, sheets });
+    fn send_sheet_digest(&mut self, peer: NodeId) {
+        let summary = self.sheet_summary();
+        if summary.len() <= digest::FEW {
+            return self.send_sheet_summary(peer, false, Buckets::ALL);
+        }
+        let (answer, sums) = (false, Box::new(digest::sums(&summary)));
+        self.send(peer, &Message::SheetDigest { answer, sums });
+    }
+
+    fn send_sheet_summary(&mut self, peer: NodeId, answer: bool, buckets: Buckets) {
+        let mut sheets = self.sheet_summary();
+        sheets.retain(|(node, _)| buckets.contain(*node));
+        let message = Message::SheetSummary {
+            answer,
+            buckets,
+            sheets,
+        };
+        self.send(peer, &message);
     }
 
     /// Sends the sheets that are due now.
     pub(super) fn send_due_sheets(&mut self) {
         for (peer, due) in self.sheets.flood.due(self.now.mono) {
             match due {
-                Due::Summary => self.send_sheet_summary(peer, false),
+                Due::Summary => self.send_sheet_digest(peer),
                 Due::Record(node) => {
                     let own = self.sheets.own.as_ref().filter(|_| node == self.me);
                     let sheet = own.or_else(|| self.sheets.others.get(&node));

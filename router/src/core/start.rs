@@ -76,6 +76,7 @@ impl Core {
             endpoints: Vec::new(),
             flood: Flood::default(),
             ways: Ways::default(),
+            reach: Reach::default(),
             echoes: Echoes::default(),
             sheets: Sheets::default(),
             parts: Parts::default(),

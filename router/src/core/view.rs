@@ -1,6 +1,6 @@
 //! What the core knows, as an immutable snapshot for the data path and for people.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,6 +11,7 @@ use super::Core;
 use crate::keys::NodePublic;
 use crate::mesh::deed::{Run, Version, paint};
 use crate::mesh::record::Record;
+use crate::mesh::topology::Topology;
 
 /// Who owns an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +37,7 @@ pub struct Member {
     pub endpoints: Vec<SocketAddr>,
     /// The addresses it owns.
     pub blocks: Vec<Block>,
-    /// Whether there is a session.
+    /// Whether it can be reached: there is a session in which it answers, or one can be made as far as others tell.
     pub connected: bool,
     /// Since when that is so, since the Unix epoch; absent before the first session of this run.
     pub since: Option<Duration>,
@@ -104,6 +105,8 @@ pub struct View {
     pub waiting: Vec<Waiting>,
     /// What the other members tell of their containers and Services; nobody has checked it.
     pub sheets: BTreeMap<NodeId, Arc<[u8]>>,
+    /// Who has sessions with whom, and by which tree broadcasts go.
+    pub topology: Arc<Topology>,
     owners: Vec<Run<Owner>>,
 }
 
@@ -127,6 +130,7 @@ impl View {
             gave_way: false,
             waiting: Vec::new(),
             sheets: BTreeMap::new(),
+            topology: Arc::default(),
             owners: Vec::new(),
         }
     }
@@ -183,11 +187,10 @@ impl Core {
         view.admin = membership.authority(&self.keys).is_some();
         view.mine = self.ipam.blocks().to_vec();
         (view.capacity, view.used) = (self.ipam.capacity(), self.ipam.used());
-        view.members = self
-            .records
-            .values()
-            .map(|record| self.look_at(record))
-            .collect();
+        let alive = self.alive();
+        let members = self.records.values();
+        view.members = members.map(|record| self.look_at(record, &alive)).collect();
+        view.topology = Arc::clone(&self.reach.topology);
         view.removed = self.removals.contains(self.me);
         view.twin.clone_from(&self.past.twin);
         view.gave_way = self.past.gave_way;
@@ -212,7 +215,7 @@ impl Core {
         view
     }
 
-    fn look_at(&self, record: &Record) -> Member {
+    fn look_at(&self, record: &Record, alive: &BTreeSet<NodeId>) -> Member {
         let id = record.node();
         let link = self.links.get(&id);
         let up = link.filter(|link| link.up);
@@ -223,7 +226,7 @@ impl Core {
             admin: record.certificate.admin,
             endpoints: record.endpoints.clone(),
             blocks: record.blocks.clone(),
-            connected: up.is_some_and(|link| !link.silent),
+            connected: self.is_reached(id, alive),
             since: link.map(|link| link.since),
             endpoint: up.and_then(|link| link.way.address()),
             via: up.and_then(|link| link.way.relay()),

@@ -145,7 +145,7 @@ impl Core {
     /// The members that this node reaches without a relay, with round-trip time and loss.
     fn direct_links(&self) -> BTreeMap<NodeId, Link> {
         let reached = self.links.iter().filter(|(peer, link)| {
-            link.up && !link.silent && link.way.is_direct() && self.records.contains_key(peer)
+            link.up && !link.silent && link.way.is_direct() && self.reach.keeps(**peer)
         });
         let link = |peer: &NodeId| Link {
             end: end_of(peer),
@@ -169,8 +169,7 @@ impl Core {
                     .insert((score, *relay));
             }
         }
-        let members: Vec<NodeId> = self.records.keys().copied().collect();
-        for peer in members {
+        for peer in self.reach.kept().clone() {
             let relays = relays.get(&end_of(&peer)).into_iter().flatten();
             let relays = relays.map(|(_, relay)| *relay);
             let relays = relays.filter(|relay| *relay != peer).take(MAX_RELAYS);
@@ -188,9 +187,7 @@ impl Core {
                 self.ways.paths.doubt(peer, true, now);
             }
         }
-        self.ways
-            .told
-            .retain(|peer, _| self.records.contains_key(peer));
+        self.ways.told.retain(|peer, _| self.reach.keeps(*peer));
         self.ways
             .links
             .set(self.me, direct.into_values().collect(), now);

@@ -16,6 +16,7 @@ use super::bulletin::{self, Board, Bulletin};
 use super::lanes::{self, Lanes};
 use super::notes::{self, Note};
 use super::pmtu::{self, Answer, Mtus};
+use super::traffic::Traffic;
 use super::workers::Workers;
 use super::{Order, Shared, lock, now};
 use crate::core::command::{CommandError, Reply};
@@ -28,6 +29,7 @@ use crate::path::routes::{
     header_bytes,
 };
 use crate::path::stats::PeerCounters;
+use crate::path::trees::Trees;
 use crate::session::{Inbound, Outbound, SessionEvent};
 use crate::store::Store;
 use crate::way::Way;
@@ -62,6 +64,8 @@ pub(super) struct Control {
     areas: Vec<Area>,
     lanes: Lanes,
     mtus: Mtus,
+    traffic: Traffic,
+    trees: Arc<Trees>,
     board: Board,
     waiting: HashMap<u64, oneshot::Sender<Result<Reply, CommandError>>>,
     last_command: u64,
@@ -93,6 +97,8 @@ impl Control {
             areas: Vec::new(),
             lanes: Lanes::default(),
             mtus: Mtus::default(),
+            traffic: Traffic::default(),
+            trees: Arc::default(),
             board: Board::default(),
             waiting: HashMap::new(),
             last_command: 0,
@@ -117,6 +123,7 @@ impl Control {
             self.measure_devices();
             self.probe_lanes();
             self.probe_mtus();
+            self.look_at_traffic();
             self.settle();
         }
     }
@@ -131,6 +138,9 @@ impl Control {
             self.core.poll_timeout(),
             self.lanes.poll_timeout(),
             self.mtus.poll_timeout(),
+            self.traffic
+                .poll_timeout()
+                .filter(|_| self.trees.are_sparse()),
             paths,
         ];
         own.into_iter()
@@ -172,6 +182,7 @@ impl Control {
                 from,
             } => self.core.handle_heard(peer, index, lane, from, now()),
             Input::TooBig { peer } => self.measure(peer),
+            Input::Wanted { peer } => self.core.handle_wanted(peer, now()),
             Input::Look => {}
         }
     }
@@ -218,6 +229,11 @@ impl Control {
 
     /// Asks all members that can be reached what they have to tell.
     fn ask_members(&mut self) {
+        if self.trees.are_sparse() {
+            let all: Vec<NodeId> = self.counters.keys().copied().collect();
+            all.into_iter()
+                .for_each(|member| self.core.handle_wanted(member, now()));
+        }
         let members: Vec<NodeId> = self.links.keys().copied().collect();
         let question = self.board.ask(&members);
         for member in members {
@@ -251,6 +267,7 @@ impl Control {
                 Order::Post(text) => self.board.post(text),
                 Order::Ask => self.ask_members(),
                 Order::Note(to, bytes) => {
+                    self.core.handle_wanted(to, now());
                     self.core.send_control(to, &notes::body(&bytes), now());
                 }
                 Order::Stop => self.stop = true,
@@ -413,6 +430,17 @@ impl Control {
         })
     }
 
+    /// Keeps the sessions with members that have traffic, where sessions are made on demand.
+    fn look_at_traffic(&mut self) {
+        if !self.trees.are_sparse() {
+            return;
+        }
+        let at = now();
+        for peer in self.traffic.due(&self.counters, at.mono) {
+            self.core.handle_wanted(peer, at);
+        }
+    }
+
     fn probe_lanes(&mut self) {
         for (peer, lane) in self.lanes.due(Instant::now()) {
             self.send_on_lane(peer, lane, &[lanes::PROBE, lane]);
@@ -509,7 +537,8 @@ impl Control {
             });
         }
         let inbound = self.inbound.iter().map(|(index, inbound)| {
-            let peer = peers.iter().position(|peer| peer.id == inbound.peer());
+            let id = inbound.peer();
+            let peer = peers.binary_search_by_key(&id, |peer| peer.id).ok();
             let counters =
                 peer.map_or_else(Arc::default, |place| Arc::clone(&peers[place].counters));
             (
@@ -522,6 +551,11 @@ impl Control {
             )
         });
         let inbound = inbound.collect();
+        if !self.trees.are_of(&view.topology) {
+            let roots = view.members.iter().map(|member| member.id);
+            let topology = Arc::clone(&view.topology);
+            self.trees = Arc::new(Trees::new(view.me, topology, roots));
+        }
         Routes {
             me: end_of(&view.me),
             range: view.range,
@@ -530,6 +564,7 @@ impl Control {
             inbound,
             ports: self.ports.clone(),
             areas: self.areas.clone(),
+            trees: Arc::clone(&self.trees),
         }
     }
 }

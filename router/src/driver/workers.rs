@@ -17,6 +17,7 @@ use crate::path::group::{Group, GroupPorts};
 use crate::path::ingress::Ingress;
 use crate::path::lane;
 use crate::path::routes::Routes;
+use crate::path::spread::Spread;
 use crate::path::stats::{Counters, Sum};
 use crate::path::{Door, Input};
 use crate::time::Start;
@@ -170,6 +171,11 @@ impl Workers {
             main: Arc::clone(&self.lanes[0]),
             own: Arc::clone(&self.lanes[usize::from(lane)]),
             lane,
+            spread: Spread::new(
+                Arc::clone(&self.lanes[0]),
+                Arc::clone(&relayed),
+                config.start,
+            ),
             relayed,
             tun,
             group: Arc::clone(group),

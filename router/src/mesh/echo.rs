@@ -15,8 +15,10 @@ const ASKED: u64 = 1 << 63;
 struct Waiting {
     command: u64,
     peer: NodeId,
-    sent: Instant,
+    /// `None` while there is no session to send it in.
+    sent: Option<Instant>,
     until: Instant,
+    patience: Duration,
 }
 
 /// The pings that are under way.
@@ -27,26 +29,39 @@ pub struct Echoes {
 }
 
 impl Echoes {
-    /// Begins one for a command, and gives the id to send.
-    pub fn ask(&mut self, command: u64, peer: NodeId, patience: Duration, now: Instant) -> u64 {
+    /// Begins one for a command; it is to be sent when [`Echoes::ready`] says so.
+    pub fn ask(&mut self, command: u64, peer: NodeId, patience: Duration, now: Instant) {
         self.last += 1;
-        let id = ASKED | self.last;
         let waiting = Waiting {
             command,
             peer,
-            sent: now,
+            sent: None,
             until: now + patience,
+            patience,
         };
-        self.waiting.insert(id, waiting);
-        id
+        self.waiting.insert(ASKED | self.last, waiting);
+    }
+
+    /// There is a session with a peer: the ids of what waits to be sent to it. Time counts from now on.
+    pub fn ready(&mut self, peer: NodeId, now: Instant) -> Vec<u64> {
+        let mut ready = Vec::new();
+        for (id, waiting) in &mut self.waiting {
+            if waiting.peer == peer && waiting.sent.is_none() {
+                waiting.sent = Some(now);
+                ready.push(*id);
+            }
+        }
+        ready
     }
 
     /// An answer came: the command that waits for it, and how long it took. `None` for every other answer.
     pub fn answered(&mut self, peer: NodeId, id: u64, now: Instant) -> Option<(u64, Duration)> {
-        if self.waiting.get(&id)?.peer != peer {
-            return None;
-        }
-        let Waiting { command, sent, .. } = self.waiting.remove(&id)?;
+        let waiting = self
+            .waiting
+            .get(&id)
+            .filter(|waiting| waiting.peer == peer)?;
+        let (command, sent) = (waiting.command, waiting.sent?);
+        self.waiting.remove(&id);
         Some((command, now.saturating_duration_since(sent)))
     }
 
@@ -56,8 +71,7 @@ impl Echoes {
         self.waiting.retain(|_, waiting| {
             let waits = now < waiting.until;
             if !waits {
-                let waited = waiting.until.saturating_duration_since(waiting.sent);
-                over.push((waiting.command, waited));
+                over.push((waiting.command, waiting.patience));
             }
             waits
         });
@@ -83,9 +97,15 @@ mod tests {
         let after = |ms| start + Duration::from_millis(ms);
         let mut echoes = Echoes::default();
         let patience = Duration::from_secs(1);
-        let one = echoes.ask(7, A, patience, start);
-        let two = echoes.ask(8, A, patience, after(5));
-        assert_ne!(one, two);
+        echoes.ask(7, A, patience, start);
+        let [one] = echoes.ready(A, start)[..] else {
+            panic!("it waits to be sent")
+        };
+        echoes.ask(8, A, patience, after(1));
+        assert!(echoes.ready(B, after(5)).is_empty());
+        let [two] = echoes.ready(A, after(5))[..] else {
+            panic!("the other one waits")
+        };
         assert_eq!(echoes.answered(B, one, after(1)), None, "somebody else's");
         assert_eq!(echoes.answered(A, 1, after(1)), None, "the node's own ping");
         assert_eq!(
@@ -104,7 +124,8 @@ mod tests {
     fn one_without_an_answer_ends_in_time() {
         let start = Instant::now();
         let mut echoes = Echoes::default();
-        let id = echoes.ask(7, A, Duration::from_secs(1), start);
+        echoes.ask(7, A, Duration::from_secs(1), start);
+        let id = echoes.ready(A, start)[0];
         echoes.ask(8, B, Duration::from_secs(2), start);
         assert_eq!(echoes.poll_timeout(), Some(start + Duration::from_secs(1)));
         assert_eq!(echoes.overdue(start + Duration::from_millis(999)), []);

@@ -1,9 +1,12 @@
 //! Who still has to be told which record: reliable flooding over sessions that lose datagrams.
 //!
-//! When a session comes up both sides send a *summary* of the records they have until the other's comes back; each then
-//! sends what the other lacks. A record that is new here goes to every connected peer but the one it came from, again
-//! and again until the peer acknowledges it or shows that it has a newer one. A summary each minute finds what a bug or
-//! a lost state left apart.
+//! When a session comes up both sides send a *summary* of the records they have, or its digest, until the other's comes
+//! back; each then sends what the other lacks. A record that is new here goes to every neighbour but the one it came
+//! from, again and again until the peer acknowledges it or shows that it has a newer one. A summary each minute finds
+//! what a bug or a lost state left apart.
+//!
+//! Among many a record comes to each from several sides. So there it is passed on a moment later ([`Flood::set_pace`]),
+//! and not to those from whom it came meanwhile: half of what would be sent twice is saved.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -51,56 +54,80 @@ pub enum Due {
     Record(NodeId),
 }
 
-/// What every connected peer still lacks.
+/// What every neighbour with a session still lacks.
 #[derive(Debug, Default)]
-pub struct Flood(BTreeMap<NodeId, Peer>);
+pub struct Flood {
+    peers: BTreeMap<NodeId, Peer>,
+    pace: Duration,
+    /// Nothing is due before; something may be due later only.
+    next: Option<Instant>,
+}
 
 impl Flood {
+    /// How long a record waits before it is passed on.
+    pub const fn set_pace(&mut self, pace: Duration) {
+        self.pace = pace;
+    }
+
+    /// Whether a peer is told.
+    pub fn tells(&self, peer: NodeId) -> bool {
+        self.peers.contains_key(&peer)
+    }
+
     /// A session came up, anew or again.
     pub fn up(&mut self, peer: NodeId, now: Instant) {
-        self.0.insert(
+        self.peers.insert(
             peer,
             Peer {
                 summary: Retry::now(now),
                 records: BTreeMap::new(),
             },
         );
+        self.wake(now);
     }
 
     /// A session is gone.
     pub fn down(&mut self, peer: NodeId) {
-        self.0.remove(&peer);
+        self.peers.remove(&peer);
+        self.next = self.earliest();
     }
 
     /// A record is new here: every peer but `except` and its own node must have it.
     pub fn offer(&mut self, record: NodeId, except: Option<NodeId>, now: Instant) {
-        for (peer, state) in &mut self.0 {
+        let at = now + self.pace;
+        for (peer, state) in &mut self.peers {
             if Some(*peer) != except && *peer != record {
-                state.records.insert(record, Retry::now(now));
+                state.records.insert(record, Retry::now(at));
             }
         }
+        self.wake(at);
     }
 
     /// One peer lacks a record.
     pub fn lacks(&mut self, peer: NodeId, record: NodeId, now: Instant) {
-        if let Some(state) = self.0.get_mut(&peer) {
-            state
-                .records
-                .entry(record)
-                .or_insert_with(|| Retry::now(now));
+        if let Some(state) = self.peers.get_mut(&peer) {
+            let retry = state.records.entry(record);
+            let at = retry.or_insert_with(|| Retry::now(now)).next;
+            self.wake(at);
         }
     }
 
     /// A peer has the record, or a newer one.
     pub fn has(&mut self, peer: NodeId, record: NodeId) {
-        if let Some(state) = self.0.get_mut(&peer) {
-            state.records.remove(&record);
+        if let Some(state) = self.peers.get_mut(&peer)
+            && state.records.remove(&record).is_some()
+        {
+            // Another one may have come into the window.
+            let last = state.records.values().nth(WINDOW - 1);
+            if let Some(at) = last.map(|retry| retry.next) {
+                self.wake(at);
+            }
         }
     }
 
     /// A peer's summary came: it heard ours, or will with the answer.
     pub fn summarised(&mut self, peer: NodeId, now: Instant) {
-        if let Some(state) = self.0.get_mut(&peer) {
+        if let Some(state) = self.peers.get_mut(&peer) {
             state.summary = Retry {
                 next: now + SUMMARY_INTERVAL,
                 wait: FIRST_RETRY,
@@ -111,7 +138,10 @@ impl Flood {
     /// What is to be sent now, and to whom.
     pub fn due(&mut self, now: Instant) -> Vec<(NodeId, Due)> {
         let mut due = Vec::new();
-        for (peer, state) in &mut self.0 {
+        if self.next.is_none_or(|next| now < next) {
+            return due;
+        }
+        for (peer, state) in &mut self.peers {
             if now >= state.summary.next {
                 state.summary.again(now);
                 due.push((*peer, Due::Summary));
@@ -122,12 +152,21 @@ impl Flood {
                 due.push((*peer, Due::Record(*record)));
             }
         }
+        self.next = self.earliest();
         due
     }
 
-    /// When [`Flood::due`] has something.
-    pub fn poll_timeout(&self) -> Option<Instant> {
-        let times = self.0.values().flat_map(|state| {
+    /// When [`Flood::due`] may have something.
+    pub const fn poll_timeout(&self) -> Option<Instant> {
+        self.next
+    }
+
+    fn wake(&mut self, at: Instant) {
+        self.next = Some(self.next.map_or(at, |next| next.min(at)));
+    }
+
+    fn earliest(&self) -> Option<Instant> {
+        let times = self.peers.values().flat_map(|state| {
             let records = state.records.values().take(WINDOW).map(|retry| retry.next);
             records.chain([state.summary.next])
         });

@@ -11,6 +11,7 @@ use weave_model::{Block, NodeId};
 use super::cluster::Certificate;
 use super::codec::{Malformed, Reader, Writer};
 use super::deed::{Deed, read_block, write_block};
+use super::digest::{BUCKETS, Buckets, Sums};
 use super::inquiry::Testimony;
 use super::record::{MAX_RECORD, RecordVersion};
 use super::sheet::MAX_SHEET;
@@ -43,6 +44,8 @@ const LINKS_ACK: u8 = 12;
 const OFFICE: u8 = 13;
 const DEED_INQUIRY: u8 = 14;
 const DEED_TESTIMONY: u8 = 15;
+const DIGEST: u8 = 16;
+const SHEET_DIGEST: u8 = 17;
 const SHEET: u8 = 21;
 const SHEET_ACK: u8 = 22;
 const SHEET_SUMMARY: u8 = 23;
@@ -99,10 +102,19 @@ pub enum Message {
         /// The version it has.
         version: RecordVersion,
     },
-    /// "These records I have."
+    /// "This is the sum of the records that I have." Drawn by it: the same, or a summary of what differs.
+    Digest {
+        /// It answers a digest, so it wants no answer.
+        answer: bool,
+        /// The sum of each bucket.
+        sums: Box<Sums>,
+    },
+    /// "These records I have, and in these buckets no others."
     Summary {
         /// It answers a summary, so it wants no answer.
         answer: bool,
+        /// Which buckets.
+        buckets: Buckets,
         /// Whose records, and which.
         records: Vec<(NodeId, RecordVersion)>,
     },
@@ -161,10 +173,19 @@ pub enum Message {
         /// The version it has.
         version: RecordVersion,
     },
-    /// "These sheets I have."
+    /// The same of sheets.
+    SheetDigest {
+        /// It answers a digest, so it wants no answer.
+        answer: bool,
+        /// The sum of each bucket.
+        sums: Box<Sums>,
+    },
+    /// "These sheets I have, and in these buckets no others."
     SheetSummary {
         /// It answers a summary, so it wants no answer.
         answer: bool,
+        /// Which buckets.
+        buckets: Buckets,
         /// Whose sheets, and which.
         sheets: Vec<(NodeId, RecordVersion)>,
     },
@@ -196,7 +217,13 @@ impl Message {
                 .bytes(bytes),
             Self::Record(bytes) => out.u8(RECORD).bytes(bytes),
             Self::RecordAck { node, version } => entry(out.u8(RECORD_ACK), *node, *version),
-            Self::Summary { answer, records } => summary(&mut out, SUMMARY, *answer, records),
+            Self::Digest { answer, sums } => digest(&mut out, DIGEST, *answer, sums),
+            Self::SheetDigest { answer, sums } => digest(&mut out, SHEET_DIGEST, *answer, sums),
+            Self::Summary {
+                answer,
+                buckets,
+                records,
+            } => summary(&mut out, SUMMARY, (*answer, *buckets), records),
             Self::DeedRequest { id, bits, within } => {
                 out.u8(DEED_REQUEST).u64(*id).u8(*bits);
                 if let Some(area) = within {
@@ -233,9 +260,11 @@ impl Message {
             }
             Self::Sheet(bytes) => out.u8(SHEET).bytes(bytes),
             Self::SheetAck { node, version } => entry(out.u8(SHEET_ACK), *node, *version),
-            Self::SheetSummary { answer, sheets } => {
-                summary(&mut out, SHEET_SUMMARY, *answer, sheets)
-            }
+            Self::SheetSummary {
+                answer,
+                buckets,
+                sheets,
+            } => summary(&mut out, SHEET_SUMMARY, (*answer, *buckets), sheets),
         };
         out.0
     }
@@ -273,9 +302,8 @@ impl Message {
             LINKS_ACK => Self::LinksAck {
                 version: reader.u64()?,
             },
-            RECORD | RECORD_ACK | SUMMARY | SHEET | SHEET_ACK | SHEET_SUMMARY => {
-                Self::decode_flooded(kind, &mut reader)?
-            }
+            RECORD | RECORD_ACK | SUMMARY | DIGEST | SHEET | SHEET_ACK | SHEET_SUMMARY
+            | SHEET_DIGEST => Self::decode_flooded(kind, &mut reader)?,
             DEED_REQUEST..=DEED_REFUSAL | OFFICE..=DEED_TESTIMONY => {
                 Self::decode_deed(kind, &mut reader)?
             }
@@ -299,12 +327,22 @@ impl Message {
                 let (node, version) = read_entry(reader)?;
                 Self::SheetAck { node, version }
             }
+            DIGEST => Self::Digest {
+                answer: reader.u8()? != 0,
+                sums: read_sums(reader)?,
+            },
+            SHEET_DIGEST => Self::SheetDigest {
+                answer: reader.u8()? != 0,
+                sums: read_sums(reader)?,
+            },
             SUMMARY => Self::Summary {
                 answer: reader.u8()? != 0,
+                buckets: Buckets(reader.u64()?),
                 records: read_all(reader, MAX_SUMMARY, read_entry)?,
             },
             SHEET_SUMMARY => Self::SheetSummary {
                 answer: reader.u8()? != 0,
+                buckets: Buckets(reader.u64()?),
                 sheets: read_all(reader, MAX_SUMMARY, read_entry)?,
             },
             _ => return Err(reader.malformed()),
@@ -349,13 +387,29 @@ fn entry(out: &mut Writer, node: NodeId, version: RecordVersion) -> &mut Writer 
         .u64(version.counter)
 }
 
+fn digest<'a>(out: &'a mut Writer, kind: u8, answer: bool, sums: &Sums) -> &'a mut Writer {
+    out.u8(kind).u8(u8::from(answer));
+    sums.iter().for_each(|sum| {
+        out.u64(*sum);
+    });
+    out
+}
+
+fn read_sums(reader: &mut Reader<'_>) -> Result<Box<Sums>, Malformed> {
+    let mut sums = Box::new([0; BUCKETS]);
+    for sum in &mut *sums {
+        *sum = reader.u64()?;
+    }
+    Ok(sums)
+}
+
 fn summary<'a>(
     out: &'a mut Writer,
     kind: u8,
-    answer: bool,
+    (answer, buckets): (bool, Buckets),
     entries: &[(NodeId, RecordVersion)],
 ) -> &'a mut Writer {
-    out.u8(kind).u8(u8::from(answer));
+    out.u8(kind).u8(u8::from(answer)).u64(buckets.0);
     entries
         .iter()
         .take(MAX_SUMMARY)
@@ -438,18 +492,34 @@ mod tests {
             (node.clone(), version.clone())
                 .prop_map(|(node, version)| Message::RecordAck { node, version }),
             (
-                any::<bool>(),
+                any::<(bool, u64)>(),
                 proptest::collection::vec((node.clone(), version.clone()), 0..5)
             )
-                .prop_map(|(answer, records)| Message::Summary { answer, records }),
+                .prop_map(|((answer, buckets), records)| Message::Summary {
+                    answer,
+                    buckets: Buckets(buckets),
+                    records
+                }),
+            any::<(bool, [u64; 32])>().prop_map(|(answer, sums)| Message::Digest {
+                answer,
+                sums: Box::new(std::array::from_fn(|at| sums[at % 32]))
+            }),
+            any::<bool>().prop_map(|answer| Message::SheetDigest {
+                answer,
+                sums: Box::new([7; BUCKETS])
+            }),
             any::<Vec<u8>>().prop_map(Message::Sheet),
             (node.clone(), version.clone())
                 .prop_map(|(node, version)| Message::SheetAck { node, version }),
             (
-                any::<bool>(),
+                any::<(bool, u64)>(),
                 proptest::collection::vec((node, version), 0..5)
             )
-                .prop_map(|(answer, sheets)| Message::SheetSummary { answer, sheets }),
+                .prop_map(|((answer, buckets), sheets)| Message::SheetSummary {
+                    answer,
+                    buckets: Buckets(buckets),
+                    sheets
+                }),
             any_deed_message(),
         ]
     }

@@ -19,7 +19,9 @@ use super::cluster::{Certificate, ClusterPublic};
 use super::codec::{Malformed, Reader, Writer};
 use super::deed::{Deed, Proofs, Version, covers, read_block, write_block};
 use super::removal::Removals;
+use super::topology::MAX_LOST;
 use crate::keys::{NodeKeys, NodePublic};
+use crate::wire::END;
 
 /// The longest record, in bytes.
 pub const MAX_RECORD: usize = 48 << 10;
@@ -44,6 +46,7 @@ const DEEDS: u16 = 7;
 const BLOCKS: u16 = 8;
 const NETWORKS: u16 = 9;
 const STARTED: u16 = 10;
+const LOST: u16 = 11;
 
 /// Which of two records of a node is newer: first by boot nonce, then by counter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -85,6 +88,8 @@ pub struct Content {
     pub blocks: Vec<Block>,
     /// The networks it takes part in.
     pub networks: Vec<NetworkName>,
+    /// The members that it should have a session with and cannot reach, ascending; see [`super::topology`].
+    pub lost: Vec<[u8; END]>,
 }
 
 impl Content {
@@ -126,6 +131,13 @@ impl Content {
         out.field(STARTED, |w| {
             w.u64(self.started);
         });
+        if !self.lost.is_empty() {
+            out.field(LOST, |w| {
+                self.lost.iter().for_each(|end| {
+                    w.bytes(end);
+                });
+            });
+        }
         out.0
     }
 
@@ -137,7 +149,8 @@ impl Content {
         let too_long = bytes.len() > MAX_RECORD
             || self.deeds.len() > MAX_DEEDS
             || self.blocks.len() > MAX_BLOCKS
-            || self.networks.len() > MAX_NETWORKS;
+            || self.networks.len() > MAX_NETWORKS
+            || self.lost.len() > MAX_LOST;
         (!too_long).then(|| Record {
             content: Arc::new(self),
             bytes: bytes.into(),
@@ -199,12 +212,29 @@ impl Record {
         cluster: &ClusterPublic,
         removals: &Removals,
     ) -> Result<Self, Malformed> {
+        Self::read_after(None, bytes, cluster, removals)
+    }
+
+    /// The same for a node of which a record was read before: what that proved is not checked again where the new one
+    /// says the same. Most records differ from the one before in what one signature covers.
+    ///
+    /// # Errors
+    /// As [`Record::read`].
+    pub fn read_after(
+        before: Option<&Self>,
+        bytes: &[u8],
+        cluster: &ClusterPublic,
+        removals: &Removals,
+    ) -> Result<Self, Malformed> {
         let (body, signature) = bytes
             .split_last_chunk::<SIGNATURE>()
             .filter(|_| bytes.len() <= MAX_RECORD)
             .ok_or(Malformed("record"))?;
         let content = decode(body)?;
-        if content.certificate.node != content.public.id() || !content.certificate.verify(cluster) {
+        let certified = before.is_some_and(|before| before.certificate == content.certificate);
+        if content.certificate.node != content.public.id()
+            || !(certified || content.certificate.verify(cluster))
+        {
             return Err(Malformed("certificate of a record"));
         }
         if content.version == RecordVersion::LAST || !removals.allow(&content.certificate) {
@@ -217,8 +247,10 @@ impl Record {
             content: Arc::new(content),
             bytes: bytes.into(),
         };
+        let same = |before: &Self| certified && before.deeds == record.deeds;
         let mut proofs = Proofs::new(&record.deeds, cluster, removals);
-        let proven = record.titles().all(|deed| proofs.chain(deed).is_some());
+        let proven =
+            before.is_some_and(same) || record.titles().all(|deed| proofs.chain(deed).is_some());
         if !proven
             || record
                 .blocks
@@ -262,6 +294,7 @@ struct Fields {
     blocks: Vec<Block>,
     networks: Vec<NetworkName>,
     started: u64,
+    lost: Vec<[u8; END]>,
 }
 
 fn decode(body: &[u8]) -> Result<Content, Malformed> {
@@ -292,6 +325,7 @@ fn decode(body: &[u8]) -> Result<Content, Malformed> {
         blocks: fields.blocks,
         networks: fields.networks,
         started: fields.started,
+        lost: fields.lost,
     })
 }
 
@@ -329,6 +363,7 @@ impl Fields {
                 })?;
             }
             STARTED => self.started = field.u64()?,
+            LOST => self.lost = list(&mut field, MAX_LOST, Reader::array)?,
             _ => return Ok(()),
         }
         field.end()
@@ -382,6 +417,7 @@ pub(crate) mod tests {
             blocks: vec![whole],
             networks: vec![NetworkName::default_network()],
             started: 3,
+            lost: vec![[4; END], [7; END]],
         }
     }
 

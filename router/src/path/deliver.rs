@@ -35,6 +35,9 @@ pub trait Tap {
         inner: &Inner,
         packet: &[u8],
     ) -> Result<(), Drop>;
+
+    /// Hands a packet of the member at that place on to those that get it from this node.
+    fn hand_on_group(&self, routes: &Routes, root: usize, slice: &Slice, packet: &[u8]);
 }
 
 /// What delivering goes by.
@@ -171,8 +174,9 @@ impl<T: Tap> Delivery<'_, T> {
             return Ok(());
         }
         let inner = Inner::parse(packet)?;
-        self.routes.admit_source(receive.peer, inner.source)?;
+        let root = self.routes.admit_group(receive.peer, inner.source)?;
         self.count(receive, packet.len());
+        self.tap.hand_on_group(self.routes, root, slice, packet);
         self.tap
             .write_group(self.routes, slice.network, &inner, packet)
     }

@@ -14,6 +14,7 @@ use weave_model::{Drop, NodeId};
 
 use super::cut::{Batch, MIN_DATAGRAM};
 use super::inner::Inner;
+use super::parked::{self, Parked};
 use super::routes::{DEFAULT_NETWORK, Peer, Routes, Send};
 use super::stats::Counters;
 use super::{Input, csum, errors};
@@ -62,6 +63,7 @@ pub struct Outgoing {
     gathered: Vec<Gathered>,
     batch: Batch,
     told: Option<Instant>,
+    parked: Parked,
 }
 
 impl Outgoing {
@@ -73,6 +75,7 @@ impl Outgoing {
             gathered: Vec::new(),
             batch: Batch::new(),
             told: None,
+            parked: Parked::default(),
         }
     }
 
@@ -81,6 +84,9 @@ impl Outgoing {
     /// # Errors
     /// When the TUN queue fails for good.
     pub fn burst(&mut self, routes: &Routes) -> io::Result<bool> {
+        if !self.parked.is_empty() {
+            self.unpark(routes);
+        }
         let mut packet = std::mem::take(&mut self.packet);
         let result = self.take_burst(routes, &mut packet);
         self.packet = packet;
@@ -88,6 +94,48 @@ impl Outgoing {
             self.flush(routes, place);
         }
         result
+    }
+
+    /// How long the thread may sleep at most: something may wait for a session.
+    pub fn due(&self) -> Option<Duration> {
+        (!self.parked.is_empty()).then_some(parked::LOOK)
+    }
+
+    /// Sends what waited for a session that is there now.
+    fn unpark(&mut self, routes: &Routes) {
+        let there = |peer| {
+            let place = routes.place(peer);
+            place.is_some_and(|place| routes.peers[place].send.is_some())
+        };
+        let (taken, late) = self.parked.take(Instant::now(), there);
+        (0..late).for_each(|_| self.shell.counters.dropped(Drop::NoSession));
+        for mut waiting in taken {
+            let sent = self.packet(routes, waiting.header, &mut waiting.packet);
+            if let Err(reason) = sent {
+                self.shell.counters.dropped(reason);
+            }
+        }
+    }
+
+    /// Lets a packet wait for a session with its member, and asks for one; not where sessions are always there.
+    fn park(
+        &mut self,
+        routes: &Routes,
+        peer: NodeId,
+        what: (VirtioHeader, &[u8]),
+    ) -> Result<(), Drop> {
+        if !routes.trees.are_sparse() {
+            return Err(Drop::NoSession);
+        }
+        if !self.parked.has(peer) {
+            // A full channel: the next packet after this one's patience asks again.
+            let _ = self.shell.inputs.try_send(Input::Wanted { peer });
+        }
+        if self.parked.push(peer, what, Instant::now()) {
+            Ok(())
+        } else {
+            Err(Drop::NoSession)
+        }
     }
 
     fn take_burst(&mut self, routes: &Routes, packet: &mut [u8]) -> io::Result<bool> {
@@ -131,7 +179,9 @@ impl Outgoing {
             place => place?,
         };
         let peer = &routes.peers[place];
-        let send = peer.send.as_ref().ok_or(Drop::NoSession)?;
+        let Some(send) = &peer.send else {
+            return self.park(routes, peer.id, (header, packet));
+        };
         let shape = match header.gso_type & !gso::ECN {
             gso::NONE => Shape::Plain,
             gso::TCP4 => Shape::Tcp4,

@@ -19,14 +19,12 @@ use weave_linux::tun::gso;
 use weave_linux::udp::UdpSocket;
 use weave_model::Drop;
 
-use super::cut::Batch;
-use super::egress::transmit;
 use super::inner::{Inner, protocol};
 use super::routes::{Port, Routes};
+use super::spread::Spread;
 use super::stats::Counters;
 use super::{Input, csum};
 use crate::time::Start;
-use crate::wire::{Shape, Slice};
 
 /// Packets a second that one container may send to groups.
 pub const RATE: u32 = 1000;
@@ -112,7 +110,8 @@ impl Group {
     /// When the sockets fail for good.
     pub fn run(self) -> io::Result<()> {
         let mut buffer = vec![0; 1 << 16];
-        let mut batch = Batch::new();
+        let main = Arc::clone(&self.main);
+        let spread = Spread::new(main, Arc::clone(&self.counters), self.start);
         let mut budgets = HashMap::new();
         loop {
             let ready = readable(
@@ -142,9 +141,9 @@ impl Group {
                     .or_insert_with(|| Budget::full(Instant::now()));
                 let len = heard.len.min(buffer.len());
                 self.counters.packet(len);
-                let result = budget.take(Instant::now()).and_then(|()| {
-                    self.packet(&routes, port, &heard, &mut buffer[..len], &mut batch)
-                });
+                let result = budget
+                    .take(Instant::now())
+                    .and_then(|()| self.packet(&routes, port, &heard, &mut buffer[..len], &spread));
                 if let Err(reason) = result {
                     self.counters.dropped(reason);
                 }
@@ -161,7 +160,7 @@ impl Group {
         port: &Port,
         heard: &Heard,
         packet: &mut [u8],
-        batch: &mut Batch,
+        spread: &Spread,
     ) -> Result<(), Drop> {
         let inner = Inner::parse(packet)?;
         let range = routes.range.as_ref().ok_or(Drop::NoRoute)?;
@@ -178,40 +177,8 @@ impl Group {
         }
         self.ports
             .deliver(routes, port.network, &inner, packet, Some(heard.interface))?;
-        self.to_members(routes, port.network, packet, batch);
+        spread.begin(routes, port.network, packet);
         Ok(())
-    }
-
-    /// Every member hears it from us: the tree of a mesh in which all have sessions with all.
-    fn to_members(&self, routes: &Routes, network: u16, packet: &[u8], batch: &mut Batch) {
-        let slice = Slice {
-            offset: 0,
-            total: 0,
-            segment: 0,
-            network,
-            headers: 0,
-            index: 0,
-            shape: Shape::Plain,
-            csum_pending: false,
-            cwr: false,
-            group: true,
-        };
-        for peer in &routes.peers {
-            let Some(send) = &peer.send else { continue };
-            let room = send.lanes.datagram(0);
-            let sealed = batch.seal_slices(&send.outbound, 0, room, (slice, &[], packet));
-            send.lanes.note_used(0);
-            let sent = sealed
-                .and_then(|()| send.via.as_ref().map_or(Ok(0), |via| via.put_in(batch, 0)))
-                .and_then(|_| transmit(&self.main, batch, send, 0, &self.counters));
-            match sent {
-                Ok(()) => {
-                    peer.counters.sent(packet.len());
-                    send.outbound.note_sent(self.start.millis(Instant::now()));
-                }
-                Err(reason) => self.counters.dropped(reason),
-            }
-        }
     }
 }
 

@@ -20,12 +20,13 @@ use super::join;
 use super::reassembly::{Heard, Reassembly};
 use super::relay::{self, Relay};
 use super::routes::{Receive, Routes};
+use super::spread::Spread;
 use super::stats::Counters;
 use super::{Door, Input};
 use crate::session::LaneIn;
 use crate::time::Start;
 use crate::way::Way;
-use crate::wire::{Envelope, HEADER, Header, Kind, TAG, Type};
+use crate::wire::{Envelope, HEADER, Header, Kind, Slice, TAG, Type};
 
 /// "Congestion experienced" in the outer header (RFC 3168).
 const CE: u8 = 3;
@@ -51,6 +52,8 @@ pub struct Ingress {
     pub tun: Arc<Tun>,
     /// Where packets for a group go.
     pub group: Arc<GroupPorts>,
+    /// Hands these on.
+    pub spread: Spread,
     /// Its counters.
     pub counters: Arc<Counters>,
     /// Tells the control core what it must know.
@@ -98,6 +101,11 @@ impl Tap for Ingress {
         packet: &[u8],
     ) -> Result<(), Drop> {
         self.group.deliver(routes, network, inner, packet, None)
+    }
+
+    fn hand_on_group(&self, routes: &Routes, root: usize, slice: &Slice, packet: &[u8]) {
+        let root = routes.peers[root].id;
+        self.spread.hand_on(routes, root, slice, packet);
     }
 }
 

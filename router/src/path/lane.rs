@@ -66,6 +66,7 @@ pub fn run(
             continue;
         }
         let wait = incoming.due().map(|due| due.saturating_duration_since(now));
+        let wait = wait.into_iter().chain(outgoing.due()).min();
         readable(&[tun.as_fd(), socket.as_fd(), stop.as_fd()], wait)?;
         nap.slept(Instant::now());
     }

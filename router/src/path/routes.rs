@@ -11,6 +11,7 @@ use weave_model::{Block, ClusterRange, Drop, MtuReason, NodeId, PathMtu};
 
 use super::cut::{Batch, MIN_DATAGRAM, MIN_RELAYED};
 use super::stats::PeerCounters;
+use super::trees::Trees;
 use crate::session::{Inbound, Outbound};
 use crate::wire::{END, ENVELOPE, Envelope, MAX_LANES};
 
@@ -31,6 +32,8 @@ pub struct Routes {
     pub ports: BTreeMap<u32, Port>,
     /// The ranges of networks besides the default one: sorted, not overlapping.
     pub areas: Vec<Area>,
+    /// How broadcasts go, and whether sessions are made on demand.
+    pub trees: Arc<Trees>,
 }
 
 /// A network besides the default one.
@@ -261,6 +264,11 @@ pub struct Port {
 }
 
 impl Routes {
+    /// The place of a member.
+    pub fn place(&self, id: NodeId) -> Option<usize> {
+        self.peers.binary_search_by_key(&id, |peer| peer.id).ok()
+    }
+
     /// The place of the member that an envelope names so.
     pub fn member(&self, end: &[u8; END]) -> Option<usize> {
         let named = |peer: &Peer| peer.id.as_bytes()[..END].cmp(end);
@@ -360,6 +368,25 @@ impl Routes {
         match self.owner_of(destination) {
             Some(Owner::Here) => Ok(()),
             Some(Owner::Peer(_)) | None => Err(Drop::NotOurs),
+        }
+    }
+
+    /// Whose packet for a group this is, if the member that it came from may send it or hand it on to us.
+    ///
+    /// # Errors
+    /// [`Drop::ForeignSource`] if it may not.
+    pub fn admit_group(&self, peer: Option<usize>, source: IpAddr) -> Result<usize, Drop> {
+        let (Some(Owner::Peer(owner)), Some(peer)) = (self.owner_of(source), peer) else {
+            return Err(Drop::ForeignSource);
+        };
+        let by_tree = || {
+            let branch = self.trees.branch(self.peers[owner].id);
+            branch.is_some_and(|branch| branch.parent == Some(self.peers[peer].id))
+        };
+        if owner == peer || by_tree() {
+            Ok(owner)
+        } else {
+            Err(Drop::ForeignSource)
         }
     }
 

@@ -65,6 +65,8 @@ pub(super) struct Peer {
     chosen: Option<Instant>,
     /// A session is to be kept up forever.
     pub(super) wanted: bool,
+    /// What there is of a session is not kept up.
+    pub(super) resting: bool,
     /// The highest stamp and the highest boot nonce accepted from the peer, which need not have come together.
     stamp: u64,
     boot: u64,
@@ -100,6 +102,7 @@ impl Peer {
             direct: None,
             chosen: None,
             wanted: false,
+            resting: false,
             stamp: 0,
             boot: 0,
             record: 0,
@@ -166,6 +169,14 @@ impl Peer {
             .iter()
             .chain(older)
             .chain(self.next.iter().map(|(session, _)| session))
+    }
+
+    /// Keeps no session up from now on.
+    pub(super) fn rest(&mut self, local: &mut Local) {
+        (self.wanted, self.resting) = (false, true);
+        if self.current.is_none() {
+            self.settle(local);
+        }
     }
 
     /// Starts shaking hands unless that is under way.

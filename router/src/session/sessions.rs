@@ -178,14 +178,26 @@ impl Sessions {
     }
 
     /// Wants a session with a known peer: it is made now, or as soon as a cluster and an endpoint are known, and kept up
-    /// for as long as the peer is known.
+    /// until [`Sessions::rest`], or for as long as the peer is known.
     pub fn connect(&mut self, peer: NodeId, now: Now) {
         self.with(peer, now, |peer, local| {
-            peer.wanted = true;
+            (peer.wanted, peer.resting) = (true, false);
             if peer.outbound().is_none() {
                 peer.begin(local, now);
             }
         });
+    }
+
+    /// The peers whose sessions are wanted.
+    pub fn wanted(&self) -> impl Iterator<Item = NodeId> + '_ {
+        let wanted = self.peers.values().filter(|peer| peer.wanted);
+        wanted.map(|peer| peer.id)
+    }
+
+    /// Wants no session with a peer any more. One that is up may be used until its keys are too old; no sign of life is
+    /// sent in it and no new keys are made, unless the peer does that.
+    pub fn rest(&mut self, peer: NodeId, now: Now) {
+        self.with(peer, now, |peer, local| peer.rest(local));
     }
 
     /// Takes a datagram of type [`Type::Initiation`], [`Type::Response`] or [`Type::Cookie`].

@@ -45,6 +45,10 @@ impl Tap for Written {
     fn write_group(&self, _: &Routes, _: u16, _: &Inner, _: &[u8]) -> Result<(), Reason> {
         panic!("nothing was sent to a group")
     }
+
+    fn hand_on_group(&self, _: &Routes, _: usize, _: &Slice, _: &[u8]) {
+        panic!("nothing was sent to a group")
+    }
 }
 
 #[derive(Debug)]
@@ -96,6 +100,7 @@ impl Hosts {
             peers: vec![peer],
             inbound: [(SESSION, receive)].into(),
             areas: vec![],
+            trees: Arc::default(),
             ports: [].into(),
         };
         Self {

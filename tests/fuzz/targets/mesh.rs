@@ -15,12 +15,14 @@ use weave_router::mesh::cluster::ClusterKey;
 use weave_router::mesh::codec::{Reader, Writer};
 use weave_router::mesh::deed::{Deed, Version, paint, read_block, subtract, write_block};
 use weave_router::mesh::deeds::{Deeds, Grant};
+use weave_router::mesh::digest::{BUCKETS, Buckets};
 use weave_router::mesh::inquiry::Testimony;
 use weave_router::mesh::message::{Link, Message};
 use weave_router::mesh::parts::{Parts, split};
 use weave_router::mesh::record::{Content, MAX_RECORD, Record, RecordVersion};
 use weave_router::mesh::removal::Removals;
 use weave_router::time::Now;
+use weave_router::wire::END;
 
 use super::{Input, push_chunk};
 
@@ -92,13 +94,23 @@ pub(super) fn message_seeds() -> Vec<Vec<u8>> {
         Message::LinksAck { version: 3 },
         Message::Record(own_record().bytes().to_vec()),
         Message::RecordAck { node, version },
+        Message::Digest {
+            answer: false,
+            sums: Box::new([5; BUCKETS]),
+        },
         Message::Summary {
             answer: false,
+            buckets: Buckets::ALL,
             records: vec![(node, version)],
         },
         Message::SheetAck { node, version },
+        Message::SheetDigest {
+            answer: true,
+            sums: Box::new([5; BUCKETS]),
+        },
         Message::SheetSummary {
             answer: true,
+            buckets: Buckets::ALL,
             sheets: vec![(node, version)],
         },
     ];
@@ -177,6 +189,7 @@ fn own_record() -> Record {
         deeds: vec![gift(), genesis()],
         blocks: vec![block(256, 8)],
         networks: vec![NetworkName::default_network()],
+        lost: vec![[9; END]],
     };
     content
         .sign(&keys, &cluster.public())

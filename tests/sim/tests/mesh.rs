@@ -286,6 +286,22 @@ fn a_join_that_was_cut_off_can_be_repeated_with_the_same_token() {
 }
 
 #[test]
+fn a_joiner_whom_the_inviter_forgot_is_told_so() {
+    let mut net = Net::new(11, 2);
+    net.init(0, "10.32.0.0/16");
+    let token = net.token(0, 1);
+    let before = net.nodes[0].disk.clone();
+    let taken = vec![];
+    let join = net.command(1, Command::Join { token, taken });
+    assert!(net.run_until(MINUTE, |net| net.view(1).cluster.is_some()));
+    net.kill(0, false);
+    net.nodes[0].disk = before;
+    net.start(0);
+    net.run_until(MINUTE, |net| net.nodes[1].answers.contains_key(&join));
+    assert_eq!(net.nodes[1].answers[&join], Err(CommandError::Unanswered));
+}
+
+#[test]
 fn a_restart_keeps_identity_addresses_and_leases() {
     let mut net = cluster(4, 3, "10.32.0.0/16");
     let Ok(Reply::Address(offset)) = net.allocate(1, "web,eth0", None) else {

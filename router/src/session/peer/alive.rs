@@ -52,7 +52,7 @@ impl Peer {
         }
         self.step(local, now);
         let last = self.sent_ms().max(self.kept_at);
-        let passive = self.heard_ms() >= last + PASSIVE_KEEPALIVE;
+        let passive = !self.resting && self.heard_ms() >= last + PASSIVE_KEEPALIVE;
         if passive || (self.wanted && now_ms >= last + PERSISTENT_KEEPALIVE) {
             self.keepalive(local, now);
         }
@@ -97,7 +97,8 @@ impl Peer {
         let Some(current) = &self.current else {
             return false;
         };
-        let used = self.wanted || now_ms < self.heard_ms().max(self.sent_ms()) + UNUSED_AFTER;
+        let recent = now_ms < self.heard_ms().max(self.sent_ms()) + UNUSED_AFTER;
+        let used = self.wanted || (recent && !self.resting);
         let worn = current.outbound.most_used() >= current.outbound.limit() / 2;
         worn || (used && now >= current.rekey_at)
     }

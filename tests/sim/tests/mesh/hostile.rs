@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use weave_model::Block;
 use weave_router::core::command::Command;
+use weave_router::mesh::digest::Buckets;
 use weave_router::mesh::message::Message;
 use weave_router::mesh::parts;
 use weave_router::mesh::record::RecordVersion;
@@ -120,7 +121,13 @@ fn a_member_that_claims_a_version_puts_nobody_in_doubt() {
         let version = RecordVersion { boot, counter };
         let node = victim;
         let (answer, records) = (true, vec![(victim, version)]);
-        hand(&mut net, 1, 0, &Message::Summary { answer, records });
+        let buckets = Buckets::ALL;
+        let summary = Message::Summary {
+            answer,
+            buckets,
+            records,
+        };
+        hand(&mut net, 1, 0, &summary);
         hand(&mut net, 1, 0, &Message::RecordAck { node, version });
         hand(&mut net, 1, 0, &Message::Record(forged.clone()));
         net.pump(0);
