@@ -29,7 +29,10 @@ const SHELLS: &[&str] = &[
     "proxy/src/kernel.rs",        // writes rules, and reads and deletes tracked flows
     "proxy/src/relay.rs",         // starts the threads, writes rules
     "proxy/src/relay/connection", // two sockets
+    "proxy/src/relay/datagrams",  // a thread's sockets of UDP
     "proxy/src/relay/lane",       // moves bytes between them
+    "proxy/src/relay/upstream",   // a socket to an endpoint
+    "proxy/src/relay/voices",     // sockets to clients
     "proxy/src/relay/worker",     // a thread
     "router/src/attach",          // puts a container on the network: netlink and namespaces
     "router/src/driver",          // sockets, clocks and the thread that runs the core

@@ -4,8 +4,9 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
 
 use arc_swap::ArcSwap;
+use weave_linux::intercept::Name;
 
-use super::routes::Routes;
+use super::routes::{Routes, Source};
 
 /// Shared by all threads; everything in it is read or counted without waiting for anybody.
 #[derive(Debug, Default)]
@@ -65,6 +66,15 @@ impl Budget {
     /// Gives back what was taken.
     pub(super) fn give(&self, count: usize) {
         self.used.fetch_sub(count, Relaxed);
+    }
+}
+
+/// In whose name an endpoint is asked.
+pub(super) const fn name(source: Source) -> Name {
+    match source {
+        Source::Host => Name::Host,
+        // No device has the node's own address: the kernel engine gives it to packets as they leave.
+        Source::Own(from) | Source::Client(from) => Name::Foreign(from),
     }
 }
 

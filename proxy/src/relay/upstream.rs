@@ -12,8 +12,7 @@ use weave_model::Protocol;
 use super::pick::Set;
 use super::routes::Group;
 use super::sessions::Flow;
-use super::shared::Shared;
-use super::worker::name;
+use super::shared::{Shared, name};
 use crate::table::{Origin, Target, Way};
 
 /// How many endpoints one datagram is given to.

@@ -16,7 +16,7 @@ use mio::event::Event;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
 use slab::Slab;
-use weave_linux::intercept::{self, Name};
+use weave_linux::intercept;
 use weave_model::Protocol;
 
 use super::connection::{Connection, Ending, Stage};
@@ -24,8 +24,7 @@ use super::datagrams::{Datagrams, Door};
 use super::duplex::{Then, Way};
 use super::lane::{BUFFER, Broke, Pipes, Turn};
 use super::maglev::mix;
-use super::routes::Source;
-use super::shared::Shared;
+use super::shared::{Shared, name};
 use crate::table::Origin;
 
 /// How many events are taken at once.
@@ -398,15 +397,6 @@ impl Worker {
     fn refuse(&self, stream: &TcpStream) {
         self.shared.counts.reset.fetch_add(1, Relaxed);
         break_off(stream);
-    }
-}
-
-/// In whose name an endpoint is asked.
-pub(super) const fn name(source: Source) -> Name {
-    match source {
-        Source::Host => Name::Host,
-        // No device has the node's own address: the kernel engine gives it to packets as they leave.
-        Source::Own(from) | Source::Client(from) => Name::Foreign(from),
     }
 }
 

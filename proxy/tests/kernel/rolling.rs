@@ -26,6 +26,17 @@ fn request(from: &Netns) -> bool {
     })
 }
 
+/// Requests by TCP and UDP, one after the other, until it is over.
+fn ask_on(from: &Netns, over: &AtomicBool, [made, failed]: [&AtomicUsize; 2]) {
+    // Not for ever: what fails meanwhile is to be told.
+    let end = Instant::now() + Duration::from_secs(120);
+    while !over.load(Relaxed) && Instant::now() < end {
+        let served = request(from) && ["a", "c", "far"].contains(&udp(from, WEB).server());
+        made.fetch_add(1, Relaxed);
+        failed.fetch_add(usize::from(!served), Relaxed);
+    }
+}
+
 /// From now on nobody gets a new connection here, and no datagram in.
 fn close(backend: &Netns) {
     ok(
@@ -68,16 +79,7 @@ fn backends_that_are_replaced_one_by_one_cost_no_request() {
     let relay = relay.as_mut().unwrap();
     std::thread::scope(|scope| {
         for from in [&*host, &*outside] {
-            scope.spawn(|| {
-                // Not for ever: what fails meanwhile is to be told.
-                let end = Instant::now() + Duration::from_secs(120);
-                while !over.load(Relaxed) && Instant::now() < end {
-                    let served =
-                        request(from) && ["a", "c", "far"].contains(&udp(from, WEB).server());
-                    made.fetch_add(1, Relaxed);
-                    failed.fetch_add(usize::from(!served), Relaxed);
-                }
-            });
+            scope.spawn(|| ask_on(from, &over, [&made, &failed]));
         }
         // The first is out: it comes, and the second goes, which comes in the next round.
         let mut turns = [(C, &*c), (A, &*a), (FAR, &*far)];
