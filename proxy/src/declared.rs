@@ -20,6 +20,7 @@ use weave_model::{
 };
 
 use crate::health::{Subject, Wanted};
+use crate::select::is_special;
 use crate::sources::Change;
 
 /// A member and what it tells.
@@ -289,7 +290,8 @@ fn bounded(why: &str) -> String {
     plain.take(200).collect()
 }
 
-/// What a member has to check.
+/// What a member has to check. Not what the table refuses in any case: a Service that another member made must not have
+/// this one look at its own loopback.
 pub fn wanted(me: NodeId, declared: &BTreeMap<ServiceName, Declared>) -> Wanted {
     let mut all = Wanted::new();
     for (name, one) in declared {
@@ -300,7 +302,7 @@ pub fn wanted(me: NodeId, declared: &BTreeMap<ServiceName, Declared>) -> Wanted 
             .backends
             .iter()
             .filter_map(|backend| backend.check.as_ref());
-        for check in checks.filter(|check| check.by == me) {
+        for check in checks.filter(|check| check.by == me && !is_special(check.at.ip())) {
             let subject = Subject {
                 service: name.clone(),
                 stamp: one.made.stamp,

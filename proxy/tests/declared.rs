@@ -327,6 +327,9 @@ fn each_endpoint_is_checked_by_one_member() {
     ];
     assert_eq!(checks(&members, 0), ["198.51.100.7:443"]);
     assert_eq!(checks(&members, 1), ["10.40.0.2:9"]);
+    let spec = &mut members[0].sheet.services[0].spec;
+    spec.endpoints.push("127.0.0.1:22".parse().unwrap());
+    assert_eq!(checks(&members, 0), ["198.51.100.7:443"], "nobody's");
     members[0].reachable = false;
     assert_eq!(checks(&members, 1), ["10.40.0.2:9", "198.51.100.7:443"]);
     assert_eq!(checks(&members, 0), [""; 0]);

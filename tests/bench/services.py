@@ -13,7 +13,7 @@ So the way of a packet is the same for all; only what stands in front of the ser
     ours-relay   the same with --engine relay: our own proxy
 
 Then, unless --sync none: how long the engine takes to have 10,000 Services with 25 endpoints each in the kernel, and one
-change of them.
+change of them; and what the first packet of a connection costs by how many Services there are.
 """
 
 import argparse
@@ -286,17 +286,21 @@ def main():
         if KUBE_PROXY in asked.names:
             run(ROOT / "tests/bench/peers.sh", KUBE_PROXY, timeout=3600)
         rows, faults = bench(asked)
-        sync = None
+        sync, first = None, []
         if asked.sync != "none":
-            said = run(TARGET / "examples/sync", *asked.sync.split("x"), "200", timeout=120)
-            sync = json.loads(said)
+            size = asked.sync.split("x")
+            sync = json.loads(run(TARGET / "examples/sync", *size, "200", timeout=120))
+            counts = [count for count in (10, 100, 1000, 10_000) if count <= int(size[0])]
+            first = [json.loads(line) for line in run(TARGET / "examples/first_packet", 2000, *counts, timeout=120).splitlines()]
     except Failed as fault:
         sys.exit(f"bench: {fault}")
     print_table(rows)
     if sync:
         print("\nsync:", "  ".join(f"{key}={value}" for key, value in sync.items()))
+    for row in first:
+        print("first packet:", "  ".join(f"{key}={value}" for key, value in row.items()))
     if asked.json:
-        asked.json.write_text(json.dumps({"bench": "services", "rows": rows, "sync": sync}, indent=1) + "\n")
+        asked.json.write_text(json.dumps({"bench": "services", "rows": rows, "sync": sync, "first_packet": first}, indent=1) + "\n")
     for fault in faults:
         print(f"bench: FAILED {fault}", file=sys.stderr)
     sys.exit(1 if faults else 0)

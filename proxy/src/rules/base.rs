@@ -2,7 +2,8 @@
 
 use ipnet::IpNet;
 use weave_linux::nft::{
-    Batch, Chain, Direction, Element, Field, Hook, Policy, Reject, Rule, Table, Value, priority,
+    Batch, Chain, Cmp, Direction, Element, Field, Hook, Policy, Reject, Rule, Table, Value,
+    priority,
 };
 
 use super::chains::{containers, is_local, of_family, to_node};
@@ -43,7 +44,14 @@ pub(super) fn make(batch: &mut Batch, table: &Table, maps: &Maps, facts: &Facts)
 fn filter(batch: &mut Batch, table: &Table, name: &str, (hook, priority): (Hook, i32), to: &str) {
     let chain = Chain::filter(name, hook, priority, Policy::Accept);
     batch.add_chain(table, &chain);
-    batch.add_rule(table, name, &Rule::new().jump(to));
+    // What was decided for a connection's first packet holds for all: the others pay for one rule only.
+    let first = Rule::new().masked(
+        Field::CtState,
+        Field::ESTABLISHED | Field::RELATED,
+        Cmp::Eq,
+        0,
+    );
+    batch.add_rule(table, name, &first.jump(to));
 }
 
 fn guard(batch: &mut Batch, table: &Table, maps: &Maps) {
@@ -124,7 +132,7 @@ fn mask(batch: &mut Batch, table: &Table, maps: &Maps) {
         Policy::Accept,
     );
     batch.add_chain(table, &chain);
-    let untouched = Rule::new().masked(Field::CtStatus, Field::DNAT, weave_linux::nft::Cmp::Eq, 0);
+    let untouched = Rule::new().masked(Field::CtStatus, Field::DNAT, Cmp::Eq, 0);
     batch.add_rule(table, "mask", &untouched.ret());
     for family in FAMILIES {
         let loops = maps.get(Map::new(Use::Loops, At::Address, family));
