@@ -236,6 +236,7 @@ fn publish(workers: &Workers) -> Outbound {
         peers: vec![peer(9), peer(10)],
         inbound: [(7, receive)].into(),
         ports: [(interface.trim().parse().unwrap(), port)].into(),
+        areas: Vec::new(),
     }));
     outbound
 }

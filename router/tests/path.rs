@@ -201,6 +201,7 @@ fn publish(host: &Host, to: &str, keys: (Outbound, Inbound), here: u32, there: u
         peers,
         inbound,
         ports,
+        areas: Vec::new(),
     }));
 }
 

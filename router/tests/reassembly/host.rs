@@ -96,6 +96,7 @@ impl Hosts {
             peers: vec![peer],
             inbound: [(SESSION, receive)].into(),
             ports: [].into(),
+            areas: Vec::new(),
         };
         Self {
             outbound,
