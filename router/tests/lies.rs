@@ -238,6 +238,7 @@ fn publish(workers: &Workers) -> Outbound {
         areas: vec![],
         trees: Arc::default(),
         ports: [(interface.trim().parse().unwrap(), port)].into(),
+        areas: Vec::new(),
     }));
     outbound
 }

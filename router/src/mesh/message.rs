@@ -224,13 +224,7 @@ impl Message {
                 buckets,
                 records,
             } => summary(&mut out, SUMMARY, (*answer, *buckets), records),
-            Self::DeedRequest { id, bits, within } => {
-                out.u8(DEED_REQUEST).u64(*id).u8(*bits);
-                if let Some(area) = within {
-                    write_block(*area, &mut out);
-                }
-                &mut out
-            }
+            Self::DeedRequest { id, bits, within } => request(&mut out, *id, *bits, *within),
             Self::DeedGrant(deeds) => {
                 out.u8(DEED_GRANT);
                 deeds.iter().for_each(|deed| deed.write(&mut out));
@@ -379,6 +373,14 @@ impl Message {
 
 fn write_link(link: &Link, out: &mut Writer) {
     out.bytes(&link.end).u32(link.rtt_us).u16(link.loss);
+}
+
+fn request(out: &mut Writer, id: u64, bits: u8, within: Option<Block>) -> &mut Writer {
+    out.u8(DEED_REQUEST).u64(id).u8(bits);
+    if let Some(area) = within {
+        write_block(area, out);
+    }
+    out
 }
 
 fn entry(out: &mut Writer, node: NodeId, version: RecordVersion) -> &mut Writer {

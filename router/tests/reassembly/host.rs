@@ -102,6 +102,7 @@ impl Hosts {
             areas: vec![],
             trees: Arc::default(),
             ports: [].into(),
+            areas: Vec::new(),
         };
         Self {
             outbound,
