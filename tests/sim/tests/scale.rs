@@ -80,10 +80,8 @@ fn a_session_is_made_when_one_is_wanted_and_ends_when_it_serves_nobody() {
     let (mut net, _) = cold_start(3, 40, 0);
     net.run(4 * MINUTE);
     let other = stranger(&mut net, 5);
-    assert!(
-        sees(&mut net, 5, id(&net, other)),
-        "it is known to be alive"
-    );
+    let there = id(&net, other);
+    assert!(sees(&mut net, 5, there), "it is known to be alive");
     assert!(ping(&mut net, 5, other));
     assert!(sessions(&mut net, 5).contains(&there));
     net.run(5 * MINUTE);
