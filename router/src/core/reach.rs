@@ -52,6 +52,8 @@ pub(super) struct Reach {
     guests: BTreeMap<NodeId, Instant>,
     /// Who was needed for something else, and when last.
     active: BTreeMap<NodeId, Instant>,
+    /// Those of them who are needed to reach another member only; for them nobody is asked.
+    helpers: BTreeSet<NodeId>,
     /// With whom a session is kept, for any of these reasons.
     kept: BTreeSet<NodeId>,
     /// Since when there is no working session with one of these.
@@ -148,6 +150,7 @@ impl Core {
     /// kept for another while.
     pub fn handle_wanted(&mut self, peer: NodeId, now: Now) {
         self.now = now;
+        self.reach.helpers.remove(&peer);
         self.want(peer);
         self.settle();
     }
@@ -237,14 +240,19 @@ impl Core {
 
     /// Has some of a member's neighbours at hand, who may hand on to it.
     pub(super) fn call_helpers(&mut self, peer: NodeId) {
-        if self.is_small() {
+        if self.is_small() || self.reach.helpers.contains(&peer) {
             return;
         }
         let mut helpers = self.reach.topology.linked(peer);
         helpers.retain(|helper| *helper != self.me);
         helpers.sort_by_key(|helper| !self.works(*helper));
         helpers.truncate(HELPERS);
-        helpers.into_iter().for_each(|helper| self.want(helper));
+        for helper in helpers {
+            if !self.reach.keeps(helper) {
+                self.reach.helpers.insert(helper);
+            }
+            self.want(helper);
+        }
     }
 
     fn set_kept(&mut self) {
@@ -264,6 +272,8 @@ impl Core {
         let fresh = |at: &Instant, long| now.saturating_duration_since(*at) < long;
         self.reach.guests.retain(|_, at| fresh(at, GUEST));
         self.reach.active.retain(|_, at| fresh(at, IDLE));
+        let active = &self.reach.active;
+        self.reach.helpers.retain(|peer| active.contains_key(peer));
         let mut kept = self.reach.neighbours.clone();
         kept.extend(self.reach.guests.keys().chain(self.reach.active.keys()));
         let gifts = self.membership.iter();
