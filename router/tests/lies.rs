@@ -238,7 +238,6 @@ fn publish(workers: &Workers) -> Outbound {
         areas: vec![],
         trees: Arc::default(),
         ports: [(interface.trim().parse().unwrap(), port)].into(),
-        areas: Vec::new(),
     }));
     outbound
 }

@@ -102,7 +102,6 @@ impl Hosts {
             areas: vec![],
             trees: Arc::default(),
             ports: [].into(),
-            areas: Vec::new(),
         };
         Self {
             outbound,
