@@ -159,13 +159,12 @@ fn start_router(config: &Config) -> Result<Arc<Router>, Obstacle> {
 impl Node {
     /// Starts the router, reads the journal and adopts what a former run left on this host.
     pub async fn start(config: Config, vitals: &Vitals) -> Result<(Self, Desk), Obstacle> {
-        let overlay = &config.overlay;
         let router = start_router(&config)?;
         let (journal, book) = Journal::open(&config.state_dir)?;
         let page = sight::open_page(&config, router.view().me)?;
         // Before there are connections; where the kernel cannot yet, it is tried again at every look.
         sight::count_bytes();
-        let side = HostSide::open(overlay.listen, overlay.mtu, config.sight.ports())?;
+        let side = HostSide::open(&config)?;
         let (publisher, published) = watch::channel(Published::default());
         let mut works = Works {
             config: config.clone(),
@@ -181,9 +180,7 @@ impl Node {
             swept: 0,
             turn: 0,
         };
-        works.apply_networks().await;
-        works.look_after().await;
-        works.adopt().await;
+        works.begin().await;
         let (jobs, waiting) = mpsc::channel(WAITING);
         let engine = Arc::new(Engine::start().map_err(|error| no_engine(&error))?);
         let (knower, services) = watch::channel(Known::default());
@@ -202,22 +199,20 @@ impl Node {
             memory: Memory::new(Instant::now()),
         };
         serving.start(vitals.part("the watch of Services"));
-        let facts = Facts::new(config.sight.docker_api.path());
+        let sight = Sight::new(page, Facts::new(config.sight.docker_api.path()));
         let shared = Shared {
             config,
             router,
             published,
             services,
             engine,
-            sight: Sight::new(page, facts),
+            sight,
             started_at: wall_seconds(),
             asked: notes::Asked::default(),
             testing: Mutex::new(()),
         };
-        let node = Self {
-            shared: Arc::new(shared),
-            jobs,
-        };
+        let shared = Arc::new(shared);
+        let node = Self { shared, jobs };
         if let Some(notes) = node.shared.router.notes() {
             tokio::spawn(notes::serve(node.away(), notes));
         }

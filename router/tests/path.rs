@@ -167,15 +167,11 @@ fn publish(host: &Host, to: &str, keys: (Outbound, Inbound), here: u32, there: u
     };
     let mut owners = vec![owned(here, Owner::Here), owned(there, Owner::Peer(0))];
     owners.sort_by_key(|owned| owned.first);
-    let inbound = [(
-        7,
-        Receive {
-            inbound: Arc::new(keys.1),
-            peer: Some(0),
-            counters,
-        },
-    )]
-    .into();
+    let receive = Receive {
+        inbound: Arc::new(keys.1),
+        peer: Some(0),
+        counters,
+    };
     let interface = in_ns(
         if here == 0 { "ha" } else { "hb" },
         &["cat", "/sys/class/net/wv0/ifindex"],
@@ -199,7 +195,7 @@ fn publish(host: &Host, to: &str, keys: (Outbound, Inbound), here: u32, there: u
         range: Some(range()),
         owners,
         peers,
-        inbound,
+        inbound: [(7, receive)].into(),
         ports,
         ..Routes::default()
     }));

@@ -361,15 +361,10 @@ fn flow(number: usize) -> impl Strategy<Value = (Option<Stream>, Vec<Item>)> {
                 let items = stream.items(0, lane);
                 (Some(stream), items)
             }
-            2 => (
-                None,
-                vec![datagrams(
-                    &head,
-                    lane,
-                    size,
-                    long.min(128 * usize::from(size)),
-                )],
-            ),
+            2 => {
+                let len = long.min(128 * usize::from(size));
+                (None, vec![datagrams(&head, lane, size, len)])
+            }
             3 => (None, vec![plain(&head, lane, left, &[long])]),
             4 => (None, vec![plain(&head, lane, left, &small)]),
             _ => {

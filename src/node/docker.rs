@@ -365,7 +365,7 @@ impl Works {
         let inner = outer.as_str().replacen("wv", "wc", 1);
         let Network { mtu, network } = self.book.docker().network(&endpoint.network);
         let network = self.network(&network)?;
-        let mtu = mtu.or(network.and_then(|network| network.spec.mtu));
+        let mtu = mtu.or_else(|| network.and_then(|network| network.spec.mtu));
         let offset = offset_of(part, Family::V4, range.v4_at(endpoint.offset).into())?;
         let attachment = attach::Attachment {
             outer: containers::kernel_name(&outer),

@@ -4,7 +4,6 @@
 //! cluster and every few seconds. What cannot be put right becomes an [`Obstacle`] in the node's status, and the rest
 //! goes on.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
@@ -17,6 +16,7 @@ use weave_router::hostfw::{self, HostFirewall};
 use weave_router::rules::{AttachRules, NetworkRules};
 
 use super::containers;
+use crate::config::Config;
 use crate::obstacle::Obstacle;
 
 /// The router's TUN device.
@@ -58,11 +58,7 @@ enum Firewall {
 
 impl HostSide {
     /// Opens what is needed to change the host of the calling thread's network namespace. Changes nothing.
-    pub(super) fn open(
-        listen: SocketAddr,
-        mtu: u16,
-        closed_tcp: Vec<u16>,
-    ) -> Result<Self, Obstacle> {
+    pub(super) fn open(config: &Config) -> Result<Self, Obstacle> {
         let tun = TUN.parse().expect("a short word is an interface name");
         let host = Host::open(tun)
             .map_err(|error| Obstacle::new(error.to_string(), "look at the log of the kernel"))?;
@@ -75,9 +71,9 @@ impl HostSide {
             host,
             nft,
             firewall,
-            mtu,
-            port: listen.port(),
-            closed_tcp,
+            mtu: config.overlay.mtu,
+            port: config.overlay.listen.port(),
+            closed_tcp: config.sight.ports(),
             networks: Vec::new(),
             ipv6: true,
         })

@@ -59,6 +59,13 @@ pub(super) struct Works {
 }
 
 impl Works {
+    /// Puts this host in order, as the book has it, before anybody asks for anything.
+    pub(super) async fn begin(&mut self) {
+        self.apply_networks().await;
+        self.look_after().await;
+        self.adopt().await;
+    }
+
     /// Makes a cluster, if its range is free on this host.
     pub(super) async fn init(&mut self, request: InitRequest) -> Result<Membership, Refusal> {
         self.outside_of_clusters()?;

@@ -95,6 +95,29 @@ impl Drop for Life {
     }
 }
 
+/// A Service in front of whoever is of the tier `store`.
+fn make_shop(host: &Host) -> SocketAddr {
+    let made = host.json(&[
+        "service",
+        "create",
+        "shop",
+        "--port",
+        "81:7000/udp",
+        "--selector",
+        "tier=store",
+    ]);
+    let front = made["addresses"][0].as_str().expect("an address");
+    SocketAddr::new(front.parse().expect("an address"), 81)
+}
+
+/// A program that listens on port 8000 of a container.
+fn serve(of: &Container) -> Child {
+    let mut server = of.ns.command("python3");
+    let server = server.args(["-m", "http.server", "8000"]);
+    let server = server.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    server.expect("python3 is installed")
+}
+
 /// Logs in by the link, sees hosts, containers and flows, opens and closes a group, clicks a flow, filters, reads the table, goes
 /// back in time, changes colours, and finds the page again after the node was killed. No error in the console, nothing from
 /// elsewhere, nothing that keeps anybody from using it.
@@ -114,22 +137,9 @@ fn a_person_uses_the_page() {
             h2.attach_with("db", &["--label", "tier=store"]),
         ];
         h1.attach("idle");
-        let made = h2.json(&[
-            "service",
-            "create",
-            "shop",
-            "--port",
-            "81:7000/udp",
-            "--selector",
-            "tier=store",
-        ]);
-        let front = made["addresses"][0].as_str().expect("an address");
-        let front = SocketAddr::new(front.parse().expect("an address"), 81);
+        let front = make_shop(h2);
         let _life = Life::start(&web, &db, front);
-        let mut server = web.ns.command("python3");
-        let server = server.args(["-m", "http.server", "8000"]);
-        let server = server.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-        let mut server = server.expect("python3 is installed");
+        let mut server = serve(&web);
         let forward = Forward::start(h1);
         assert!(
             forward.link.starts_with("http://127.0.0.1:"),

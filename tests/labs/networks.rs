@@ -42,13 +42,12 @@ fn say_everything(from: &Container, to: &Container) {
         }
     });
     // Whoever believes that the other one is on its own link asks for it there, and sends it what it likes.
-    for (v4, v6) in [(to.v4, to.v6)] {
-        from.ns.sh(&format!(
-            "ip route add {v4}/32 dev eth0; ip -6 route add {v6}/128 dev eth0
-             ping -n -q -c 1 -W 0.2 {v4} || true; ping -n -q -c 1 -W 0.2 {v6} || true
-             ip route del {v4}/32 dev eth0; ip -6 route del {v6}/128 dev eth0"
-        ));
-    }
+    let (v4, v6) = (to.v4, to.v6);
+    from.ns.sh(&format!(
+        "ip route add {v4}/32 dev eth0; ip -6 route add {v6}/128 dev eth0
+         ping -n -q -c 1 -W 0.2 {v4} || true; ping -n -q -c 1 -W 0.2 {v6} || true
+         ip route del {v4}/32 dev eth0; ip -6 route del {v6}/128 dev eth0"
+    ));
     for target in to.addresses() {
         let said = from.ns.try_sh(&format!("ping -n -q -c 1 -W 0.3 {target}"));
         assert!(!said.status.success(), "{target} answered {}", from.name);
@@ -90,6 +89,47 @@ fn came(frames: &Frames, from: &Container) -> Vec<String> {
         .collect()
 }
 
+/// The ranges of all networks, as a host lists them.
+fn ranges(host: &Host) -> Vec<ipnet::Ipv4Net> {
+    let listed = networks(host);
+    let ranges = listed.iter().map(|one| one["range"].as_str());
+    ranges
+        .map(|text| text.and_then(|text| text.parse().ok()).expect("a range"))
+        .collect()
+}
+
+/// A container of a network on each host; they reach each other.
+fn pair(hosts: &[Host; 2], network: &str) -> [Container; 2] {
+    let pair = [0, 1].map(|at| {
+        let name = format!("{}{}", &network[..1], at + 1);
+        hosts[at].attach_with(&name, &["--network", network])
+    });
+    let [here, there] = &pair;
+    for size in [56, 1472, 8000] {
+        here.reaches(there, size);
+    }
+    bulk(&here.ns, (&there.ns, there.v4.into()), 1 << 20);
+    bulk(&there.ns, (&here.ns, here.v6.into()), 1 << 20);
+    pair
+}
+
+/// Of the others at each container: what was said to groups in its own network, and nothing from any other.
+fn each_heard_its_own(all: &[(usize, &Container)], frames: &[Frames]) {
+    for ((network, to), frames) in all.iter().zip(frames) {
+        for (other, from) in all {
+            let heard = came(frames, from);
+            let what = format!("of {} at {}", from.name, to.name);
+            if to.name == from.name {
+                assert!(heard.len() > 20, "the control, {what}: {heard:?}");
+            } else if network == other {
+                assert_eq!(heard.len(), 4, "to groups, {what}: {heard:?}");
+            } else {
+                assert_eq!(heard, [""; 0], "{what}");
+            }
+        }
+    }
+}
+
 /// Two networks and the default one, a container of each on both hosts.
 #[test]
 fn nothing_passes_from_one_to_another() {
@@ -100,36 +140,11 @@ fn nothing_passes_from_one_to_another() {
         for name in ["blue", "red"] {
             await_network(&hosts, name);
         }
-        let ranges: Vec<Value> = networks(&hosts[0])
-            .iter()
-            .map(|one| one["range"].clone())
-            .collect();
-        let same: Vec<Value> = networks(&hosts[1])
-            .iter()
-            .map(|one| one["range"].clone())
-            .collect();
+        let [ranges, same] = [&hosts[0], &hosts[1]].map(ranges);
         assert_eq!((ranges.len(), &ranges), (3, &same));
-
-        let on = |host: &Host, name: &str, network: &str| {
-            host.attach_with(name, &["--network", network])
-        };
-        let containers: Vec<[Container; 2]> = ["default", "blue", "red"]
-            .into_iter()
-            .map(|network| {
-                let short = &network[..1];
-                [0, 1].map(|at| on(&hosts[at], &format!("{short}{}", at + 1), network))
-            })
-            .collect();
-        for [here, there] in &containers {
-            for size in [56, 1472, 8000] {
-                here.reaches(there, size);
-            }
-            bulk(&here.ns, (&there.ns, there.v4.into()), 1 << 20);
-            bulk(&there.ns, (&here.ns, here.v6.into()), 1 << 20);
-        }
-        let all: Vec<(usize, &Container)> = containers
-            .iter()
-            .enumerate()
+        let containers = ["default", "blue", "red"].map(|network| pair(&hosts, network));
+        let pairs = containers.iter().enumerate();
+        let all: Vec<(usize, &Container)> = pairs
             .flat_map(|(network, pair)| pair.iter().map(move |one| (network, one)))
             .collect();
         let captures: Vec<Capture> = all
@@ -142,31 +157,10 @@ fn nothing_passes_from_one_to_another() {
                     say_everything(from, to);
                 }
             }
-            let range: ipnet::Ipv4Net = ranges[*network]
-                .as_str()
-                .and_then(|text| text.parse().ok())
-                .expect("a range");
-            say_to_groups(from, range.broadcast());
+            say_to_groups(from, ranges[*network].broadcast());
         }
         let frames = Capture::stop_all(captures.into_iter());
-        for ((network, to), frames) in all.iter().zip(&frames) {
-            for (other, from) in &all {
-                let heard = came(frames, from);
-                if to.name == from.name {
-                    assert!(heard.len() > 20, "the control: {} sent", from.name);
-                } else if network == other {
-                    assert_eq!(
-                        heard.len(),
-                        4,
-                        "what {} said to groups, at {}",
-                        from.name,
-                        to.name
-                    );
-                } else {
-                    assert_eq!(heard, [""; 0], "of {} at {}", from.name, to.name);
-                }
-            }
-        }
+        each_heard_its_own(&all, &frames);
         a_restart_changes_nothing(&hosts, &containers);
     });
 }
@@ -193,6 +187,102 @@ fn a_restart_changes_nothing(hosts: &[Host], containers: &[[Container; 2]]) {
     }
 }
 
+/// Makes two networks, and is refused what cannot be one.
+fn make_quiet_and_inside(hosts: &[Host; 2]) {
+    let [h1, h2] = hosts;
+    h1.ok(&[
+        "network",
+        "create",
+        "quiet",
+        "--range",
+        "10.40.0.0/20",
+        "--mtu",
+        "1400",
+        "--multicast",
+        "off",
+    ]);
+    h1.ok(&["network", "create", "inside", "--internal"]);
+    await_network(hosts, "inside");
+    refused(
+        h2,
+        &["network", "create", "quiet"],
+        "a network quiet exists already",
+    );
+    refused(
+        h2,
+        &["network", "create", "x", "--range", "10.40.8.0/24"],
+        "overlaps the network quiet",
+    );
+    refused(
+        h2,
+        &["network", "create", "x", "--range", "10.64.0.0/20"],
+        "no part of the cluster's range",
+    );
+    refused(
+        h2,
+        &["network", "create", "x", "--range", "10.32.0.0/20"],
+        "cannot be a network's range",
+    );
+    let strange = h2.bare_container("strange");
+    let path = strange.path().display().to_string();
+    refused(
+        h2,
+        &["attach", &path, "--name", "s", "--network", "x"],
+        "there is no network x",
+    );
+}
+
+/// The same container on a second network, and on that one alone with those who are there.
+fn joins_inside([h1, h2]: &[Host; 2], q1: &Container, q2: &Container) {
+    let path = q1.ns.path().display().to_string();
+    let second = h1.json(&[
+        "attach",
+        &path,
+        "--name",
+        "q1",
+        "--ifname",
+        "eth1",
+        "--network",
+        "inside",
+    ]);
+    let i2 = h2.attach_with("i2", &["--network", "inside"]);
+    let own = second["ips"][0]["address"].as_str().expect("an address");
+    assert!(
+        try_ping(&q1.ns, i2.v4.into(), 56).status.success(),
+        "{own} to {}",
+        i2.v4
+    );
+    assert!(!try_ping(&q2.ns, i2.v4.into(), 56).status.success());
+    assert_eq!(
+        i2.ns.sh("ip route show default").trim(),
+        "",
+        "inside has no way out"
+    );
+}
+
+/// Removed it can be once nobody is in it, and then it is gone everywhere.
+fn quiet_goes([h1, h2]: &[Host; 2]) {
+    refused(
+        h2,
+        &["network", "rm", "quiet"],
+        "the network quiet is in use, by q1 on h1, q2 on h2",
+    );
+    h1.ok(&["detach", "q1", "--ifname", "eth0"]);
+    h2.ok(&["detach", "q2"]);
+    let unused = || network(h2, "quiet").is_some_and(|one| one["containers"] == 0);
+    wait_for("nobody is in quiet", Duration::from_secs(20), unused);
+    h2.ok(&["network", "rm", "quiet"]);
+    let gone = || networks(h1).len() == 2;
+    wait_for("quiet is gone everywhere", Duration::from_secs(20), gone);
+    assert_eq!(networks(h2).len(), 2);
+    refused(h1, &["network", "rm", "quiet"], "there is no network quiet");
+    refused(
+        h1,
+        &["network", "rm", "default"],
+        "every cluster has the network default",
+    );
+}
+
 /// A network has the range, the MTU and the groups that it was made with; one container is on several; a network in use
 /// is not removed.
 #[test]
@@ -200,47 +290,7 @@ fn a_network_is_as_it_was_made_and_goes_when_it_is_empty() {
     Lab::run(|lab| {
         let hosts = lab.cluster::<2>();
         let [h1, h2] = &hosts;
-        h1.ok(&[
-            "network",
-            "create",
-            "quiet",
-            "--range",
-            "10.40.0.0/20",
-            "--mtu",
-            "1400",
-            "--multicast",
-            "off",
-        ]);
-        h1.ok(&["network", "create", "inside", "--internal"]);
-        await_network(&hosts, "inside");
-        refused(
-            h2,
-            &["network", "create", "quiet"],
-            "a network quiet exists already",
-        );
-        refused(
-            h2,
-            &["network", "create", "x", "--range", "10.40.8.0/24"],
-            "overlaps the network quiet",
-        );
-        refused(
-            h2,
-            &["network", "create", "x", "--range", "10.64.0.0/20"],
-            "no part of the cluster's range",
-        );
-        refused(
-            h2,
-            &["network", "create", "x", "--range", "10.32.0.0/20"],
-            "cannot be a network's range",
-        );
-        let strange = h2.bare_container("strange");
-        let path = strange.path().display().to_string();
-        refused(
-            h2,
-            &["attach", &path, "--name", "s", "--network", "x"],
-            "there is no network x",
-        );
-
+        make_quiet_and_inside(&hosts);
         let [q1, q2] = [(h1, "q1"), (h2, "q2")]
             .map(|(host, name)| host.attach_with(name, &["--network", "quiet"]));
         assert!(q1.v4.to_string().starts_with("10.40."), "{}", q1.v4);
@@ -265,51 +315,8 @@ fn a_network_is_as_it_was_made_and_goes_when_it_is_empty() {
             (Some("network"), Some(false))
         );
 
-        // The same container on a second network, and on that one alone with those who are there.
-        let path = q1.ns.path().display().to_string();
-        let second = h1.json(&[
-            "attach",
-            &path,
-            "--name",
-            "q1",
-            "--ifname",
-            "eth1",
-            "--network",
-            "inside",
-        ]);
-        let i2 = h2.attach_with("i2", &["--network", "inside"]);
-        let own = second["ips"][0]["address"].as_str().expect("an address");
-        assert!(
-            try_ping(&q1.ns, i2.v4.into(), 56).status.success(),
-            "{own} to {}",
-            i2.v4
-        );
-        assert!(!try_ping(&q2.ns, i2.v4.into(), 56).status.success());
-        assert_eq!(
-            i2.ns.sh("ip route show default").trim(),
-            "",
-            "inside has no way out"
-        );
-
-        refused(
-            h2,
-            &["network", "rm", "quiet"],
-            "the network quiet is in use, by q1 on h1, q2 on h2",
-        );
-        h1.ok(&["detach", "q1", "--ifname", "eth0"]);
-        h2.ok(&["detach", "q2"]);
-        let unused = || network(h2, "quiet").is_some_and(|one| one["containers"] == 0);
-        wait_for("nobody is in quiet", Duration::from_secs(20), unused);
-        h2.ok(&["network", "rm", "quiet"]);
-        let gone = || networks(h1).len() == 2;
-        wait_for("quiet is gone everywhere", Duration::from_secs(20), gone);
-        assert_eq!(networks(h2).len(), 2);
-        refused(h1, &["network", "rm", "quiet"], "there is no network quiet");
-        refused(
-            h1,
-            &["network", "rm", "default"],
-            "every cluster has the network default",
-        );
+        joins_inside(&hosts, &q1, &q2);
+        quiet_goes(&hosts);
     });
 }
 

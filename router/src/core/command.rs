@@ -347,9 +347,7 @@ impl CommandError {
     /// What to do about it, in one line.
     pub fn fix(&self) -> String {
         match self {
-            Self::AlreadyMember(_) => {
-                "to leave it: weavectl leave"
-            }
+            Self::AlreadyMember(_) => "to leave it: weavectl leave",
             Self::NotMember => "make a cluster with `weavectl init`, or join one with `weavectl join TOKEN`",
             Self::Underway => "wait for it to end",
             Self::BadRange(_) => "choose another range, such as --range 10.32.0.0/12",

@@ -256,7 +256,7 @@ impl Core {
     }
 
     fn set_kept(&mut self) {
-        let kept = self.to_keep();
+        let kept = self.those_to_keep();
         let known = |peer: &NodeId| self.records.contains_key(peer);
         let rest: Vec<NodeId> = self.sessions.wanted().filter(known).collect();
         for peer in rest.into_iter().filter(|peer| !kept.contains(peer)) {
@@ -267,7 +267,7 @@ impl Core {
         new.into_iter().for_each(|peer| self.keep(peer));
     }
 
-    fn to_keep(&mut self) -> BTreeSet<NodeId> {
+    fn those_to_keep(&mut self) -> BTreeSet<NodeId> {
         let now = self.now.mono;
         let fresh = |at: &Instant, long| now.saturating_duration_since(*at) < long;
         self.reach.guests.retain(|_, at| fresh(at, GUEST));

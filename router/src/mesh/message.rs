@@ -215,15 +215,6 @@ impl Message {
                 .u8(*index)
                 .u8(*count)
                 .bytes(bytes),
-            Self::Record(bytes) => out.u8(RECORD).bytes(bytes),
-            Self::RecordAck { node, version } => entry(out.u8(RECORD_ACK), *node, *version),
-            Self::Digest { answer, sums } => digest(&mut out, DIGEST, *answer, sums),
-            Self::SheetDigest { answer, sums } => digest(&mut out, SHEET_DIGEST, *answer, sums),
-            Self::Summary {
-                answer,
-                buckets,
-                records,
-            } => summary(&mut out, SUMMARY, (*answer, *buckets), records),
             Self::DeedRequest { id, bits, within } => request(&mut out, *id, *bits, *within),
             Self::DeedGrant(deeds) => {
                 out.u8(DEED_GRANT);
@@ -252,15 +243,32 @@ impl Message {
                 testimony.write(out.u8(DEED_TESTIMONY));
                 &mut out
             }
+            flooded => flooded.encode_flooded(&mut out),
+        };
+        out.0
+    }
+
+    /// Writes a message of records or of sheets, which are flooded alike.
+    fn encode_flooded<'a>(&self, out: &'a mut Writer) -> &'a mut Writer {
+        match self {
+            Self::Record(bytes) => out.u8(RECORD).bytes(bytes),
+            Self::RecordAck { node, version } => entry(out.u8(RECORD_ACK), *node, *version),
+            Self::Digest { answer, sums } => digest(out, DIGEST, *answer, sums),
+            Self::SheetDigest { answer, sums } => digest(out, SHEET_DIGEST, *answer, sums),
+            Self::Summary {
+                answer,
+                buckets,
+                records,
+            } => summary(out, SUMMARY, (*answer, *buckets), records),
             Self::Sheet(bytes) => out.u8(SHEET).bytes(bytes),
             Self::SheetAck { node, version } => entry(out.u8(SHEET_ACK), *node, *version),
             Self::SheetSummary {
                 answer,
                 buckets,
                 sheets,
-            } => summary(&mut out, SHEET_SUMMARY, (*answer, *buckets), sheets),
-        };
-        out.0
+            } => summary(out, SHEET_SUMMARY, (*answer, *buckets), sheets),
+            _ => out,
+        }
     }
 
     /// Reads a message; `Ok(None)` for a kind that is not the mesh's.

@@ -219,7 +219,10 @@ mod tests {
             },
         ];
         for rival in rivals {
-            let sheets = [sheet(&[rival.clone()], &[]), sheet(&[old.clone()], &[])];
+            let sheets = [
+                sheet(std::slice::from_ref(&rival), &[]),
+                sheet(std::slice::from_ref(&old), &[]),
+            ];
             for sheets in [sheets.clone(), [sheets[1].clone(), sheets[0].clone()]] {
                 let found = Resolved::of(&range(), sheets.iter());
                 assert_eq!(names(&found), ["blue"]);
@@ -293,7 +296,7 @@ mod tests {
     fn a_network_outlives_the_node_that_made_it() {
         let blue = network("blue", 5, "10.33.0.0/16");
         let (me, records) = (node(3), Records::default());
-        let (empty, told) = (Sheet::default(), sheet(&[blue.clone()], &[]));
+        let (empty, told) = (Sheet::default(), sheet(std::slice::from_ref(&blue), &[]));
         let with_maker = BTreeMap::from([(node(1), &told), (node(2), &empty)]);
         let records = records.settled(&range(), &with_maker, (me, &empty));
         assert_eq!(
