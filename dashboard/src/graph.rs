@@ -409,6 +409,7 @@ mod tests {
             made_at: 1,
             backends: Vec::new(),
             refused: Vec::new(),
+            last_resort: false,
         }
     }
 

@@ -279,7 +279,7 @@ fn note_checks(
         backend.check = Some(Check {
             at,
             by,
-            found: found.map(|found| found.map_err(|why| bounded(why))),
+            found: found.map(|found| found.map_err(bounded)),
         });
     }
 }

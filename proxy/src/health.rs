@@ -62,7 +62,7 @@ impl Checks {
     pub fn poll_check(&mut self, now: Instant) -> Option<(Subject, HealthCheck)> {
         let is_due = |check: &&mut Check| check.due.is_some_and(|due| due <= now);
         let all = self.0.iter_mut();
-        let due = all.filter(|(_, check)| is_due(&check));
+        let due = all.filter(|(_, check)| is_due(check));
         let (subject, check) = due.min_by_key(|(_, check)| check.due)?;
         (check.due, check.began) = (None, now);
         Some((subject.clone(), check.how.clone()))

@@ -123,7 +123,7 @@ pub(super) fn merge(said: Said<'_>) -> Result<Sight, Obstacle> {
         dashboard: Place::at(said.dashboard, PAGE_PORT),
         // Load balancers are elsewhere: unless something is said, it is served at every address.
         health: Place::at(
-            said.health.or(Some(Place(Some(Address::any())))),
+            said.health.or_else(|| Some(Place(Some(Address::any())))),
             HEALTH_PORT,
         ),
     })
