@@ -184,9 +184,7 @@ impl Node {
         let (jobs, waiting) = mpsc::channel(WAITING);
         let engine = Arc::new(Engine::start().map_err(|error| no_engine(&error))?);
         let (knower, services) = watch::channel(Known::default());
-        let (checks, wanted) = watch::channel(Arc::default());
-        let (finder, found) = watch::channel(checking::Found::default());
-        checking::start(wanted, finder, vitals.part("the checks of endpoints"));
+        let (checks, found) = checking::start(vitals.part("the checks of endpoints"));
         let serving = Serving {
             config: config.clone(),
             router: Arc::clone(&router),

@@ -37,45 +37,49 @@ pub(super) struct Found {
     pub(super) of: Arc<Wanted>,
 }
 
-/// Starts the task. It ends when nobody wants anything any more; if it ends by itself, `part` tells.
-pub(super) fn start(
-    mut wanted: watch::Receiver<Arc<Wanted>>,
-    found: watch::Sender<Found>,
-    part: Part,
-) {
+/// Starts the task: where it is told what to check, and where it tells what it found. It ends when nobody can want anything
+/// any more; if it ends by itself, `part` tells.
+pub(super) fn start(part: Part) -> (watch::Sender<Arc<Wanted>>, watch::Receiver<Found>) {
+    let (asker, wanted) = watch::channel(Arc::default());
+    let (teller, found) = watch::channel(Found::default());
     tokio::spawn(async move {
-        let (mut checks, mut running) = (Checks::default(), JoinSet::new());
-        loop {
-            let room = running.len() < MOST;
-            let due = checks.poll_timeout().filter(|_| room);
-            let due = due.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
-            tokio::select! {
-                changed = wanted.changed() => {
-                    if changed.is_err() {
-                        break;
-                    }
-                    checks.handle_wanted(&wanted.borrow_and_update(), Instant::now());
+        run(wanted, teller).await;
+        drop(part);
+    });
+    (asker, found)
+}
+
+async fn run(mut wanted: watch::Receiver<Arc<Wanted>>, found: watch::Sender<Found>) {
+    let (mut checks, mut running) = (Checks::default(), JoinSet::new());
+    loop {
+        let room = running.len() < MOST;
+        let due = checks.poll_timeout().filter(|_| room);
+        let due = due.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
+        tokio::select! {
+            changed = wanted.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                checks.handle_wanted(&wanted.borrow_and_update(), Instant::now());
+                tell(&checks, &wanted, &found);
+            }
+            Some(Ok((subject, result))) = running.join_next() => {
+                let settled = checks.is_settled();
+                let changed = checks.handle_result(&subject, result, Instant::now());
+                if changed || settled != checks.is_settled() {
                     tell(&checks, &wanted, &found);
                 }
-                Some(Ok((subject, result))) = running.join_next() => {
-                    let settled = checks.is_settled();
-                    let changed = checks.handle_result(&subject, result, Instant::now());
-                    if changed || settled != checks.is_settled() {
-                        tell(&checks, &wanted, &found);
-                    }
-                }
-                () = sleep_until(due.into()) => {
-                    if let Some((subject, how)) = checks.poll_check(Instant::now()) {
-                        running.spawn(async move {
-                            let result = check(subject.at, &how).await;
-                            (subject, result)
-                        });
-                    }
+            }
+            () = sleep_until(due.into()) => {
+                if let Some((subject, how)) = checks.poll_check(Instant::now()) {
+                    running.spawn(async move {
+                        let result = check(subject.at, &how).await;
+                        (subject, result)
+                    });
                 }
             }
         }
-        drop(part);
-    });
+    }
 }
 
 fn tell(checks: &Checks, wanted: &watch::Receiver<Arc<Wanted>>, found: &watch::Sender<Found>) {

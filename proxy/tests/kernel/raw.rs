@@ -183,7 +183,8 @@ while True:
         break
 "#;
 
-/// The endpoint's end: a segment far outside of the window of its connection, and then the datagram.
+/// The endpoint's end: once its server has said something, a segment far ahead of the window of that connection (one that is
+/// behind it is taken for sent again), and then the datagram.
 const STRAY: &str = r#"
 import socket, struct, sys, time
 def sum16(data):
@@ -191,9 +192,19 @@ def sum16(data):
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF
+# Of what goes out, only those who listen to all protocols are told.
+sniff = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(3))
 print("ready", flush=True)
-here, there = bytes([10, 32, 0, 3]), bytes([10, 32, 0, 2])
-segment = lambda sum: struct.pack("!HHIIBBHHH", 8080, int(sys.argv[1]), 0x7A000000, 0x7B000000, 0x50, 0x10, 100, sum, 0)
+client, here, there = int(sys.argv[1]), bytes([10, 32, 0, 3]), bytes([10, 32, 0, 2])
+while True:
+    data = sniff.recv(65536)
+    if data[0] >> 4 != 4 or data[9] != 6 or data[12:16] != here:
+        continue
+    source, target, seq, ack = struct.unpack("!HHII", data[(data[0] & 15) * 4:][:12])
+    if (source, target) == (8080, client):
+        break
+seq = (seq + 0x10000000) & 0xFFFFFFFF
+segment = lambda sum: struct.pack("!HHIIBBHHH", 8080, client, seq, ack, 0x50, 0x10, 100, sum, 0)
 pseudo = here + there + struct.pack("!HH", 6, 20)
 raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, 6)
 raw.sendto(segment(sum16(pseudo + segment(0))), ("10.32.0.2", 0))
@@ -213,6 +224,7 @@ fn should_drop_invalid_conntrack_entries(on: EngineChoice) {
     };
     let mut watching = End::run(&lab.a, &mut python(WATCH, &[]));
     let _stray = End::run(&lab.b, &mut python(STRAY, &[&port]));
+    assert!(echoes(&mut stream));
     assert_eq!(
         watching.says(),
         "clean",
