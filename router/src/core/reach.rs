@@ -352,6 +352,12 @@ impl Core {
         self.reach.look_again(self.now.mono);
     }
 
+    /// Whether a member takes this node for a neighbour and this node does not. It compares records by itself; if this node
+    /// did so too, each would be the other's guest for ever.
+    pub(super) fn is_guest(&self, peer: NodeId) -> bool {
+        self.reach.guests.contains_key(&peer) && !self.reach.neighbours.contains(&peer)
+    }
+
     /// Who is alive, as far as own sessions and everybody's records tell; nobody in a small cluster, where sessions do.
     pub(super) fn alive(&self) -> BTreeSet<NodeId> {
         let first = self.reach.kept.iter().filter(|peer| self.works(**peer));

@@ -246,6 +246,9 @@ impl Core {
     pub(super) fn send_due_sheets(&mut self) {
         for (peer, due) in self.sheets.flood.due(self.now.mono) {
             match due {
+                Due::Summary if self.is_guest(peer) => {
+                    self.sheets.flood.summarised(peer, self.now.mono);
+                }
                 Due::Summary => self.send_sheet_digest(peer),
                 Due::Record(node) => {
                     let own = self.sheets.own.as_ref().filter(|_| node == self.me);

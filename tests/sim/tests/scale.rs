@@ -48,7 +48,8 @@ fn sees(net: &mut Net, n: usize, other: NodeId) -> bool {
 fn a_hundred_nodes_come_together_and_cost_little() {
     let (mut net, took) = cold_start(1, 100, 0);
     assert!(took <= 30 * SECOND, "{took:?}");
-    net.run(4 * MINUTE);
+    // A guest is one for two and a half minutes, its session is used for one more and ends with its keys after three.
+    net.run(8 * MINUTE);
     for n in 0..100 {
         let count = sessions(&mut net, n).len();
         assert!(
@@ -70,7 +71,7 @@ fn a_hundred_nodes_come_together_and_cost_little() {
 #[test]
 fn loss_delays_a_crowd_and_keeps_nobody_out() {
     let (mut net, took) = cold_start(2, 40, 20);
-    assert!(took <= MINUTE, "{took:?}");
+    assert!(took <= 3 * MINUTE, "{took:?}");
     let slowest = *change(&mut net, 7).last().unwrap();
     assert!(slowest <= 10 * SECOND, "{slowest:?}");
 }
