@@ -68,30 +68,52 @@ pub(super) fn message(data: &[u8]) {
 }
 
 pub(super) fn message_seeds() -> Vec<Vec<u8>> {
-    let (node, version) = (
-        keys(1).id(),
-        RecordVersion {
-            boot: 7,
-            counter: 1,
-        },
-    );
-    let observed = SocketAddr::from(([192, 0, 2, 1], 6783));
+    let node = keys(1).id();
+    let version = RecordVersion {
+        boot: 7,
+        counter: 1,
+    };
+    let all = way_messages().into_iter();
+    let all = all.chain(flooded_messages(node, version));
+    let mut seeds: Vec<Vec<u8>> = all
+        .chain(deed_messages(node))
+        .map(|message| {
+            let mut seed = Vec::new();
+            push_chunk(&mut seed, &message.encode());
+            seed
+        })
+        .collect();
+    let mut in_parts = Vec::new();
+    let long = Message::DeedGrant(vec![genesis(); 8]).encode();
+    for part in split(&long).expect("it is short enough") {
+        push_chunk(&mut in_parts, &part);
+    }
+    seeds.push(in_parts);
+    seeds
+}
+
+fn way_messages() -> [Message; 4] {
     let link = Link {
         end: [9; 16],
         rtt_us: 700,
         loss: 20,
     };
-    let all = [
+    [
         Message::Ping { id: 1, alarm: true },
         Message::Pong {
             id: 1,
-            observed: Some(observed),
+            observed: Some(SocketAddr::from(([192, 0, 2, 1], 6783))),
         },
         Message::Links {
             version: 3,
             links: vec![link; 2],
         },
         Message::LinksAck { version: 3 },
+    ]
+}
+
+fn flooded_messages(node: NodeId, version: RecordVersion) -> [Message; 7] {
+    [
         Message::Record(own_record().bytes().to_vec()),
         Message::RecordAck { node, version },
         Message::Digest {
@@ -113,23 +135,7 @@ pub(super) fn message_seeds() -> Vec<Vec<u8>> {
             buckets: Buckets::ALL,
             sheets: vec![(node, version)],
         },
-    ];
-    let mut seeds: Vec<Vec<u8>> = all
-        .into_iter()
-        .chain(deed_messages(node))
-        .map(|message| {
-            let mut seed = Vec::new();
-            push_chunk(&mut seed, &message.encode());
-            seed
-        })
-        .collect();
-    let mut in_parts = Vec::new();
-    let long = Message::DeedGrant(vec![genesis(); 8]).encode();
-    for part in split(&long).expect("it is short enough") {
-        push_chunk(&mut in_parts, &part);
-    }
-    seeds.push(in_parts);
-    seeds
+    ]
 }
 
 fn deed_messages(node: NodeId) -> [Message; 7] {
