@@ -467,7 +467,9 @@ impl Core {
         self.send_ways();
         for (peer, due) in self.flood.due(self.now.mono) {
             match due {
-                Due::Summary if self.is_guest(peer) => self.flood.summarised(peer, self.now.mono),
+                Due::Summary if self.is_guest(peer) && self.flood.has_compared(peer) => {
+                    self.flood.summarised(peer, self.now.mono);
+                }
                 Due::Summary => self.send_digest(peer),
                 Due::Record(node) => {
                     let own = self.own.as_ref().filter(|_| node == self.me);

@@ -352,8 +352,8 @@ impl Core {
         self.reach.look_again(self.now.mono);
     }
 
-    /// Whether a member takes this node for a neighbour and this node does not. It compares records by itself; if this node
-    /// did so too, each would be the other's guest for ever.
+    /// Whether a member takes this node for a neighbour and this node does not. It compares records again and again; if
+    /// this node did so too, each would be the other's guest for ever.
     pub(super) fn is_guest(&self, peer: NodeId) -> bool {
         self.reach.guests.contains_key(&peer) && !self.reach.neighbours.contains(&peer)
     }

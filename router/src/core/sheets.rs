@@ -246,7 +246,7 @@ impl Core {
     pub(super) fn send_due_sheets(&mut self) {
         for (peer, due) in self.sheets.flood.due(self.now.mono) {
             match due {
-                Due::Summary if self.is_guest(peer) => {
+                Due::Summary if self.is_guest(peer) && self.sheets.flood.has_compared(peer) => {
                     self.sheets.flood.summarised(peer, self.now.mono);
                 }
                 Due::Summary => self.send_sheet_digest(peer),

@@ -42,6 +42,8 @@ impl Retry {
 #[derive(Debug)]
 struct Peer {
     summary: Retry,
+    /// It has shown what it has since the session came up.
+    compared: bool,
     records: BTreeMap<NodeId, Retry>,
 }
 
@@ -74,12 +76,19 @@ impl Flood {
         self.peers.contains_key(&peer)
     }
 
+    /// Whether a peer's summary came since its session is up.
+    pub fn has_compared(&self, peer: NodeId) -> bool {
+        let state = self.peers.get(&peer);
+        state.is_some_and(|state| state.compared)
+    }
+
     /// A session came up, anew or again.
     pub fn up(&mut self, peer: NodeId, now: Instant) {
         self.peers.insert(
             peer,
             Peer {
                 summary: Retry::now(now),
+                compared: false,
                 records: BTreeMap::new(),
             },
         );
@@ -128,6 +137,7 @@ impl Flood {
     /// A peer's summary came: it heard ours, or will with the answer.
     pub fn summarised(&mut self, peer: NodeId, now: Instant) {
         if let Some(state) = self.peers.get_mut(&peer) {
+            state.compared = true;
             state.summary = Retry {
                 next: now + SUMMARY_INTERVAL,
                 wait: FIRST_RETRY,

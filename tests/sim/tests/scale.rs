@@ -71,9 +71,10 @@ fn a_hundred_nodes_come_together_and_cost_little() {
 #[test]
 fn loss_delays_a_crowd_and_keeps_nobody_out() {
     let (mut net, took) = cold_start(2, 40, 20);
-    assert!(took <= 3 * MINUTE, "{took:?}");
+    // What one comparison of records missed, the next ones find, a minute later each.
+    assert!(took <= 5 * MINUTE, "{took:?}");
     let slowest = *change(&mut net, 7).last().unwrap();
-    assert!(slowest <= 10 * SECOND, "{slowest:?}");
+    assert!(slowest <= MINUTE, "{slowest:?}");
 }
 
 #[test]
