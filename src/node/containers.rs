@@ -507,20 +507,12 @@ mod tests {
     }
 
     #[test]
-    fn strange_addresses_and_networks_are_refused() {
+    fn strange_addresses_are_refused() {
         let plan = |request: &AttachRequest| plan(&Book::default(), request, &range(), (9, 9));
         let refusal = plan(&request("a", Some("192.0.2.1"))).err().unwrap();
         assert!(
             refusal.message.contains("10.32.0.0/12") && refusal.fix.contains("--ip"),
             "{refusal:?}"
-        );
-        let blue = AttachRequest {
-            network: "blue".parse().unwrap(),
-            ..request("a", None)
-        };
-        assert_eq!(
-            plan(&blue).err().map(|refusal| refusal.code),
-            Some(Code::NotFound)
         );
     }
 

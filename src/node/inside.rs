@@ -169,7 +169,7 @@ mod tests {
         let first = insides.of(9).unwrap();
         assert_eq!((first.cpu_permille, first.memory_bytes), (None, 3000));
         assert!(!insides.is_due(start + PAUSE / 2));
-        insides.take(look([100, 1201, 300]), start + Duration::from_secs(2));
+        insides.take(look([100, 1210, 300]), start + Duration::from_secs(2));
         let second = insides.of(9).unwrap();
         let order: Vec<_> = second
             .processes
