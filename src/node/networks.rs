@@ -123,7 +123,9 @@ fn info(
 
 /// The part of the cluster's range that these addresses are; the whole for those of the default network.
 pub(super) fn part_of(range: &ClusterRange, net: Ipv4Net) -> ClusterRange {
-    let block = range.block(net);
+    // The IPv6 range is wider than its part that belongs to the IPv4 addresses.
+    let whole = net.trunc() == range.v4();
+    let block = range.block(net).filter(|_| !whole);
     block.map_or(*range, |block| range.part(block))
 }
 

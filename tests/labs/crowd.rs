@@ -53,7 +53,10 @@ fn twenty_nodes_know_one_another() {
             begun.elapsed()
         );
 
-        let containers: Vec<Container> = hosts.iter().map(|host| host.attach(&host.name)).collect();
+        let containers: Vec<Container> = hosts
+            .iter()
+            .map(|host| host.attach(&format!("c-{}", host.name)))
+            .collect();
         for (from, to) in (0..NODES).map(|at| (at, (at + 7) % NODES)) {
             ping(&containers[from].ns, containers[to].v4.into(), 900);
         }

@@ -347,7 +347,7 @@ fn a_network_of_its_own(docker: &Docker<'_>, other: &Container) {
         "{ip} in {range}"
     );
     let ns = Ns::named("apart");
-    ns::host(&format!("ip netns attach apart {pid}"));
+    ns::host(&format!("ip netns attach {} {pid}", ns.name()));
     let second = docker.host.attach_with("second", &["--network", "blue"]);
     ping(&ns, second.v4.into(), 56);
     assert!(!try_ping(&ns, other.v4.into(), 56).status.success());
