@@ -67,6 +67,14 @@ impl ClusterRange {
             .then(|| Block::new(self.offset_v4(net.network())?, 32 - net.prefix_len()))?
     }
 
+    /// The part of it that these IPv4 addresses are; the whole for its own, and for such as are not in it.
+    pub fn part_of(&self, net: Ipv4Net) -> Self {
+        // The IPv6 range is wider than its part that belongs to the IPv4 addresses.
+        let whole = net.trunc() == self.v4;
+        let block = self.block(net).filter(|_| !whole);
+        block.map_or(*self, |block| self.part(block))
+    }
+
     /// How many addresses there are: a power of two.
     pub fn size(&self) -> u32 {
         1 << (32 - self.v4.prefix_len())

@@ -16,7 +16,6 @@ use weave_router::path::routes::Port;
 use super::addresses;
 use super::book::Entry;
 use super::containers::{self, Plan};
-use super::networks::part_of;
 use super::works::{HOST_LEASE, SERVICE_LEASE, Works};
 use crate::obstacle::Obstacle;
 
@@ -33,7 +32,7 @@ impl Works {
         let network = self.network(&request.network)?;
         let part = network
             .as_ref()
-            .map_or(range, |one| part_of(&range, one.range));
+            .map_or(range, |one| range.part_of(one.range));
         match containers::plan(&self.book, &request, &part, containers::netns_id(&netns))? {
             Plan::Done(entry) if self.is_whole(&entry, range).await? => return Ok(entry.attachment),
             Plan::Done(entry) => self.clear_away(&entry, &request).await?,

@@ -11,7 +11,7 @@ use weave_model::api::{Attachment, CniGcRequest, CniRef, HostAddress};
 use weave_model::{ContainerName, DeclaredService, IfName, NetworkName, RemovedService};
 
 use super::given::Table;
-use super::networks::Records;
+use super::resolve::Records;
 
 /// What is attached to this node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -204,6 +204,12 @@ impl Book {
     /// The same, to be changed.
     pub(super) const fn docker_mut(&mut self) -> &mut Table {
         &mut self.docker
+    }
+
+    /// Whether something here is in a network: an attachment, or a network of Docker's.
+    pub(super) fn uses_network(&self, name: &NetworkName) -> bool {
+        let mut attached = self.entries();
+        attached.any(|entry| entry.attachment.network == *name) || self.docker().uses(name)
     }
 
     /// Whether an attachment is an endpoint of Docker's, whose address has a lease of Docker's own.

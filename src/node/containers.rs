@@ -9,7 +9,6 @@ use weave_model::{ClusterRange, ContainerName, IfName, Mac};
 use weave_router::attach::{self, AttachSpec, Attached, DefaultRoute};
 
 use super::book::{Book, Entry, Place};
-use super::networks::part_of;
 use super::wall_seconds;
 use crate::config::MTU_RANGE;
 
@@ -296,7 +295,7 @@ pub(super) fn to_repair(entry: &Entry, range: ClusterRange) -> Option<attach::At
         mtu,
         ..
     } = &entry.attachment;
-    let range = part_of(&range, ip.trunc());
+    let range = range.part_of(ip.trunc());
     Some(attach::Attachment {
         outer: kernel_name(host_ifname),
         range,

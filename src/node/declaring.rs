@@ -7,9 +7,9 @@ use weave_model::api::{Code, Refusal, ServiceInfo, ServiceRequest};
 use weave_model::{DeclaredService, NodeId, NodeName, RemovedService, ServiceName};
 use weave_proxy::declared::{Declared, Member, VirtualRange, resolve};
 
-use super::services;
 use super::works::{SERVICE_LEASE, Works};
 use super::{addresses, wall_millis};
+use super::{services, sheets};
 use crate::obstacle::Obstacle;
 
 impl Works {
@@ -202,7 +202,7 @@ impl Works {
     }
 
     pub(super) fn members(&self) -> Vec<Member> {
-        services::members_now(&self.router.view(), &self.book)
+        sheets::members_now(&self.router.view(), &self.book)
     }
 }
 

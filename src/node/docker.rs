@@ -24,7 +24,6 @@ use weave_router::attach;
 use super::book::Entry;
 use super::containers::{self, GATEWAY6, UNKNOWN};
 use super::given::{Endpoint, Network, NotGiven, Table, lease_id};
-use super::networks::part_of;
 use super::wall_seconds;
 use super::works::Works;
 use crate::config::MTU_RANGE;
@@ -131,7 +130,7 @@ impl Works {
             return Ok(NetworkName::default_network());
         }
         let mut known = self.book.networks().known.declared();
-        let found = known.find(|one| is(part_of(&range, one.range)));
+        let found = known.find(|one| is(range.part_of(one.range)));
         found.map(|one| one.name.clone()).ok_or_else(|| {
             let cause = format!("{asked} is neither the range of the cluster nor that of a network");
             let fix = format!(
@@ -167,7 +166,7 @@ impl Works {
     /// The addresses of a network.
     fn part(&self, range: ClusterRange, network: &NetworkName) -> Result<ClusterRange, Refusal> {
         let network = self.network(network)?;
-        Ok(network.map_or(range, |network| part_of(&range, network.range)))
+        Ok(network.map_or(range, |network| range.part_of(network.range)))
     }
 
     async fn give_address(&mut self, request: AddressRequest) -> Result<IpNet, Refusal> {

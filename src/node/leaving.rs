@@ -6,7 +6,7 @@ use weave_router::core::command::{Command, Reply};
 
 use super::Node;
 use super::desk::Job;
-use super::networks::Records;
+use super::resolve::Records;
 use super::works::{Works, strange_reply};
 
 impl Node {

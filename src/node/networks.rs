@@ -5,7 +5,6 @@
 //! tells the allocator, the data path and the rules.
 
 mod choose;
-mod resolve;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,13 +20,12 @@ use weave_router::path::routes::{Area, DEFAULT_NETWORK};
 use weave_router::rules::NetworkRules;
 
 use super::book::Book;
-use super::services;
+use super::resolve::{self, Records};
+use super::sheets;
 use super::works::Works;
 use super::{Node, wall_millis};
 use crate::config::MTU_RANGE;
 use crate::obstacle::Obstacle;
-
-pub(super) use resolve::Records;
 
 /// How many users of a network a refusal names.
 const NAMED: usize = 5;
@@ -51,12 +49,6 @@ pub(super) fn unsettled(
     (settled != *book.networks()).then_some(settled)
 }
 
-/// Whether something here is in a network: an attachment, or a network of Docker's.
-pub(super) fn in_use(book: &Book, name: &NetworkName) -> bool {
-    let mut attached = book.entries();
-    attached.any(|entry| entry.attachment.network == *name) || book.docker().uses(name)
-}
-
 impl Node {
     /// The networks of the cluster.
     ///
@@ -66,7 +58,7 @@ impl Node {
         let view = self.shared.router.view();
         let range = view.range.ok_or(CommandError::NotMember)?;
         let book = self.shared.published.borrow().book.clone();
-        let members = services::members_now(&view, &book);
+        let members = sheets::members_now(&view, &book);
         Ok(listed(&book, &range, &members))
     }
 }
@@ -107,7 +99,7 @@ fn info(
     members: &[Member],
     problem: Option<String>,
 ) -> NetworkInfo {
-    let part = part_of(range, declared.range);
+    let part = range.part_of(declared.range);
     let maker = members.iter().find(|member| member.id == declared.maker);
     NetworkInfo {
         name: declared.name.clone(),
@@ -119,14 +111,6 @@ fn info(
         node: maker.map(|maker| maker.name.clone()),
         problem,
     }
-}
-
-/// The part of the cluster's range that these addresses are; the whole for those of the default network.
-pub(super) fn part_of(range: &ClusterRange, net: Ipv4Net) -> ClusterRange {
-    // The IPv6 range is wider than its part that belongs to the IPv4 addresses.
-    let whole = net.trunc() == range.v4();
-    let block = range.block(net).filter(|_| !whole);
-    block.map_or(*range, |block| range.part(block))
 }
 
 /// Who has an address in a range.

@@ -12,10 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
 use weave_model::api::{Backend, BackendState, RelayedBackend, ServiceInfo, Services};
-use weave_model::{
-    CheckedService, ClusterRange, EngineChoice, NodeId, NodeName, ServiceName, Sheet,
-    SheetContainer,
-};
+use weave_model::{ClusterRange, EngineChoice, NodeId, NodeName, ServiceName, Sheet};
 use weave_proxy::declared::{Declared, Member, Reported, VirtualRange, resolve, wanted};
 use weave_proxy::driver::{Engine, Report};
 use weave_proxy::facts::{ExternalIps, Facts, Unknown};
@@ -29,6 +26,7 @@ use weave_router::driver::Router;
 use super::book::Book;
 use super::checking::Found;
 use super::desk::Job;
+use super::sheets::{Sheets, members, own_sheet};
 use super::{Published, addresses, networks};
 use crate::config::Config;
 use crate::vital::Part;
@@ -264,74 +262,6 @@ fn needs_desk(book: &Book, members: &[Member], me: NodeId) -> bool {
                 .clone()
                 .any(|made| made.name == removed.name && made.stamp == removed.stamp)
         })
-}
-
-/// What this node tells.
-fn own_sheet(book: &Book, health: &[CheckedService]) -> Sheet {
-    let containers = book.entries().map(|entry| {
-        let attachment = &entry.attachment;
-        let v6 = attachment.ip6.map(|ip6| IpAddr::V6(ip6.addr()));
-        SheetContainer {
-            name: attachment.name.clone(),
-            ips: std::iter::once(IpAddr::V4(attachment.ip.addr()))
-                .chain(v6)
-                .collect(),
-            labels: attachment.labels.clone(),
-        }
-    });
-    Sheet {
-        services: book.services().made.clone(),
-        removed: book.services().removed.clone(),
-        containers: containers.collect(),
-        health: health.to_vec(),
-        networks: book.networks().told(|name| networks::in_use(book, name)),
-        removed_networks: book.networks().removed.clone(),
-    }
-}
-
-/// All members as the desk sees them: it decides nothing by what checks found.
-pub(super) fn members_now(view: &View, book: &Book) -> Vec<Member> {
-    members(view, own_sheet(book, &[]), &mut Sheets::default(), true)
-}
-
-/// The sheets that were read already, by the bytes they were read from.
-#[derive(Default)]
-struct Sheets(BTreeMap<NodeId, (Arc<[u8]>, Sheet)>);
-
-impl Sheets {
-    fn read(&mut self, node: NodeId, content: &Arc<[u8]>) -> Sheet {
-        if let Some((from, sheet)) = self.0.get(&node)
-            && Arc::ptr_eq(from, content)
-        {
-            return sheet.clone();
-        }
-        let sheet = serde_json::from_slice(content).unwrap_or_else(|error| {
-            tracing::warn!(node = %node.short(), %error, "what a member tells cannot be read");
-            Sheet::default()
-        });
-        self.0.insert(node, (Arc::clone(content), sheet.clone()));
-        sheet
-    }
-}
-
-/// All members and what they tell, this node among them.
-fn members(view: &View, sheet: Sheet, sheets: &mut Sheets, young: bool) -> Vec<Member> {
-    let myself = Member {
-        id: view.me,
-        name: view.name.clone(),
-        reachable: true,
-        sheet,
-    };
-    let others = view.members.iter().map(|member| Member {
-        id: member.id,
-        name: member.name.clone(),
-        reachable: member.connected || young && member.since.is_none(),
-        sheet: view
-            .sheets
-            .get(&member.id)
-            .map_or_else(Sheet::default, |content| sheets.read(member.id, content)),
-    });
-    std::iter::once(myself).chain(others).collect()
 }
 
 fn facts(

@@ -217,7 +217,7 @@ fn containers() {
             (
                 &format!("{path} --name free --network blue"),
                 "blue",
-                "default",
+                "weavectl network list",
             ),
         ] {
             refuses(&h1, &format!("attach {words}"), cause, fix);

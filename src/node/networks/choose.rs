@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use weave_model::{Block, ClusterRange, NetworkName};
 
-use super::resolve::fits;
+use crate::node::resolve::fits;
 
 /// A network gets the 16th part of the cluster's range when nobody names another, at most 65,536 addresses.
 fn usual_bits(range: &ClusterRange) -> u8 {

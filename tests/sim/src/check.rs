@@ -85,11 +85,12 @@ impl Model {
         };
         if net.nodes[n].core.is_some() {
             self.ids.insert(view.me, n);
-            self.said
-                .entry(view.me)
-                .or_default()
-                .insert(hash(&view.mine));
         }
+        // A node that crashed may have said just before what it had just saved.
+        self.said
+            .entry(view.me)
+            .or_default()
+            .insert(hash(&view.mine));
         if self.owned[n] != view.mine {
             self.owned[n].clone_from(&view.mine);
             self.check_owner(net, n)?;

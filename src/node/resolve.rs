@@ -15,36 +15,36 @@ use weave_model::{
 
 /// What a node keeps of networks over a restart.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(in crate::node) struct Records {
+pub(super) struct Records {
     /// Those that were made here.
-    pub(in crate::node) made: Vec<DeclaredNetwork>,
+    pub(super) made: Vec<DeclaredNetwork>,
     /// Those that were removed here, until nobody declares them any more.
-    pub(in crate::node) removed: Vec<RemovedNetwork>,
+    pub(super) removed: Vec<RemovedNetwork>,
     /// All that there were at the last look, for as long as the others have not been heard.
-    pub(in crate::node) known: Resolved,
+    pub(super) known: Resolved,
 }
 
 /// The networks besides the default one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(in crate::node) struct Resolved {
+pub(super) struct Resolved {
     /// By name.
-    pub(in crate::node) networks: BTreeMap<NetworkName, Network>,
+    pub(super) networks: BTreeMap<NetworkName, Network>,
     /// Those that cannot be, and the name of the one that each gave way to.
-    pub(in crate::node) lost: Vec<(DeclaredNetwork, NetworkName)>,
+    pub(super) lost: Vec<(DeclaredNetwork, NetworkName)>,
 }
 
 /// A network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(in crate::node) struct Network {
+pub(super) struct Network {
     /// As it was declared.
-    pub(in crate::node) declared: DeclaredNetwork,
+    pub(super) declared: DeclaredNetwork,
     /// It was removed, and goes when nobody has containers in it.
-    pub(in crate::node) going: bool,
+    pub(super) going: bool,
 }
 
 impl Resolved {
     /// Puts together what members tell.
-    pub(in crate::node) fn of<'a>(
+    pub(super) fn of<'a>(
         range: &ClusterRange,
         sheets: impl Iterator<Item = &'a Sheet> + Clone,
     ) -> Self {
@@ -92,12 +92,12 @@ impl Resolved {
     }
 
     /// The networks as they were declared, by name.
-    pub(in crate::node) fn declared(&self) -> impl Iterator<Item = &DeclaredNetwork> {
+    pub(super) fn declared(&self) -> impl Iterator<Item = &DeclaredNetwork> {
         self.networks.values().map(|network| &network.declared)
     }
 
     /// Their ranges, as blocks.
-    pub(in crate::node) fn blocks(&self, range: &ClusterRange) -> Vec<Block> {
+    pub(super) fn blocks(&self, range: &ClusterRange) -> Vec<Block> {
         let blocks = self.declared().map(|one| range.block(one.range));
         blocks.flatten().collect()
     }
@@ -111,17 +111,14 @@ fn valid(range: &ClusterRange, one: &DeclaredNetwork) -> Option<Block> {
 }
 
 /// Whether a block can be a network's: it has room, and leaves the default network its own special addresses.
-pub(in crate::node) fn fits(range: &ClusterRange, block: Block) -> bool {
+pub(super) fn fits(range: &ClusterRange, block: Block) -> bool {
     let special = block.contains(1) || block.contains(range.size() - 1);
     block.bits() >= 32 - LONGEST_PREFIX && !special
 }
 
 impl Records {
     /// What this node tells: what it made, and what it has containers in.
-    pub(in crate::node) fn told(
-        &self,
-        in_use: impl Fn(&NetworkName) -> bool,
-    ) -> Vec<DeclaredNetwork> {
+    pub(super) fn told(&self, in_use: impl Fn(&NetworkName) -> bool) -> Vec<DeclaredNetwork> {
         let held = self.known.declared().filter(|one| in_use(&one.name));
         let mut told: Vec<DeclaredNetwork> = self.made.iter().chain(held).cloned().collect();
         told.sort_by(|a, b| (&a.name, a.stamp).cmp(&(&b.name, b.stamp)));
@@ -131,7 +128,7 @@ impl Records {
 
     /// What these records become by what the others tell: a network that was removed elsewhere is struck out, one whose
     /// maker is a member no more is taken on by all, and a removal that everybody heard is forgotten.
-    pub(in crate::node) fn settled(
+    pub(super) fn settled(
         &self,
         range: &ClusterRange,
         members: &BTreeMap<NodeId, &Sheet>,
