@@ -91,7 +91,8 @@ impl<T: Tap> Delivery<'_, T> {
         train: &mut Option<Train>,
         (record, inner): (Record, Inner),
     ) {
-        let next = Train::new(body, &record, &inner).filter(|_| self.uso);
+        let next = self.uso.then(|| Train::new(body, &record, &inner));
+        let next = next.flatten();
         if let (Some(train), Some(next)) = (train.as_mut(), &next)
             && train.take(body, next)
         {
@@ -116,11 +117,7 @@ impl<T: Tap> Delivery<'_, T> {
             return;
         }
         for packet in train.packets() {
-            let packet = &body[packet];
-            match Inner::parse(packet) {
-                Ok(inner) => self.one(receive, packet, &inner, true),
-                Err(reason) => self.counters.dropped(reason),
-            }
+            self.one(receive, &body[packet], train.inner(), true);
         }
     }
 

@@ -94,6 +94,11 @@ impl Train {
         same(0..2) && same(6..10) && same(12..ports.end) && (numbered || a[6] & DONT_FRAGMENT != 0)
     }
 
+    /// What the headers of each of its packets say.
+    pub const fn inner(&self) -> &Inner {
+        &self.inner
+    }
+
     /// How many packets it has.
     pub const fn count(&self) -> usize {
         self.count
