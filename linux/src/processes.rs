@@ -57,13 +57,14 @@ pub fn of_namespaces(
     for entry in procfs::process::all_processes().map_err(plain)? {
         let Ok(entry) = entry else { continue };
         let inode = std::fs::metadata(format!("/proc/{}/ns/net", entry.pid())).map(|ns| ns.ino());
-        let Ok(inode) = inode else { continue };
+        let Some(inode) = inode.ok().filter(|inode| wanted.contains(inode)) else {
+            continue;
+        };
         let found = entries.entry(inode).or_default();
-        if wanted.contains(&inode) && found.len() < most {
+        if found.len() < most {
             found.push(entry);
         }
     }
-    entries.retain(|_, found| !found.is_empty());
     Ok(entries
         .into_iter()
         .map(|(inode, found)| {
