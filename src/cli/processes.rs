@@ -1,11 +1,11 @@
 //! `weavectl processes`: what runs in the containers and on the hosts of the mesh, and what it listens on.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde::Serialize;
 use weave_model::api::{
-    Inside, ListeningPort, PeerState, ProcessInfo, Protocol, Topology, TopologyContainer,
-    TopologyHost,
+    Inside, ListeningPort, PeerState, ProcessInfo, Topology, TopologyContainer, TopologyHost,
 };
 
 use super::args::{Output, ProcessFilter};
@@ -64,8 +64,12 @@ pub(super) fn run(
     let text = match output {
         Output::Json => json(&shown)?,
         Output::Yaml => yaml(&shown)?,
-        Output::Table => table(&shown.places, filter, Columns::Usual) + &notes(&topology, filter),
-        Output::Wide => table(&shown.places, filter, Columns::All) + &notes(&topology, filter),
+        Output::Table => {
+            table(&shown.places, filter, Columns::Usual) + &notes(&topology, &shown, filter)
+        }
+        Output::Wide => {
+            table(&shown.places, filter, Columns::All) + &notes(&topology, &shown, filter)
+        }
     };
     Ok((text, Exit::Ok))
 }
@@ -144,9 +148,9 @@ fn table(places: &[Place<'_>], filter: &ProcessFilter, columns: Columns) -> Stri
 }
 
 /// What is not in the table, and why.
-fn notes(topology: &Topology, filter: &ProcessFilter) -> String {
+fn notes(topology: &Topology, shown: &Shown<'_>, filter: &ProcessFilter) -> String {
     let mut notes = String::new();
-    for place in places(topology, filter) {
+    for place in &shown.places {
         if place.inside.more_processes > 0 && !filter.listening {
             let (more, name) = (place.inside.more_processes, place.container);
             let name = name.unwrap_or(place.host);
@@ -171,17 +175,11 @@ fn percent(permille: u32) -> String {
 }
 
 fn port(port: &ListeningPort) -> String {
-    let protocol = if port.protocol == Protocol::Udp {
-        "udp"
-    } else {
-        "tcp"
-    };
-    let number = port.port;
-    match (port.ip.is_unspecified(), port.ip.is_ipv6()) {
-        (true, _) => format!("{protocol}/{number}"),
-        (false, false) => format!("{protocol}/{}:{number}", port.ip),
-        (false, true) => format!("{protocol}/[{}]:{number}", port.ip),
+    let protocol = port.protocol.name();
+    if port.ip.is_unspecified() {
+        return format!("{protocol}/{}", port.port);
     }
+    format!("{protocol}/{}", SocketAddr::new(port.ip, port.port))
 }
 
 /// A process may call itself anything, also what a terminal would obey.
@@ -193,6 +191,8 @@ fn printable(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use weave_model::api::Protocol;
+
     use super::*;
 
     #[test]

@@ -77,10 +77,10 @@ impl Node {
             let answer = question.ask().await;
             lock(&facts.runtime).learn(answer);
         }
-        let mut insides = lock(&facts.insides).clone();
-        if !insides.is_due(now) {
+        if !lock(&facts.insides).is_due(now) {
             return;
         }
+        let mut insides = lock(&facts.insides).clone();
         let book = self.shared.published.borrow().book.clone();
         let mut wanted: BTreeSet<u64> = book.entries().map(|one| facts.place(one).0).collect();
         wanted.insert(own_netns());
@@ -119,6 +119,7 @@ pub(crate) fn own_netns() -> u64 {
     std::fs::metadata("/proc/self/ns/net").map_or(0, |found| found.ino())
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+/// What a mutex guards; a thread that panicked with it left nothing half done.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -7,7 +7,7 @@
 //! while somebody looks, and, more rarely, for a quarter of an hour afterwards, so that the page has a past to show.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use weave_dashboard::Dashboard;
@@ -22,7 +22,7 @@ use weave_model::api::{
 use weave_router::core::view::{Owner, View};
 use weave_router::driver::{Bulletin, MAX_TEXT};
 
-use super::facts::{Facts, own_netns};
+use super::facts::{Facts, lock, own_netns};
 use super::{Node, sockets, wall_seconds};
 use crate::obstacle::Obstacle;
 
@@ -477,10 +477,6 @@ fn fitting(mut report: Report) -> Vec<u8> {
             report.problems.truncate(8);
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Where the secret behind the page's sessions is kept, so that a restart ends none.
