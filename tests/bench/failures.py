@@ -146,18 +146,23 @@ def arguments():
     return asked
 
 
-def main():
-    asked = arguments()
+def with_servers(work):
+    """What `work` makes of a host with its servers, which are removed afterwards. Ends the program, with the cause, on failure."""
     if os.geteuid() != 0:
         sys.exit("bench: making network namespaces needs root: run it as root")
     try:
         host = Servers()
         try:
-            rows = measure(host, asked)
+            return work(host)
         finally:
             host.close()
     except Failed as fault:
-        sys.exit(f"bench: {fault}")
+        sys.exit(f"bench: FAILED {fault}")
+
+
+def main():
+    asked = arguments()
+    rows = with_servers(lambda host: measure(host, asked))
     if asked.json:
         asked.json.write_text(json.dumps({"bench": "failures", "rows": rows}, indent=1) + "\n")
 

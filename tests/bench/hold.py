@@ -12,7 +12,7 @@ import os
 import sys
 from pathlib import Path
 
-from failures import HERE, Servers
+from failures import HERE, with_servers
 from hosts import Failed, netns
 
 STEP = 1000
@@ -98,16 +98,7 @@ def main():
     parser.add_argument("--json", type=Path, metavar="FILE", help="writes the figures there")
     parser.add_argument("--most", type=int, default=12000, help="how many to open at most (default: %(default)s)")
     asked = parser.parse_args()
-    if os.geteuid() != 0:
-        sys.exit("bench: making network namespaces needs root: run it as root")
-    try:
-        host = Servers()
-        try:
-            row = bench(host, asked.most)
-        finally:
-            host.close()
-    except Failed as fault:
-        sys.exit(f"bench: FAILED {fault}")
+    row = with_servers(lambda host: bench(host, asked.most))
     if asked.json:
         asked.json.write_text(json.dumps({"bench": "hold", **row}, indent=1) + "\n")
 

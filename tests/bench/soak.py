@@ -9,15 +9,13 @@ or if the memory of the last quarter is more than a tenth above that of the seco
 
 import argparse
 import json
-import os
 import statistics
 import sys
 import time
 from pathlib import Path
 
-from failures import Servers
+from failures import with_servers
 from hold import node_of, seen
-from hosts import Failed
 
 ROUND = 20  # seconds
 RATE = 40  # requests a second
@@ -81,16 +79,7 @@ def main():
     parser.add_argument("seconds", type=int, help="how long")
     parser.add_argument("--json", type=Path, metavar="FILE", help="writes what was written down there")
     asked = parser.parse_args()
-    if os.geteuid() != 0:
-        sys.exit("bench: making network namespaces needs root: run it as root")
-    try:
-        host = Servers()
-        try:
-            rows, first, last = soak(host, asked.seconds)
-        finally:
-            host.close()
-    except Failed as fault:
-        sys.exit(f"bench: {fault}")
+    rows, first, last = with_servers(lambda host: soak(host, asked.seconds))
     if asked.json:
         asked.json.write_text(json.dumps({"bench": "soak", "rows": rows}, indent=1) + "\n")
     faults = judge(rows, first, last)
