@@ -43,8 +43,9 @@ const START_OVER: Duration = Duration::from_secs(3);
 const LONGEST: Duration = Duration::from_secs(30);
 const FIRST_RETRY: Duration = Duration::from_millis(250);
 const LAST_RETRY: Duration = Duration::from_secs(1);
-/// How many joins an inviter has open at a time, and for how long.
-const MAX_OPEN: usize = 128;
+/// How many joins an inviter has open at a time, about 2 KB each, and for how long. So many hosts may join in one moment
+/// without pushing one another out; who is pushed out begins anew only after [`START_OVER`].
+const MAX_OPEN: usize = 1024;
 const OPEN_FOR: Duration = Duration::from_secs(30);
 
 /// Bytes of a request's body.
@@ -448,7 +449,8 @@ impl Inviting {
         Ok(Answer::Proof(proof))
     }
 
-    /// Forgets what is too old and, if that is not enough, the oldest join by the token that has the most.
+    /// Forgets what is too old and, if that is not enough, one join by the token that has the most: the oldest that was
+    /// decided, which is kept only in case the answer gets lost, or else the oldest.
     fn make_room(&mut self, now: Instant) {
         self.open.retain(|open| now < open.since + OPEN_FOR);
         if self.open.len() < MAX_OPEN {
@@ -460,7 +462,10 @@ impl Inviting {
             .iter()
             .map(|open| open.token)
             .max_by_key(|token| of(*token));
-        let oldest = self.open.iter().position(|open| Some(open.token) == greedy);
+        let of_greedy = |open: &Open| Some(open.token) == greedy;
+        let decided = |open: &Open| of_greedy(open) && open.answer.is_some();
+        let oldest = self.open.iter().position(decided);
+        let oldest = oldest.or_else(|| self.open.iter().position(of_greedy));
         oldest.map(|oldest| self.open.remove(oldest));
     }
 
@@ -828,14 +833,37 @@ mod tests {
         let mut modest = stage.joining(other);
         let hello = stage.sent(&mut modest).remove(0).1;
         let proof = stage.hello(&hello).unwrap();
-        for _ in 0..3 * MAX_OPEN {
-            stage.now += Duration::from_millis(20);
+        for _ in 0..MAX_OPEN + 100 {
+            stage.now += Duration::from_millis(10);
             let mut greedy = stage.joining(stage.token.clone());
             let hello = stage.sent(&mut greedy).remove(0).1;
             stage.hello(&hello).unwrap();
         }
         assert_eq!(stage.inviting.open.len(), MAX_OPEN);
         assert_eq!(stage.hello(&hello), Ok(proof), "it is still open");
+    }
+
+    #[test]
+    fn who_was_answered_makes_room_for_who_was_not() {
+        let mut stage = stage();
+        let mut waiting = stage.joining(stage.token.clone());
+        let (asked, _) = stage.asked(&mut waiting);
+        let mut served = stage.joining(stage.token.clone());
+        let (answered, _) = stage.asked(&mut served);
+        let refused = stage.inviting.answer(answered.index, &Err(Refusal::UsedUp));
+        assert!(refused.is_some());
+        while stage.inviting.open.len() < MAX_OPEN {
+            stage.now += Duration::from_millis(10);
+            let mut joining = stage.joining(stage.token.clone());
+            let hello = stage.sent(&mut joining).remove(0).1;
+            stage.hello(&hello).unwrap();
+        }
+        let mut last = stage.joining(stage.token.clone());
+        let hello = stage.sent(&mut last).remove(0).1;
+        stage.now += Duration::from_millis(10);
+        stage.hello(&hello).unwrap();
+        let open: Vec<u32> = stage.inviting.locks().map(|(index, _)| index).collect();
+        assert!(open.contains(&asked.index) && !open.contains(&answered.index));
     }
 
     #[test]
