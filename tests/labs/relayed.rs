@@ -93,26 +93,36 @@ fn picks(host: &Host, name: &str) -> u64 {
 
 /// New connections, one after the other, until it is over.
 #[derive(Default)]
-struct Tries {
-    over: AtomicBool,
+pub(crate) struct Tries {
+    pub(crate) over: AtomicBool,
     made: AtomicUsize,
     failed: AtomicUsize,
 }
 
 impl Tries {
     fn go_on(&self, from: &Ns, to: SocketAddr) {
+        self.go_on_while(|| connect(from, to).is_ok_and(|mut stream| echoes(&mut stream)));
+    }
+
+    /// Tries again and again whether one is served.
+    pub(crate) fn go_on_while(&self, is_served: impl Fn() -> bool) {
         // Not for ever: what fails meanwhile is to be told.
         let end = Instant::now() + 4 * SOON;
         while !self.over.load(Relaxed) && Instant::now() < end {
-            let served = connect(from, to).is_ok_and(|mut stream| echoes(&mut stream));
+            let served = is_served();
             self.made.fetch_add(1, Relaxed);
             self.failed.fetch_add(usize::from(!served), Relaxed);
             std::thread::sleep(Duration::from_millis(5));
         }
     }
 
+    /// How many failed so far.
+    pub(crate) fn failed(&self) -> usize {
+        self.failed.load(Relaxed)
+    }
+
     /// Waits until some more were made.
-    fn some_more(&self) {
+    pub(crate) fn some_more(&self) {
         let before = self.made.load(Relaxed);
         wait_for("new connections", SOON, || {
             self.made.load(Relaxed) > before + 20
@@ -243,7 +253,7 @@ fn a_relay_that_is_stopped_lets_its_connections_end() {
             tries.some_more();
             tries.over.store(true, Relaxed);
         });
-        assert_eq!(tries.failed.into_inner(), 0);
+        assert_eq!(tries.failed(), 0);
         scene.host.end("KILL");
     });
 }
