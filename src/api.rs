@@ -9,6 +9,7 @@ mod handlers;
 mod members;
 mod networks;
 mod looking;
+mod secret;
 mod socket;
 mod tools;
 
@@ -60,6 +61,8 @@ const DRAIN: Duration = Duration::from_secs(1);
         members::leave,
         members::ipam,
         members::check_ipam,
+        secret::show,
+        secret::rotate,
         looking::topology,
         looking::page_login,
         networks::create,
@@ -118,6 +121,7 @@ fn routes(node: Node) -> Router {
         .route("/v1/ipam", get(members::ipam))
         .route("/v1/ipam/check", get(members::check_ipam))
         .route("/v1/admins", get(members::admins).post(members::add_admin))
+        .route("/v1/secret", get(secret::show).post(secret::rotate))
         .route("/v1/join", post(handlers::join))
         .route("/v1/networks", get(networks::list).post(networks::create))
         .route("/v1/networks/{name}", delete(networks::remove))

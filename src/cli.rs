@@ -21,6 +21,7 @@ mod ping;
 mod print;
 mod processes;
 mod report;
+mod secret;
 mod service;
 mod shown;
 mod table;

@@ -34,6 +34,7 @@ mod resolve;
 mod responder;
 mod runtime;
 mod seat;
+mod secret;
 mod sweep;
 mod testing;
 mod tools;

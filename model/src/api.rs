@@ -28,7 +28,7 @@ pub use cni::{
 pub use ipam::{Ipam, IpamFinding, IpamFindings, IpamNode};
 pub use members::{
     AdminRequest, Admins, LeaveAnswer, LeaveRequest, NodeRef, RemovalAnswer, RemovalRequest,
-    TokenEntry, TokenList, TokenState,
+    SecretRequest, SecretState, TokenEntry, TokenList, TokenState,
 };
 pub use network::{NetworkInfo, NetworkRequest, Networks};
 pub use refusal::{Code, Refusal};

@@ -64,11 +64,13 @@ pub enum Drop {
     Removed,
     /// The inner source and destination are in different networks.
     OtherNetwork,
+    /// The handshake of a member by a secret of the cluster that is accepted no longer.
+    OldSecret,
 }
 
 impl Drop {
     /// Every reason, in the order of their counters.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::TooShort,
         Self::UnknownType,
         Self::UnknownSession,
@@ -97,6 +99,7 @@ impl Drop {
         Self::UnknownOrigin,
         Self::Removed,
         Self::OtherNetwork,
+        Self::OldSecret,
     ];
 
     /// The name used in `weavectl status -o json` and as the metric's label.
@@ -130,6 +133,7 @@ impl Drop {
             Self::UnknownOrigin => "unknown_origin",
             Self::Removed => "removed",
             Self::OtherNetwork => "other_network",
+            Self::OldSecret => "old_secret",
         }
     }
 }

@@ -23,6 +23,7 @@ mod obey;
 mod past;
 mod reach;
 mod removing;
+pub mod rotating;
 mod saved;
 mod saving;
 mod sheets;
@@ -65,6 +66,7 @@ use leaving::Leaving;
 use past::Past;
 use reach::Reach;
 use removing::Removed;
+use rotating::Rotating;
 use saved::{Membership, Snapshot};
 use saving::{Pending, Saving};
 use sheets::Sheets;
@@ -169,6 +171,7 @@ pub struct Core {
     inviting: Inviting,
     naming: Naming,
     leaving: Option<Leaving>,
+    rotating: Rotating,
     removals: Removals,
     /// What is remembered of the nodes in `removals`.
     removed: BTreeMap<NodeId, Removed>,
@@ -202,14 +205,10 @@ impl Core {
             return;
         };
         self.active = true;
-        let mut secrets = membership.secrets.iter().cloned();
-        if let Some(current) = secrets.next() {
-            self.sessions
-                .set_cluster(membership.public.id(), current, secrets.next(), self.now);
-        }
         let mut acquaintances = membership.acquaintances.clone();
         let outside = self.removals.contains(self.me);
         acquaintances.retain(|(public, _)| !outside && !self.removals.contains(public.id()));
+        self.use_secrets();
         for (public, endpoint) in acquaintances {
             self.sessions.add_peer(public, vec![endpoint], self.now);
             self.sessions.connect(public.id(), self.now);
@@ -340,6 +339,7 @@ impl Core {
             self.naming.poll_timeout(),
             self.leaving.as_ref().and_then(Leaving::poll_timeout),
             self.inquiries.poll_timeout(),
+            self.rotating.poll_timeout(),
         ];
         own.into_iter().flatten().min()
     }
@@ -472,6 +472,7 @@ impl Core {
                 self.own = None;
                 self.publish();
             }
+            Pending::Secret(by) => self.secret_saved(by.map(|(command, _)| command)),
             Pending::Office => self.take_office(),
             Pending::Removing(removing) => self.removal_saved(removing),
             Pending::Inherited => self.refresh(),

@@ -151,9 +151,49 @@ impl ClusterSecret {
         derive(&self.bytes, &[b"weave mac1", receiver.as_bytes()])
     }
 
+    /// The name of this secret, which says nothing of it: BLAKE2s-256 (RFC 7693) of "weave secret v1", epoch and secret.
+    pub fn digest(&self) -> [u8; 32] {
+        let mut hash = Blake2s256::new();
+        hash.update(b"weave secret v1");
+        hash.update(self.epoch.to_be_bytes());
+        hash.update(self.bytes);
+        hash.finalize().into()
+    }
+
     /// The key that seals the cookies which `sender` hands out under load.
     pub fn cookie_key(&self, sender: &NodeId) -> Zeroizing<[u8; 32]> {
         derive(&self.bytes, &[b"weave cookie", sender.as_bytes()])
+    }
+}
+
+/// What a node keeps of a secret that is accepted no longer: enough to tell whoever still uses it, but not to open what
+/// was said under it.
+#[derive(Clone)]
+pub struct OldSecret {
+    /// Its epoch.
+    pub epoch: u32,
+    /// [`ClusterSecret::mac_key`] of this node.
+    pub mac_key: Zeroizing<[u8; 32]>,
+    /// [`ClusterSecret::cookie_key`] of this node.
+    pub cookie_key: Zeroizing<[u8; 32]>,
+}
+
+impl OldSecret {
+    /// What the node `me` keeps of a secret.
+    pub fn of(secret: &ClusterSecret, me: &NodeId) -> Self {
+        Self {
+            epoch: secret.epoch,
+            mac_key: secret.mac_key(me),
+            cookie_key: secret.cookie_key(me),
+        }
+    }
+}
+
+impl std::fmt::Debug for OldSecret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OldSecret")
+            .field("epoch", &self.epoch)
+            .finish_non_exhaustive()
     }
 }
 

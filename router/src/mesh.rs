@@ -1,7 +1,7 @@
 //! Membership and ownership: who belongs to the cluster, and which addresses are whose.
 //!
 //! Bottom-up: [`codec`] reads and writes bytes; [`cluster`] is the cluster's key and its certificates, [`authority`] who
-//! may sign them, [`removal`] their end; [`deed`] is one proof of ownership, [`deeds`] all that a node has; [`record`] is
+//! may sign them, [`secret`] how they give the cluster another secret, [`removal`] their end; [`deed`] is one proof of ownership, [`deeds`] all that a node has; [`record`] is
 //! what a node says of itself, [`sheet`] what it tells of its containers and Services; [`message`] and [`parts`] are what
 //! members send each other, [`inquiry`] how they ask all the others; [`tokens`] are the invitations and [`join`] is how
 //! they are used; [`topology`] says who keeps a session with whom; [`flood`] what to send to whom, and when, after
@@ -10,6 +10,7 @@
 
 pub mod cluster;
 pub mod authority;
+pub mod secret;
 pub mod removal;
 pub mod topology;
 pub mod codec;

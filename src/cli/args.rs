@@ -122,6 +122,12 @@ pub enum Command {
         #[command(subcommand)]
         command: AdminCommand,
     },
+    /// Look at the cluster's secret, or change it
+    Secret {
+        /// What to do with it.
+        #[command(subcommand)]
+        command: SecretCommand,
+    },
     /// Remove a member for good: one that is lost, or not to be trusted any more
     Rmpeer {
         /// The member's name, or the start of its id
@@ -380,6 +386,19 @@ pub enum AdminCommand {
     },
     /// List the nodes that may
     List,
+}
+
+/// `weavectl secret ...`.
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub enum SecretCommand {
+    /// Say which secret is in use, and who has not shown so far that it has it
+    Show,
+    /// Give the cluster another secret, while all go on talking
+    Rotate {
+        /// How long the one before is accepted beside it; who is away for longer has to join anew
+        #[arg(long, value_name = "TIME", default_value = "24h", value_parser = duration::parse)]
+        overlap: Duration,
+    },
 }
 
 /// `weavectl ipam ...`.

@@ -14,7 +14,7 @@ use super::cni::Ports;
 use super::failure::{Exit, Failure};
 use super::shown::{Answer, Shown};
 use super::targets::Targets;
-use super::{cni, dashboard, flows, members, network, print, processes, service, tools};
+use super::{cni, dashboard, flows, members, network, print, processes, secret, service, tools};
 use crate::api;
 
 /// Does what the arguments say.
@@ -32,6 +32,7 @@ pub(super) fn run(args: &Args) -> Answer {
         }
         Command::Token { command } => members::token(&client, &shown, command),
         Command::Admin { command } => members::admin(&client, &shown, command),
+        Command::Secret { command } => secret::run(&client, &shown, command),
         Command::Rmpeer { node, heir } => members::remove(&client, &shown, node, heir.as_deref()),
         Command::Leave { force } => members::leave(&client, &shown, *force),
         Command::Ipam { command } => members::ipam(&client, &shown, command.as_ref()),

@@ -108,7 +108,9 @@ pub(super) fn problems(view: &View) -> Vec<Problem> {
             fix: "start or connect them; those that are gone: weavectl rmpeer NODE".to_owned(),
         }
     });
-    removed.into_iter().chain(twin).chain(waiting).collect()
+    let secret = super::secret::problems(view);
+    let removed = removed.into_iter().chain(twin).chain(waiting);
+    removed.chain(secret).collect()
 }
 
 /// Two processes have one identity.
@@ -127,7 +129,8 @@ fn twin_problem(at: &[std::net::SocketAddr], gave_way: bool) -> Problem {
     }
 }
 
-fn label(node: &NodeRef) -> String {
+/// A node's name, or the start of its id.
+pub(super) fn label(node: &NodeRef) -> String {
     let name = node.name.as_ref().map(ToString::to_string);
     name.unwrap_or_else(|| node.id.short())
 }

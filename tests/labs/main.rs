@@ -28,6 +28,7 @@ mod overlay;
 mod relay;
 mod relayed;
 mod restart;
+mod rotation;
 mod services;
 mod seeing;
 mod tools;

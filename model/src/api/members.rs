@@ -64,6 +64,28 @@ pub struct AdminRequest {
     pub node: String,
 }
 
+/// `POST /v1/secret`: gives the cluster another secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct SecretRequest {
+    /// How long the secret before is accepted beside the new one, in seconds: 1 to 31536000 (365 days). Who is away for
+    /// longer has to join anew.
+    pub overlap_s: u64,
+}
+
+/// `GET /v1/secret`, and what a change of it answers: which secret of the cluster is in use.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct SecretState {
+    /// Which secret is the current one; they are counted from 1.
+    pub epoch: u32,
+    /// Until when the one before is accepted; absent if it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous_until_at: Option<u64>,
+    /// The members that have not shown so far that they have the current one.
+    pub behind: Vec<NodeRef>,
+}
+
 /// `GET /v1/admins`: the admins of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]

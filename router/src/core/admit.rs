@@ -153,6 +153,8 @@ impl Core {
             key: None,
             range,
             secrets: vec![secret],
+            word: None,
+            old: Vec::new(),
             certificate,
             deeds: Deeds::default(),
             acquaintances: vec![(inviter, from)],

@@ -7,6 +7,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use weave_model::api::{Code, Refusal};
 use weave_model::{BadRange, Block, ClusterRange, NodeId, NodeName, Token};
 
+use super::rotating::SecretState;
 use crate::mesh::tokens::{self, TokenInfo};
 
 /// How long a member may take to confirm what it was told.
@@ -40,6 +41,11 @@ pub enum Command {
     TokenRevoke {
         /// The start of its id, 4 hex digits or more.
         id: String,
+    },
+    /// Gives the cluster another secret.
+    SecretRotate {
+        /// How long the one before is accepted beside it.
+        overlap: Duration,
     },
     /// Makes another member an admin: it may invite and remove, and make admins itself.
     AdminAdd {
@@ -137,6 +143,8 @@ pub enum Reply {
         /// Its label.
         name: NodeName,
     },
+    /// How it stands with the cluster's secret ([`Command::SecretRotate`]).
+    Secret(SecretState),
     /// The member that was removed ([`Command::Remove`]).
     Removed {
         /// Its id.
@@ -254,6 +262,12 @@ pub enum CommandError {
     /// The terms of a token are out of bounds.
     #[error("a token is good for 1 second to 365 days and for 1 to 10000 nodes")]
     TokenTerms,
+    /// The terms of a change of the secret are out of bounds.
+    #[error("the secret before may be accepted for 1 second to 365 days")]
+    OverlapTerms,
+    /// The secret was changed a short while ago.
+    #[error("the cluster's secret was changed before, and the one before that is accepted for another {} s", .0.as_secs().max(1))]
+    Overlapping(Duration),
     /// Nobody could reach this node by the token.
     #[error("this node knows no address at which a joiner could reach it")]
     NoEndpoint,
@@ -377,6 +391,8 @@ impl CommandError {
             Self::Leaving => "wait until it has left, then join again with a new token",
             Self::ChainTooLong => "do it on the node that made the cluster, or on an admin that was made there",
             Self::TokenTerms => "choose --ttl and --uses within these bounds",
+            Self::OverlapTerms => "choose --overlap within these bounds",
+            Self::Overlapping(_) => "wait until it is over: a third secret would shut out who has missed the second",
             Self::NoEndpoint => "start weaved with --advertise ADDRESS",
             Self::Refused(tokens::Refusal::Unable) => "look at `weavectl status` on the inviter, then join again",
             Self::Refused(_) => "make a new token on a member with `weavectl token create`",
@@ -418,11 +434,14 @@ impl CommandError {
             Self::Elsewhere { .. } | Self::RangeTaken { .. } => Code::Conflict,
             Self::UnknownToken(_) | Self::UnknownNode(_) => Code::NotFound,
             Self::Removed | Self::TooManyKept | Self::Leaving => Code::Conflict,
-            Self::InUse(_) | Self::LastAdmin | Self::GaveWay(_) => Code::Conflict,
+            Self::Overlapping(_) | Self::InUse(_) | Self::LastAdmin | Self::GaveWay(_) => {
+                Code::Conflict
+            }
             Self::NobodyToTake | Self::InDoubt => Code::NotReady,
             Self::Oneself | Self::HeirOfItself(_) => Code::Invalid,
             Self::BadRange(_)
             | Self::TokenTerms
+            | Self::OverlapTerms
             | Self::BadId
             | Self::SheetTooLong
             | Self::Reserved(_)

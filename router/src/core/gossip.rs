@@ -17,6 +17,7 @@ use crate::mesh::message::{MAX_SUMMARY, Message};
 use crate::mesh::parts;
 use crate::mesh::record::{Content, MAX_ENDPOINTS, Record, RecordVersion};
 use crate::mesh::removal::{self, Removal};
+use crate::mesh::secret::SecretWord;
 use crate::session::SessionEvent;
 use crate::way::Way;
 
@@ -63,6 +64,8 @@ impl Core {
             }
             SessionEvent::Silent { peer } => self.handle_silence(*peer, true),
             SessionEvent::Heard { peer } => self.handle_silence(*peer, false),
+            SessionEvent::TurnedAway { peer } => self.note_turned_away(*peer),
+            SessionEvent::Outdated { peer, epoch } => self.note_outdated(*peer, *epoch),
             SessionEvent::Inbound(_) | SessionEvent::Retire(_) | SessionEvent::Retried { .. } => {}
         }
         self.events.push_back(CoreEvent::Session(event));
@@ -86,6 +89,7 @@ impl Core {
         self.ways.paths.up(peer, link.way, self.now.mono);
         self.ways.relink(self.now.mono);
         self.reach_up(peer);
+        self.rotating_up(peer);
         self.send_echoes(peer);
         self.stale = true;
     }
@@ -163,6 +167,7 @@ impl Core {
             Message::DeedRefusal { id } => self.handle_refusal(peer, id),
             Message::Links { version, links } => self.handle_links(peer, version, &links),
             Message::LinksAck { version } => self.ways.links.acknowledged(peer, version),
+            Message::Secret(handed_on) => self.handle_secret(peer, &handed_on),
             Message::Office(certificate) => self.handle_office(peer, certificate),
             Message::DeedInquiry { id, about } => self.handle_inquiry(peer, id, about),
             Message::DeedTestimony(testimony) => self.handle_testimony(peer, testimony),
@@ -288,6 +293,7 @@ impl Core {
             self.remap();
         }
         self.note_admin(&record);
+        self.rotating.look(self.now.mono);
         self.flood.offer(node, Some(from), self.now.mono);
         self.changed();
         if before.is_none_or(|before| before.deeds != record.deeds) {
@@ -440,6 +446,7 @@ impl Core {
             blocks,
             networks: vec![NetworkName::default_network()],
             lost: self.reach.lost(),
+            secret: membership.word.as_ref().map(SecretWord::mark),
         };
         if self.own.as_ref().is_some_and(|own| **own == content) {
             return;
@@ -486,6 +493,7 @@ impl Core {
         self.send_due_sheets();
         self.send_gifts();
         self.send_offices();
+        self.go_on_rotating();
     }
 
     /// Sends a message, in parts if it is long. It may be lost.

@@ -46,6 +46,7 @@ impl Core {
             Command::TokenRevoke { id: start } => return self.revoke_token(id, &start),
             Command::Remove { node, heir } => return self.remove(id, &node, heir.as_deref()),
             Command::Leave { force } => self.leave(id, force)?,
+            Command::SecretRotate { overlap } => self.rotate(id, overlap)?,
             Command::AdminAdd { node } => return self.add_admin(id, &node),
             Command::Join { token, taken } => {
                 self.check_free()?;
@@ -115,6 +116,10 @@ impl Core {
             Pending::Removing(removing) => {
                 self.undo_removal(removing.node);
                 removing.command
+            }
+            Pending::Secret(Some((command, replaced))) => {
+                self.undo_rotation(replaced);
+                command
             }
             Pending::Answer { command, .. } => command,
             _ => return,
@@ -187,6 +192,8 @@ impl Core {
             secrets: vec![ClusterSecret::generate(1, &mut self.rng)],
             certificate: Authority::Key(&key).certify(self.me, true, self.now.wall.as_secs()),
             deeds: Deeds::genesis(Block::whole(&range), self.me, &key, save),
+            word: None,
+            old: Vec::new(),
             key: Some(key),
             acquaintances: Vec::new(),
         });

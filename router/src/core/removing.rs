@@ -84,7 +84,8 @@ impl Core {
     pub(super) fn kept_of(&self, node: NodeId) -> Vec<(NodeId, crate::mesh::removal::Kept)> {
         let own = self.membership.iter().map(|own| &own.certificate);
         let others = self.records.values().map(|record| &record.certificate);
-        self.removals.kept_of(node, own.chain(others))
+        let word = self.membership.iter().find_map(|own| own.word.as_ref());
+        self.removals.kept_of(node, own.chain(others), word)
     }
 
     /// Believes a removal and remembers the node's deeds. `false` if it is no news.
@@ -189,6 +190,7 @@ impl Core {
             warn!(node = %node.short(), "a member is one no more: only the removed admin said that it is");
             self.forget(node);
         }
+        self.review_secret();
         self.changed();
         self.refresh();
     }

@@ -14,13 +14,14 @@ use zeroize::Zeroizing;
 
 use super::command::MAX_ID;
 use crate::ipam::Entry;
-use crate::keys::{ClusterSecret, NodeKeys, NodePublic};
+use crate::keys::{ClusterSecret, NodeKeys, NodePublic, OldSecret};
 use crate::mesh::authority::Authority;
 use crate::mesh::cluster::{Certificate, ClusterKey, ClusterPublic};
 use crate::mesh::codec::{Malformed, Reader, Writer};
 use crate::mesh::deeds::Deeds;
 use crate::mesh::join::{read_range, write_range};
 use crate::mesh::record::MAX_RECORD;
+use crate::mesh::secret::SecretWord;
 use crate::mesh::sheet::MAX_SHEET;
 use crate::mesh::tokens::Tokens;
 
@@ -38,8 +39,13 @@ const STAMP: u16 = 10;
 const REMOVED: u16 = 11;
 const SHEETS: u16 = 21;
 const PAST: u16 = 24;
+const SECRET: u16 = 31;
 
 const MAX_SECRETS: u32 = 2;
+/// How many secrets are remembered that are accepted no longer.
+pub(super) const MAX_OLD: usize = 4;
+/// Longer than any word that gives a secret.
+const MAX_WORD: usize = 1 << 10;
 /// The most bytes of records, and of sheets, that are saved: whatever members say of themselves, the state fits the
 /// store. 1,000 members need about 1 MiB of each.
 const MAX_TOLD: usize = 16 << 20;
@@ -51,6 +57,10 @@ pub(super) struct Membership {
     pub range: ClusterRange,
     /// The current secret first, then the one before.
     pub secrets: Vec<ClusterSecret>,
+    /// By what the current secret came; absent while it is the first one, and with a node that just joined.
+    pub word: Option<SecretWord>,
+    /// Secrets that are accepted no longer, the newest first.
+    pub old: Vec<OldSecret>,
     pub certificate: Certificate,
     pub deeds: Deeds,
     /// Members whose record is not known yet: the node that let this one in, and those that this one let in.
@@ -178,6 +188,15 @@ fn write_membership(membership: &Membership, out: &mut Writer) {
         }
         membership.certificate.write(w);
     });
+    if membership.word.is_some() || !membership.old.is_empty() {
+        out.field(SECRET, |w| {
+            w.counted(membership.word.as_ref().map_or(&[], SecretWord::bytes));
+            for old in &membership.old {
+                w.u32(old.epoch).bytes(&*old.mac_key);
+                w.bytes(&*old.cookie_key);
+            }
+        });
+    }
     if let Some(key) = &membership.key {
         out.field(CLUSTER_KEY, |w| {
             w.bytes(&*key.to_bytes());
@@ -209,7 +228,13 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Saved, Malformed> {
         let (tag, field) = reader.field()?;
         fields.read(tag, field)?;
     }
+    let word = fields.word.as_deref().filter(|word| !word.is_empty());
+    let word = word.zip(fields.cluster.as_ref());
+    let word = word.map(|(word, cluster)| SecretWord::read(word, &cluster.public));
+    let word = word.transpose()?;
     let membership = fields.cluster.map(|cluster| Membership {
+        word,
+        old: fields.old,
         key: fields.key,
         deeds: fields.deeds,
         acquaintances: fields.acquaintances,
@@ -236,6 +261,8 @@ struct Fields {
     boot: u64,
     cluster: Option<Membership>,
     key: Option<ClusterKey>,
+    word: Option<Zeroizing<Vec<u8>>>,
+    old: Vec<OldSecret>,
     deeds: Deeds,
     tokens: Tokens,
     journal: Vec<Entry>,
@@ -292,6 +319,16 @@ impl Fields {
                     self.sheets.push(field.counted(MAX_SHEET)?.to_vec());
                 }
             }
+            SECRET => {
+                self.word = Some(Zeroizing::new(field.counted(MAX_WORD)?.to_vec()));
+                while !field.is_empty() {
+                    self.old.push(OldSecret {
+                        epoch: field.u32()?,
+                        mac_key: Zeroizing::new(field.array()?),
+                        cookie_key: Zeroizing::new(field.array()?),
+                    });
+                }
+            }
             STAMP => self.stamp = field.u64()?,
             PAST => self.past = (field.u64()?, field.u8()? != 0),
             _ => return Err(Malformed("saved state: it was written by a later version")),
@@ -323,6 +360,8 @@ fn read_cluster(field: &mut Reader<'_>) -> Result<Membership, Malformed> {
         key,
         range,
         secrets,
+        word: None,
+        old: Vec::new(),
         certificate,
         deeds,
         acquaintances,
@@ -356,15 +395,21 @@ mod tests {
             "fd00::/48".parse().unwrap(),
         )
         .unwrap();
+        let secrets: Vec<_> = [3, 2]
+            .map(|epoch| ClusterSecret::generate(epoch, &mut rng))
+            .into();
+        let word = SecretWord::new(&Authority::Key(&key), secrets[0].clone(), 9, &secrets[1]);
         let membership = Membership {
             public: key.public(),
             range,
-            secrets: vec![
-                ClusterSecret::generate(2, &mut rng),
-                ClusterSecret::generate(1, &mut rng),
-            ],
+            secrets,
             certificate: Authority::Key(&key).certify(keys.id(), true, 5),
             deeds: Deeds::genesis(Block::whole(&range), keys.id(), &key, 0),
+            word: Some(word),
+            old: vec![OldSecret::of(
+                &ClusterSecret::generate(1, &mut rng),
+                &keys.id(),
+            )],
             key: Some(key),
             acquaintances: vec![(keys.public(), "192.0.2.1:6783".parse().unwrap())],
         };
@@ -451,7 +496,7 @@ mod tests {
         let cut = (0..bytes.len())
             .filter(|at| decode(&bytes[..*at]).is_ok())
             .count();
-        assert!(cut <= 11, "only between two fields: {cut}");
+        assert!(cut <= 12, "only between two fields: {cut}");
         let mut later = bytes.to_vec();
         later[0] = FORMAT + 1;
         assert!(decode(&later).is_err());

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use weave_model::{Block, NodeId, NodeName, TokenId};
 
 use super::command::Reply;
+use super::rotating::Replaced;
 use crate::mesh::join::Asked;
 use crate::mesh::tokens::TokenInfo;
 
@@ -57,6 +58,8 @@ pub(super) enum Pending {
     Gift { peer: NodeId },
     /// This node's certificate as an admin: its record may carry it.
     Office,
+    /// A new secret of the cluster: it may be used. With the command that made it and what it replaced.
+    Secret(Option<(u64, Replaced)>),
     /// The removal of a member: it may be cut, and everybody told.
     Removing(Removing),
     /// The addresses of a removed node: they may be used.
@@ -165,6 +168,7 @@ impl Saving {
                     | Pending::Token { .. }
                     | Pending::Revoked { .. }
                     | Pending::Removing(_)
+                    | Pending::Secret(Some(_))
                     | Pending::Answer { .. }
             )
         };

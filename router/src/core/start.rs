@@ -85,6 +85,7 @@ impl Core {
             inviting,
             naming: Naming::default(),
             leaving: None,
+            rotating: Rotating::default(),
             removals: Removals::default(),
             removed: BTreeMap::new(),
             inquiries: Inquiries::default(),

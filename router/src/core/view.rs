@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use weave_model::{Block, ClusterRange, NodeId, NodeName, PathReason, Suite};
 
 use super::Core;
+use super::rotating::SecretState;
 use crate::keys::NodePublic;
 use crate::mesh::deed::{Run, Version, paint};
 use crate::mesh::record::Record;
@@ -101,6 +102,12 @@ pub struct View {
     pub twin: Option<Vec<SocketAddr>>,
     /// That process has run longer: this one takes no part any more.
     pub gave_way: bool,
+    /// How it stands with the cluster's secret; absent outside of a cluster.
+    pub secret: Option<SecretState>,
+    /// Members that are refused because they missed a change of the secret.
+    pub turned_away: Vec<NodeId>,
+    /// Who refuses this node because it missed one, and the epoch of the cluster.
+    pub outdated: Option<(NodeId, u32)>,
     /// What this node is the heir of, but may not take yet; itself, after its disk was put back to an older copy.
     pub waiting: Vec<Waiting>,
     /// What the other members tell of their containers and Services; nobody has checked it.
@@ -128,6 +135,9 @@ impl View {
             removed: false,
             twin: None,
             gave_way: false,
+            secret: None,
+            turned_away: Vec::new(),
+            outdated: None,
             waiting: Vec::new(),
             sheets: BTreeMap::new(),
             topology: Arc::default(),
@@ -194,6 +204,9 @@ impl Core {
         view.removed = self.removals.contains(self.me);
         view.twin.clone_from(&self.past.twin);
         view.gave_way = self.past.gave_way;
+        view.secret = self.secret_state();
+        view.turned_away = self.rotating.turned_away.iter().copied().collect();
+        view.outdated = self.rotating.outdated;
         let waiting = self.inquiries.0.keys().map(|of| Waiting {
             of: *of,
             name: self.last_name(*of),

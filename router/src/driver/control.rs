@@ -361,7 +361,9 @@ impl Control {
             }
             SessionEvent::Probe { .. }
             | SessionEvent::Silent { .. }
-            | SessionEvent::Heard { .. } => return,
+            | SessionEvent::Heard { .. }
+            | SessionEvent::TurnedAway { .. }
+            | SessionEvent::Outdated { .. } => return,
         }
         self.stale = true;
     }

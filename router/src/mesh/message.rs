@@ -14,6 +14,7 @@ use super::deed::{Deed, read_block, write_block};
 use super::digest::{BUCKETS, Buckets, Sums};
 use super::inquiry::Testimony;
 use super::record::{MAX_RECORD, RecordVersion};
+use super::secret::HandedOn;
 use super::sheet::MAX_SHEET;
 use crate::wire::{END, ENVELOPE};
 
@@ -49,6 +50,7 @@ const SHEET_DIGEST: u8 = 17;
 const SHEET: u8 = 21;
 const SHEET_ACK: u8 = 22;
 const SHEET_SUMMARY: u8 = 23;
+const SECRET: u8 = 29;
 
 /// The most entries of a summary: as many as the longest message in parts carries.
 pub const MAX_SUMMARY: usize = 4096;
@@ -155,6 +157,8 @@ pub enum Message {
     },
     /// "You are an admin from now on." The receiver's next record shows that it has it.
     Office(Certificate),
+    /// "This is the cluster's secret from now on." The receiver's next record shows that it has it.
+    Secret(HandedOn),
     /// "What do you know of this node's deeds?"
     DeedInquiry {
         /// Comes back in the answer.
@@ -236,6 +240,10 @@ impl Message {
                 certificate.write(out.u8(OFFICE));
                 &mut out
             }
+            Self::Secret(handed_on) => {
+                handed_on.write(out.u8(SECRET));
+                &mut out
+            }
             Self::DeedInquiry { id, about } => {
                 out.u8(DEED_INQUIRY).u64(*id).bytes(about.as_bytes())
             }
@@ -306,6 +314,7 @@ impl Message {
             },
             RECORD | RECORD_ACK | SUMMARY | DIGEST | SHEET | SHEET_ACK | SHEET_SUMMARY
             | SHEET_DIGEST => Self::decode_flooded(kind, &mut reader)?,
+            SECRET => Self::Secret(HandedOn::read(&mut reader)?),
             DEED_REQUEST..=DEED_REFUSAL | OFFICE..=DEED_TESTIMONY => {
                 Self::decode_deed(kind, &mut reader)?
             }

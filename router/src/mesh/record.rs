@@ -19,6 +19,7 @@ use super::cluster::{Certificate, ClusterPublic};
 use super::codec::{Malformed, Reader, Writer};
 use super::deed::{Deed, Proofs, Version, covers, read_block, write_block};
 use super::removal::Removals;
+use super::secret::SecretMark;
 use super::topology::MAX_LOST;
 use crate::keys::{NodeKeys, NodePublic};
 use crate::wire::END;
@@ -47,6 +48,7 @@ const BLOCKS: u16 = 8;
 const NETWORKS: u16 = 9;
 const STARTED: u16 = 10;
 const LOST: u16 = 11;
+const SECRET: u16 = 25;
 
 /// Which of two records of a node is newer: first by boot nonce, then by counter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -90,6 +92,8 @@ pub struct Content {
     pub networks: Vec<NetworkName>,
     /// The members that it should have a session with and cannot reach, ascending; see [`super::topology`].
     pub lost: Vec<[u8; END]>,
+    /// The last word by which it got a new secret of the cluster; absent while there was none.
+    pub secret: Option<SecretMark>,
 }
 
 impl Content {
@@ -137,6 +141,9 @@ impl Content {
                     w.bytes(end);
                 });
             });
+        }
+        if let Some(mark) = self.secret {
+            out.field(SECRET, |w| mark.write(w));
         }
         out.0
     }
@@ -295,6 +302,7 @@ struct Fields {
     networks: Vec<NetworkName>,
     started: u64,
     lost: Vec<[u8; END]>,
+    secret: Option<SecretMark>,
 }
 
 fn decode(body: &[u8]) -> Result<Content, Malformed> {
@@ -326,6 +334,7 @@ fn decode(body: &[u8]) -> Result<Content, Malformed> {
         networks: fields.networks,
         started: fields.started,
         lost: fields.lost,
+        secret: fields.secret,
     })
 }
 
@@ -363,6 +372,7 @@ impl Fields {
                 })?;
             }
             STARTED => self.started = field.u64()?,
+            SECRET => self.secret = Some(SecretMark::read(&mut field)?),
             LOST => self.lost = list(&mut field, MAX_LOST, Reader::array)?,
             _ => return Ok(()),
         }
@@ -418,6 +428,10 @@ pub(crate) mod tests {
             networks: vec![NetworkName::default_network()],
             started: 3,
             lost: vec![[4; END], [7; END]],
+            secret: Some(SecretMark {
+                epoch: 2,
+                id: [8; 8],
+            }),
         }
     }
 

@@ -7,11 +7,11 @@
 //! gets and never another, or two heirs could take the same addresses.
 //!
 //! What an admin signed counts no longer when it is removed, or its key could go on making members. So its removal
-//! lists what of it is *kept*: the members, admins and removals by it that the signer knew.
+//! lists what of it is *kept*: the members, admins, removals and the cluster's secret by it that the signer knew.
 //!
 //! ```text
 //! format 2 | node 32 | heir 32 | issued 8 | by 1: 0 admin, chain; 1 itself, its keys 64
-//! | kept: count 4, each node 32, as 1 (0 member, 1 admin, 2 removed) | signature 64
+//! | kept: count 4, each node 32, as 1 (0 member, 1 admin, 2 removed, 3 secret) | signature 64
 //! ```
 //!
 //! The signature is over "weave removal v1", the cluster's id and all before it.
@@ -23,6 +23,7 @@ use weave_model::NodeId;
 use super::authority::Authority;
 use super::cluster::{Certificate, Chain, ClusterPublic};
 use super::codec::{Malformed, Reader, Writer};
+use super::secret::SecretWord;
 use crate::keys::{NodeKeys, NodePublic};
 
 /// The first byte of a removal, where a record has 1.
@@ -39,6 +40,8 @@ pub enum Kept {
     Admin,
     /// The node stays removed.
     Removed,
+    /// The secret of this name stays the cluster's ([`SecretWord::name`]).
+    Secret,
 }
 
 /// Who signed a removal.
@@ -200,6 +203,7 @@ fn decode(body: &[u8]) -> Result<Removal, Malformed> {
             0 => Kept::Member,
             1 => Kept::Admin,
             2 => Kept::Removed,
+            3 => Kept::Secret,
             _ => return Err(reader.malformed()),
         };
         kept.push((node, what));
@@ -277,6 +281,11 @@ impl Removals {
         self.holds(&certificate.chain, certificate.node, kept)
     }
 
+    /// Whether the word that gave the cluster a secret counts: none of the admins behind it was removed without keeping it.
+    pub fn allow_secret(&self, word: &SecretWord) -> bool {
+        self.holds(word.chain(), word.name(), Kept::Secret)
+    }
+
     fn holds(&self, chain: &Chain, node: NodeId, what: Kept) -> bool {
         let made = chain.admins().skip(1).map(|admin| (admin, Kept::Admin));
         let made = made.chain([(node, what)]);
@@ -291,8 +300,12 @@ impl Removals {
         &self,
         admin: NodeId,
         certificates: impl Iterator<Item = &'a Certificate>,
+        secret: Option<&SecretWord>,
     ) -> Vec<(NodeId, Kept)> {
         let mut kept = Vec::new();
+        if let Some(word) = secret.filter(|word| self.allow_secret(word)) {
+            kept.extend(made_by(admin, word.chain(), (word.name(), Kept::Secret)));
+        }
         for certificate in certificates.filter(|certificate| self.allow(certificate)) {
             let last = if certificate.admin {
                 Kept::Admin
@@ -408,7 +421,7 @@ mod tests {
         let mut removals = Removals::default();
         let gone = Removal::by_admin(&authority, keys(7).id(), keys(2).id(), 4, vec![]).unwrap();
         assert!(removals.insert(gone.clone()));
-        let kept = removals.kept_of(admin.id(), [&office, &second, &known].into_iter());
+        let kept = removals.kept_of(admin.id(), [&office, &second, &known].into_iter(), None);
         let expected = [(keys(2).id(), Kept::Admin), (keys(7).id(), Kept::Removed)];
         assert!(kept.len() == 2 && expected.iter().all(|one| kept.contains(one)));
         let mut late = Removals::default();

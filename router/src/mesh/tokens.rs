@@ -162,6 +162,13 @@ impl Tokens {
         }
     }
 
+    /// Lets no token be good after `wall`; what ends earlier ends then.
+    pub fn end_by(&mut self, wall: Duration) {
+        for invitation in self.0.values_mut() {
+            invitation.expires = invitation.expires.min(wall);
+        }
+    }
+
     /// The secret of a token that is remembered, dead or not.
     pub fn secret(&self, id: TokenId) -> Option<&[u8; 32]> {
         self.0.get(&id).map(|invitation| &*invitation.secret)

@@ -15,6 +15,7 @@ use crate::noise::ik::{Initiator, Opening};
 use crate::noise::mac::{self, Cookie};
 use crate::time::Now;
 use crate::way::Way;
+use crate::wire::Header;
 
 /// The wait after the first round.
 const FIRST_WAIT: Duration = Duration::from_millis(300);
@@ -37,6 +38,14 @@ pub(super) struct Pending {
     datagram: Vec<u8>,
     /// A cookie came for it, and it was sent again.
     proven: bool,
+}
+
+/// What a cookie reply says.
+pub(super) enum Told {
+    /// Prove the address by this.
+    Cookie(Cookie),
+    /// The peer is in this epoch, and accepts that of message 1 no longer.
+    Epoch(u32),
 }
 
 impl Attempt {
@@ -136,13 +145,15 @@ impl Pending {
         self.initiator.opening().index
     }
 
-    /// Reads a cookie reply, and sends the same message 1 again with the cookie, once.
+    /// Reads a cookie reply, and sends the same message 1 again with the cookie, once. One that names another epoch than
+    /// message 1 says that this one is accepted no longer.
     pub(super) fn handle_cookie(
         &mut self,
         peer: &NodePublic,
+        header: Header,
         reply: &[u8],
         local: &mut Local,
-    ) -> Result<Cookie, Drop> {
+    ) -> Result<Told, Drop> {
         let epoch = local
             .epoch(self.initiator.opening().epoch)
             .ok_or(Drop::BadHandshake)?;
@@ -151,10 +162,14 @@ impl Pending {
             .first_chunk()
             .expect("an initiation ends with its MACs");
         let cookie = mac::open_reply(&epoch.secret.cookie_key(&peer.id()), mac1, reply)?;
+        let epoch = u32::try_from(header.counter).map_err(|_| Drop::BadHandshake)?;
+        if epoch != self.initiator.opening().epoch {
+            return Ok(Told::Epoch(epoch));
+        }
         if !std::mem::replace(&mut self.proven, true) {
             mac::set_cookie(&cookie, &mut self.datagram);
             local.transmit(self.to, self.datagram.clone());
         }
-        Ok(cookie)
+        Ok(Told::Cookie(cookie))
     }
 }

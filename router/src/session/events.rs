@@ -80,6 +80,18 @@ pub enum SessionEvent {
         /// The peer.
         peer: NodeId,
     },
+    /// The peer wants a session by a secret that is accepted no longer. It was told so.
+    TurnedAway {
+        /// The peer.
+        peer: NodeId,
+    },
+    /// The peer does not accept the secret that this node has: the cluster has a newer one.
+    Outdated {
+        /// The peer.
+        peer: NodeId,
+        /// The epoch that it is in.
+        epoch: u32,
+    },
     /// Nothing for this index is accepted any more.
     Retire(u32),
     /// There is no session with the peer any more.

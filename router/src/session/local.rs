@@ -10,7 +10,7 @@ use weave_model::{NodeId, Suite};
 use zeroize::Zeroizing;
 
 use super::events::{SessionConfig, SessionEvent};
-use crate::keys::{ClusterSecret, NodeKeys};
+use crate::keys::{ClusterSecret, NodeKeys, OldSecret};
 use crate::noise::ik::{About, Cluster};
 use crate::noise::locks::Locks;
 use crate::time::{Now, Start};
@@ -33,6 +33,8 @@ pub(super) struct Local {
     cluster: [u8; 32],
     /// The current epoch first, then the one before. Empty outside a cluster.
     pub(super) epochs: Vec<Epoch>,
+    /// Epochs that are accepted no longer: whoever begins a handshake in one is told so.
+    pub(super) old: Vec<OldSecret>,
     /// The stamp of the last initiation sent.
     stamp: u64,
     /// Whose handshake or session has an index.
@@ -60,6 +62,7 @@ impl Local {
             rng: StdRng::from_seed(seed),
             cluster: [0; 32],
             epochs: Vec::new(),
+            old: Vec::new(),
             indices: BTreeMap::new(),
             relocked: false,
             transmits: VecDeque::new(),
@@ -87,6 +90,11 @@ impl Local {
         self.epochs
             .iter()
             .find(|epoch| epoch.secret.epoch == number)
+    }
+
+    /// The newest epoch that is accepted.
+    pub(super) fn newest_epoch(&self) -> u32 {
+        self.epochs.first().map_or(0, |epoch| epoch.secret.epoch)
     }
 
     /// What both sides of a handshake in that epoch share.
@@ -146,10 +154,10 @@ impl Local {
     /// Puts in what members' handshakes are told by.
     pub(super) fn lock(&mut self, locks: &mut Locks) {
         self.relocked = false;
-        let keys = self.epochs.iter();
-        locks.epochs = keys
-            .map(|epoch| (epoch.secret.epoch, epoch.mac_key.clone()))
-            .collect();
+        let accepted = self.epochs.iter();
+        let accepted = accepted.map(|epoch| (epoch.secret.epoch, epoch.mac_key.clone()));
+        let old = self.old.iter().map(|old| (old.epoch, old.mac_key.clone()));
+        locks.epochs = old.chain(accepted).collect();
         locks.indices.extend(self.indices.keys());
     }
 

@@ -6,6 +6,8 @@
 //!
 //! [`Inbound`]: super::Inbound
 
+mod outdated;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,7 +15,8 @@ use std::time::Instant;
 
 use weave_model::{Drop, NodeId, Suite};
 
-use super::limits::{Entry, Gate};
+use super::attempt::Told;
+use super::limits::{Bucket, Entry, Gate};
 use super::local::Local;
 use super::peer::{Peer, seal};
 use super::{SessionConfig, SessionEvent, SessionStatus, Terms, Transmit};
@@ -34,6 +37,7 @@ pub struct Sessions {
     by_key: BTreeMap<[u8; 32], NodeId>,
     /// The X25519 keys of nodes that were removed from the cluster.
     refused: BTreeSet<[u8; 32]>,
+    turned_away: Bucket,
     timers: BTreeSet<(Instant, NodeId)>,
 }
 
@@ -61,6 +65,7 @@ impl Sessions {
             peers: BTreeMap::new(),
             by_key: BTreeMap::new(),
             refused: BTreeSet::new(),
+            turned_away: Bucket::new(outdated::TURNED_AWAY, now.mono),
             timers: BTreeSet::new(),
         }
     }
@@ -222,6 +227,9 @@ impl Sessions {
 
     fn handle_initiation(&mut self, datagram: &[u8], from: Way, now: Now) -> Result<(), Drop> {
         let opening = Opening::parse(datagram)?;
+        if self.local.epoch(opening.epoch).is_none() {
+            return self.turn_away(datagram, opening, from, now);
+        }
         let checked = self.admit(datagram, opening, from, now)?;
         if !self.local.config.suites.contains(&opening.suite) {
             return Err(Drop::BadHandshake);
@@ -336,9 +344,18 @@ impl Sessions {
                 .and_then(|attempt| attempt.pending.as_mut());
             if let Some(pending) = pending.filter(|pending| pending.index() == header.receiver) {
                 let public = peer.public;
-                read = pending
-                    .handle_cookie(&public, datagram, local)
-                    .map(|cookie| peer.set_cookie(cookie, now.mono));
+                read = match pending.handle_cookie(&public, header, datagram, local) {
+                    Ok(Told::Cookie(cookie)) => {
+                        peer.set_cookie(cookie, now.mono);
+                        Ok(())
+                    }
+                    Ok(Told::Epoch(epoch)) => {
+                        let peer = peer.id;
+                        local.emit(SessionEvent::Outdated { peer, epoch });
+                        Ok(())
+                    }
+                    Err(drop) => Err(drop),
+                };
             }
         });
         read

@@ -238,7 +238,9 @@ impl Host {
                 }
                 SessionEvent::Silent { .. }
                 | SessionEvent::Heard { .. }
-                | SessionEvent::Retried { .. } => {}
+                | SessionEvent::Retried { .. }
+                | SessionEvent::TurnedAway { .. }
+                | SessionEvent::Outdated { .. } => {}
                 SessionEvent::Retire(index) => {
                     self.inbound.remove(&index).unwrap();
                 }

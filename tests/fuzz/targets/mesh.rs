@@ -9,7 +9,7 @@ use rand::rngs::StdRng;
 use weave_model::{Block, NetworkName, NodeId, Suite};
 use weave_router::core::command::Command;
 use weave_router::core::{Config, Core, CoreEvent};
-use weave_router::keys::NodeKeys;
+use weave_router::keys::{ClusterSecret, NodeKeys};
 use weave_router::mesh::authority::Authority;
 use weave_router::mesh::cluster::ClusterKey;
 use weave_router::mesh::codec::{Reader, Writer};
@@ -21,6 +21,7 @@ use weave_router::mesh::message::{Link, Message};
 use weave_router::mesh::parts::{Parts, split};
 use weave_router::mesh::record::{Content, MAX_RECORD, Record, RecordVersion};
 use weave_router::mesh::removal::Removals;
+use weave_router::mesh::secret::{HandedOn, SecretWord};
 use weave_router::time::Now;
 use weave_router::wire::END;
 
@@ -34,6 +35,14 @@ fn cluster() -> ClusterKey {
 
 fn keys(seed: u8) -> NodeKeys {
     NodeKeys::generate(&mut StdRng::from_seed([seed; 32]))
+}
+
+fn secret_word() -> SecretWord {
+    let [before, next] = [1, 2].map(|epoch| ClusterSecret {
+        epoch,
+        bytes: [epoch as u8; 32],
+    });
+    SecretWord::new(&Authority::Key(&cluster()), next, 9, &before)
 }
 
 fn block(first: u32, bits: u8) -> Block {
@@ -152,6 +161,10 @@ fn deed_messages(node: NodeId) -> [Message; 7] {
         },
         Message::DeedRefusal { id: 1 },
         Message::Office(Authority::Key(&cluster()).certify(node, true, 1)),
+        Message::Secret(HandedOn {
+            before: Some([5; 32].into()),
+            word: secret_word().bytes().to_vec().into(),
+        }),
         Message::DeedInquiry { id: 1, about: node },
         Message::DeedTestimony(Testimony {
             id: 1,

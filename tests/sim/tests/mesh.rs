@@ -6,6 +6,8 @@
 mod hostile;
 #[path = "mesh/members.rs"]
 mod members;
+#[path = "mesh/rotation.rs"]
+mod rotation;
 #[path = "mesh/ways.rs"]
 mod ways;
 
