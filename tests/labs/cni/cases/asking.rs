@@ -79,10 +79,6 @@ pub(super) fn names(world: &World<'_>) {
     asked.del("c", &ns);
     for (key, value) in [
         ("aliases", json!(["web"])),
-        (
-            "portMappings",
-            json!([{"hostPort": 80, "containerPort": 80, "protocol": "tcp"}]),
-        ),
         ("bandwidth", json!({"ingressRate": 1000})),
         ("ipRanges", json!([[{"subnet": "10.32.0.0/24"}]])),
     ] {
