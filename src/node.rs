@@ -30,6 +30,7 @@ mod missing;
 mod networks;
 mod notes;
 mod pcap;
+mod publishing;
 mod resolve;
 mod responder;
 mod runtime;

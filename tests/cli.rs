@@ -501,6 +501,8 @@ fn cni_is_installed_plugin_first() {
         (&json!("weave"), &json!("weave-cni"))
     );
     assert_eq!(plugin["socket"], json!(folders.scratch.socket()));
+    let able = json!({"ips": true, "mac": true, "dns": true, "portMappings": true});
+    assert_eq!(plugin["capabilities"], able);
     assert_eq!(Folders::names(bin), ["weave-cni"]);
     assert_eq!(Folders::names(conf), ["10-weave.conflist"]);
 }
@@ -528,26 +530,6 @@ fn cni_is_taken_away_configuration_first() {
         "nothing of ours was there\n"
     );
     assert!(std::fs::exists(foreign).unwrap());
-}
-
-#[test]
-fn portmap_is_put_behind_where_it_is_there() {
-    let folders = Folders::new("cni-portmap");
-    let plugin = folders.scratch.0.join("plugin").display().to_string();
-    let install = || folders.run(&["install", "--portmap", "--plugin", &plugin]);
-    let ended = install();
-    assert!(
-        ended.code == 1 && ended.err.contains("no plugin portmap"),
-        "{}",
-        ended.err
-    );
-    std::fs::create_dir_all(&folders.other).unwrap();
-    std::fs::write(format!("{}/portmap", folders.other), "").unwrap();
-    assert_eq!(install().code, 0);
-    let text = std::fs::read(format!("{}/10-weave.conflist", folders.conf)).unwrap();
-    let conflist: Value = serde_json::from_slice(&text).unwrap();
-    let expected = json!({"type": "portmap", "capabilities": {"portMappings": true}});
-    assert_eq!(conflist["plugins"][1], expected);
 }
 
 #[test]

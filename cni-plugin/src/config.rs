@@ -9,10 +9,11 @@ use std::path::PathBuf;
 
 use serde_json::{Map, Value, json};
 use weave_model::api::{CniRef, DEFAULT_SOCKET};
-use weave_model::{CniName, LabelKey, LabelValue, Mac, NetworkName};
+use weave_model::{CniName, LabelKey, LabelValue, Mac, NetworkName, PublishedPort};
 
 use crate::environment::{Environment, Verb, address};
 use crate::error::{Error, code};
+use crate::ports;
 use crate::version::Version;
 
 /// What a configuration says.
@@ -36,6 +37,8 @@ pub struct Config {
     pub ips: Vec<IpAddr>,
     /// The wanted hardware address.
     pub mac: Option<Mac>,
+    /// Ports of the host that lead to the container.
+    pub publish: Vec<PublishedPort>,
     /// The container's labels.
     pub labels: BTreeMap<LabelKey, LabelValue>,
     /// The result of the plugin before, or of ADD.
@@ -104,6 +107,7 @@ impl Config {
             dns: None,
             ips: Vec::new(),
             mac: None,
+            publish: Vec::new(),
             labels: BTreeMap::new(),
             previous: fields.some("prevResult").cloned(),
             valid: fields.valid()?,
@@ -177,12 +181,16 @@ impl Config {
                     self.mac = Some(parsed(&field, text)?);
                 }
                 "dns" => self.dns = Some(dns_of_runtime(value)?),
+                "portMappings" => self.publish = ports::of_capability(&field, value)?,
+                // Passed on with the rest of the configuration.
+                "ipRanges" if self.ipam.is_some() => {}
                 _ if NOTED.contains(&key.as_str()) => {}
-                "portMappings" | "bandwidth" => {
-                    let plugin = if key == "bandwidth" { key } else { "portmap" };
-                    let fix = format!(
-                        "put the plugin \"{plugin}\" behind this one, with that capability"
-                    );
+                "bandwidth" => {
+                    let fix = "put the plugin \"bandwidth\" behind this one, with that capability";
+                    return Err(unsupported(&field, value).with(fix));
+                }
+                "ipRanges" => {
+                    let fix = "name a network with a range of its own: weavectl network create";
                     return Err(unsupported(&field, value).with(fix));
                 }
                 _ => return Err(unsupported(&field, value)),

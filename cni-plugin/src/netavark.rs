@@ -17,7 +17,7 @@ use weave_model::api::{AttachRequest, Attachment, CniOwner, CniRef, DEFAULT_SOCK
 use weave_model::{CniName, ContainerName, IfName, LabelKey, LabelValue, Mac, NetworkName};
 
 use crate::error::{Error, code};
-use crate::{free, node};
+use crate::{free, node, ports};
 
 /// The label that a container's name becomes, as with Podman's CNI backend.
 const NAME_LABEL: &str = "io.kubernetes.pod.name";
@@ -98,7 +98,7 @@ pub fn run(verb: &Verb, stdin: &[u8], socket: Option<PathBuf>) -> Result<Option<
             "version": env!("CARGO_PKG_VERSION"), "api_version": "1.0.0",
         }))),
         Verb::Create => create(read(stdin)?).map(|network| Some(Value::Object(network))),
-        Verb::Setup(netns) => setup(netns, &read(stdin)?, socket).map(Some),
+        Verb::Setup(netns) => setup(netns, stdin, socket).map(Some),
         Verb::Teardown => teardown(read(stdin)?, socket).map(|()| None),
     }
 }
@@ -175,25 +175,21 @@ impl Options {
         }
         Ok(read)
     }
-
-    /// The node's socket: the network's own, that of the environment, the usual one.
-    fn socket(&self, environment: Option<PathBuf>) -> PathBuf {
-        let own = self.socket.clone().or(environment);
-        own.unwrap_or_else(|| DEFAULT_SOCKET.into())
-    }
 }
 
-fn setup(netns: &str, exec: &Exec, environment: Option<PathBuf>) -> Result<Value, Error> {
+/// The node's socket: the network's own, that of the environment, the usual one.
+fn socket(own: Option<PathBuf>, environment: Option<PathBuf>) -> PathBuf {
+    own.or(environment).unwrap_or_else(|| DEFAULT_SOCKET.into())
+}
+
+/// What `setup` asks the node for, and the node's socket if the network names one.
+///
+/// # Errors
+/// When stdin is not what netavark sends, or asks for what cannot be had.
+pub fn asked(netns: &str, stdin: &[u8]) -> Result<(AttachRequest, Option<PathBuf>), Error> {
+    let exec: Exec = read(stdin)?;
     let options = Options::read(exec.network.options.as_ref())?;
-    if exec
-        .port_mappings
-        .as_ref()
-        .is_some_and(|ports| !ports.is_empty())
-    {
-        let message = "port_mappings: ports cannot be published by this driver";
-        let fix = "leave --publish out, or join a bridge network for it: --network weave,podman";
-        return Err(Error::new(code::UNSUPPORTED, message).with(fix));
-    }
+    let publish = ports::of_netavark(exec.port_mappings.as_deref().unwrap_or_default())?;
     if let Some(key) = exec
         .network_options
         .options
@@ -218,16 +214,21 @@ fn setup(netns: &str, exec: &Exec, environment: Option<PathBuf>) -> Result<Value
         more_ips: ips.collect(),
         mac: exec.network_options.static_mac,
         mtu: options.mtu,
-        ifname: exec.network_options.interface_name.clone(),
-        network: options.network.clone(),
+        ifname: exec.network_options.interface_name,
+        network: options.network,
         labels: label.into_iter().collect(),
+        publish,
         owner: Some(CniOwner {
-            network: exec.network.name.clone(),
-            container: exec.container_id.clone(),
+            network: exec.network.name,
+            container: exec.container_id,
         }),
     };
-    let attachment: Attachment =
-        node::post(&options.socket(environment), "/attachments", &request)?;
+    Ok((request, options.socket))
+}
+
+fn setup(netns: &str, stdin: &[u8], environment: Option<PathBuf>) -> Result<Value, Error> {
+    let (request, own) = asked(netns, stdin)?;
+    let attachment: Attachment = node::post(&socket(own, environment), "/attachments", &request)?;
     Ok(status(&attachment))
 }
 
@@ -250,12 +251,8 @@ fn status(attachment: &Attachment) -> Value {
 fn teardown(exec: Exec, environment: Option<PathBuf>) -> Result<(), Error> {
     // What the options say now, or whether they are understood, must not keep the container.
     let options = exec.network.options.as_ref();
-    let socket = options
-        .and_then(|options| options.get("socket"))
-        .map(PathBuf::from);
-    let socket = socket
-        .or(environment)
-        .unwrap_or_else(|| DEFAULT_SOCKET.into());
+    let own = options.and_then(|options| options.get("socket"));
+    let socket = socket(own.map(PathBuf::from), environment);
     let what = CniRef {
         container: exec.container_id,
         ifname: exec.network_options.interface_name,

@@ -67,12 +67,17 @@ struct Call<'a> {
 }
 
 impl Call<'_> {
-    /// As first plugin, attaches. Behind another one there is nothing to do yet: its result goes on unchanged.
+    /// As first plugin, attaches. Behind another one there is nothing to do: its result goes on unchanged.
     fn add(&self) -> Result<Value, Error> {
         let netns = self.netns()?;
         let what = self.what()?;
         let args = self.environment.args()?;
         if let Some(previous) = &self.config.previous {
+            if !self.config.publish.is_empty() {
+                let message = "runtimeConfig.portMappings is not supported behind another plugin";
+                let fix = "put the plugin \"portmap\" there instead";
+                return Err(Error::new(code::UNSUPPORTED, message).with(fix));
+            }
             return Ok(previous.clone());
         }
         let mut request = self.request(what, netns, args)?;
@@ -130,6 +135,7 @@ impl Call<'_> {
                 .into_iter()
                 .chain(args.labels)
                 .collect(),
+            publish: config.publish.clone(),
             owner: Some(CniOwner {
                 network: config.name.clone(),
                 container: what.container,
@@ -152,9 +158,10 @@ impl Call<'_> {
         let attached: Result<Attachment, NoAnswer> =
             node::post(&self.config.socket, "/attachments", request);
         let attachment = attached.map_err(|reason| match reason {
-            // Who asks for an address that somebody else has has to ask for another.
+            // Who asks for an address or a port that somebody else has has to ask for another.
             NoAnswer::Refused(refusal)
-                if refusal.code == Code::Conflict && request.ip.is_some() =>
+                if refusal.code == Code::Conflict
+                    && (request.ip.is_some() || !request.publish.is_empty()) =>
             {
                 Error::new(code::CONFIG, refusal.message).with(refusal.fix)
             }

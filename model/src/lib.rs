@@ -11,6 +11,7 @@ mod mac;
 mod mtu;
 mod name;
 mod network;
+mod publish;
 mod range;
 mod service;
 mod sheet;
@@ -30,6 +31,7 @@ pub use name::{
     BadName, CniName, ContainerName, IfName, Label, LabelKey, LabelValue, NetworkName, NodeName,
 };
 pub use network::{DeclaredNetwork, LONGEST_PREFIX, MAX_NETWORKS, NetworkSpec, RemovedNetwork};
+pub use publish::{BadPublishedPort, PublishedPort};
 pub use range::{BadRange, Block, ClusterRange};
 pub use service::{
     AddressKind, Affinity, BadProtocol, BalancerIp, BalancerMode, Endpoint, Protocol, Service,

@@ -2,7 +2,7 @@
 //!
 //! | chain | hook, priority | what |
 //! |---|---|---|
-//! | `antispoof` | prerouting −310 | from a container come only packets with its own addresses: the route back to the source must leave by the interface the packet came in by. And from no other device come packets with a source in the cluster's range, or they would be taken for a container's. It runs before connection tracking, so a forged packet leaves no trace there. Duplicate address detection (from `::`) and link-local addresses pass; ARP is not IP and never comes here |
+//! | `antispoof` | prerouting −310 | from a container come only packets with its own addresses: the route back to the source must leave by the interface the packet came in by. And from no other device come packets with a source in the cluster's range, or they would be taken for a container's. Nothing from a container is for the host's loopback addresses, which the devices of containers with published ports take. It runs before connection tracking, so a forged packet leaves no trace there. Duplicate address detection (from `::`) and link-local addresses pass; ARP is not IP and never comes here |
 //! | `input` | input −10 | containers, of this node and of others, do not reach the node's control ports at its addresses; the host does not hear their broadcasts and multicasts, except what manages the link (neighbour discovery, MLD, IGMP) |
 //! | `border` | forward −10 | what a container sends to the cluster goes to a device of ours or nowhere, so that it never leaves in clear by the default route while the cluster's own is missing; and nothing outside opens a connection to a container but by an address that was translated (a published port, a Service) |
 //! | `mss` | forward −150 | TCP between containers and the outside announces no larger segments than both routes carry |
@@ -14,6 +14,9 @@
 //! multicast are never translated. Priorities leave room for Services (destination NAT before, source NAT at the same
 //! place) and for policy (the plain filter hooks).
 
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
 use weave_linux::nft::{Batch, Chain, Field, Hook, Policy, Rule, RuleSet, Table, Value, priority};
 use weave_model::ClusterRange;
 
@@ -70,6 +73,10 @@ impl AttachRules {
             "antispoof",
             &forged.counter().drop().comment(SPOOFED),
         );
+        let inner = Rule::new()
+            .iifname(&self.any_veth())
+            .inside(Field::Ip4Daddr, LOOPBACK);
+        batch.add_rule(table, "antispoof", &inner.counter().drop().comment(CONTROL));
         for source in self.within(Field::Ip4Saddr, Field::Ip6Saddr) {
             let foreign = self
                 .not_ours(source, Field::Iifname)
@@ -222,13 +229,15 @@ pub const FOREIGN: &str = "foreign";
 pub const ASTRAY: &str = "astray";
 /// Comment of the rule that counts packets with which the outside wanted to open a connection to a container.
 pub const UNINVITED: &str = "uninvited";
-/// Comment of the rules that count packets from containers to the node's control ports.
+/// Comment of the rules that count packets from containers to the node's control ports and loopback addresses.
 pub const CONTROL: &str = "control";
 /// Comment of the rule that counts broadcasts and multicasts that the host was not given.
 pub const GROUP: &str = "group";
 /// Comment of the rules that count connections translated on their way out.
 pub const OUTBOUND: &str = "outbound";
 
+/// The addresses of a host that never leave it (RFC 1122, 3.2.1.3).
+const LOOPBACK: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
 /// Protocol number of ICMP for IPv6 (IANA).
 const ICMPV6: u8 = 58;
 /// Protocol number of the Internet Group Management Protocol (IANA).

@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand, ValueEnum};
 use ipnet::{Ipv4Net, Ipv6Net};
 use weave_model::api::DEFAULT_SOCKET;
-use weave_model::{ContainerName, IfName, Label, NetworkName};
+use weave_model::{ContainerName, IfName, Label, NetworkName, PublishedPort};
 
 use super::capture::Capture;
 use super::check::Check;
@@ -318,9 +318,6 @@ pub enum CniCommand {
         /// The program weave-cni [default: the one beside weavectl]
         #[arg(long, value_name = "FILE")]
         plugin: Option<PathBuf>,
-        /// Put the reference plugin portmap behind it, which publishes ports
-        #[arg(long)]
-        portmap: bool,
         /// Where.
         #[command(flatten)]
         places: Places,
@@ -353,6 +350,9 @@ pub struct Attach {
     /// A label; may be repeated
     #[arg(long = "label", value_name = "KEY=VALUE")]
     pub labels: Vec<Label>,
+    /// A port of the host that leads to it; may be repeated
+    #[arg(long, value_name = "[ADDRESS:]HOST-PORT:PORT[/PROTOCOL]")]
+    pub publish: Vec<PublishedPort>,
 }
 
 /// `weavectl token ...`.

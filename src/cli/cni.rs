@@ -40,15 +40,6 @@ impl Places {
     }
 }
 
-/// Who publishes ports of containers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ports {
-    /// Nobody.
-    None,
-    /// The reference plugin of this name, behind ours.
-    Portmap,
-}
-
 /// What was done.
 #[derive(Debug, Serialize)]
 pub(super) struct Done {
@@ -86,14 +77,7 @@ pub(super) fn install(
     places: &Places,
     plugin: Option<&Path>,
     socket: &Path,
-    ports: Ports,
 ) -> Result<Done, Failure> {
-    let mut there = places.bin_dirs.iter().map(|folder| folder.join("portmap"));
-    if ports == Ports::Portmap && !there.any(|path| path.exists()) {
-        let cause = "there is no plugin portmap in the folders of plugins";
-        let fix = "install the reference plugins, such as: apt install containernetworking-plugins";
-        return Err(Failure::new(Exit::Failed, cause, fix));
-    }
     let source = match plugin {
         Some(path) => path.to_owned(),
         None => beside_us()?,
@@ -106,7 +90,7 @@ pub(super) fn install(
     for folder in &places.bin_dirs {
         written.push(put(folder, PLUGIN, &program, 0o755)?);
     }
-    let text = format!("{:#}\n", conflist(socket, ports));
+    let text = format!("{:#}\n", conflist(socket));
     written.push(put(&places.conf_dir, CONFLIST, text.as_bytes(), 0o644)?);
     Ok(Done {
         written,
@@ -138,23 +122,19 @@ pub(super) fn uninstall(places: &Places) -> Result<Done, Failure> {
 
 /// The configuration. Its own version is one that containerd 1.6 and Podman 4 read too; newer runtimes choose from the
 /// list.
-fn conflist(socket: &Path, ports: Ports) -> Value {
+fn conflist(socket: &Path) -> Value {
     let mut plugin = json!({
         "type": PLUGIN,
-        "capabilities": {"ips": true, "mac": true, "dns": true},
+        "capabilities": {"ips": true, "mac": true, "dns": true, "portMappings": true},
     });
     if socket != Path::new(DEFAULT_SOCKET) {
         plugin["socket"] = json!(socket);
-    }
-    let mut plugins = vec![plugin];
-    if ports == Ports::Portmap {
-        plugins.push(json!({"type": "portmap", "capabilities": {"portMappings": true}}));
     }
     json!({
         "cniVersion": "1.0.0",
         "cniVersions": ["0.4.0", "1.0.0", "1.1.0"],
         "name": "weave",
-        "plugins": plugins,
+        "plugins": [plugin],
     })
 }
 

@@ -10,7 +10,6 @@ use weave_model::{ContainerName, IfName};
 
 use super::args::{Args, Attach, CniCommand, Command};
 use super::client::{Client, percent_encoded};
-use super::cni::Ports;
 use super::failure::{Exit, Failure};
 use super::shown::{Answer, Shown};
 use super::targets::Targets;
@@ -85,18 +84,7 @@ fn join(client: &Client<'_>, shown: &Shown, token: &str) -> Answer {
 
 fn place_cni(socket: &Path, command: &CniCommand) -> Result<cni::Done, Failure> {
     match command {
-        CniCommand::Install {
-            plugin,
-            portmap,
-            places,
-        } => {
-            let ports = if *portmap {
-                Ports::Portmap
-            } else {
-                Ports::None
-            };
-            cni::install(places, plugin.as_deref(), socket, ports)
-        }
+        CniCommand::Install { plugin, places } => cni::install(places, plugin.as_deref(), socket),
         CniCommand::Uninstall { places } => cni::uninstall(places),
     }
 }
@@ -132,6 +120,7 @@ fn attach(client: &Client<'_>, shown: &Shown, args: &Attach) -> Answer {
             .iter()
             .map(|label| (label.key.clone(), label.value.clone()))
             .collect(),
+        publish: args.publish.clone(),
         owner: None,
     };
     let attachment: Attachment = client.post("/attachments", &request)?;

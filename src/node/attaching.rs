@@ -16,6 +16,7 @@ use weave_router::path::routes::Port;
 use super::addresses;
 use super::book::Entry;
 use super::containers::{self, Plan};
+use super::publishing;
 use super::works::{HOST_LEASE, SERVICE_LEASE, Works};
 use crate::obstacle::Obstacle;
 
@@ -43,24 +44,25 @@ impl Works {
             }
             Plan::Make => {}
         }
+        let network_spec = network.map_or_else(NetworkSpec::default, |network| network.spec);
+        publishing::check(&self.book, &request, &network_spec)?;
         self.side.guard(range)?;
         let first = range.offset_v4(part.v4().network()).unwrap_or(0);
         let want = containers::wanted_offset(&part, &request)?.map(|want| first + want);
         let lease = containers::lease_id(&request.name, &request.ifname);
         let offset = self.allocate_of(&request.network, &lease, want).await?;
-        let spec = network.map_or_else(NetworkSpec::default, |network| network.spec);
         let spec = AttachSpec {
             attachment: containers::to_make(
                 &self.book,
                 &request,
                 part,
                 offset - first,
-                spec.mtu.unwrap_or(self.config.overlay.mtu),
+                network_spec.mtu.unwrap_or(self.config.overlay.mtu),
             ),
             netns: netns.into(),
             ifname: containers::kernel_name(&request.ifname),
             mac: request.mac.map(Mac::bytes),
-            default_route: match spec.internal {
+            default_route: match network_spec.internal {
                 true => DefaultRoute::Never,
                 false => DefaultRoute::IfNone,
             },
@@ -110,11 +112,17 @@ impl Works {
             .map_err(|error| containers::refused(&error))?;
         let entry = containers::entry(request, spec, &attached);
         let attachment = entry.attachment.clone();
-        self.book.insert(entry);
+        self.book.insert(entry.clone());
         if let Err(refusal) = self.save() {
             self.book.remove(&request.name, &request.ifname);
             if let Err(error) = self.side.host.detach(&spec.attachment.outer).await {
                 tracing::warn!(%error, "a container's device cannot be taken back");
+            }
+            return Err(refusal);
+        }
+        if let Err(refusal) = self.open_ports(&attachment) {
+            if let Err(error) = self.strike_out(&entry).await {
+                tracing::warn!(%error, "an attachment without its ports cannot be taken back");
             }
             return Err(refusal);
         }
@@ -189,6 +197,7 @@ impl Works {
         if saved.is_err() {
             self.book.insert(entry.clone());
         }
+        self.close_ports(&entry.attachment);
         self.tell_ports().await;
         saved
     }

@@ -275,6 +275,7 @@ pub(super) mod tests {
             gateway6: "fe80::1".parse().unwrap(),
             default_route: true,
             labels: BTreeMap::new(),
+            publish: Vec::new(),
             owner: None,
             attached_at: 7,
             alive: true,

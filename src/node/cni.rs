@@ -79,6 +79,7 @@ impl Works {
             Ok(Found::Wrong) => wrong.push("the host's rules were changed".to_owned()),
             Err(error) => wrong.push(format!("the host's rules cannot be read: {error}")),
         }
+        wrong.extend(self.find_port_faults(range, &entry.attachment));
         Ok(CniFindings {
             attachment: Some(entry.attachment),
             wrong,

@@ -139,6 +139,7 @@ fn difference(entry: &Entry, request: &AttachRequest) -> Option<String> {
         ip,
         mac,
         mtu,
+        publish,
         owner,
         ..
     } = &entry.attachment;
@@ -151,6 +152,9 @@ fn difference(entry: &Entry, request: &AttachRequest) -> Option<String> {
     }
     if let Some(want) = request.mtu.filter(|want| u32::from(*want) != *mtu) {
         return Some(format!("with an MTU of {mtu}, not {want}"));
+    }
+    if request.publish != *publish {
+        return Some("with other published ports".to_owned());
     }
     let other = request.owner != *owner;
     other.then(|| match owner {
@@ -252,6 +256,7 @@ pub(super) fn to_make(
         offset,
         ipv6: true,
         mtu: request.mtu.unwrap_or(mtu).into(),
+        published: !request.publish.is_empty(),
         tag: format!("{} {}", request.name, request.ifname),
     }
 }
@@ -274,6 +279,7 @@ pub(super) fn entry(request: &AttachRequest, spec: &AttachSpec, attached: &Attac
         gateway6: GATEWAY6,
         default_route: attached.default_route,
         labels: request.labels.clone(),
+        publish: request.publish.clone(),
         owner: request.owner.clone(),
         attached_at: wall_seconds(),
         alive: true,
@@ -293,6 +299,7 @@ pub(super) fn to_repair(entry: &Entry, range: ClusterRange) -> Option<attach::At
         ip,
         ip6,
         mtu,
+        publish,
         ..
     } = &entry.attachment;
     let range = range.part_of(ip.trunc());
@@ -302,6 +309,7 @@ pub(super) fn to_repair(entry: &Entry, range: ClusterRange) -> Option<attach::At
         offset: range.offset_v4(ip.addr())?,
         ipv6: ip6.is_some(),
         mtu: *mtu,
+        published: !publish.is_empty(),
         tag: format!("{name} {ifname}"),
     })
 }
@@ -393,6 +401,7 @@ mod tests {
             mac: None,
             mtu: None,
             labels: std::collections::BTreeMap::new(),
+            publish: Vec::new(),
             owner: None,
         }
     }

@@ -372,6 +372,7 @@ impl Works {
             offset,
             ipv6: endpoint.ipv6,
             mtu: mtu.unwrap_or(self.config.overlay.mtu).into(),
+            published: false,
             tag: name.to_string(),
         };
         let inner = inner.parse().expect("another letter of the same kind");
@@ -574,6 +575,7 @@ fn entry(
         gateway6: GATEWAY6,
         default_route: false,
         labels: BTreeMap::new(),
+        publish: Vec::new(),
         owner: Some(CniOwner {
             network: endpoint.network.clone(),
             container: id.clone(),

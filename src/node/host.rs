@@ -13,6 +13,7 @@ use weave_model::ClusterRange;
 use weave_model::api::{Code, Refusal};
 use weave_router::attach::{self, Host, HostSpec};
 use weave_router::hostfw::{self, HostFirewall};
+use weave_router::publish::{PublishRules, Target};
 use weave_router::rules::{AttachRules, NetworkRules};
 
 use super::containers;
@@ -26,7 +27,7 @@ pub(super) const TUN: &str = "weave0";
 const VETHS: &str = "wv";
 
 /// What helps when the kernel refuses our rules.
-const RULES_FIX: &str = "look at the log of the kernel, and at: nft list ruleset";
+pub(super) const RULES_FIX: &str = "look at the log of the kernel, and at: nft list ruleset";
 
 /// How long the desk waits for the host's firewall programs.
 const FIREWALL_WAIT: Duration = Duration::from_secs(1);
@@ -183,6 +184,32 @@ impl HostSide {
         }
     }
 
+    /// Makes the table of published ports what they ask for; without any there is none.
+    pub(super) fn ensure_published(
+        &self,
+        range: ClusterRange,
+        targets: Vec<Target>,
+    ) -> Result<(), nft::Error> {
+        let needless = targets.is_empty();
+        let rules = published(range, targets);
+        if !needless {
+            return rules.ensure(&self.nft).map(drop);
+        }
+        match self.nft.table(rules.table())? {
+            Some(_) => rules.remove(&self.nft),
+            None => Ok(()),
+        }
+    }
+
+    /// Looks at the table of published ports, and changes nothing.
+    pub(super) fn find_published(
+        &self,
+        range: ClusterRange,
+        targets: Vec<Target>,
+    ) -> Result<Found, nft::Error> {
+        published(range, targets).check(&self.nft)
+    }
+
     /// Makes sure that the rules are in place before a container comes: without them it could use another's address and
     /// reach the node's own ports.
     pub(super) fn guard(&self, range: ClusterRange) -> Result<(), Refusal> {
@@ -200,6 +227,16 @@ impl HostSide {
         }
         Ok(())
     }
+}
+
+fn published(range: ClusterRange, targets: Vec<Target>) -> nft::RuleSet {
+    let veths = VETHS.to_owned();
+    PublishRules {
+        veths,
+        range,
+        targets,
+    }
+    .rule_set()
 }
 
 fn obstacle(error: &attach::Error) -> Obstacle {

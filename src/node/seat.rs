@@ -51,6 +51,7 @@ impl Seat {
             ifname: IfName::eth0(),
             network: NetworkName::default_network(),
             labels: [].into(),
+            publish: Vec::new(),
             owner: None,
         };
         let attachment = node.attach(request).await?;

@@ -233,6 +233,7 @@ impl Works {
         let mut obstacles = obstacles;
         if let Some(range) = self.router.view().range {
             obstacles.extend(self.mend(range).await);
+            obstacles.extend(self.mend_ports(range));
         }
         obstacles.extend(self.route_services().await);
         obstacles.extend(self.network_obstacles());

@@ -25,6 +25,7 @@ mod networks;
 mod newcomer;
 mod outside;
 mod overlay;
+mod raw_frames;
 mod relay;
 mod relayed;
 mod restart;

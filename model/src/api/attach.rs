@@ -6,7 +6,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
-use crate::{CniName, ContainerName, IfName, LabelKey, LabelValue, Mac, NetworkName};
+use crate::{
+    CniName, ContainerName, IfName, LabelKey, LabelValue, Mac, NetworkName, PublishedPort,
+};
 
 /// `POST /v1/attachments`: gives a container an interface and addresses.
 ///
@@ -44,6 +46,9 @@ pub struct AttachRequest {
     /// The container's labels.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<LabelKey, LabelValue>,
+    /// Ports of the host that lead to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub publish: Vec<PublishedPort>,
     /// Which CNI runtime's it is; absent for one that is attached by hand.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<CniOwner>,
@@ -96,6 +101,9 @@ pub struct Attachment {
     pub default_route: bool,
     /// Its labels.
     pub labels: BTreeMap<LabelKey, LabelValue>,
+    /// Ports of the host that lead to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub publish: Vec<PublishedPort>,
     /// Which CNI runtime's it is; absent for one that was attached by hand.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<CniOwner>,

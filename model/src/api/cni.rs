@@ -170,6 +170,7 @@ mod tests {
             gateway6: "fe80::1".parse().unwrap(),
             default_route: true,
             labels: [("app".parse().unwrap(), "web".parse().unwrap())].into(),
+            publish: Vec::new(),
             owner: None,
             attached_at: 0,
             alive: true,

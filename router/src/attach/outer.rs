@@ -63,6 +63,9 @@ pub(super) fn settings(
         (format!("net/ipv4/conf/{name}/proxy_arp"), "1"),
         (format!("net/ipv4/neigh/{name}/proxy_delay"), "0"),
     ]);
+    if attachment.published {
+        settings.push((format!("net/ipv4/conf/{name}/route_localnet"), "1"));
+    }
     changes.settings(netns, &settings)
 }
 

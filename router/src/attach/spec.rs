@@ -21,6 +21,8 @@ pub struct Attachment {
     pub ipv6: bool,
     /// The largest packet in bytes.
     pub mtu: u32,
+    /// Whether it has published ports, so that the host's own programs reach it by `127.0.0.1`.
+    pub published: bool,
     /// Whose it is, for people who look at the host's devices; at most 200 bytes of it are shown.
     pub tag: String,
 }

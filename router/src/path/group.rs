@@ -1,8 +1,8 @@
 //! Broadcast and multicast: taken from the containers' interfaces, carried to every member, put on the interfaces of
 //! the same network there.
 //!
-//! IP only. What manages the link itself stays on it: IGMP, MLD and neighbour discovery are never carried. Each
-//! container may send [`RATE`] such packets a second.
+//! IP only. What manages the link itself stays on it: IGMP, MLD, neighbour discovery and what a DHCP server says are
+//! never carried. Each container may send [`RATE`] such packets a second.
 
 use std::collections::HashMap;
 use std::io;
@@ -234,13 +234,18 @@ fn group_mac(broadcast: Ipv4Addr, destination: IpAddr) -> Option<[u8; 6]> {
     }
 }
 
-/// IGMP; and of ICMPv6 multicast listener discovery (130 to 132, 143) and neighbour discovery (133 to 137).
+/// IGMP; of ICMPv6 multicast listener discovery (130 to 132, 143) and neighbour discovery (133 to 137); and of UDP what
+/// is for clients of DHCP (RFC 2131 §4.1, RFC 8415 §7.2), who would believe any container about addresses and routes.
 fn is_link_control(packet: &[u8], inner: &Inner) -> bool {
     match inner.protocol {
         protocol::IGMP => true,
         protocol::ICMPV6 => packet
             .get(inner.transport)
             .is_some_and(|kind| matches!(kind, 130..=137 | 143)),
+        protocol::UDP => packet
+            .get(inner.transport + 2..)
+            .and_then(<[u8]>::first_chunk)
+            .is_some_and(|port| matches!(u16::from_be_bytes(*port), 68 | 546)),
         _ => false,
     }
 }
@@ -271,6 +276,29 @@ mod tests {
             assert_eq!(kind(link_control), Err(Drop::LinkScope));
         }
         assert_eq!(kind(128), Ok([0x33, 0x33, 0, 0, 0, 1]));
+    }
+
+    #[test]
+    fn a_server_of_dhcp_is_not_carried() {
+        let offered = |port| {
+            let mut packet = Vec::new();
+            PacketBuilder::ipv4([10, 32, 0, 2], [255; 4], 64)
+                .udp(67, port)
+                .write(&mut packet, &[0; 300])
+                .unwrap();
+            carried(BROADCAST, &packet, &Inner::parse(&packet).unwrap())
+        };
+        assert_eq!(offered(68), Err(Drop::LinkScope));
+        assert_eq!(offered(67), Ok([0xff; 6]));
+        let all_nodes = "ff02::1".parse::<Ipv6Addr>().unwrap().octets();
+        let source = "fd00::2".parse::<Ipv6Addr>().unwrap().octets();
+        let mut packet = Vec::new();
+        PacketBuilder::ipv6(source, all_nodes, 255)
+            .udp(547, 546)
+            .write(&mut packet, &[0; 16])
+            .unwrap();
+        let inner = Inner::parse(&packet).unwrap();
+        assert_eq!(carried(BROADCAST, &packet, &inner), Err(Drop::LinkScope));
     }
 
     #[test]

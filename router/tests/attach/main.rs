@@ -90,6 +90,7 @@ impl Lab {
                 offset,
                 ipv6: true,
                 mtu: 1500,
+                published: false,
                 tag: format!("container {offset}"),
             },
             netns: Arc::new(namespace()),

@@ -12,6 +12,7 @@ mod members;
 mod mesh;
 mod path;
 mod relayed;
+mod runtimes;
 mod sight;
 mod wire;
 
@@ -124,6 +125,18 @@ pub(crate) const TARGETS: &[Target] = &[
         "calls of Docker to its plugin",
         docker::call,
         docker::call_seeds,
+    ),
+    target(
+        "cni",
+        "environment and stdin of the CNI plugin, and what other plugins answer it",
+        runtimes::cni,
+        runtimes::cni_seeds,
+    ),
+    target(
+        "netavark",
+        "networks and containers as netavark describes them",
+        runtimes::of_netavark,
+        runtimes::netavark_seeds,
     ),
     target(
         "core",

@@ -16,11 +16,27 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use super::Runtime;
+use super::mutants::{Mutant, must_fail};
 use crate::lab::ns::{self, Ns};
-use crate::lab::{Host, Lab};
+use crate::lab::{Host, Lab, await_mesh_of};
 
 /// How many cases there are: none gets lost unnoticed.
-const COUNT: usize = 38;
+const COUNT: usize = 40;
+
+/// How many statements the contract has.
+const STATEMENTS: u32 = 38;
+
+/// Statements that take a lab of their own, or more than one.
+const ELSEWHERE: [(u32, &str); 5] = [
+    (27, "cni::chain::behind_bridge"),
+    (28, "cni::ports"),
+    (33, "cni::crowd::a_hundred_at_once"),
+    (34, "cni::crowd::the_plugin_killed_in_the_middle"),
+    (38, "./run bench cni"),
+];
+
+/// A network besides the default one.
+const SECOND: &str = "second";
 
 /// What a case works with.
 struct World<'a> {
@@ -29,130 +45,201 @@ struct World<'a> {
     dir: PathBuf,
 }
 
-type Case = (&'static str, fn(&World<'_>));
+/// What is shown, how, and a mutant on which it must fail.
+type Case = (&'static str, fn(&World<'_>), Mutant);
 
 const CASES: [Case; COUNT] = [
     (
         "01 VERSION lists every version, whatever is on stdin",
         input::version,
+        Mutant::Old,
     ),
     (
         "02 an error is one object on stdout, and a line on stderr",
         input::one_object,
+        Mutant::Mute,
     ),
     (
         "03 the result has the version that was asked for, and its shape",
         adding::shapes,
+        Mutant::Modern,
     ),
     (
         "04 the interface is up, with the address, MAC and MTU of the result",
         adding::kernel_state,
+        Mutant::OtherMac,
     ),
     (
         "05 the sandbox is CNI_NETNS to the letter; the host's end has none",
         adding::sandboxes,
+        Mutant::NoSandbox,
     ),
     (
         "06 the addresses belong to the container's interface",
         adding::indexes,
+        Mutant::HostIndex,
     ),
     (
         "07 an interface that is there already is left alone",
         adding::interface_taken,
+        Mutant::Overwrites,
     ),
-    ("08 an ADD that fails leaves nothing", adding::failed_add),
+    (
+        "08 an ADD that fails leaves nothing",
+        adding::failed_add,
+        Mutant::Leaks,
+    ),
     (
         "09 an ADD that fails after IPAM gives the address back to IPAM",
         ipam::failed_after_ipam,
+        Mutant::NoIpam,
     ),
-    ("10 DEL twice is fine", removing::del_twice),
+    ("10 DEL twice is fine", removing::del_twice, Mutant::Strict),
     (
         "11 DEL without a namespace frees the address",
         removing::del_without_netns,
+        Mutant::NeedsNetns,
     ),
     (
         "12 DEL of a namespace that is gone frees the address",
         removing::del_netns_gone,
+        Mutant::NeedsNetns,
     ),
-    ("13 DEL needs no prevResult", removing::del_previous),
+    (
+        "13 DEL needs no prevResult",
+        removing::del_previous,
+        Mutant::NeedsPrevious,
+    ),
     (
         "14 DEL while the node is down is made up for when it is back",
         removing::del_node_down,
+        Mutant::Forgets,
     ),
     (
         "14 an ADD after such a DEL is not undone by it",
         removing::add_after_del_node_down,
+        Mutant::Late,
     ),
     (
         "15 DEL of what was never added is fine",
         removing::del_never_added,
+        Mutant::Strict,
     ),
     (
         "16 CHECK sees what was taken from the container",
         checking::check_container,
+        Mutant::Blind,
     ),
     (
         "16 CHECK sees what was taken from the host",
         checking::check_host,
+        Mutant::Blind,
     ),
     (
         "17 CHECK does not mind what others added",
         checking::check_tolerant,
+        Mutant::Nervous,
     ),
-    ("18 CHECK is not in 0.3.1", checking::check_version),
+    (
+        "18 CHECK is not in 0.3.1",
+        checking::check_version,
+        Mutant::Blind,
+    ),
     (
         "19 CHECK and ADD fail while the node is down",
         checking::node_down,
+        Mutant::Blind,
     ),
     (
         "20 GC frees what is not listed, of its own network only",
         removing::gc_lists,
+        Mutant::Sweeps,
     ),
     (
         "21 GC goes on past a failure and reports it",
         removing::gc_failure,
+        Mutant::Hoards,
     ),
     (
         "22 GC takes both keys, and a list that is null",
         removing::gc_keys,
+        Mutant::Hoards,
     ),
-    ("23 GC, CHECK and STATUS go on to IPAM", ipam::forwarded),
+    (
+        "23 GC, CHECK and STATUS go on to IPAM",
+        ipam::forwarded,
+        Mutant::NoIpam,
+    ),
     (
         "24 STATUS is 50 without a node and without a cluster",
         checking::status_unavailable,
+        Mutant::Blind,
     ),
-    ("25 STATUS of IPAM is ours", ipam::status_of_ipam),
+    (
+        "25 STATUS of IPAM is ours",
+        ipam::status_of_ipam,
+        Mutant::NoIpam,
+    ),
     (
         "26 behind another plugin its result goes on unchanged",
         adding::chained,
+        Mutant::Rewrites,
     ),
     (
         "30 addresses that are asked for, three ways",
         asking::wanted_addresses,
+        Mutant::Deaf,
     ),
     (
         "30 an address that is taken is 7 and leaves nothing",
         asking::taken_address,
+        Mutant::Deaf,
     ),
-    ("31 a MAC that is asked for, two ways", asking::wanted_mac),
     (
-        "32 dns is in the result, aliases are refused",
-        asking::names,
+        "31 a MAC that is asked for, two ways",
+        asking::wanted_mac,
+        Mutant::Deaf,
     ),
-    ("35 each wrong input has its code", input::wrong_input),
+    (
+        "29 bandwidth is refused rather than passed over, and so are other wishes that cannot be had",
+        asking::refused,
+        Mutant::Deaf,
+    ),
+    ("32 dns is in the result", asking::names, Mutant::Deaf),
+    (
+        "35 each wrong input has its code",
+        input::wrong_input,
+        Mutant::OneCode,
+    ),
     (
         "36 a field that is not known is named, and does not keep a container",
         input::unknown_fields,
+        Mutant::Careless,
     ),
-    ("an MTU that is asked for", asking::wanted_mtu),
-    ("asking again answers the same", adding::add_again),
+    (
+        "37 two interfaces of one container come and go by themselves",
+        adding::two_interfaces,
+        Mutant::AllOfIt,
+    ),
+    (
+        "an MTU that is asked for",
+        asking::wanted_mtu,
+        Mutant::Careless,
+    ),
+    (
+        "asking again answers the same",
+        adding::add_again,
+        Mutant::Strict,
+    ),
     (
         "IPAM of another plugin chooses the address",
         ipam::delegated,
+        Mutant::NoIpam,
     ),
     (
         "containers of two hosts reach each other",
         adding::two_hosts,
+        Mutant::Down,
     ),
 ];
 
@@ -165,15 +252,28 @@ fn conformance() {
             h2: &h2,
             dir: lab.dir().to_owned(),
         };
-        for (title, case) in CASES {
+        h1.ok(&["network", "create", SECOND, "--range", "10.47.0.0/24"]);
+        for (title, case, _) in CASES {
             println!("case {title}");
-            let before = h1.ns.snapshot();
-            case(&world);
-            assert_eq!(Runtime::new(&h1).left(), (0, 0, 0), "left by: {title}");
-            assert_same(&before, &h1.ns.snapshot(), title);
+            world.show(title, case);
         }
         println!("{} cases of conformance passed", CASES.len());
+        for (title, case, mutant) in CASES {
+            must_fail(mutant, title, || world.show(title, case));
+            world.recover();
+        }
+        println!("and {} failed on their mutants", CASES.len());
     });
+}
+
+/// Every statement of the contract is shown, here or by the test that is named.
+#[test]
+fn every_statement_is_shown() {
+    let here = CASES
+        .iter()
+        .filter_map(|(title, ..)| title.get(..2)?.parse().ok());
+    let shown: BTreeSet<u32> = here.chain(ELSEWHERE.map(|(number, _)| number)).collect();
+    assert_eq!(shown, (1..=STATEMENTS).collect());
 }
 
 /// Says in which lines two snapshots differ.
@@ -191,6 +291,40 @@ fn assert_same(before: &str, after: &str, title: &str) {
 impl World<'_> {
     fn r1(&self) -> Runtime<'_> {
         Runtime::new(self.h1)
+    }
+
+    /// Fails unless the case does what it says and leaves the host as it was.
+    fn show(&self, title: &str, case: fn(&Self)) {
+        let before = self.h1.ns.snapshot();
+        case(self);
+        assert_eq!(self.r1().left(), (0, 0, 0), "left by: {title}");
+        assert_same(&before, &self.h1.ns.snapshot(), title);
+    }
+
+    /// Takes away what a case that failed half-way left.
+    fn recover(&self) {
+        let mut restarted = false;
+        for host in [self.h1, self.h2] {
+            if !host.answers() {
+                host.start();
+                restarted = true;
+            }
+            // Some go by themselves meanwhile.
+            host.ns.try_sh(
+                "for link in $(ip -br link | grep -o '^wv[0-9a-f]*'); do ip link del $link; done",
+            );
+            let known = host.json(&["ps"])["attachments"].clone();
+            for one in known.as_array().into_iter().flatten() {
+                host.ctl(&["detach", one["name"].as_str().unwrap_or_default()]);
+            }
+        }
+        if restarted {
+            await_mesh_of(&[self.h1, self.h2]);
+        }
+        let journal = self.dir.join(weave_model::api::CNI_JOURNAL);
+        if journal.exists() {
+            std::fs::remove_dir_all(journal).expect("the lab's directory is there");
+        }
     }
 
     /// A namespace on the first host that no other case has.

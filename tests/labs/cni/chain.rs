@@ -21,7 +21,7 @@ fn one_host(lab: &Lab) -> Host {
 }
 
 /// Says a word over TCP from a namespace to `target` and returns who the listener saw, if it was heard.
-fn word(from: &Ns, target: SocketAddr, listener: &TcpListener) -> Option<IpAddr> {
+pub(super) fn word(from: &Ns, target: SocketAddr, listener: &TcpListener) -> Option<IpAddr> {
     let connect = || TcpStream::connect_timeout(&target, Duration::from_secs(2));
     let mut client = from.inside(connect).ok()?;
     client.write_all(b"word").expect("it can be said");

@@ -6,8 +6,10 @@ mod cases;
 mod chain;
 mod containerd;
 mod crowd;
+mod mutants;
 mod netavark;
 mod podman;
+mod ports;
 
 pub(crate) use containerd::image;
 
@@ -20,7 +22,7 @@ use serde_json::{Value, json};
 
 use crate::lab::Host;
 use crate::lab::node::WEAVED;
-use crate::lab::ns::Ns;
+use crate::lab::ns::{self, Ns};
 
 /// The plugin under test: what `cargo build` puts beside the node.
 fn plugin() -> PathBuf {
@@ -117,6 +119,13 @@ impl<'a> Runtime<'a> {
     }
 
     fn call(&self, verb: &str, more: &[(&str, &str)]) -> Called {
+        match mutants::now() {
+            None => self.really(verb, more),
+            Some(mutant) => mutant.call(self, verb, more),
+        }
+    }
+
+    fn really(&self, verb: &str, more: &[(&str, &str)]) -> Called {
         let output = self.begin(verb, more).wait_with_output();
         Called::from(output.expect("the plugin ends"))
     }

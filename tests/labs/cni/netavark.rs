@@ -2,10 +2,12 @@
 //! the test says what netavark 1.16 would say, from its `plugin-API.md`.
 
 use std::io::Write as _;
+use std::net::{SocketAddr, TcpListener};
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
+use super::chain::word;
 use super::{Called, Runtime, plugin};
 use crate::lab::ns::Ns;
 use crate::lab::{Container, Host, Lab};
@@ -95,17 +97,18 @@ fn containers_of_netavark() {
             "{link}"
         );
 
-        let other = Ns::add("other");
         let mut published = exec(&n1, "75f3", json!({}));
-        published["port_mappings"] =
-            json!([{"container_port": 80, "host_port": 8080, "protocol": "tcp", "range": 1}]);
-        let refused = call(
-            &h1,
-            &["setup", &other.path().display().to_string()],
-            &published,
-        );
-        let said = refused.out["error"].as_str().unwrap_or_default();
-        assert!(!refused.ok && said.contains("port_mappings"), "{refused:?}");
+        published["port_mappings"] = json!([
+            {"host_ip": "", "container_port": 80, "host_port": 8080, "protocol": "tcp", "range": 2},
+        ]);
+        let web = setup(&h1, "web", &published);
+        let listener = web.ns.inside(|| TcpListener::bind(("0.0.0.0", 81)));
+        let listener = listener.expect("the container can listen");
+        let port = SocketAddr::new(h1.v4.into(), 8081);
+        assert_eq!(word(&h1.ns, port, &listener), Some(h1.v4.into()));
+        let gone = call(&h1, &["teardown", "/run/netns/gone"], &published);
+        assert!(gone.ok && gone.out.is_null(), "{gone:?}");
+        assert_eq!(word(&h1.ns, port, &listener), None);
 
         let [r1, r2] = [&h1, &h2].map(Runtime::new);
         for _ in 0..2 {

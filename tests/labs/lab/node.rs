@@ -169,6 +169,12 @@ impl Host {
         status.expect("it was just there")
     }
 
+    /// Whether the node can be asked anything.
+    pub(crate) fn answers(&self) -> bool {
+        const UNREACHABLE: i32 = 4;
+        self.ctl(&["status"]).code != UNREACHABLE
+    }
+
     /// Runs `weavectl` against this host's node.
     pub(crate) fn ctl(&self, arguments: &[&str]) -> Said {
         said(

@@ -207,6 +207,34 @@ pub(super) fn chained(world: &World<'_>) {
     assert_eq!(ns.snapshot(), before);
 }
 
+pub(super) fn two_interfaces(world: &World<'_>) {
+    let (ns, first) = (world.container("c"), world.r1());
+    let second = first.with("name", "other").with("network", super::SECOND);
+    let both = [(&first, "eth0"), (&second, "net1")];
+    let there = |ifname| {
+        let found = ns.try_sh(&format!("ip link show {ifname}"));
+        found.status.success()
+    };
+    for gone in 0..2 {
+        let results = both.map(|(runtime, ifname)| {
+            let added = runtime.on_interface("ADD", "c", &ns, ifname);
+            assert!(added.ok, "{added:?}");
+            assert_eq!(added.out["interfaces"][1]["name"], ifname);
+            added.out
+        });
+        let (runtime, ifname) = both[gone];
+        assert!(runtime.on_interface("DEL", "c", &ns, ifname).ok);
+        assert!(!there(ifname), "{ifname} went");
+        let (runtime, ifname) = both[1 - gone];
+        assert!(there(ifname), "{ifname} stays");
+        let checked = runtime
+            .with("prevResult", results[1 - gone].clone())
+            .on_interface("CHECK", "c", &ns, ifname);
+        assert!(checked.ok, "{ifname}: {checked:?}");
+        assert!(runtime.on_interface("DEL", "c", &ns, ifname).ok);
+    }
+}
+
 pub(super) fn two_hosts(world: &World<'_>) {
     let (r1, r2) = (world.r1(), Runtime::new(world.h2));
     let [a, c] = ["a", "c"].map(|name| r1.add(name, &world.container(name)));

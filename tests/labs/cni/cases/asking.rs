@@ -77,12 +77,12 @@ pub(super) fn names(world: &World<'_>) {
         json!({"nameservers": ["192.0.2.53"], "search": ["example.com"], "options": ["ndots:2"]});
     assert_eq!(asked.add("c", &ns).result["dns"], dns);
     asked.del("c", &ns);
+}
+
+pub(super) fn refused(world: &World<'_>) {
+    let (ns, r) = (world.container("c"), world.r1());
     for (key, value) in [
         ("aliases", json!(["web"])),
-        (
-            "portMappings",
-            json!([{"hostPort": 80, "containerPort": 80, "protocol": "tcp"}]),
-        ),
         ("bandwidth", json!({"ingressRate": 1000})),
         ("ipRanges", json!([[{"subnet": "10.32.0.0/24"}]])),
     ] {
