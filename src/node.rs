@@ -32,7 +32,7 @@ mod notes;
 mod pcap;
 mod resolve;
 mod responder;
-mod runtime;
+mod runtimes;
 mod seat;
 mod sweep;
 mod testing;
@@ -199,7 +199,7 @@ impl Node {
             memory: Memory::new(Instant::now()),
         };
         serving.start(vitals.part("the watch of Services"));
-        let sight = Sight::new(page, Facts::new(config.sight.docker_api.path()));
+        let sight = Sight::new(page, Facts::new(config.sight.runtimes.clone()));
         let shared = Shared {
             config,
             router,

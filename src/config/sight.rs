@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 use serde::Deserialize;
 
-use super::{Address, DockerApi};
+use super::{Address, RuntimeSockets};
 use crate::obstacle::Obstacle;
 
 /// The TCP port of the metrics.
@@ -33,8 +33,8 @@ pub struct Sight {
     pub metrics_token: Option<String>,
     /// Where the page is served; nowhere when absent, but still through the node's socket.
     pub dashboard: Option<SocketAddr>,
-    /// Where Docker is asked about its containers.
-    pub docker_api: DockerApi,
+    /// Where container runtimes are asked about their containers.
+    pub runtimes: RuntimeSockets,
     /// Where load balancers and supervisors are told whether Services are served here; nowhere when absent.
     pub health: Option<SocketAddr>,
 }
@@ -123,7 +123,7 @@ pub(super) fn merge(said: Said<'_>) -> Result<Sight, Obstacle> {
         metrics,
         metrics_token,
         dashboard: Place::at(said.dashboard, PAGE_PORT),
-        docker_api: DockerApi::default(),
+        runtimes: RuntimeSockets::default(),
         // Load balancers are elsewhere: unless something is said, it is served at every address.
         health: Place::at(
             said.health.or_else(|| Some(Place(Some(Address::any())))),

@@ -8,6 +8,7 @@ mod containerd;
 mod crowd;
 mod netavark;
 mod podman;
+mod pods;
 
 pub(crate) use containerd::image;
 
