@@ -20,7 +20,7 @@ use weave_model::{EngineChoice, NodeName, Suite};
 pub use docker::DockerPlugin;
 pub use flags::Flags;
 pub use runtimes::{RuntimeApi, RuntimeSockets, in_network_of_host};
-pub use sight::{Place, Sight};
+pub use sight::{FlowWatch, Place, Sight};
 
 use crate::obstacle::Obstacle;
 
@@ -180,6 +180,7 @@ fn merge_sight(flags: &Flags, file: file::SightSection) -> Result<Sight, Obstacl
         health: flags.health.or(file.health),
     })?;
     Ok(Sight {
+        flows: flags.flows.or(file.flows).unwrap_or_default(),
         runtimes,
         ..sight
     })

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use weave_model::{EngineChoice, NodeName, Suite};
 
 use super::{
-    Address, DEFAULT_FILE, DockerPlugin, Facility, Place, RuntimeApi, parse_suite,
+    Address, DEFAULT_FILE, DockerPlugin, Facility, FlowWatch, Place, RuntimeApi, parse_suite,
 };
 use crate::obstacle::Obstacle;
 
@@ -53,6 +53,7 @@ pub(super) struct SightSection {
     pub(super) metrics: Option<Place>,
     pub(super) metrics_token: Option<PathBuf>,
     pub(super) dashboard: Option<Place>,
+    pub(super) flows: Option<FlowWatch>,
     pub(super) docker_api: Option<RuntimeApi>,
     pub(super) containerd_api: Option<RuntimeApi>,
     pub(super) cri_api: Option<RuntimeApi>,

@@ -6,7 +6,7 @@ use clap::Parser;
 use ipnet::Ipv4Net;
 use weave_model::{EngineChoice, NodeName, Suite};
 
-use super::{Address, DockerPlugin, Facility, Place, RuntimeApi, parse_suite};
+use super::{Address, DockerPlugin, Facility, FlowWatch, Place, RuntimeApi, parse_suite};
 
 /// The Weave node: connects this host's containers with those of other hosts, always encrypted.
 ///
@@ -82,6 +82,10 @@ pub struct Flags {
     /// Where to serve the page, which asks for a login; off for nowhere [default: 127.0.0.1:4040]
     #[arg(long, value_name = "ADDRESS[:PORT]")]
     pub dashboard: Option<Place>,
+
+    /// Whether to look at who talks to whom [default: on]
+    #[arg(long, value_name = "on|off", hide_possible_values = true)]
+    pub flows: Option<FlowWatch>,
 
     /// Where to ask Docker about its containers while somebody looks at the page; off for not at all
     /// [default: /run/docker.sock, where the node is in the host's own network]
