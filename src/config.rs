@@ -6,6 +6,7 @@
 mod docker;
 mod file;
 mod flags;
+mod runtimes;
 mod sight;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -16,9 +17,10 @@ use std::str::FromStr;
 use ipnet::Ipv4Net;
 use weave_model::{EngineChoice, NodeName, Suite};
 
-pub use docker::{DockerApi, DockerPlugin, in_network_of_host};
+pub use docker::DockerPlugin;
 pub use flags::Flags;
-pub use sight::{Place, Sight};
+pub use runtimes::{RuntimeApi, RuntimeSockets, in_network_of_host};
+pub use sight::{FlowWatch, Place, Sight};
 
 use crate::obstacle::Obstacle;
 
@@ -158,7 +160,19 @@ impl Config {
 
 fn merge_sight(flags: &Flags, file: file::SightSection) -> Result<Sight, Obstacle> {
     let token_file = flags.metrics_token.clone().or(file.metrics_token);
-    let docker_api = flags.docker_api.clone().or(file.docker_api);
+    let runtimes = RuntimeSockets::new(
+        flags
+            .docker_api
+            .clone()
+            .or(file.docker_api)
+            .unwrap_or_default(),
+        flags
+            .containerd_api
+            .clone()
+            .or(file.containerd_api)
+            .unwrap_or_default(),
+        flags.cri_api.clone().or(file.cri_api).unwrap_or_default(),
+    );
     let sight = sight::merge(sight::Said {
         metrics: flags.metrics.or(file.metrics),
         token_file: token_file.as_deref(),
@@ -166,7 +180,8 @@ fn merge_sight(flags: &Flags, file: file::SightSection) -> Result<Sight, Obstacl
         health: flags.health.or(file.health),
     })?;
     Ok(Sight {
-        docker_api: docker_api.unwrap_or_default(),
+        flows: flags.flows.or(file.flows).unwrap_or_default(),
+        runtimes,
         ..sight
     })
 }

@@ -15,6 +15,7 @@
 //! Nothing here touches a packet; the router's threads do, and none of them waits for anything in this crate.
 
 pub mod duration;
+pub mod grpc;
 pub mod obstacle;
 pub mod vital;
 

@@ -33,7 +33,7 @@ mod pcap;
 mod publishing;
 mod resolve;
 mod responder;
-mod runtime;
+mod runtimes;
 mod seat;
 mod secret;
 mod sweep;
@@ -201,7 +201,7 @@ impl Node {
             memory: Memory::new(Instant::now()),
         };
         serving.start(vitals.part("the watch of Services"));
-        let sight = Sight::new(page, Facts::new(config.sight.docker_api.path()));
+        let sight = Sight::new(page, Facts::new(config.sight.runtimes.clone()));
         let shared = Shared {
             config,
             router,

@@ -1,10 +1,16 @@
-//! The last quarter of an hour, as pictures that were already rendered.
+//! The last quarter of an hour, as pictures that were already rendered, compressed.
 //!
 //! Bounded by time and by bytes: one picture each [`EVERY`] seconds, none older than [`KEPT`], and never more than
-//! [`MAX_BYTES`]; in a large mesh the past is shorter, not the memory larger.
+//! [`MAX_BYTES`]; in a very large mesh the past is shorter, not the memory larger. A picture says much the same of many
+//! things, so compressed it takes a tenth or less.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::io::{Read as _, Write as _};
+
+use flate2::Compression;
+use flate2::read::GzDecoder;
+use flate2::write::GzEncoder;
+use hyper::body::Bytes;
 
 /// Seconds between two pictures that are kept.
 pub(crate) const EVERY: u64 = 5;
@@ -18,7 +24,7 @@ pub(crate) const MAX_BYTES: usize = 8 << 20;
 /// Pictures by the second when they were made.
 #[derive(Debug, Default)]
 pub(crate) struct History {
-    pictures: VecDeque<(u64, Arc<str>)>,
+    pictures: VecDeque<(u64, Bytes)>,
     bytes: usize,
 }
 
@@ -31,7 +37,12 @@ impl History {
     }
 
     /// Keeps a picture, and forgets what is too old or too much.
-    pub(crate) fn keep(&mut self, at: u64, picture: Arc<str>) {
+    pub(crate) fn keep(&mut self, at: u64, picture: &str) {
+        let mut packed = GzEncoder::new(Vec::new(), Compression::fast());
+        let written = packed.write_all(picture.as_bytes());
+        let Ok(picture) = written.and_then(|()| packed.finish()).map(Bytes::from) else {
+            return;
+        };
         self.bytes += picture.len();
         self.pictures.push_back((at, picture));
         while let Some((oldest, picture)) = self.pictures.front() {
@@ -48,14 +59,21 @@ impl History {
         self.pictures.iter().map(|(at, _)| *at).collect()
     }
 
-    /// The picture made at this second.
-    pub(crate) fn at(&self, at: u64) -> Option<Arc<str>> {
+    /// The picture made at this second, in the form of gzip.
+    pub(crate) fn at(&self, at: u64) -> Option<Bytes> {
         let place = self
             .pictures
             .binary_search_by_key(&at, |(at, _)| *at)
             .ok()?;
-        Some(Arc::clone(&self.pictures.get(place)?.1))
+        Some(self.pictures.get(place)?.1.clone())
     }
+}
+
+/// A picture as it was before it was kept, for whom cannot unpack it.
+pub(crate) fn unpacked(picture: &[u8]) -> Option<String> {
+    let mut text = String::new();
+    let read = GzDecoder::new(picture).read_to_string(&mut text);
+    read.is_ok().then_some(text)
 }
 
 #[cfg(test)]
@@ -67,15 +85,25 @@ mod tests {
         let mut history = History::default();
         for at in 0..2000 {
             if history.is_due(at) {
-                history.keep(at, "picture".into());
+                history.keep(at, &format!("picture {at}"));
             }
         }
         let times = history.times();
         assert_eq!((times.first(), times.last()), (Some(&1095), Some(&1995)));
-        assert!(history.at(1100).is_some() && history.at(1101).is_none());
-        let large: Arc<str> = "x".repeat(MAX_BYTES / 3).into();
+        let one = history.at(1100).and_then(|packed| unpacked(&packed));
+        assert_eq!(one.as_deref(), Some("picture 1100"));
+        assert!(history.at(1101).is_none() && unpacked(b"no gzip").is_none());
+        // Numbers without a pattern stay as large as they are.
+        let mut state = 1_u64;
+        let mut letter = || {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            char::from((state >> 57) as u8)
+        };
+        let large: String = (0..MAX_BYTES * 11 / 32).map(|_| letter()).collect();
         for at in 2000..2010 {
-            history.keep(at, Arc::clone(&large));
+            history.keep(at, &large);
         }
         assert_eq!(history.times(), [2007, 2008, 2009]);
     }

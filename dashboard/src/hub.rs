@@ -1,33 +1,53 @@
-//! Hands each picture to everybody who looks: rendered once, whatever the number of viewers.
+//! Hands each picture to everybody who looks: rendered once, whatever the number of viewers, and whole only for those who
+//! need it whole. Who keeps up needs the steps.
 //!
 //! A viewer that is slow finds the newest picture when it comes back, not a queue: it is given the step from the last
 //! one if that is what it has, and the whole otherwise.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use hyper::body::Bytes;
 use tokio::sync::watch;
 use weave_model::api::Topology;
 
 use crate::delta;
 use crate::history::History;
 
-/// A picture, rendered.
+/// A picture, rendered as far as somebody asked.
 #[derive(Clone, Debug)]
 pub(crate) struct Frame {
     /// Its number; 0 for none.
     pub(crate) seq: u64,
-    /// The whole as JSON: `{"seq": ..., "topology": ...}`.
-    pub(crate) whole: Arc<str>,
     /// What leads here from the one before.
     pub(crate) step: Arc<str>,
+    picture: Option<Arc<Picture>>,
+}
+
+#[derive(Debug)]
+struct Picture {
+    topology: Topology,
+    whole: OnceLock<Arc<str>>,
+}
+
+impl Frame {
+    /// The whole as JSON: `{"seq": ..., "topology": ...}`; nothing before the first picture.
+    pub(crate) fn whole(&self) -> Arc<str> {
+        let Some(picture) = &self.picture else {
+            return "".into();
+        };
+        let whole = picture.whole.get_or_init(|| {
+            let topology = json(&picture.topology);
+            format!("{{\"seq\":{},\"topology\":{topology}}}", self.seq).into()
+        });
+        Arc::clone(whole)
+    }
 }
 
 /// Where pictures come in and go out.
 #[derive(Debug)]
 pub(crate) struct Hub {
     frames: watch::Sender<Frame>,
-    last: Mutex<Option<Topology>>,
     history: Mutex<History>,
     viewers: AtomicUsize,
     resyncs: AtomicU64,
@@ -37,12 +57,11 @@ impl Default for Hub {
     fn default() -> Self {
         let nothing = Frame {
             seq: 0,
-            whole: "".into(),
             step: "".into(),
+            picture: None,
         };
         Self {
             frames: watch::Sender::new(nothing),
-            last: Mutex::default(),
             history: Mutex::default(),
             viewers: AtomicUsize::new(0),
             resyncs: AtomicU64::new(0),
@@ -53,22 +72,26 @@ impl Default for Hub {
 impl Hub {
     /// Makes a picture the newest.
     pub(crate) fn publish(&self, topology: Topology) {
-        let seq = self.frames.borrow().seq + 1;
-        let mut last = lock(&self.last);
-        let step = last.as_ref().map_or_else(String::new, |before| {
-            json(&delta::between(before, &topology, seq))
-        });
-        let whole: Arc<str> = format!("{{\"seq\":{seq},\"topology\":{}}}", json(&topology)).into();
+        // One picture after another.
         let mut history = lock(&self.history);
-        if history.is_due(topology.at) {
-            history.keep(topology.at, Arc::clone(&whole));
-        }
-        *last = Some(topology);
-        self.frames.send_replace(Frame {
-            seq,
-            whole,
-            step: step.into(),
+        let before = self.frame();
+        let (seq, at) = (before.seq + 1, topology.at);
+        let step = before.picture.map_or_else(String::new, |before| {
+            json(&delta::between(&before.topology, &topology, seq))
         });
+        let picture = Picture {
+            topology,
+            whole: OnceLock::new(),
+        };
+        let frame = Frame {
+            seq,
+            step: step.into(),
+            picture: Some(Arc::new(picture)),
+        };
+        if history.is_due(at) {
+            history.keep(at, &frame.whole());
+        }
+        self.frames.send_replace(frame);
     }
 
     /// The newest picture, and word of each that follows, while the viewer is kept.
@@ -101,8 +124,8 @@ impl Hub {
         lock(&self.history).times()
     }
 
-    /// A picture that is kept.
-    pub(crate) fn past(&self, at: u64) -> Option<Arc<str>> {
+    /// A picture that is kept, in the form of gzip.
+    pub(crate) fn past(&self, at: u64) -> Option<Bytes> {
         lock(&self.history).at(at)
     }
 }
@@ -139,7 +162,7 @@ impl Viewer {
                 let news = if follows {
                     News::Step(frame.step)
                 } else {
-                    News::Whole(frame.whole)
+                    News::Whole(frame.whole())
                 };
                 return Some(news);
             }

@@ -26,6 +26,7 @@ use weave_model::NodeId;
 use weave_model::api::Topology;
 
 use crate::gate::{self, Door, Refused};
+use crate::history::unpacked;
 use crate::hub::{Hub, News};
 use crate::login::{CODE_GOOD, Logins, SESSION_GOOD};
 use crate::page;
@@ -237,7 +238,7 @@ async fn topology(State(page): State<Dashboard>) -> Response {
     if frame.seq == 0 {
         return (StatusCode::SERVICE_UNAVAILABLE, "there is no picture yet\n").into_response();
     }
-    json(frame.whole.to_string())
+    json(frame.whole().to_string())
 }
 
 /// The newest picture, then each change as it comes.
@@ -260,11 +261,16 @@ async fn history(State(page): State<Dashboard>) -> Json<Vec<u64>> {
 }
 
 /// A picture of the past.
-async fn past(State(page): State<Dashboard>, at: Path<String>) -> Response {
-    match at.parse().ok().and_then(|at| page.shared.hub.past(at)) {
-        Some(picture) => json(picture.to_string()),
-        None => (StatusCode::NOT_FOUND, "no picture is kept of that second\n").into_response(),
+async fn past(State(page): State<Dashboard>, at: Path<String>, headers: HeaderMap) -> Response {
+    let Some(picture) = at.parse().ok().and_then(|at| page.shared.hub.past(at)) else {
+        return (StatusCode::NOT_FOUND, "no picture is kept of that second\n").into_response();
+    };
+    let takes = headers.get(header::ACCEPT_ENCODING);
+    if takes.is_none_or(|takes| !takes.as_bytes().windows(4).any(|word| word == b"gzip")) {
+        return json(unpacked(&picture).unwrap_or_default());
     }
+    let kind = (header::CONTENT_TYPE, "application/json");
+    ([kind, (header::CONTENT_ENCODING, "gzip")], picture).into_response()
 }
 
 fn json(text: String) -> Response {

@@ -7,7 +7,9 @@ use ipnet::Ipv4Net;
 use serde::Deserialize;
 use weave_model::{EngineChoice, NodeName, Suite};
 
-use super::{Address, DEFAULT_FILE, DockerApi, DockerPlugin, Facility, Place, parse_suite};
+use super::{
+    Address, DEFAULT_FILE, DockerPlugin, Facility, FlowWatch, Place, RuntimeApi, parse_suite,
+};
 use crate::obstacle::Obstacle;
 
 /// The file as it is written; absent keys keep their defaults.
@@ -51,7 +53,10 @@ pub(super) struct SightSection {
     pub(super) metrics: Option<Place>,
     pub(super) metrics_token: Option<PathBuf>,
     pub(super) dashboard: Option<Place>,
-    pub(super) docker_api: Option<DockerApi>,
+    pub(super) flows: Option<FlowWatch>,
+    pub(super) docker_api: Option<RuntimeApi>,
+    pub(super) containerd_api: Option<RuntimeApi>,
+    pub(super) cri_api: Option<RuntimeApi>,
     pub(super) health: Option<Place>,
 }
 

@@ -6,7 +6,7 @@ use clap::Parser;
 use ipnet::Ipv4Net;
 use weave_model::{EngineChoice, NodeName, Suite};
 
-use super::{Address, DockerApi, DockerPlugin, Facility, Place, parse_suite};
+use super::{Address, DockerPlugin, Facility, FlowWatch, Place, RuntimeApi, parse_suite};
 
 /// The Weave node: connects this host's containers with those of other hosts, always encrypted.
 ///
@@ -83,10 +83,24 @@ pub struct Flags {
     #[arg(long, value_name = "ADDRESS[:PORT]")]
     pub dashboard: Option<Place>,
 
+    /// Whether to look at who talks to whom [default: on]
+    #[arg(long, value_name = "on|off", hide_possible_values = true)]
+    pub flows: Option<FlowWatch>,
+
     /// Where to ask Docker about its containers while somebody looks at the page; off for not at all
     /// [default: /run/docker.sock, where the node is in the host's own network]
     #[arg(long, value_name = "PATH")]
-    pub docker_api: Option<DockerApi>,
+    pub docker_api: Option<RuntimeApi>,
+
+    /// Where to ask containerd the same; off for not at all
+    /// [default: /run/containerd/containerd.sock, where the node is in the host's own network]
+    #[arg(long, value_name = "PATH")]
+    pub containerd_api: Option<RuntimeApi>,
+
+    /// Where to ask another runtime of Kubernetes the same, by its CRI; off for not at all
+    /// [default: /run/crio/crio.sock, where the node is in the host's own network]
+    #[arg(long, value_name = "PATH")]
+    pub cri_api: Option<RuntimeApi>,
 
     /// Where to say whether services are served here, at /healthz and /livez; off for nowhere
     /// [default: every address of the host, port 10256]

@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 use serde::Deserialize;
 
-use super::{Address, DockerApi};
+use super::{Address, RuntimeSockets};
 use crate::obstacle::Obstacle;
 
 /// The TCP port of the metrics.
@@ -24,6 +24,17 @@ const HEALTH_PORT: u16 = 10_256;
 /// The fewest bytes of a token that is worth the name.
 const TOKEN_AT_LEAST: usize = 16;
 
+/// Whether the node looks at who talks to whom.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum FlowWatch {
+    /// It does.
+    #[default]
+    On,
+    /// It does not, and the page says so.
+    Off,
+}
+
 /// The section of what lets people see.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Sight {
@@ -33,8 +44,10 @@ pub struct Sight {
     pub metrics_token: Option<String>,
     /// Where the page is served; nowhere when absent, but still through the node's socket.
     pub dashboard: Option<SocketAddr>,
-    /// Where Docker is asked about its containers.
-    pub docker_api: DockerApi,
+    /// Whether flows are seen.
+    pub flows: FlowWatch,
+    /// Where container runtimes are asked about their containers.
+    pub runtimes: RuntimeSockets,
     /// Where load balancers and supervisors are told whether Services are served here; nowhere when absent.
     pub health: Option<SocketAddr>,
 }
@@ -123,7 +136,8 @@ pub(super) fn merge(said: Said<'_>) -> Result<Sight, Obstacle> {
         metrics,
         metrics_token,
         dashboard: Place::at(said.dashboard, PAGE_PORT),
-        docker_api: DockerApi::default(),
+        flows: FlowWatch::default(),
+        runtimes: RuntimeSockets::default(),
         // Load balancers are elsewhere: unless something is said, it is served at every address.
         health: Place::at(
             said.health.or_else(|| Some(Place(Some(Address::any())))),

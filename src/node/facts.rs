@@ -5,18 +5,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt as _;
-use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use weave_model::api::{Inside, RuntimeInfo};
 use weave_model::{ContainerName, IfName};
 
+use crate::config::RuntimeSockets;
+
 use super::Node;
 use super::book::Entry;
 use super::containers::UNKNOWN;
 use super::inside::Insides;
-use super::runtime::Runtime;
+use super::runtimes::Runtimes;
 
 /// What was found longer ago is not told.
 const STALE: Duration = Duration::from_secs(20);
@@ -25,7 +26,7 @@ const STALE: Duration = Duration::from_secs(20);
 #[derive(Debug, Default)]
 pub(super) struct Facts {
     insides: Mutex<Insides>,
-    runtime: Mutex<Runtime>,
+    runtimes: Mutex<Runtimes>,
 }
 
 /// What is known of each attachment, and what runs on the host.
@@ -48,23 +49,24 @@ impl Known {
 }
 
 impl Facts {
-    /// Nothing known yet; Docker will be asked at this socket.
-    pub(super) fn new(docker: Option<PathBuf>) -> Self {
+    /// Nothing known yet; runtimes will be asked at these sockets.
+    pub(super) fn new(sockets: RuntimeSockets) -> Self {
         Self {
             insides: Mutex::default(),
-            runtime: Mutex::new(Runtime::new(docker)),
+            runtimes: Mutex::new(Runtimes::new(sockets)),
         }
     }
 
     fn place(&self, entry: &Entry) -> (u64, Option<RuntimeInfo>) {
-        let runtime = lock(&self.runtime);
-        if entry.netns_id != UNKNOWN {
-            let netns = entry.netns_id.1;
-            return (netns, runtime.in_netns(netns).cloned());
-        }
+        let runtimes = lock(&self.runtimes);
         let owner = entry.attachment.owner.as_ref();
-        let told = owner.and_then(|owner| runtime.with_endpoint(owner.container.as_str()));
-        told.map_or((0, None), |(netns, info)| (netns, Some(info.clone())))
+        let by_name = owner.and_then(|owner| runtimes.attached_as(owner.container.as_str()));
+        if entry.netns_id == UNKNOWN {
+            return by_name.map_or((0, None), |(netns, info)| (netns, Some(info.clone())));
+        }
+        let netns = entry.netns_id.1;
+        let by_netns = runtimes.in_netns(netns);
+        (netns, by_netns.or(by_name.map(|(_, info)| info)).cloned())
     }
 }
 
@@ -72,10 +74,10 @@ impl Node {
     /// Finds out what is due, while somebody looks.
     pub(super) async fn look_inside(&self) {
         let (now, facts) = (Instant::now(), &self.shared.sight.facts);
-        let question = lock(&facts.runtime).due(now);
+        let question = lock(&facts.runtimes).due(now);
         if let Some(question) = question {
             let answer = question.ask().await;
-            lock(&facts.runtime).learn(answer);
+            lock(&facts.runtimes).learn(answer);
         }
         if !lock(&facts.insides).is_due(now) {
             return;

@@ -24,6 +24,7 @@ use weave_router::driver::{Bulletin, MAX_TEXT};
 
 use super::facts::{Facts, lock, own_netns};
 use super::{Node, sockets, wall_seconds};
+use crate::config::FlowWatch;
 use crate::obstacle::Obstacle;
 
 /// How often it is seen what ended, and whether somebody looks.
@@ -170,7 +171,7 @@ impl Node {
     /// Looks, tells and shows, for good.
     pub async fn watch(self) {
         // From the start, because what ends is told only to those who listen.
-        let mut door = Conntrack::open().ok();
+        let mut door = self.sees_flows().then(|| Conntrack::open().ok()).flatten();
         loop {
             if self.is_due(Instant::now()) {
                 door = self.look(door).await;
@@ -184,6 +185,11 @@ impl Node {
             self.show();
             tokio::time::sleep(TICK).await;
         }
+    }
+
+    /// Whether this node was told to see flows at all.
+    fn sees_flows(&self) -> bool {
+        self.shared.config.sight.flows == FlowWatch::On
     }
 
     /// Whether it is time for a look.
@@ -255,6 +261,11 @@ impl Node {
     }
 
     fn look_at_connections(&self, door: Option<Conntrack>) -> Option<Conntrack> {
+        if !self.sees_flows() {
+            let said = "this node was started with --flows=off".to_owned();
+            lock(&self.shared.sight.seen).capture.failure = Some(said);
+            return None;
+        }
         let accounting = count_bytes();
         let view = self.shared.router.view();
         let mut seen = lock(&self.shared.sight.seen);

@@ -26,12 +26,12 @@ def plain(hosts):
     return TARGET
 
 
-def ours(hosts):
-    """weaved on both hosts, joined by a token, one container attached to each."""
+def ours(hosts, *more):
+    """weaved on both hosts, with these arguments more, joined by a token, one container attached to each."""
     ctl = lambda side, *words: run(OURS / "weavectl", "--socket", sockets[side], *words)  # noqa: E731
     sockets = {side: hosts.folder / f"{side}.sock" for side in "AB"}
     for side in "AB":
-        hosts.start(f"h{side}", OURS / "weaved", "--name", f"h{side}", "--state-dir", hosts.folder / f"state-{side}", "--socket", sockets[side])
+        hosts.start(f"h{side}", OURS / "weaved", "--name", f"h{side}", "--state-dir", hosts.folder / f"state-{side}", "--socket", sockets[side], *more)
     for side in "AB":
         wait_until(sockets[side].is_socket, 10, f"weaved's socket in host {side}")
     ctl("A", "init", "--range", "10.32.0.0/12")

@@ -251,19 +251,29 @@ wire() {
   [ "$seen_inside" = 40 ] || fail "the capture inside red should read 20 pings and 20 answers"
 }
 
-# Steady traffic among the containers, and one that knocks where nobody listens, for the page to show.
+# A small web shop that lives on, for the page to show: customers ask the Service, front asks the API, the API its store
+# and a cache that is down.
 life() {
-  say "A little life: red and blue fetch from yellow, green sends to violet, orange knocks where nobody listens"
-  spawn yellow socat TCP-LISTEN:8080,fork,reuseaddr SYSTEM:'read line; head -c 40000 /dev/zero' 2>/dev/null
+  say "A small web shop: red and blue buy at the service shop; front asks api, api asks store; the cache that api looks for is down"
+  local name n=0 vip
+  for name in front api store; do
+    ip netns add "$prefix$name"
+    in_net "$name" ip link set lo up
+    ctl "${hosts[$n]}" attach "$prefix$name" --name "$name" --label "app=$name" -o json >"$dir/$name.json"
+    read -r "v4[$name]" < <(grep -o '"address": *"[^"/]*' "$dir/$name.json" | cut -d '"' -f 4)
+    n=$((n + 1))
+  done
+  ctl host1 service create shop --port 80:8080 --selector app=front | tee "$dir/shop"
+  vip=$(awk '{ print $2 }' "$dir/shop")
+  local ask='echo get | timeout 2 socat -t 1 -'
+  spawn store socat TCP-LISTEN:5432,fork,reuseaddr SYSTEM:'read line; head -c 30000 /dev/zero' 2>/dev/null
+  spawn api socat TCP-LISTEN:8080,fork,reuseaddr SYSTEM:"read line; $ask TCP\\:${v4[store]}\\:5432 >/dev/null; head -c 12000 /dev/zero" 2>/dev/null
+  spawn front socat TCP-LISTEN:8080,fork,reuseaddr SYSTEM:"read line; $ask TCP\\:${v4[api]}\\:8080 >/dev/null; head -c 40000 /dev/zero" 2>/dev/null
+  spawn red sh -c "while sleep 0.5; do $ask TCP:$vip:80 >/dev/null; done" 2>/dev/null
+  spawn blue sh -c "while sleep 1.5; do $ask TCP:$vip:80 >/dev/null; done" 2>/dev/null
+  spawn api sh -c "while sleep 2; do $ask TCP:${v4[store]}:6379; done" 2>/dev/null
   spawn violet socat -u UDP-RECV:5000 OPEN:/dev/null 2>/dev/null
-  # shellcheck disable=SC2016 # for the shell inside
-  local fetch='while sleep "$2"; do echo get | timeout 2 socat -t 1 - "TCP:$1:8080" >/dev/null; done'
-  spawn red sh -c "$fetch" fetch "${v4[yellow]}" 0.5 2>/dev/null
-  spawn blue sh -c "$fetch" fetch "${v4[yellow]}" 1.5 2>/dev/null
-  # shellcheck disable=SC2016 # for the shell inside
-  spawn green sh -c 'while sleep 0.1; do head -c 1200 /dev/zero | socat -u - "UDP:$1:5000"; done' send "${v4[violet]}" 2>/dev/null
-  # shellcheck disable=SC2016 # for the shell inside
-  spawn orange sh -c 'while sleep 2; do timeout 1 socat -u OPEN:/dev/null "TCP:$1:6379"; done' knock "${v4[green]}" 2>/dev/null
+  spawn green sh -c "while sleep 0.2; do head -c 1200 /dev/zero | socat -u - UDP:${v4[violet]}:5000; done" 2>/dev/null
 }
 
 # The page of host1, on a port of this machine.
@@ -282,6 +292,8 @@ where_to_look() {
 $WEAVECTL status
 $WEAVECTL connections
 $WEAVECTL ps -o json
+$WEAVECTL flows -f
+$WEAVECTL processes --listening
 $WEAVECTL service describe web
 ip netns exec ${prefix}red ping ${v4[violet]}
 ip netns exec ${prefix}host1 tcpdump -n -i u0 -x udp port 6783

@@ -1,23 +1,25 @@
 // Where everything stands: computed by us, in time that grows with the number of things and not faster, and stable: the same
 // mesh always looks the same, and what opens pushes the rest aside without mixing it up. Pure.
 //
-// Members of a group are a packed grid. Groups stand on an ellipse while they are few, so that links between all of them can
-// be told apart, and in rows when they are many. Services are a group of their own to the left, and addresses outside of the
-// network one to the right, so that what comes in and what leaves can be read from left to right.
+// Members of a group are a packed grid. Hosts stand on an ellipse while they are few, so that links between all of them can
+// be told apart, and in rows when they are many. Services are a strip above them and addresses outside of the network one
+// below, so that what comes in and what leaves can be read from top to bottom, and passes no host that it is not about.
+// Names of groups are written so large that they can be read when all is in view.
 
 export const CHIP = { width: 132, height: 34, across: 36, down: 30 };
 const CLOSED = { width: 176, height: 64 };
-const PADDING = { side: 22, top: 46, bottom: 22 };
+const [SIDE, TOP] = [22, 46];
+/** How far a group's members are from its lower edge. */
+export const BOTTOM = 22;
 const APART = 118;
+/** The size of a group's name, and the part of a screen that a small window has for all. */
+export const NAME = 15;
+const SCREEN = { width: 1080, height: 680 };
 
 export interface Group {
   id: string;
   /** Members to draw; none when the group is closed. */
   members: string[];
-  /** Members stand one below the other. */
-  narrow?: boolean;
-  /** It shares the width with so many beside it. */
-  beside?: number;
 }
 
 export interface Box {
@@ -30,20 +32,30 @@ export interface Box {
 export interface Places {
   groups: Map<string, Box>;
   members: Map<string, { x: number; y: number }>;
+  /** How much larger than usual the names of groups are. */
+  larger: number;
 }
 
-function columns({ members, narrow, beside = 1 }: Group): number {
-  return narrow ? 1 : Math.max(1, Math.min(8, Math.ceil(Math.sqrt(members.length / (beside > 1 ? 2.8 : 1.6)))));
+/** A group that is to be placed: in how many columns its members stand, and how much larger than usual its name is. */
+interface Sized extends Group {
+  columns: number;
+  larger: number;
 }
 
-function size(group: Group): { width: number; height: number } {
-  const count = group.members.length;
-  if (count === 0) return CLOSED;
-  const wide = columns(group);
-  const high = Math.ceil(count / wide);
+function sized(group: Group, larger: number, most: number, flat = 1.6): Sized {
+  const columns = Math.min(most, Math.ceil(Math.sqrt(group.members.length / flat)));
+  return { ...group, larger, columns: Math.max(1, columns) };
+}
+
+/** How far a group's members are from its upper edge. */
+export const below = (name: number): number => TOP * (name / NAME);
+
+function size({ members, columns, larger }: Sized): { width: number; height: number } {
+  if (members.length === 0) return { width: CLOSED.width * larger, height: CLOSED.height * larger };
+  const high = Math.ceil(members.length / columns);
   return {
-    width: Math.max(CLOSED.width, wide * CHIP.width + (wide - 1) * CHIP.across + 2 * PADDING.side),
-    height: high * CHIP.height + (high - 1) * CHIP.down + PADDING.top + PADDING.bottom,
+    width: Math.max(CLOSED.width, columns * CHIP.width + (columns - 1) * CHIP.across + 2 * SIDE),
+    height: high * CHIP.height + (high - 1) * CHIP.down + below(NAME * larger) + BOTTOM,
   };
 }
 
@@ -73,27 +85,44 @@ function round(sizes: { width: number; height: number }[]): Point[] {
   return at(scale);
 }
 
-/** The middle of each group. */
-function middles(groups: Group[]): Point[] {
-  const sizes = groups.map(size);
-  if (groups.length === 1) return [{ x: 0, y: 0 }];
-  if (groups.length === 2) {
-    const apart = (sizes[0].width + sizes[1].width) / 2 + APART * 2;
-    return [-1, 1].map((side) => ({ x: (side * apart) / 2, y: 0 }));
-  }
-  if (groups.length <= 8) return round(sizes);
-  const [widest, highest] = [Math.max(...sizes.map((one) => one.width)), Math.max(...sizes.map((one) => one.height))];
-  const perRow = Math.ceil(Math.sqrt(groups.length * (highest / widest) * 1.7)) || 1;
-  return groups.map((_, at) => ({
-    x: ((at % perRow) - (perRow - 1) / 2) * (widest + APART / 2),
-    y: Math.floor(at / perRow) * (highest + APART / 2),
+/** In rows, each as high as its highest and each column as wide as its widest, in the shape that fills a screen best. */
+function rows(sizes: { width: number; height: number }[]): Point[] {
+  const gap = APART / 2;
+  const shape = (perRow: number): { widths: number[]; heights: number[]; large: number } => {
+    const widths = Array.from({ length: perRow }, () => 0);
+    const heights = Array.from({ length: Math.ceil(sizes.length / perRow) }, () => 0);
+    sizes.forEach(({ width, height }, at) => {
+      const [column, row] = [at % perRow, Math.floor(at / perRow)];
+      widths[column] = Math.max(widths[column], width + gap);
+      heights[row] = Math.max(heights[row], height + gap);
+    });
+    return { widths, heights, large: Math.max(sum(widths) / SCREEN.width, sum(heights) / SCREEN.height) };
+  };
+  const shapes = sizes.map((_, at) => shape(at + 1));
+  const best = shapes.reduce((one, two) => (two.large < one.large ? two : one));
+  const middle = (spans: number[], at: number): number => sum(spans.slice(0, at)) + spans[at] / 2 - sum(spans) / 2;
+  return sizes.map((_, at) => ({
+    x: middle(best.widths, at % best.widths.length),
+    y: middle(best.heights, Math.floor(at / best.widths.length)),
   }));
 }
 
-function placeMembers(group: Group, box: Box, places: Places): void {
-  const wide = columns(group);
+const sum = (all: number[]): number => all.reduce((one, two) => one + two, 0);
+
+/** The middle of each group. */
+function middles(sizes: { width: number; height: number }[]): Point[] {
+  if (sizes.length === 1) return [{ x: 0, y: 0 }];
+  if (sizes.length === 2) {
+    const apart = (sizes[0].width + sizes[1].width) / 2 + APART * 2;
+    return [-1, 1].map((side) => ({ x: (side * apart) / 2, y: 0 }));
+  }
+  return sizes.length <= 8 ? round(sizes) : rows(sizes);
+}
+
+function placeMembers(group: Sized, box: Box, places: Places): void {
+  const wide = Math.min(group.columns, group.members.length);
   const left = box.x - (wide * CHIP.width + (wide - 1) * CHIP.across) / 2 + CHIP.width / 2;
-  const top = box.y - box.height / 2 + PADDING.top + CHIP.height / 2;
+  const top = box.y - box.height / 2 + below(NAME * places.larger) + CHIP.height / 2;
   group.members.forEach((id, at) => {
     places.members.set(id, {
       x: left + (at % wide) * (CHIP.width + CHIP.across),
@@ -102,26 +131,50 @@ function placeMembers(group: Group, box: Box, places: Places): void {
   });
 }
 
-/** Places hosts and their members, and beside them Services and what is outside. */
-export function layout(hosts: Group[], services: Group | undefined, outside: Group | undefined): Places {
-  const places: Places = { groups: new Map(), members: new Map() };
-  const put = (group: Group, x: number, y: number): Box => {
+interface Extent {
+  left: number;
+  right: number;
+  top: number;
+  bottom: number;
+}
+
+function extent(boxes: Iterable<Box>): Extent {
+  const all = [...boxes];
+  if (!all.length) return { left: 0, right: 0, top: 0, bottom: 0 };
+  return {
+    left: Math.min(...all.map((box) => box.x - box.width / 2)),
+    right: Math.max(...all.map((box) => box.x + box.width / 2)),
+    top: Math.min(...all.map((box) => box.y - box.height / 2)),
+    bottom: Math.max(...all.map((box) => box.y + box.height / 2)),
+  };
+}
+
+function placed(hosts: Group[], services: Group | undefined, outside: Group | undefined, larger: number): Places {
+  const places: Places = { groups: new Map(), members: new Map(), larger };
+  const put = (group: Sized, { x, y }: Point): void => {
     const box = { x, y, ...size(group) };
     places.groups.set(group.id, box);
     placeMembers(group, box, places);
-    return box;
   };
-  let [left, right] = [0, 0];
-  let [top, bottom] = [Infinity, -Infinity];
-  const groups = hosts.map((group) => ({ ...group, beside: hosts.length }));
-  const centres = groups.length ? middles(groups) : [];
-  groups.forEach((group, at) => {
-    const box = put(group, centres[at].x, centres[at].y);
-    [left, right] = [Math.min(left, box.x - box.width / 2), Math.max(right, box.x + box.width / 2)];
-    [top, bottom] = [Math.min(top, box.y - box.height / 2), Math.max(bottom, box.y + box.height / 2)];
-  });
-  const middle = Number.isFinite(top) ? (top + bottom) / 2 : 0;
-  if (services) put(services, left - APART - size(services).width / 2, middle);
-  if (outside) put(outside, right + APART + size(outside).width / 2, middle);
+  const groups = hosts.map((group) => sized(group, larger, 8, hosts.length > 1 ? 2.8 : 1.6));
+  const centres = middles(groups.map(size));
+  groups.forEach((group, at) => put(group, centres[at]));
+  const { left, right, top, bottom } = extent(places.groups.values());
+  const most = Math.max(4, Math.floor((right - left) / (CHIP.width + CHIP.across)));
+  const strip = (group: Group, edge: number, side: -1 | 1): void => {
+    const wide = sized(group, larger, most, 1 / group.members.length || 1);
+    put(wide, { x: (left + right) / 2, y: edge + side * (APART + size(wide).height / 2) });
+  };
+  if (services) strip(services, top, -1);
+  if (outside) strip(outside, bottom, 1);
   return places;
+}
+
+/** Places hosts and their members, Services above them and what is outside below. */
+export function layout(hosts: Group[], services: Group | undefined, outside: Group | undefined): Places {
+  const places = placed(hosts, services, outside, 1);
+  const { left, right, top, bottom } = extent(places.groups.values());
+  const smaller = Math.max((right - left) / SCREEN.width, (bottom - top) / SCREEN.height);
+  // At three quarters of its size a name is read as well.
+  return smaller * 0.75 > 1 ? placed(hosts, services, outside, Math.min(4, smaller * 0.75)) : places;
 }

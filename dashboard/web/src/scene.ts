@@ -5,7 +5,7 @@
 // drawn when one of its ends is chosen.
 
 import { bytes, milliseconds, rate } from "./format";
-import { type Box, type Group, layout } from "./layout";
+import { type Box, type Group, layout, NAME } from "./layout";
 import type { Container, End, Flow, Host, Link, Service, Topology } from "./types";
 
 /** Up to this many containers are drawn without being asked for. */
@@ -16,6 +16,8 @@ const DRAWN = 90;
 const LINKED = 8;
 /** The most edges whose rate is written beside them; of the others it is told when they are pointed at. */
 const LABELLED = 8;
+/** With more edges than this on which something moves they are thinner and lines without dashes, and no rate is written beside them. */
+const FEW = 40;
 /** The most addresses outside that are drawn one by one. */
 const OUTSIDE_ALL = 12;
 /** The most Services that are drawn one by one without being asked for. */
@@ -32,6 +34,8 @@ export interface NodeItem {
   x: number;
   y: number;
   box?: Box;
+  /** The size of a group's name. */
+  name?: number;
   open: boolean;
   classes: string[];
 }
@@ -42,7 +46,7 @@ export interface EdgeItem {
   source: string;
   target: string;
   label: string;
-  /** How thick, from 1 to 8. */
+  /** How thick. */
   weight: number;
   classes: string[];
   /** The flows it stands for, or the link. */
@@ -74,24 +78,25 @@ const touches = (edge: EdgeItem, id: string | null): boolean => id !== null && [
 
 export function sceneOf(topology: Topology, opened: Opened): Scene {
   const { chosen } = opened;
-  const inside = new Map<string, Container[]>(topology.hosts.map((host) => [host.id, []]));
+  const hosts = [...topology.hosts].sort((one, two) => byName(one.name, two.name));
+  const inside = new Map<string, Container[]>(hosts.map((host) => [host.id, []]));
   for (const one of topology.containers) inside.get(one.host)?.push(one);
   for (const all of inside.values()) all.sort((one, two) => byName(one.name, two.name));
-  const groups: Group[] = topology.hosts.map((host) => ({
+  const groups: Group[] = hosts.map((host) => ({
     id: host.id,
     members: isOpen(topology, chosen, host.id) ? (inside.get(host.id) ?? []).map((one) => one.id) : [],
   }));
   const away = addresses(topology);
   const outside: Group | undefined = away.length
-    ? { id: OUTSIDE, members: chosen.get(OUTSIDE) ?? away.length <= OUTSIDE_ALL ? away.map((end) => end.id) : [], narrow: true }
+    ? { id: OUTSIDE, members: chosen.get(OUTSIDE) ?? away.length <= OUTSIDE_ALL ? away.map((end) => end.id) : [] }
     : undefined;
   const { services } = topology;
   const front: Group | undefined = services.length
-    ? { id: SERVICES, members: (chosen.get(SERVICES) ?? services.length <= SERVICES_ALL) ? services.map((one) => one.id) : [], narrow: true }
+    ? { id: SERVICES, members: (chosen.get(SERVICES) ?? services.length <= SERVICES_ALL) ? services.map((one) => one.id) : [] }
     : undefined;
   const places = layout(groups, front, outside);
   const nodes: NodeItem[] = [];
-  topology.hosts.forEach((host, at) => {
+  hosts.forEach((host, at) => {
     const all = inside.get(host.id) ?? [];
     nodes.push(hostNode(host, all, groups[at], places.groups.get(host.id), opened));
     for (const one of all) {
@@ -101,9 +106,12 @@ export function sceneOf(topology: Topology, opened: Opened): Scene {
   });
   if (front) nodes.push(...serviceNodes(topology, front, places, opened));
   if (outside) nodes.push(...outsideNodes(away, outside, places, opened));
+  for (const node of nodes) if (node.box) node.name = NAME * places.larger;
   const drawn = new Set(nodes.map((node) => node.id));
   const flows = flowEdges(topology, drawn, opened);
   const shown = flows.slice(0, DRAWN).concat(flows.slice(DRAWN).filter((one) => touches(one, opened.selected)));
+  // Thin lines are lost where all is drawn small.
+  for (const one of shown) one.weight *= places.larger;
   return { nodes, edges: [...linkEdges(topology, opened.selected), ...shown], left: flows.length - shown.length };
 }
 
@@ -138,7 +146,7 @@ function serviceNodes(topology: Topology, group: Group, places: ReturnType<typeo
   const box = places.groups.get(SERVICES);
   const open = group.members.length > 0;
   const used = new Set(topology.flows.filter(opened.passes.flow).map((flow) => flow.service));
-  const label = open ? "Services" : `Services\n${services.length}, double-click opens`;
+  const label = open ? "Services" : `Services\n${services.length}`;
   const nodes: NodeItem[] = [{ id: SERVICES, kind: "services", label, x: box?.x ?? 0, y: box?.y ?? 0, box, open, classes: [open ? "open" : "closed"] }];
   for (const one of services) {
     const place = places.members.get(one.id);
@@ -221,7 +229,8 @@ function flowEdges(topology: Topology, drawn: Set<string>, opened: Opened): Edge
     (one, two) => Number(two.failing) - Number(one.failing) || two.moving - one.moving || one.id.localeCompare(two.id),
   );
   const most = Math.max(1, ...sorted.map((bundle) => bundle.moving));
-  return sorted.map((bundle, place) => edge(bundle, most, place < LABELLED, opened));
+  const few = sorted.filter((bundle) => bundle.failing || bundle.moving > 0).length <= FEW;
+  return sorted.map((bundle, place) => edge(bundle, most, few, few && place < LABELLED, opened));
 }
 
 function bundled(bundles: Map<string, Bundle>, source: string | undefined, target: string | undefined, flow: Flow): void {
@@ -244,17 +253,17 @@ interface Bundle {
   failing: boolean;
 }
 
-function edge({ id, source, target, flows, moving, failing }: Bundle, most: number, told: boolean, opened: Opened): EdgeItem {
+function edge({ id, source, target, flows, moving, failing }: Bundle, most: number, few: boolean, told: boolean, opened: Opened): EdgeItem {
   const classes = [flows[0].protocol];
   if (failing) classes.push("failing");
-  if (moving > 0) classes.push("moving");
-  else if (flows.every((flow) => flow.open === 0)) classes.push("ended");
+  if (moving > 0) classes.push(few ? "moving" : "crowded");
+  else if (!failing) classes.push("quiet");
   if (opened.filtered && !flows.some(opened.passes.flow)) classes.push("dim");
-  if (!told) classes.push("untold");
+  if (!told && !(failing && few)) classes.push("untold");
   const why = flows.some((flow) => flow.unanswered) ? "no answer" : "refused";
   const label = failing ? why : moving > 0 ? rate(moving) : "";
   // Its share of the busiest, on a scale where a hundredth can still be seen.
-  const weight = moving > 0 ? 1.2 + 4.3 * Math.sqrt(Math.sqrt(moving / most)) : 1;
+  const weight = failing ? 2.5 : moving > 0 ? 1.2 + (few ? 4.3 : 1.6) * Math.sqrt(Math.sqrt(moving / most)) : 1;
   return { id, kind: "flow", source, target, label, weight, classes, ids: flows.map((flow) => flow.id) };
 }
 

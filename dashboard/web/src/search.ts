@@ -48,7 +48,7 @@ function one(word: string): Test {
   return ({ text }) => Object.values(text).some((values) => values.some((value) => value.toLowerCase().includes(part)));
 }
 
-export const FIELDS = ["name", "from", "to", "host", "ip", "net", "label", "proto", "is", "via", "service", "image", "process", "listens"];
+export const FIELDS = ["name", "from", "to", "host", "ip", "net", "label", "proto", "is", "via", "service", "image", "pod", "namespace", "workload", "process", "listens"];
 export const NUMBERS = ["rate", "bytes", "port", "conns", "refused", "rtt", "resent", "cpu", "memory"];
 
 /** The test for a whole line; an empty one holds for everything. */
@@ -59,6 +59,20 @@ export function parse(line: string): Test {
 
 const labels = (container?: Container): string[] =>
   Object.entries({ ...container?.runtime?.labels, ...container?.labels }).map(([key, value]) => `${key}=${value}`);
+
+/** What a container is in Kubernetes: its runtime knows, or whoever attached it said it in labels. */
+export function podOf(one: Container): { pod?: string; namespace?: string; workload?: string } {
+  const said = (label: string): string | undefined => one.labels[`io.kubernetes.pod.${label}`];
+  const { pod = said("name"), namespace = said("namespace"), workload } = one.runtime ?? {};
+  return { pod, namespace, workload };
+}
+
+/** The same as text by field, of all that are given. */
+function inPods(containers: (Container | undefined)[]): Record<string, string[]> {
+  const pods = containers.map((one) => (one ? podOf(one) : {}));
+  const all = (field: "pod" | "namespace" | "workload"): string[] => pods.map((pod) => pod[field] ?? "");
+  return { pod: all("pod"), namespace: all("namespace"), workload: all("workload") };
+}
 
 /** What can be asked of what runs somewhere. */
 const runs = (inside?: Inside): Subject => ({
@@ -81,6 +95,7 @@ export function ofContainer(one: Container, host?: Host): Subject {
       ip: [one.ip, one.ip6 ?? ""],
       net: [one.network],
       label: labels(one),
+      ...inPods([one]),
       is: [one.alive ? "up" : "gone"],
     },
     numbers,
@@ -105,6 +120,7 @@ export function ofFlow(flow: Flow, containers: Map<string, Container>, hosts: Ma
       ip: [flow.from.ip, flow.to.ip],
       net: ends.map((end) => end?.network ?? ""),
       label: ends.flatMap(labels),
+      ...inPods(ends),
       proto: [flow.protocol],
       via: [flow.via ?? "", flow.service ?? ""],
       service: [flow.service ?? ""],

@@ -10,6 +10,8 @@ export function styleOf(element: HTMLElement): StylesheetJson {
   const [blue, green, red, amber, grey] = ["blue", "green", "red", "amber", "grey"].map(colour);
   // The library's types do not know every property that it has.
   const style: unknown = [
+    // Beside the picture that is moved for a large graph there is nothing yet.
+    { selector: "core", style: { "outside-texture-bg-opacity": 0 } },
     {
       selector: "node",
       style: {
@@ -29,7 +31,8 @@ export function styleOf(element: HTMLElement): StylesheetJson {
         "overlay-opacity": 0,
       },
     },
-    // Edges pass behind what has a name, so that it can be read.
+    // Edges pass behind what has a name, so that it can be read; what cannot be read, so small is it, is not written.
+    { selector: "node.container, node.address, node.service, edge", style: { "min-zoomed-font-size": 5 } },
     { selector: "node.container, node.address, node.service", style: { width: 132, height: 34, "corner-radius": "9", "z-compound-depth": "top", "z-index": 10 } },
     { selector: "node.service", style: { "border-color": colour("violet"), shape: "hexagon", "background-color": card } },
     { selector: "node.service.sick", style: { "border-color": amber, "border-width": 2.5 } },
@@ -42,15 +45,15 @@ export function styleOf(element: HTMLElement): StylesheetJson {
         "background-color": ground,
         "background-opacity": 1,
         "corner-radius": "16",
-        "font-size": 15,
+        "font-size": "data(name)",
         "font-weight": 600,
-        "text-max-width": "260px",
+        "text-max-width": "data(width)",
         "line-height": 1.45,
       },
     },
     {
       selector: "node.open",
-      style: { "text-valign": "top", "text-margin-y": 27, padding: "0px" },
+      style: { "text-valign": "top", "text-margin-y": "data(drop)", padding: "0px" },
     },
     {
       selector: "node.host:parent, node.outside:parent, node.services:parent",
@@ -59,14 +62,14 @@ export function styleOf(element: HTMLElement): StylesheetJson {
         "min-height": "data(height)",
         "min-width-bias-left": "50%",
         "min-width-bias-right": "50%",
-        "min-height-bias-top": "68%",
-        "min-height-bias-bottom": "32%",
+        "min-height-bias-top": "data(above)",
+        "min-height-bias-bottom": "data(under)",
         "compound-sizing-wrt-labels": "exclude",
       },
     },
     {
       selector: "node.closed",
-      style: { width: 176, height: 64, "text-wrap": "wrap", "background-color": card },
+      style: { width: "data(width)", height: "data(height)", "text-wrap": "wrap", "background-color": card, "z-compound-depth": "top", "z-index": 10 },
     },
     { selector: "node.services", style: { "border-color": colour("violet"), "border-opacity": 0.6, color: soft } },
     { selector: "node.outside", style: { "border-style": "dotted", color: soft } },
@@ -118,9 +121,10 @@ export function styleOf(element: HTMLElement): StylesheetJson {
     { selector: "edge.udp", style: { "line-color": colour("teal"), "target-arrow-color": colour("teal") } },
     { selector: "edge.icmp", style: { "line-color": colour("violet"), "target-arrow-color": colour("violet") } },
     { selector: "edge.moving", style: { "line-style": "dashed", "line-dash-pattern": [9, 3] } },
+    { selector: "edge.crowded", style: { "line-opacity": 0.6, "arrow-scale": 0.75 } },
     { selector: "edge.untold", style: { label: "" } },
     { selector: "edge.untold.over, edge.untold.chosen, edge.untold.near", style: { label: "data(label)" } },
-    { selector: "edge.ended", style: { "line-opacity": 0.35, width: 1 } },
+    { selector: "edge.quiet", style: { "line-opacity": 0.3, "arrow-scale": 0.7 } },
     {
       selector: "edge.failing",
       style: {
@@ -129,7 +133,6 @@ export function styleOf(element: HTMLElement): StylesheetJson {
         "line-style": "dashed",
         "line-dash-pattern": [4, 5],
         color: red,
-        width: 2.5,
         "line-opacity": 1,
         "font-weight": 600,
       },

@@ -31,7 +31,7 @@ function node(one: NodeSingular): string {
     `<rect x="${figure(box.x1)}" y="${figure(box.y1)}" width="${figure(box.w)}" height="${figure(box.h)}" rx="${radius}" ` +
     `fill="${one.style("background-color")}" stroke="${one.style("border-color")}" stroke-width="${number(one, "border-width")}"${dash}/>`;
   const lines = String(one.data("label")).split("\n");
-  const middle = one.isParent() ? { x: (box.x1 + box.x2) / 2, y: box.y1 + 22 } : one.position();
+  const middle = one.isParent() ? { x: (box.x1 + box.x2) / 2, y: box.y1 + 1.47 * number(one, "font-size") } : one.position();
   return `<g opacity="${one.style("opacity")}">${shape}${text(lines, middle, one)}</g>`;
 }
 

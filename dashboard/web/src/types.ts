@@ -44,6 +44,9 @@ export interface Runtime {
   id: string;
   name: string;
   image: string;
+  pod?: string;
+  namespace?: string;
+  workload?: string;
   labels?: Record<string, string>;
 }
 

@@ -4,10 +4,10 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { bytes, listening, share } from "../src/format";
-import { layout } from "../src/layout";
+import { layout, NAME } from "../src/layout";
 import { stepped } from "../src/picture";
 import { OPEN_ALL, sceneOf } from "../src/scene";
-import { ofContainer, ofFlow, ofHost, parse } from "../src/search";
+import { ofContainer, ofFlow, ofHost, parse, podOf } from "../src/search";
 import type { Container, End, Flow, Host, Topology } from "../src/types";
 
 const host = (at: number): Host => ({
@@ -60,15 +60,38 @@ test("what runs in a container can be searched for", () => {
     processes: [{ pid: 7, name: "nginx", cpu_permille: 120, memory_bytes: 3e6, ports: [{ protocol: "tcp", ip: "0.0.0.0", port: 80 }] }],
     more_processes: 0, cpu_permille: 120, memory_bytes: 3e6,
   };
-  const runtime = { runtime: "docker", id: "0123", name: "shop_web_1", image: "nginx:1.29", labels: { team: "blue" } };
+  const runtime = { runtime: "docker", id: "0123", name: "shop_web_1", image: "nginx:1.29", pod: "web-0", namespace: "shop", labels: { team: "blue" } };
   const subject = ofContainer({ ...container(1, 0), inside, runtime }, host(0));
   const table: [string, boolean][] = [
     ["process:ngin", true], ["process:redis", false], ["listens:tcp/80", true], ["image:1.29", true], ["shop_web", true],
-    ["label:team=blue", true], ["label:app=app1", true], ["cpu>10", true], ["cpu>12.5", false], ["memory>=3MB", true],
+    ["label:team=blue", true], ["namespace:shop", true], ["pod:web-1", false], ["label:app=app1", true], ["cpu>10", true], ["cpu>12.5", false], ["memory>=3MB", true],
   ];
   for (const [line, expected] of table) assert.equal(parse(line)(subject), expected, line);
   assert.equal(parse("cpu<100")(ofContainer(container(1, 0))), false, "of whom nothing is known");
   assert.equal(parse("process:nginx")(ofHost({ ...host(0), inside })), true);
+});
+
+test("a pod is known by what its attachment was labelled with", () => {
+  const labels = { "io.kubernetes.pod.name": "web-0", "io.kubernetes.pod.namespace": "shop" };
+  const one = { ...container(1, 0), labels };
+  assert.deepEqual(podOf(one), { pod: "web-0", namespace: "shop", workload: undefined });
+  assert.deepEqual(podOf({ ...one, runtime: { runtime: "cri-o", id: "1", name: "web-0", image: "web", namespace: "mall" } }).namespace, "mall");
+  assert.equal(parse("namespace:shop")(ofContainer(one)), true);
+});
+
+test("names of groups can be read when all is in view", () => {
+  for (const hosts of [1, 2, 20, 40]) {
+    const groups = Array.from({ length: hosts }, (_, at) => ({ id: `h${at}`, members: Array.from({ length: 50 }, (_, one) => `c${at}-${one}`) }));
+    const places = layout(groups, { id: "services", members: [] }, undefined);
+    const boxes = [...places.groups.values()];
+    const [width, height] = [
+      Math.max(...boxes.map((box) => box.x + box.width / 2)) - Math.min(...boxes.map((box) => box.x - box.width / 2)),
+      Math.max(...boxes.map((box) => box.y + box.height / 2)) - Math.min(...boxes.map((box) => box.y - box.height / 2)),
+    ];
+    const seen = NAME * places.larger * Math.min(1, 1180 / width, 780 / height);
+    assert.ok(seen >= 9, `${hosts} hosts: ${seen}`);
+    assert.ok(width / height > 0.8 && width / height < 3.5, `${hosts} hosts: ${width} by ${height}`);
+  }
 });
 
 test("what is listened on reads well", () => {
@@ -96,7 +119,7 @@ test("nothing stands on anything else", () => {
       const groups = Array.from({ length: hosts }, (_, at) => ({
         id: `h${at}`, members: Array.from({ length: members }, (_, one) => `c${at}-${one}`),
       }));
-      const boxes = [...layout(groups, { id: "services", members: ["s"], narrow: true }, { id: "outside", members: ["o"], narrow: true }).groups.values()];
+      const boxes = [...layout(groups, { id: "services", members: ["s"] }, { id: "outside", members: ["o"] }).groups.values()];
       boxes.forEach((one, at) =>
         boxes.slice(at + 1).forEach((two) => {
           const apart =

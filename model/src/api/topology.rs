@@ -291,14 +291,23 @@ pub struct ListeningPort {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct RuntimeInfo {
-    /// Which runtime: `docker`.
+    /// Which runtime: `docker`, `containerd`, or what the one of Kubernetes calls itself.
     pub runtime: String,
-    /// The first 12 figures of the container's id there.
+    /// The first 12 figures of the container's id there; of a pod, of its sandbox.
     pub id: String,
     /// Its name there.
     pub name: String,
-    /// The image that it was made from.
+    /// The image that it was made from; of a pod those of its containers, with commas between.
     pub image: String,
+    /// The pod that it is, or is a part of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<String>,
+    /// The namespace of that pod in Kubernetes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// The application that it is a part of, as its labels say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workload: Option<String>,
     /// Its labels there; long ones and all but the first 32 are left out.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,

@@ -14,25 +14,38 @@ use crate::lab::traffic::{datagrams, ping, wait_for};
 use crate::lab::{Container, Host, Lab};
 
 /// How long containerd may take for anything.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
-const IMAGE: &str = "weave.test/guest:1";
+pub(super) const IMAGE: &str = "weave.test/guest:1";
 
 /// containerd on one host.
-struct Containerd<'a> {
-    host: &'a Host,
-    dir: PathBuf,
+pub(super) struct Containerd<'a> {
+    pub(super) host: &'a Host,
+    pub(super) dir: PathBuf,
     daemon: Child,
 }
 
 impl<'a> Containerd<'a> {
+    /// Where it has everything.
+    pub(super) fn folder(host: &Host, lab: &Path) -> PathBuf {
+        lab.join(format!("{}.containerd", host.name))
+    }
+
     /// Starts it with everything in one folder, installs the plugin for it and imports the image.
     fn start(host: &'a Host, lab: &Path, image: &Path) -> Self {
-        let dir = lab.join(format!("{}.containerd", host.name));
+        let more = "disabled_plugins = ['io.containerd.grpc.v1.cri']\n";
+        let containerd = Self::start_with(host, lab, more);
+        containerd.import("default", image);
+        containerd
+    }
+
+    /// Starts it with more configuration, and installs the plugin for it.
+    pub(super) fn start_with(host: &'a Host, lab: &Path, more: &str) -> Self {
+        let dir = Self::folder(host, lab);
         std::fs::create_dir_all(&dir).expect("the lab's directory is there");
         let at = |name: &str| dir.join(name).display().to_string();
         let config = format!(
-            "version = 2\nroot = '{}'\nstate = '{}'\ndisabled_plugins = ['io.containerd.grpc.v1.cri']\n\
+            "version = 2\nroot = '{}'\nstate = '{}'\n{more}\
              [grpc]\naddress = '{}'\n",
             at("root"),
             at("state"),
@@ -67,11 +80,15 @@ impl<'a> Containerd<'a> {
         wait_for("containerd answers", PATIENCE, || {
             containerd.try_ctr("version").code == 0
         });
-        containerd.ctr(&format!(
-            "image import --snapshotter native {}",
+        containerd
+    }
+
+    /// Imports the image into one of containerd's namespaces.
+    pub(super) fn import(&self, namespace: &str, image: &Path) {
+        self.ctr(&format!(
+            "--namespace {namespace} image import --snapshotter native {}",
             image.display()
         ));
-        containerd
     }
 
     /// `ctr` with these words, in the host's network, with the installed plugin where it looks.
@@ -87,19 +104,19 @@ impl<'a> Containerd<'a> {
         command
     }
 
-    fn try_ctr(&self, words: &str) -> Said {
+    pub(super) fn try_ctr(&self, words: &str) -> Said {
         said(&mut self.command(words))
     }
 
     #[track_caller]
-    fn ctr(&self, words: &str) -> String {
+    pub(super) fn ctr(&self, words: &str) -> String {
         let said = self.try_ctr(words);
         assert_eq!(said.code, 0, "ctr {words}: {said:?}");
         said.out
     }
 
     /// Starts a container whose `ctr` waits for its end, and waits until it is on the network.
-    fn run(&self, name: &str) -> (Child, Container) {
+    pub(super) fn run(&self, name: &str) -> (Child, Container) {
         let words = format!("run --rm --cni --snapshotter native {IMAGE} {name}");
         let child = self
             .command(&words)
@@ -145,7 +162,7 @@ impl<'a> Containerd<'a> {
     }
 
     /// Kills a container and waits until its `ctr` has ended well.
-    fn kill(&self, name: &str, ctr: Child) {
+    pub(super) fn kill(&self, name: &str, ctr: Child) {
         self.ctr(&format!("task kill --signal SIGKILL {name}"));
         let ended = ctr.wait_with_output().expect("ctr ends");
         let err = String::from_utf8_lossy(&ended.stderr);

@@ -9,6 +9,7 @@ mod crowd;
 mod mutants;
 mod netavark;
 mod podman;
+mod pods;
 mod ports;
 
 pub(crate) use containerd::image;

@@ -1,0 +1,322 @@
+//! What container runtimes say of the containers on this host: names, images, labels, pods, and which network namespace is
+//! whose.
+//!
+//! Three are asked, each over its own socket while somebody looks, every [`PAUSE`]: [`docker`] (Podman answers the same
+//! questions), [`containerd`], and by [`cri`] what else serves Kubernetes. Two ways lead from what they say to an
+//! attachment: its namespace, or the name by which the runtime asked for it. Where two runtimes know the same container,
+//! as Docker and the containerd beneath it, the first of them is heard. Of other runtimes the node knows what they said
+//! when they attached a container (`src/node/cni.rs`). What is asked, read and kept is bounded; a runtime that does not
+//! answer costs the picture nothing but these facts.
+
+mod containerd;
+mod cri;
+mod docker;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use weave_model::api::RuntimeInfo;
+
+use crate::config::RuntimeSockets;
+
+/// Between two questions.
+const PAUSE: Duration = Duration::from_secs(10);
+
+/// How long all that one runtime is asked may take.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The longest answer, in bytes: a list of some thousands of containers.
+const LONGEST: usize = 8 << 20;
+
+/// The most containers of one runtime that are known at a time.
+const MOST: usize = 1024;
+
+/// The most labels of a container, and the longest, name and value together.
+const MOST_LABELS: usize = 32;
+const LONGEST_LABEL: usize = 256;
+
+/// The longest name of a container, an image, a pod, in bytes.
+const LONGEST_NAME: usize = 256;
+
+/// Labels by which kubelet says which pod a container belongs to.
+const POD: &str = "io.kubernetes.pod.name";
+const NAMESPACE: &str = "io.kubernetes.pod.namespace";
+
+/// Labels that say of which application a container is a part, those first that say it best: Kubernetes' recommended ones,
+/// what people used before, and those of Docker's tools.
+const WORKLOAD: [&str; 5] = [
+    "app.kubernetes.io/name",
+    "app",
+    "k8s-app",
+    "com.docker.compose.service",
+    "com.docker.swarm.service.name",
+];
+
+/// What runtimes said of their containers.
+#[derive(Debug, Default)]
+pub(super) struct Runtimes {
+    sockets: RuntimeSockets,
+    asked: Option<Instant>,
+    docker: docker::Known,
+    containerd: containerd::Known,
+    cri: Vec<Told>,
+}
+
+/// What a runtime said of a container, or of all that are in one pod.
+#[derive(Clone, Debug, PartialEq)]
+struct Told {
+    info: RuntimeInfo,
+    /// The inode of its network namespace; 0 if that could not be told.
+    netns: u64,
+    /// The names by which it may have been attached: Docker's ends on networks, what a CNI plugin is called with.
+    handles: BTreeSet<String>,
+}
+
+impl Runtimes {
+    /// Will ask at these sockets.
+    pub(super) fn new(sockets: RuntimeSockets) -> Self {
+        Self {
+            sockets,
+            ..Self::default()
+        }
+    }
+
+    /// What is known of the container with this namespace.
+    pub(super) fn in_netns(&self, netns: u64) -> Option<&RuntimeInfo> {
+        let told = self.told().find(|one| netns != 0 && one.netns == netns);
+        told.map(|told| &told.info)
+    }
+
+    /// What is known of the container that was attached by this name, and the inode of its namespace.
+    pub(super) fn attached_as(&self, handle: &str) -> Option<(u64, &RuntimeInfo)> {
+        let told = self.told().find(|one| one.handles.contains(handle))?;
+        Some((told.netns, &told.info))
+    }
+
+    fn told(&self) -> impl Iterator<Item = &Told> {
+        let containerd = self.containerd.told();
+        self.docker.values().chain(containerd).chain(&self.cri)
+    }
+
+    /// What to ask now, with what is known so far. Nobody else asks for a while.
+    pub(super) fn due(&mut self, now: Instant) -> Option<Question> {
+        let there = |socket: &Option<PathBuf>| socket.clone().filter(|socket| socket.exists());
+        let sockets = RuntimeSockets {
+            docker: there(&self.sockets.docker),
+            containerd: there(&self.sockets.containerd),
+            cri: there(&self.sockets.cri),
+        };
+        let rested = |at: Instant| now.saturating_duration_since(at) >= PAUSE;
+        if sockets == RuntimeSockets::default() || !self.asked.is_none_or(rested) {
+            return None;
+        }
+        self.asked = Some(now);
+        Some(Question {
+            sockets,
+            docker: self.docker.clone(),
+            containerd: self.containerd.clone(),
+        })
+    }
+
+    /// Takes the answer; of a runtime that gave none, what was known stays.
+    pub(super) fn learn(&mut self, answer: Answer) {
+        if let Some(known) = answer.docker {
+            self.docker = known;
+        }
+        if let Some(known) = answer.containerd {
+            self.containerd = known;
+        }
+        if let Some(known) = answer.cri {
+            self.cri = known;
+        }
+    }
+}
+
+/// What is to be asked.
+#[derive(Debug)]
+pub(super) struct Question {
+    sockets: RuntimeSockets,
+    docker: docker::Known,
+    containerd: containerd::Known,
+}
+
+/// What was answered, by each that was asked and did.
+#[derive(Debug)]
+pub(super) struct Answer {
+    docker: Option<docker::Known>,
+    containerd: Option<containerd::Known>,
+    cri: Option<Vec<Told>>,
+}
+
+impl Question {
+    /// Asks all at once.
+    pub(super) async fn ask(self) -> Answer {
+        let (docker, containerd, cri) = tokio::join!(
+            in_time(self.sockets.docker, |at| docker::ask(at, self.docker)),
+            in_time(self.sockets.containerd, |at| containerd::ask(
+                at,
+                self.containerd
+            )),
+            in_time(self.sockets.cri, cri::ask),
+        );
+        Answer {
+            docker,
+            containerd,
+            cri,
+        }
+    }
+}
+
+/// The answer from a socket, if there is one in time.
+async fn in_time<T>(
+    socket: Option<PathBuf>,
+    ask: impl AsyncFnOnce(PathBuf) -> io::Result<T>,
+) -> Option<T> {
+    let socket = socket?;
+    let shown = socket.display().to_string();
+    let answer = tokio::time::timeout(PATIENCE, ask(socket)).await;
+    let answer = answer.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+    answer
+        .inspect_err(
+            |error| tracing::debug!(%error, socket = shown, "a container runtime does not tell"),
+        )
+        .ok()
+}
+
+/// Puts together what is told of a container, within bounds. What its labels say of its pod and workload is said apart.
+fn info(
+    runtime: &str,
+    id: &str,
+    name: &str,
+    image: &str,
+    mut labels: BTreeMap<String, String>,
+) -> RuntimeInfo {
+    let workload = WORKLOAD.iter().find_map(|label| labels.get(*label));
+    let workload = workload.map(|name| short(name));
+    let mut take = |label: &str| labels.remove(label).map(|name| short(&name));
+    let (pod, namespace) = (take(POD), take(NAMESPACE));
+    let fits = |(name, value): &(String, String)| name.len() + value.len() <= LONGEST_LABEL;
+    RuntimeInfo {
+        runtime: short(runtime),
+        id: id.chars().take(12).collect(),
+        name: short(name),
+        image: short(image),
+        pod,
+        namespace,
+        workload,
+        labels: labels.into_iter().filter(fits).take(MOST_LABELS).collect(),
+    }
+}
+
+/// As much of a name as is told.
+fn short(name: &str) -> String {
+    name[..name.floor_char_boundary(LONGEST_NAME)].to_owned()
+}
+
+/// The inode of a process's network namespace; 0 if there is none.
+fn netns_of(pid: u32) -> u64 {
+    std::fs::metadata(format!("/proc/{pid}/ns/net")).map_or(0, |found| found.ino())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use super::*;
+
+    fn told(name: &str, netns: u64, handle: &str) -> Told {
+        Told {
+            info: info("docker", "0123456789abcdef", name, "web:1", BTreeMap::new()),
+            netns,
+            handles: [handle.to_owned()].into(),
+        }
+    }
+
+    #[test]
+    fn labels_say_which_pod_and_which_workload() {
+        let of = |labels: &[(&str, &str)]| {
+            let labels = labels.iter().map(|(k, v)| ((*k).into(), (*v).into()));
+            info("containerd", "a", "a", "i", labels.collect())
+        };
+        let pod = of(&[
+            (POD, "web-0"),
+            (NAMESPACE, "shop"),
+            ("app", "web"),
+            ("k8s-app", "x"),
+        ]);
+        assert_eq!(
+            (
+                pod.pod.as_deref(),
+                pod.namespace.as_deref(),
+                pod.workload.as_deref()
+            ),
+            (Some("web-0"), Some("shop"), Some("web"))
+        );
+        assert_eq!(pod.labels.keys().collect::<Vec<_>>(), ["app", "k8s-app"]);
+        let compose = of(&[("com.docker.compose.service", "db")]);
+        assert_eq!(
+            (compose.workload.as_deref(), compose.pod),
+            (Some("db"), None)
+        );
+        let best = of(&[("app", "old"), ("app.kubernetes.io/name", "new")]);
+        assert_eq!(best.workload.as_deref(), Some("new"));
+    }
+
+    #[test]
+    fn what_is_told_is_bounded() {
+        let labels = (0..50).map(|n| (format!("l{n}"), "x".to_owned()));
+        let known = info(
+            "r",
+            "0123456789abcdef",
+            &"é".repeat(200),
+            "i",
+            labels.collect(),
+        );
+        assert_eq!(
+            (known.id.as_str(), known.labels.len()),
+            ("0123456789ab", MOST_LABELS)
+        );
+        assert_eq!(known.name, "é".repeat(LONGEST_NAME / 2));
+        let long = [("long".to_owned(), "x".repeat(LONGEST_LABEL))];
+        assert!(info("r", "a", "a", "i", long.into()).labels.is_empty());
+    }
+
+    #[test]
+    fn an_attachment_is_found_by_namespace_or_name_and_docker_is_heard_first() {
+        let mut runtimes = Runtimes::new(RuntimeSockets::default());
+        runtimes.learn(Answer {
+            docker: Some([("one".to_owned(), told("docker", 7, "e1"))].into()),
+            containerd: None,
+            cri: Some(vec![told("cri", 7, "e1"), told("pod", 0, "sandbox")]),
+        });
+        assert_eq!(runtimes.in_netns(7).unwrap().name, "docker");
+        assert_eq!(runtimes.attached_as("e1").unwrap().0, 7);
+        assert_eq!(runtimes.attached_as("sandbox").unwrap().1.name, "pod");
+        assert!(runtimes.in_netns(0).is_none() && runtimes.attached_as("e2").is_none());
+        let nothing = Answer {
+            docker: None,
+            containerd: None,
+            cri: None,
+        };
+        runtimes.learn(nothing);
+        assert!(runtimes.in_netns(7).is_some(), "what was known stays");
+    }
+
+    #[test]
+    fn nobody_is_asked_where_there_is_no_socket() {
+        let now = Instant::now();
+        let at = |socket: &str| {
+            Runtimes::new(RuntimeSockets {
+                containerd: Some(socket.into()),
+                ..RuntimeSockets::default()
+            })
+        };
+        assert!(Runtimes::default().due(now).is_none());
+        assert!(at("/nowhere/containerd.sock").due(now).is_none());
+        let mut runtimes = at("/proc/self/exe");
+        assert!(runtimes.due(now).is_some() && runtimes.due(now).is_none());
+        assert!(runtimes.due(now + PAUSE).is_some());
+    }
+}
