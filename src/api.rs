@@ -11,6 +11,7 @@ mod networks;
 mod looking;
 mod secret;
 mod socket;
+mod targets;
 mod tools;
 
 use std::future::Future;
@@ -68,6 +69,9 @@ const DRAIN: Duration = Duration::from_secs(1);
         networks::create,
         networks::list,
         networks::remove,
+        targets::list,
+        targets::connect,
+        targets::forget,
         tools::ping,
         tools::test,
         tools::trace,
@@ -145,6 +149,8 @@ fn routes(node: Node) -> Router {
         .route("/v1/topology", get(looking::topology))
         .route("/v1/dashboard", post(looking::page_login))
         .route(STREAM, post(looking::page_stream))
+        .route("/v1/targets", get(targets::list).post(targets::connect))
+        .route("/v1/targets/{address}", delete(targets::forget))
         .route("/v1/peers/{name}/ping", post(tools::ping))
         .route("/v1/test", post(tools::test))
         .route("/v1/trace", post(tools::trace))

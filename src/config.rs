@@ -16,6 +16,7 @@ use std::str::FromStr;
 
 use ipnet::Ipv4Net;
 use weave_model::{EngineChoice, NodeName, Suite};
+use weave_router::core::dialled::Discovery;
 
 pub use docker::DockerPlugin;
 pub use flags::Flags;
@@ -72,6 +73,8 @@ pub struct Overlay {
     pub advertise: Vec<SocketAddr>,
     /// The suites to accept, the preferred one first; never empty.
     pub suites: Vec<Suite>,
+    /// Whether members are dialled where they say they are.
+    pub discovery: Discovery,
     /// The MTU of the containers, in bytes, 1280 to 60000.
     pub mtu: u16,
     /// Facilities of the kernel that are not used; those that it lacks are done without in any case.
@@ -145,6 +148,10 @@ impl Config {
                 listen,
                 advertise,
                 suites: suites_or_default(suites),
+                discovery: match flags.no_discovery || overlay.discovery == Some(false) {
+                    true => Discovery::Off,
+                    false => Discovery::On,
+                },
                 mtu: check_mtu(flags.mtu.or(overlay.mtu).unwrap_or(1500))?,
                 without: if flags.without.is_empty() {
                     overlay.without

@@ -38,6 +38,7 @@ mod seat;
 mod secret;
 mod sweep;
 mod testing;
+mod targets;
 mod tools;
 mod trace;
 mod traffic;
@@ -154,6 +155,7 @@ fn start_router(config: &Config) -> Result<Arc<Router>, Obstacle> {
         state_dir: config.state_dir.clone(),
         listen: overlay.listen,
         suites: overlay.suites.clone(),
+        discovery: overlay.discovery,
         tun: TUN.to_owned(),
         offloads: offloads(&overlay.without),
     });

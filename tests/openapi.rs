@@ -55,8 +55,8 @@ fn every_answer_has_a_type_and_every_change_can_be_refused() {
         }
     }
     assert_eq!(
-        operations, 36,
-        "init, join, leave; tokens: make, list, revoke; admins: make and list; the secret: show and change; remove; ipam and its check; attach, detach, list; \
+        operations, 39,
+        "init, join, leave; tokens: make, list, revoke; admins: make and list; the secret: show and change; targets: list, connect, forget; remove; ipam and its check; attach, detach, list; \
          cni del, check and gc; expose, hide; networks: make, list, remove; services: make, list, remove; status, peers, connections, topology, page login; ping, test, trace, capture"
     );
 }

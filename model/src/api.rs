@@ -11,6 +11,7 @@ mod cluster;
 mod cni;
 mod ipam;
 mod members;
+mod targets;
 mod network;
 mod refusal;
 mod service;
@@ -37,6 +38,7 @@ pub use status::{
     Cluster, Connection, ConnectionPath, Connections, Datagrams, LaneMtu, Offload, Offloads, Peer,
     PeerState, Peers, Problem, Status, Traffic, Verdict,
 };
+pub use targets::{Target, TargetRequest, Targets};
 pub use tools::{PingRequest, Pong, TestCase, TestOutcome, TestReport, TestRequest};
 pub use topology::{
     Capture, EndKind, Flow, FlowCounts, FlowEnd, Inside, ListeningPort, PageLogin, ProcessInfo,

@@ -15,6 +15,7 @@ mod addresses;
 mod admins;
 mod admit;
 mod budget;
+pub mod dialled;
 mod gossip;
 mod inherit;
 mod leaving;
@@ -23,7 +24,7 @@ mod obey;
 mod past;
 mod reach;
 mod removing;
-pub mod rotating;
+mod rotating;
 mod saved;
 mod saving;
 mod sheets;
@@ -61,6 +62,7 @@ use admins::Naming;
 use admit::JoinCommand;
 use budget::{Budgets, Cost};
 use command::{Command, CommandError, Reply};
+use dialled::{Dialled, Discovery};
 use inherit::Inquiries;
 use leaving::Leaving;
 use past::Past;
@@ -82,6 +84,8 @@ pub struct Config {
     pub suites: Vec<Suite>,
     /// The suite it offers first.
     pub preferred: Suite,
+    /// Whether it dials members where they say they are.
+    pub discovery: Discovery,
     /// How many lanes its sessions have, 1 to [`crate::wire::MAX_LANES`].
     pub lanes: usize,
 }
@@ -159,6 +163,8 @@ pub struct Core {
     /// This node's own.
     own: Option<Record>,
     endpoints: Vec<SocketAddr>,
+    /// Where it looks for members because it was told to.
+    dialled: Dialled,
     flood: Flood,
     ways: Ways,
     reach: Reach,
@@ -518,6 +524,7 @@ impl Core {
             journal: self.ipam.journal(self.now),
             records: saved::within(self.records.values().map(Record::bytes)),
             removed: self.removed_to_save(),
+            dialled: &self.dialled,
             sheets: saved::within(self.sheets.saved()),
         })
     }

@@ -26,6 +26,7 @@ use tokio::sync::{mpsc, oneshot};
 use weave_model::{NodeId, NodeName, PathMtu, Suite};
 
 use crate::core::command::{Command, CommandError, Reply};
+use crate::core::dialled::Discovery;
 use crate::core::view::View;
 use crate::core::{Config, Core};
 use crate::path::Input;
@@ -83,6 +84,8 @@ pub struct RouterConfig {
     pub listen: SocketAddr,
     /// The suites it accepts; the first is the one it offers.
     pub suites: Vec<Suite>,
+    /// Whether it dials members where they say they are.
+    pub discovery: Discovery,
     /// The TUN device's name.
     pub tun: String,
     /// What to use of the kernel.
@@ -312,6 +315,7 @@ fn new_core(config: &RouterConfig, saved: Option<&[u8]>, workers: &Workers) -> R
             .first()
             .copied()
             .unwrap_or(Suite::ChaCha20Poly1305),
+        discovery: config.discovery,
         lanes: workers.lanes.len(),
     };
     let mut seed = [0; 32];

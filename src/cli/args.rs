@@ -19,6 +19,7 @@ use super::ping::Ping;
 use super::report::Report;
 use super::test::Test;
 use super::uninstall::Uninstall;
+use crate::config::Address;
 use crate::duration;
 use network::NetworkCommand;
 use service::ServiceCommand;
@@ -140,6 +141,18 @@ pub enum Command {
     Join {
         /// What `weavectl token create` printed on a member; - reads it from stdin
         token: String,
+    },
+    /// Look for other members at an address, from now on and after restarts
+    Connect {
+        /// Where the other node listens
+        #[arg(value_name = "ADDRESS[:PORT]")]
+        address: Address,
+    },
+    /// Look for members at an address no longer; a session that is up goes on
+    Forget {
+        /// As `weavectl targets` lists it
+        #[arg(value_name = "ADDRESS[:PORT]")]
+        address: Address,
     },
     /// Leave the cluster for good: hand the addresses over, forget everything
     Leave {

@@ -13,7 +13,9 @@ use super::client::{Client, percent_encoded};
 use super::failure::{Exit, Failure};
 use super::shown::{Answer, Shown};
 use super::targets::Targets;
-use super::{cni, dashboard, flows, members, network, print, processes, secret, service, tools};
+use super::{
+    cni, dashboard, flows, members, network, print, processes, secret, service, targets, tools,
+};
 use crate::api;
 
 /// Does what the arguments say.
@@ -35,6 +37,8 @@ pub(super) fn run(args: &Args) -> Answer {
         Command::Rmpeer { node, heir } => members::remove(&client, &shown, node, heir.as_deref()),
         Command::Leave { force } => members::leave(&client, &shown, *force),
         Command::Ipam { command } => members::ipam(&client, &shown, command.as_ref()),
+        Command::Connect { address } => targets::connect(&client, &shown, *address),
+        Command::Forget { address } => targets::forget(&client, &shown, *address),
         Command::Join { token } => join(&client, &shown, token),
         Command::Attach(args) => attach(&client, &shown, args),
         Command::Detach { name, ifname } => detach(&client, &shown, name, ifname.as_ref()),
@@ -64,7 +68,12 @@ pub(super) fn run(args: &Args) -> Answer {
         Command::Processes(filter) => processes::run(&client, args.output, filter),
         Command::Dashboard { port } => dashboard::run(&client, *port),
         Command::Targets(_) => {
-            let targets = Targets::new(&client.get("/peers")?, &client.get("/connections")?);
+            let peers = client.get("/peers")?;
+            let targets = Targets::new(
+                &peers,
+                &client.get("/connections")?,
+                &client.get("/targets")?,
+            );
             shown.answer(&targets, Targets::human)
         }
         Command::Cni { command } => {

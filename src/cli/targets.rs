@@ -1,12 +1,16 @@
-//! `weavectl targets`: the addresses at which this node looks for each other member, and which of them is in use.
+//! `weavectl targets`, `connect` and `forget`: the addresses at which this node looks for each other member, which of them
+//! is in use, and one more or less of them.
 
 use std::net::SocketAddr;
 
 use serde::Serialize;
 use weave_model::NodeName;
-use weave_model::api::{Connections, PeerState, Peers};
+use weave_model::api::{self, Connections, PeerState, Peers, TargetRequest};
 
+use super::client::{Client, percent_encoded};
+use super::shown::{Answer, Shown};
 use super::table::Table;
+use crate::config::{Address, DEFAULT_PORT};
 
 /// All addresses, by member.
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -17,7 +21,8 @@ pub(super) struct Targets {
 /// An address of a member.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 struct Target {
-    peer: NodeName,
+    /// Absent while nobody has answered there.
+    peer: Option<NodeName>,
     /// Absent for a member that told of no address.
     address: Option<SocketAddr>,
     state: State,
@@ -35,6 +40,8 @@ enum State {
     Spare,
     /// It is tried again and again.
     Tried,
+    /// It is left alone: the node dials only where it was told to.
+    Left,
     /// There is nothing to try: the member has to come to us.
     Awaited,
 }
@@ -45,14 +52,20 @@ enum State {
 enum Source {
     /// The member's own record says so.
     Told,
+    /// An operator said so (`connect`), or the token of the join.
+    Connect,
     /// Its packets come from there, whatever it says: it is behind address translation, or moved.
     Heard,
 }
 
 impl Targets {
     /// Puts together what the node says of its members and of its sessions.
-    pub(super) fn new(peers: &Peers, connections: &Connections) -> Self {
+    pub(super) fn new(peers: &Peers, connections: &Connections, dialled: &api::Targets) -> Self {
         let mut targets = Vec::new();
+        let tried = match dialled.discovery {
+            true => State::Tried,
+            false => State::Left,
+        };
         let others = peers
             .peers
             .iter()
@@ -61,25 +74,47 @@ impl Targets {
             let session = connections.connections.iter().find(|one| one.id == peer.id);
             let used = session.and_then(|session| session.endpoint);
             let target = |address, state, source| Target {
-                peer: peer.name.clone(),
+                peer: Some(peer.name.clone()),
                 address,
                 state,
                 source,
             };
-            let heard = used.filter(|used| !peer.endpoints.contains(used));
+            let known = |used: &SocketAddr| {
+                peer.endpoints.contains(used)
+                    || dialled.targets.iter().any(|one| one.address == *used)
+            };
+            let heard = used.filter(|used| !known(used));
             targets.extend(heard.map(|address| target(Some(address), State::InUse, Source::Heard)));
-            for &address in &peer.endpoints {
-                let state = match used {
-                    Some(used) if used == address => State::InUse,
-                    Some(_) => State::Spare,
-                    None => State::Tried,
-                };
-                targets.push(target(Some(address), state, Source::Told));
+            let state = |address, idle| match used {
+                Some(used) if used == address => State::InUse,
+                Some(_) => State::Spare,
+                None => idle,
+            };
+            let of = |one: &&api::Target| one.peer.as_ref().is_some_and(|node| node.id == peer.id);
+            let own: Vec<_> = dialled
+                .targets
+                .iter()
+                .filter(of)
+                .map(|one| one.address)
+                .collect();
+            for &address in &own {
+                let state = state(address, State::Tried);
+                targets.push(target(Some(address), state, Source::Connect));
             }
-            if peer.endpoints.is_empty() && used.is_none() {
+            for &address in peer.endpoints.iter().filter(|one| !own.contains(one)) {
+                targets.push(target(Some(address), state(address, tried), Source::Told));
+            }
+            if peer.endpoints.is_empty() && own.is_empty() && used.is_none() {
                 targets.push(target(None, State::Awaited, Source::Told));
             }
         }
+        let open = dialled.targets.iter().filter(|one| one.peer.is_none());
+        targets.extend(open.map(|one| Target {
+            peer: None,
+            address: Some(one.address),
+            state: State::Tried,
+            source: Source::Connect,
+        }));
         Self { targets }
     }
 
@@ -100,15 +135,17 @@ impl Targets {
                 State::InUse => "in use",
                 State::Spare => "spare",
                 State::Tried => "tried",
+                State::Left => "left",
                 State::Awaited => "awaited",
             };
             let source = match source {
                 Source::Told => "its record",
+                Source::Connect => "connect",
                 Source::Heard => "its packets",
             };
             let address = address.map_or_else(String::new, |address| address.to_string());
             table.row([
-                peer.to_string(),
+                peer.as_ref().map_or_else(String::new, ToString::to_string),
                 address,
                 state.to_owned(),
                 source.to_owned(),
@@ -116,6 +153,25 @@ impl Targets {
         }
         table.render()
     }
+}
+
+/// Does `weavectl connect`.
+pub(super) fn connect(client: &Client<'_>, shown: &Shown, address: Address) -> Answer {
+    let address = address.at(DEFAULT_PORT);
+    let all: api::Targets = client.post("/targets", &TargetRequest { address })?;
+    shown.answer(&all, |_| {
+        format!("this node looks for members at {address}, also after a restart\n")
+    })
+}
+
+/// Does `weavectl forget`.
+pub(super) fn forget(client: &Client<'_>, shown: &Shown, address: Address) -> Answer {
+    let address = address.at(DEFAULT_PORT);
+    let path = format!("/targets/{}", percent_encoded(&address.to_string()));
+    let all: api::Targets = client.delete(&path)?;
+    shown.answer(&all, |_| {
+        format!("this node looks for members at {address} no longer\n")
+    })
 }
 
 #[cfg(test)]
@@ -153,19 +209,25 @@ mod tests {
         let sessions = json!({"connections": [
             session(2, Some("192.0.2.2:6783")), session(3, Some("198.51.100.3:40000")), session(4, None), session(5, None),
         ]});
-        let [peers, sessions] = [peers, sessions].map(|value| value.to_string());
+        let told = json!({"discovery": true, "targets": [
+            {"address": "192.0.2.2:6783", "peer": {"id": hex(2), "name": "direct"}},
+            {"address": "192.0.2.9:6783"},
+        ]});
+        let [peers, sessions, told] = [peers, sessions, told].map(|value| value.to_string());
         let targets = Targets::new(
             &serde_json::from_str(&peers).unwrap(),
             &serde_json::from_str(&sessions).unwrap(),
+            &serde_json::from_str(&told).unwrap(),
         );
         let expected = "\
 PEER    ADDRESS             STATE    KNOWN-FROM
-direct  192.0.2.2:6783      in use   its record
+direct  192.0.2.2:6783      in use   connect
 direct  [2001:db8::2]:6783  spare    its record
 behind  198.51.100.3:40000  in use   its packets
 behind  10.0.0.3:6783       spare    its record
 away    192.0.2.4:6783      tried    its record
 shy     -                   awaited  its record
+-       192.0.2.9:6783      tried    connect
 ";
         assert_eq!(targets.human(), expected);
     }

@@ -40,6 +40,7 @@ pub(super) struct ServiceSection {
 pub(super) struct OverlaySection {
     pub(super) listen: Option<Address>,
     pub(super) advertise: Vec<Address>,
+    pub(super) discovery: Option<bool>,
     #[serde(deserialize_with = "suites")]
     pub(super) suites: Vec<Suite>,
     pub(super) mtu: Option<u16>,

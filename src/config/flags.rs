@@ -49,6 +49,10 @@ pub struct Flags {
     #[arg(long, value_name = "ADDRESS[:PORT]")]
     pub advertise: Vec<Address>,
 
+    /// Dial other nodes only where `weavectl connect` and the token of the join said, not where members say they are
+    #[arg(long)]
+    pub no_discovery: bool,
+
     /// Suites to accept, the preferred one first, with commas between
     /// [default: aes-256-gcm,chacha20-poly1305; the other way round where the CPU has no AES]
     #[arg(long, value_name = "SUITES", value_delimiter = ',', value_parser = parse_suite)]

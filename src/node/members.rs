@@ -108,9 +108,7 @@ pub(super) fn problems(view: &View) -> Vec<Problem> {
             fix: "start or connect them; those that are gone: weavectl rmpeer NODE".to_owned(),
         }
     });
-    let secret = super::secret::problems(view);
-    let removed = removed.into_iter().chain(twin).chain(waiting);
-    removed.chain(secret).collect()
+    removed.into_iter().chain(twin).chain(waiting).collect()
 }
 
 /// Two processes have one identity.

@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use weave_model::NodeId;
 use weave_model::api::{Problem, Refusal, SecretRequest, SecretState};
-use weave_router::core::command::{Command, CommandError, Reply};
-use weave_router::core::rotating;
+use weave_router::core::command::{self, Command, CommandError, Reply};
 use weave_router::core::view::View;
 
 use super::Node;
@@ -31,7 +30,7 @@ impl Node {
     }
 }
 
-fn shown(view: &View, state: &rotating::SecretState) -> SecretState {
+fn shown(view: &View, state: &command::SecretState) -> SecretState {
     let behind = state.behind.iter().map(|id| node_ref(view, *id));
     SecretState {
         epoch: state.epoch,

@@ -11,7 +11,7 @@ use weave_model::{Block, ClusterRange, Drop};
 use weave_router::core::view::{Member, View};
 use weave_router::driver::{Granted, PeerStats, Stats};
 
-use super::{Published, members};
+use super::{Published, members, secret};
 use crate::config::{Config, Facility};
 use crate::obstacle::Obstacle;
 
@@ -162,6 +162,7 @@ fn problems(view: &View, port: u16, obstacles: &[Obstacle]) -> Vec<Problem> {
         ));
     }
     problems.extend(members::problems(view));
+    problems.extend(secret::problems(view));
     let silent = |member: &&Member| !member.connected && !view.removed;
     for member in view.members.iter().filter(silent) {
         let at: Vec<String> = member.endpoints.iter().map(ToString::to_string).collect();

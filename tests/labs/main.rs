@@ -34,6 +34,7 @@ mod services;
 mod seeing;
 mod tools;
 mod stopped;
+mod targets;
 mod wire;
 mod without;
 mod wrong_input;

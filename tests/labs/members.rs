@@ -39,6 +39,16 @@ fn a_token_that_was_taken_back_is_worth_nothing() {
         assert_eq!(h1.json(&["token", "revoke", &id[..8]])["state"], "revoked");
         let said = h3.ctl(&["join", token.trim()]);
         assert!(said.code == 1 && said.err.contains("revoked"), "{said:?}");
+        let logged = |host: &Host, what: &str| {
+            let log = std::fs::read_to_string(lab.dir().join(format!("{}.log", host.name)));
+            log.expect("the log is there").matches(what).count()
+        };
+        assert_eq!(
+            logged(&h1, "a joiner is refused"),
+            1,
+            "once, however often it asked"
+        );
+        assert_eq!(logged(&h3, "this node did not join"), 1);
         let shown = h1.ok(&["token", "list"]);
         assert!(
             shown.contains("revoked") && shown.contains("used up"),

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 use weave_model::{ClusterRange, Drop, Token};
 
 use super::Core;
@@ -160,6 +160,7 @@ impl Core {
             acquaintances: vec![(inviter, from)],
         });
         self.ipam = Ipam::new(range.size());
+        self.note_dialled(from, Some(inviter.id()));
         if let Some(join) = &mut self.joining {
             join.stage = Stage::Saving;
         }
@@ -196,7 +197,10 @@ impl Core {
         };
         match result {
             Ok(()) => self.reply_member(join.id),
-            Err(error) => self.reply(join.id, Err(error)),
+            Err(error) => {
+                warn!(%error, "this node did not join");
+                self.reply(join.id, Err(error));
+            }
         }
     }
 

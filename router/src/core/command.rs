@@ -7,11 +7,13 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use weave_model::api::{Code, Refusal};
 use weave_model::{BadRange, Block, ClusterRange, NodeId, NodeName, Token};
 
-use super::rotating::SecretState;
 use crate::mesh::tokens::{self, TokenInfo};
 
 /// How long a member may take to confirm what it was told.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The most addresses at which a node looks for members because it was told to.
+pub const MAX_DIALLED: usize = 64;
 
 /// The longest id of an allocation, in bytes.
 pub const MAX_ID: usize = 512;
@@ -41,6 +43,16 @@ pub enum Command {
     TokenRevoke {
         /// The start of its id, 4 hex digits or more.
         id: String,
+    },
+    /// Looks for members at an address of this node's choice, from now on and after restarts.
+    Connect {
+        /// A UDP address.
+        address: SocketAddr,
+    },
+    /// Undoes [`Command::Connect`], and what the token of the join said.
+    Forget {
+        /// As it was given.
+        address: SocketAddr,
     },
     /// Gives the cluster another secret.
     SecretRotate {
@@ -120,6 +132,17 @@ pub struct Taken {
     pub net: IpNet,
     /// What uses them, for people: "the route 10.40.0.0/16 over eth0".
     pub by: String,
+}
+
+/// How it stands with the cluster's secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SecretState {
+    /// Which secret is the current one; they are counted from 1.
+    pub epoch: u32,
+    /// Until when the one before is accepted, since the Unix epoch; absent if it is not.
+    pub previous_until: Option<Duration>,
+    /// The members whose records do not show the current one, by id.
+    pub behind: Vec<NodeId>,
 }
 
 /// The answer to a command that was done.
@@ -268,6 +291,12 @@ pub enum CommandError {
     /// The secret was changed a short while ago.
     #[error("the cluster's secret was changed before, and the one before that is accepted for another {} s", .0.as_secs().max(1))]
     Overlapping(Duration),
+    /// Nobody told this node of that address.
+    #[error("this node was not told to look for members at {0}")]
+    UnknownAddress(SocketAddr),
+    /// There are enough.
+    #[error("this node was told of {MAX_DIALLED} addresses already")]
+    TooManyAddresses,
     /// Nobody could reach this node by the token.
     #[error("this node knows no address at which a joiner could reach it")]
     NoEndpoint,
@@ -393,6 +422,8 @@ impl CommandError {
             Self::TokenTerms => "choose --ttl and --uses within these bounds",
             Self::OverlapTerms => "choose --overlap within these bounds",
             Self::Overlapping(_) => "wait until it is over: a third secret would shut out who has missed the second",
+            Self::UnknownAddress(_) => "list them with `weavectl targets`; leave the port out if it is 6783",
+            Self::TooManyAddresses => "forget one that is not needed: weavectl forget ADDRESS",
             Self::NoEndpoint => "start weaved with --advertise ADDRESS",
             Self::Refused(tokens::Refusal::Unable) => "look at `weavectl status` on the inviter, then join again",
             Self::Refused(_) => "make a new token on a member with `weavectl token create`",
@@ -433,6 +464,8 @@ impl CommandError {
             | Self::HasOther { .. } => Code::Conflict,
             Self::Elsewhere { .. } | Self::RangeTaken { .. } => Code::Conflict,
             Self::UnknownToken(_) | Self::UnknownNode(_) => Code::NotFound,
+            Self::UnknownAddress(_) => Code::NotFound,
+            Self::TooManyAddresses => Code::Invalid,
             Self::Removed | Self::TooManyKept | Self::Leaving => Code::Conflict,
             Self::Overlapping(_) | Self::InUse(_) | Self::LastAdmin | Self::GaveWay(_) => {
                 Code::Conflict

@@ -90,6 +90,7 @@ impl Core {
         self.ways.relink(self.now.mono);
         self.reach_up(peer);
         self.rotating_up(peer);
+        self.found_at(peer, link.way);
         self.send_echoes(peer);
         self.stale = true;
     }

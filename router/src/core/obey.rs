@@ -47,6 +47,8 @@ impl Core {
             Command::Remove { node, heir } => return self.remove(id, &node, heir.as_deref()),
             Command::Leave { force } => self.leave(id, force)?,
             Command::SecretRotate { overlap } => self.rotate(id, overlap)?,
+            Command::Connect { address } => return self.dial(id, address),
+            Command::Forget { address } => return self.forget_address(id, address),
             Command::AdminAdd { node } => return self.add_admin(id, &node),
             Command::Join { token, taken } => {
                 self.check_free()?;

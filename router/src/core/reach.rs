@@ -132,7 +132,7 @@ impl Core {
             return;
         }
         self.sessions
-            .add_peer(record.public, record.endpoints.clone(), self.now);
+            .add_peer(record.public, self.dialled_at(record), self.now);
         self.ways.relink(self.now.mono);
     }
 

@@ -200,6 +200,7 @@ impl Core {
         self.records.remove(&node);
         self.links.remove(&node);
         self.reach.forget(node, self.now.mono);
+        self.free_addresses_of(node);
         if let Some(membership) = &mut self.membership {
             let other = |public: &crate::keys::NodePublic| public.id() != node;
             membership.acquaintances.retain(|(public, _)| other(public));

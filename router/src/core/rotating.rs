@@ -19,14 +19,13 @@ use weave_model::NodeId;
 use zeroize::Zeroizing;
 
 use super::Core;
-use super::command::{CommandError, Reply};
+use super::command::{CommandError, Reply, SecretState};
 use super::removing::SIGNATURES;
 use super::saved::{MAX_OLD, Membership};
-use super::saving::Pending;
+use super::saving::{Pending, Replaced};
 use crate::keys::{ClusterSecret, OldSecret};
 use crate::mesh::message::Message;
 use crate::mesh::secret::{HandedOn, SecretWord};
-use crate::mesh::tokens::Tokens;
 
 /// How long the secret before may be accepted.
 const OVERLAP: std::ops::RangeInclusive<Duration> =
@@ -35,17 +34,6 @@ const FIRST_RETRY: Duration = Duration::from_millis(300);
 const LAST_RETRY: Duration = Duration::from_secs(30);
 /// How long at most until the wall clock is looked at again: it may be set.
 const LOOK: Duration = Duration::from_secs(60);
-
-/// How it stands with the cluster's secret.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SecretState {
-    /// Which secret is the current one; they are counted from 1.
-    pub epoch: u32,
-    /// Until when the one before is accepted, since the Unix epoch; absent if it is not.
-    pub previous_until: Option<Duration>,
-    /// The members whose records do not show the current one, by id.
-    pub behind: Vec<NodeId>,
-}
 
 /// Who has yet to be handed the word, and what was said about secrets that are accepted no longer.
 #[derive(Debug, Default)]
@@ -68,20 +56,6 @@ impl Rotating {
     /// Something may have to be handed on or given up.
     pub(super) const fn look(&mut self, now: Instant) {
         self.due = Some(now);
-    }
-}
-
-/// What a change of the secret replaced, in case that it cannot be saved.
-pub(super) struct Replaced {
-    secrets: Vec<ClusterSecret>,
-    old: Vec<OldSecret>,
-    word: Option<SecretWord>,
-    tokens: Tokens,
-}
-
-impl std::fmt::Debug for Replaced {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Replaced").finish_non_exhaustive()
     }
 }
 

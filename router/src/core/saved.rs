@@ -9,10 +9,11 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use weave_model::ClusterRange;
+use weave_model::{ClusterRange, NodeId};
 use zeroize::Zeroizing;
 
-use super::command::MAX_ID;
+use super::command::{MAX_DIALLED, MAX_ID};
+use super::dialled::Dialled;
 use crate::ipam::Entry;
 use crate::keys::{ClusterSecret, NodeKeys, NodePublic, OldSecret};
 use crate::mesh::authority::Authority;
@@ -40,6 +41,7 @@ const REMOVED: u16 = 11;
 const SHEETS: u16 = 21;
 const PAST: u16 = 24;
 const SECRET: u16 = 31;
+const DIALLED: u16 = 32;
 
 const MAX_SECRETS: u32 = 2;
 /// How many secrets are remembered that are accepted no longer.
@@ -90,6 +92,8 @@ pub(super) struct Saved {
     /// As they were signed; checked again when they are used.
     pub records: Vec<Vec<u8>>,
     pub removed: Vec<SavedRemoval>,
+    /// Where this node was told to look for members.
+    pub dialled: Dialled,
     /// As they were signed by others.
     pub sheets: Vec<Vec<u8>>,
 }
@@ -117,6 +121,7 @@ pub(super) struct Snapshot<'a> {
     pub journal: Vec<Entry>,
     pub records: Vec<&'a [u8]>,
     pub removed: Vec<SavedRemoval>,
+    pub dialled: &'a Dialled,
     pub sheets: Vec<&'a [u8]>,
 }
 
@@ -170,6 +175,16 @@ pub(super) fn encode(state: &Snapshot<'_>) -> Zeroizing<Vec<u8>> {
             state.sheets.iter().for_each(|sheet| {
                 w.counted(sheet);
             });
+        });
+    }
+    if !state.dialled.is_empty() {
+        out.field(DIALLED, |w| {
+            for (address, found) in state.dialled {
+                w.address(*address).u8(u8::from(found.is_some()));
+                if let Some(node) = found {
+                    w.bytes(node.as_bytes());
+                }
+            }
         });
     }
     out.field(PAST, |w| {
@@ -251,6 +266,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Saved, Malformed> {
         journal: fields.journal,
         records: fields.records,
         removed: fields.removed,
+        dialled: fields.dialled,
         sheets: fields.sheets,
     })
 }
@@ -268,6 +284,7 @@ struct Fields {
     journal: Vec<Entry>,
     records: Vec<Vec<u8>>,
     removed: Vec<SavedRemoval>,
+    dialled: Dialled,
     sheets: Vec<Vec<u8>>,
     acquaintances: Vec<(NodePublic, SocketAddr)>,
     stamp: u64,
@@ -327,6 +344,16 @@ impl Fields {
                         mac_key: Zeroizing::new(field.array()?),
                         cookie_key: Zeroizing::new(field.array()?),
                     });
+                }
+            }
+            DIALLED => {
+                while !field.is_empty() && self.dialled.len() < MAX_DIALLED {
+                    let address = field.address()?;
+                    let found = match field.u8()? {
+                        0 => None,
+                        _ => Some(NodeId::from_bytes(field.array()?)),
+                    };
+                    self.dialled.insert(address, found);
                 }
             }
             STAMP => self.stamp = field.u64()?,
@@ -425,6 +452,8 @@ mod tests {
             Entry::Lease(7, "web,eth0".to_owned()),
             Entry::Resting(8, Duration::from_millis(1234)),
         ];
+        let dialled = [6783, 6784].map(|port| SocketAddr::from(([192, 0, 2, 9], port)));
+        let dialled = dialled.into_iter().zip([None, Some(keys.id())]).collect();
         let snapshot = |membership, journal| Snapshot {
             keys: &keys,
             boot: 9,
@@ -440,6 +469,7 @@ mod tests {
                 record: Vec::new(),
                 settled: true,
             }],
+            dialled: &dialled,
             sheets: vec![b"three"],
         };
         let bytes = encode(&snapshot(Some(&membership), journal.clone()));
@@ -457,6 +487,7 @@ mod tests {
             journal: back.journal.clone(),
             records: back.records.iter().map(Vec::as_slice).collect(),
             removed: back.removed.clone(),
+            dialled: &back.dialled,
             sheets: back.sheets.iter().map(Vec::as_slice).collect(),
         };
         assert_eq!(encode(&again), bytes);
@@ -491,6 +522,7 @@ mod tests {
             journal: vec![],
             records: vec![],
             removed: vec![],
+            dialled: &Dialled::new(),
             sheets: vec![],
         });
         let cut = (0..bytes.len())

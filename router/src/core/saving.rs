@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 use weave_model::{Block, NodeId, NodeName, TokenId};
 
 use super::command::Reply;
-use super::rotating::Replaced;
+use crate::keys::{ClusterSecret, OldSecret};
 use crate::mesh::join::Asked;
-use crate::mesh::tokens::TokenInfo;
+use crate::mesh::secret::SecretWord;
+use crate::mesh::tokens::{TokenInfo, Tokens};
 
 /// After a failed save, how long until the next.
 const RETRY: Duration = Duration::from_secs(5);
@@ -76,6 +77,20 @@ pub(super) struct Removing {
     pub name: NodeName,
     /// Who takes its addresses.
     pub heir: (NodeId, NodeName),
+}
+
+/// What a change of the secret replaced, in case that it cannot be saved.
+pub(super) struct Replaced {
+    pub secrets: Vec<ClusterSecret>,
+    pub old: Vec<OldSecret>,
+    pub word: Option<SecretWord>,
+    pub tokens: Tokens,
+}
+
+impl std::fmt::Debug for Replaced {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Replaced").finish_non_exhaustive()
+    }
 }
 
 /// The queue in front of the disk.

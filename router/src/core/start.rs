@@ -74,6 +74,7 @@ impl Core {
             records: BTreeMap::new(),
             own: None,
             endpoints: Vec::new(),
+            dialled: Dialled::new(),
             flood: Flood::default(),
             ways: Ways::default(),
             reach: Reach::default(),
@@ -106,6 +107,7 @@ impl Core {
             return;
         };
         self.ipam = Ipam::new(membership.range.size());
+        self.dialled = saved.dialled;
         self.restore_removed(&saved.removed, &membership.public);
         for bytes in &saved.records {
             match Record::read(bytes, &membership.public, &self.removals) {

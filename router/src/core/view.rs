@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use weave_model::{Block, ClusterRange, NodeId, NodeName, PathReason, Suite};
 
 use super::Core;
-use super::rotating::SecretState;
+use super::command::SecretState;
+use super::dialled::Discovery;
 use crate::keys::NodePublic;
 use crate::mesh::deed::{Run, Version, paint};
 use crate::mesh::record::Record;
@@ -102,6 +103,10 @@ pub struct View {
     pub twin: Option<Vec<SocketAddr>>,
     /// That process has run longer: this one takes no part any more.
     pub gave_way: bool,
+    /// Whether members are dialled where they say they are.
+    pub discovery: Discovery,
+    /// Where this node looks for members because it was told to, and who answered there.
+    pub dialled: BTreeMap<SocketAddr, Option<NodeId>>,
     /// How it stands with the cluster's secret; absent outside of a cluster.
     pub secret: Option<SecretState>,
     /// Members that are refused because they missed a change of the secret.
@@ -135,6 +140,8 @@ impl View {
             removed: false,
             twin: None,
             gave_way: false,
+            discovery: Discovery::On,
+            dialled: BTreeMap::new(),
             secret: None,
             turned_away: Vec::new(),
             outdated: None,
@@ -188,6 +195,7 @@ impl Core {
     pub(super) fn look(&self) -> View {
         let mut view = View::empty(self.me, self.config.name.clone());
         view.endpoints = self.all_endpoints();
+        view.discovery = self.config.discovery;
         view.storage_failure = self.saving.failure().map(str::to_owned);
         let Some(membership) = self.membership.as_ref().filter(|_| self.active) else {
             return view;
@@ -204,6 +212,7 @@ impl Core {
         view.removed = self.removals.contains(self.me);
         view.twin.clone_from(&self.past.twin);
         view.gave_way = self.past.gave_way;
+        view.dialled.clone_from(&self.dialled);
         view.secret = self.secret_state();
         view.turned_away = self.rotating.turned_away.iter().copied().collect();
         view.outdated = self.rotating.outdated;

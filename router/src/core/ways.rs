@@ -193,17 +193,20 @@ impl Core {
             .set(self.me, direct.into_values().collect(), now);
     }
 
-    /// Where a member may be asked without a relay: where it was heard last, then where it says it is.
+    /// Where a member may be asked without a relay: where it was heard last, then where it is dialled.
     fn addresses_of(&self, peer: NodeId) -> Vec<SocketAddr> {
         let heard = self
             .sessions
             .status(peer)
             .and_then(|status| status.endpoint);
         let mut addresses = Vec::from_iter(heard);
-        let said = self.records.get(&peer).map(|record| &record.endpoints);
-        for address in said.into_iter().flatten() {
-            if !addresses.contains(address) {
-                addresses.push(*address);
+        let dialled = self
+            .records
+            .get(&peer)
+            .map(|record| self.dialled_at(record));
+        for address in dialled.into_iter().flatten() {
+            if !addresses.contains(&address) {
+                addresses.push(address);
             }
         }
         addresses

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use weave_model::{Drop, NodeId, Suite, Token};
 use weave_router::core::command::{Command, Reply};
+use weave_router::core::dialled::Discovery;
 use weave_router::core::{Config, Core, CoreEvent};
 use weave_router::noise::mac;
 use weave_router::session::{Inbound, SessionEvent};
@@ -56,6 +57,7 @@ fn new_core(node: usize, disk: Option<&[u8]>, boot: u8, now: Now) -> Core {
     let config = Config {
         name: format!("host{node}").parse().expect("a name"),
         suites: vec![Suite::Aes256Gcm],
+        discovery: Discovery::On,
         preferred: Suite::Aes256Gcm,
         lanes: 2,
     };

@@ -8,6 +8,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use weave_model::{Block, NetworkName, NodeId, Suite};
 use weave_router::core::command::Command;
+use weave_router::core::dialled::Discovery;
 use weave_router::core::{Config, Core, CoreEvent};
 use weave_router::keys::{ClusterSecret, NodeKeys};
 use weave_router::mesh::authority::Authority;
@@ -147,7 +148,7 @@ fn flooded_messages(node: NodeId, version: RecordVersion) -> [Message; 7] {
     ]
 }
 
-fn deed_messages(node: NodeId) -> [Message; 7] {
+fn deed_messages(node: NodeId) -> [Message; 8] {
     [
         Message::DeedRequest {
             id: 1,
@@ -209,6 +210,7 @@ fn own_record() -> Record {
         blocks: vec![block(256, 8)],
         networks: vec![NetworkName::default_network()],
         lost: vec![[9; END]],
+        secret: Some(secret_word().mark()),
     };
     content
         .sign(&keys, &cluster.public())
@@ -315,6 +317,7 @@ fn config() -> Config {
     Config {
         name: "host1".parse().expect("a name"),
         suites: vec![Suite::Aes256Gcm],
+        discovery: Discovery::On,
         preferred: Suite::Aes256Gcm,
         lanes: 2,
     }

@@ -15,6 +15,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use weave_model::{Block, NodeId, Suite, Token};
 use weave_router::core::command::{Command, CommandError, Reply};
+use weave_router::core::dialled::Discovery;
 use weave_router::core::view::View;
 use weave_router::core::{Config, Core, CoreEvent};
 use weave_router::path::cut::Batch;
@@ -187,6 +188,7 @@ impl Node {
         Config {
             name: self.name.parse().unwrap(),
             suites: vec![Suite::ChaCha20Poly1305, Suite::Aes256Gcm],
+            discovery: Discovery::On,
             preferred: Suite::ChaCha20Poly1305,
             lanes: 2,
         }

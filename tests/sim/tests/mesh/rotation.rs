@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use rand::RngExt;
-use weave_router::core::command::{Command, CommandError, Reply};
-use weave_router::core::rotating::SecretState;
+use weave_router::core::command::{Command, CommandError, Reply, SecretState};
 use weave_router::mesh::tokens::Refusal;
 use weave_sim::net::{Answer, Net};
 
