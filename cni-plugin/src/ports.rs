@@ -64,7 +64,7 @@ pub fn of_netavark(list: &[Value]) -> Result<Vec<PublishedPort>, Error> {
 fn text<'a>(field: &str, one: &'a Value, key: &str) -> Result<Option<&'a str>, Error> {
     match one.get(key) {
         None | Some(Value::Null) => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text).map(String::as_str).filter(|t| !t.is_empty())),
+        Some(Value::String(text)) => Ok(Some(text.as_str()).filter(|text| !text.is_empty())),
         Some(other) => Err(Error::config(field, format!("{key} {other} is not a text"))),
     }
 }

@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
 # Builds what the benches compare with, each at a pinned version, into .cache/peers.
 #
-#   tests/bench/peers.sh NAME...     NAME: wireguard-go, boringtun, gotatun, nebula, kube-proxy
+#   tests/bench/peers.sh NAME...     NAME: wireguard-go, boringtun, gotatun, nebula, kube-proxy, cni-plugins
 #
 # What is already there in the pinned version is left alone. At the end one line per peer says its name and version.
-# wireguard-go, nebula and kube-proxy (some minutes, and a GiB of sources) come through the Go module proxy, boringtun and gotatun from the crate registry.
+# wireguard-go, nebula, cni-plugins (bridge and host-local) and kube-proxy (some minutes, and a GiB of sources) come through the Go module proxy, boringtun and gotatun from the crate registry.
 set -euo pipefail
 
 readonly WIREGUARD_GO=v0.0.0-20260522210424-ecfc5a8d5446
 readonly NEBULA=v1.11.1
+readonly CNI_PLUGINS=v1.10.0
 readonly BORINGTUN=0.7.1
 readonly GOTATUN=0.10.2
 readonly GO_AT_LEAST=1.26     # what nebula's go.mod asks for
@@ -92,7 +93,8 @@ for name in "$@"; do
       at_least "$GOTATUN_RUST" "$rust" || die "gotatun $GOTATUN needs Rust $GOTATUN_RUST, here is $rust: update it, or leave gotatun out with --peers"
       build_cargo "$name" "$GOTATUN" gotatun-cli ;;
     kube-proxy) build_kube_proxy ;;
-    *) die "no peer called $name: wireguard-go, boringtun, gotatun, nebula or kube-proxy" ;;
+    cni-plugins) build_go "$name" "$CNI_PLUGINS" github.com/containernetworking/plugins/plugins/main/bridge github.com/containernetworking/plugins/plugins/ipam/host-local ;;
+    *) die "no peer called $name: wireguard-go, boringtun, gotatun, nebula, kube-proxy or cni-plugins" ;;
   esac
   echo "$name $(cat "$peers/$name.version")"
 done
