@@ -66,7 +66,10 @@ impl Facts {
         }
         let netns = entry.netns_id.1;
         let by_netns = runtimes.in_netns(netns);
-        (netns, by_netns.or(by_name.map(|(_, info)| info)).cloned())
+        (
+            netns,
+            by_netns.or_else(|| by_name.map(|(_, info)| info)).cloned(),
+        )
     }
 }
 

@@ -38,7 +38,7 @@ const MOST: usize = 1024;
 const MOST_LABELS: usize = 32;
 const LONGEST_LABEL: usize = 256;
 
-/// The longest name of a container, an image, a pod, in bytes.
+/// The longest name of a container, an image, a pod, in characters.
 const LONGEST_NAME: usize = 256;
 
 /// Labels by which kubelet says which pod a container belongs to.
@@ -213,7 +213,7 @@ fn info(
 
 /// As much of a name as is told.
 fn short(name: &str) -> String {
-    name[..name.floor_char_boundary(LONGEST_NAME)].to_owned()
+    name.chars().take(LONGEST_NAME).collect()
 }
 
 /// The inode of a process's network namespace; 0 if there is none.
@@ -270,7 +270,7 @@ mod tests {
         let known = info(
             "r",
             "0123456789abcdef",
-            &"é".repeat(200),
+            &"é".repeat(LONGEST_NAME + 1),
             "i",
             labels.collect(),
         );
@@ -278,7 +278,7 @@ mod tests {
             (known.id.as_str(), known.labels.len()),
             ("0123456789ab", MOST_LABELS)
         );
-        assert_eq!(known.name, "é".repeat(LONGEST_NAME / 2));
+        assert_eq!(known.name, "é".repeat(LONGEST_NAME));
         let long = [("long".to_owned(), "x".repeat(LONGEST_LABEL))];
         assert!(info("r", "a", "a", "i", long.into()).labels.is_empty());
     }
