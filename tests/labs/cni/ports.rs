@@ -99,22 +99,7 @@ fn ports_lead_to_containers() {
         ] {
             assert_eq!(says(&outside, to, port), seen, "{to} {port} from outside");
         }
-        for to in [v4, v6] {
-            let seen = other.ips()[usize::from(to.is_ipv6())];
-            assert_eq!(
-                says(&other.ns, to, 8080),
-                Some(seen),
-                "a container's own address"
-            );
-            assert_eq!(says(&h1.ns, to, 8080), Some(to), "the host's own address");
-            assert!(
-                says(&web.ns, to, 8080).is_some(),
-                "a container that is its own client"
-            );
-        }
-        let gateway = Some(IpAddr::from(Ipv4Addr::new(10, 32, 0, 1)));
-        assert_eq!(says(&h1.ns, address("127.0.0.1"), 8080), gateway);
-        assert_eq!(says(&h1.ns, address("::1"), 8080), None);
+        from_inside(&h1, [&web, &other], says);
         let checked = r.check("web", &web);
         assert!(checked.ok, "{checked:?}");
         let open = || word(&outside, at(v4, 8080), &listener).is_some();
@@ -126,6 +111,30 @@ fn ports_lead_to_containers() {
         assert_eq!(h1.ns.snapshot(), before);
         assert_eq!(plain.left(), (0, 0, 0));
     });
+}
+
+/// From the host, another container and the container itself.
+fn from_inside(
+    host: &Host,
+    [web, other]: [&Added; 2],
+    says: impl Fn(&Ns, IpAddr, u16) -> Option<IpAddr>,
+) {
+    for to in [IpAddr::from(host.v4), host.v6.into()] {
+        let seen = other.ips()[usize::from(to.is_ipv6())];
+        assert_eq!(
+            says(&other.ns, to, 8080),
+            Some(seen),
+            "a container's own address"
+        );
+        assert_eq!(says(&host.ns, to, 8080), Some(to), "the host's own address");
+        assert!(
+            says(&web.ns, to, 8080).is_some(),
+            "a container that is its own client"
+        );
+    }
+    let gateway = Some(IpAddr::from(Ipv4Addr::new(10, 32, 0, 1)));
+    assert_eq!(says(&host.ns, address("127.0.0.1"), 8080), gateway);
+    assert_eq!(says(&host.ns, address("::1"), 8080), None);
 }
 
 /// What is flushed comes back, and CHECK tells it meanwhile; a node that is killed keeps nobody from the port.
