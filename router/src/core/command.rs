@@ -428,12 +428,8 @@ impl CommandError {
             Self::Refused(tokens::Refusal::Unable) => "look at `weavectl status` on the inviter, then join again",
             Self::Refused(_) => "make a new token on a member with `weavectl token create`",
             Self::WrongCluster(_) => "check the address, or make a new token in the right cluster",
-            Self::RangeTaken { .. } => {
-                "remove that route or address from this host, then join again with the same token"
-            }
-            Self::NoAnswer(_) => {
-                "check that weaved runs there, that UDP passes, and that the token was made there within its time"
-            }
+            Self::RangeTaken { .. } => "remove that route or address from this host, then join again with the same token",
+            Self::NoAnswer(_) => "check that weaved runs there, that UDP passes, and that the token was made there within its time",
             Self::Unanswered => {
                 "check that UDP passes both ways; if the inviter was put back to an older copy it forgot this node: run `weavectl leave --force` here, then join anew"
             }

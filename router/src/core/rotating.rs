@@ -80,19 +80,18 @@ impl Core {
         let authority = authority.ok_or(CommandError::NotMember)?;
         let word = SecretWord::new(&authority, secret, until, &before);
         let replaced = self.take_word(word, Some(before));
+        let replaced = replaced.ok_or(CommandError::NotMember)?;
         self.saving
             .after(Pending::Secret(Some((command, replaced))));
         Ok(())
     }
 
-    /// Puts a word in force as far as the state goes that is saved.
-    fn take_word(&mut self, word: SecretWord, before: Option<ClusterSecret>) -> Replaced {
+    /// Puts a word in force as far as the state goes that is saved; `None` outside of a cluster.
+    fn take_word(&mut self, word: SecretWord, before: Option<ClusterSecret>) -> Option<Replaced> {
         let me = self.me;
+        let membership = self.membership.as_mut()?;
         let tokens = self.tokens.clone();
         self.tokens.end_by(Duration::from_secs(word.until));
-        let Some(membership) = &mut self.membership else {
-            unreachable!("only members take a word")
-        };
         let before = before.filter(|_| Duration::from_secs(word.until) > self.now.wall);
         let secrets: Vec<_> = [Some(word.secret.clone()), before]
             .into_iter()
@@ -107,7 +106,7 @@ impl Core {
         for secret in &replaced.secrets {
             membership.retire(secret, &me);
         }
-        replaced
+        Some(replaced)
     }
 
     /// A change of the secret could not be saved.
@@ -179,8 +178,9 @@ impl Core {
             return;
         }
         let before = membership.before(&word, handed_on.before.as_deref());
-        self.take_word(word, before);
-        self.saving.after(Pending::Secret(None));
+        if self.take_word(word, before).is_some() {
+            self.saving.after(Pending::Secret(None));
+        }
     }
 
     /// Hands the word to who is due, and gives the secret before up when its time is over.

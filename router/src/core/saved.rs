@@ -336,31 +336,37 @@ impl Fields {
                     self.sheets.push(field.counted(MAX_SHEET)?.to_vec());
                 }
             }
-            SECRET => {
-                self.word = Some(Zeroizing::new(field.counted(MAX_WORD)?.to_vec()));
-                while !field.is_empty() {
-                    self.old.push(OldSecret {
-                        epoch: field.u32()?,
-                        mac_key: Zeroizing::new(field.array()?),
-                        cookie_key: Zeroizing::new(field.array()?),
-                    });
-                }
-            }
-            DIALLED => {
-                while !field.is_empty() && self.dialled.len() < MAX_DIALLED {
-                    let address = field.address()?;
-                    let found = match field.u8()? {
-                        0 => None,
-                        _ => Some(NodeId::from_bytes(field.array()?)),
-                    };
-                    self.dialled.insert(address, found);
-                }
-            }
+            SECRET => self.read_secret(field)?,
+            DIALLED => self.read_dialled(field)?,
             STAMP => self.stamp = field.u64()?,
             PAST => self.past = (field.u64()?, field.u8()? != 0),
             _ => return Err(Malformed("saved state: it was written by a later version")),
         }
         field.end()
+    }
+
+    fn read_secret(&mut self, field: &mut Reader<'_>) -> Result<(), Malformed> {
+        self.word = Some(Zeroizing::new(field.counted(MAX_WORD)?.to_vec()));
+        while !field.is_empty() {
+            self.old.push(OldSecret {
+                epoch: field.u32()?,
+                mac_key: Zeroizing::new(field.array()?),
+                cookie_key: Zeroizing::new(field.array()?),
+            });
+        }
+        Ok(())
+    }
+
+    fn read_dialled(&mut self, field: &mut Reader<'_>) -> Result<(), Malformed> {
+        while !field.is_empty() && self.dialled.len() < MAX_DIALLED {
+            let address = field.address()?;
+            let found = match field.u8()? {
+                0 => None,
+                _ => Some(NodeId::from_bytes(field.array()?)),
+            };
+            self.dialled.insert(address, found);
+        }
+        Ok(())
     }
 }
 
