@@ -12,7 +12,6 @@ use super::args::{Args, Attach, CniCommand, Command};
 use super::client::{Client, percent_encoded};
 use super::failure::{Exit, Failure};
 use super::shown::{Answer, Shown};
-use super::targets::Targets;
 use super::{
     cni, dashboard, flows, members, network, print, processes, secret, service, targets, tools,
 };
@@ -67,15 +66,7 @@ pub(super) fn run(args: &Args) -> Answer {
         Command::Top { rounds, filter } => flows::top(&client, args.output, filter, *rounds),
         Command::Processes(filter) => processes::run(&client, args.output, filter),
         Command::Dashboard { port } => dashboard::run(&client, *port),
-        Command::Targets(_) => {
-            let peers = client.get("/peers")?;
-            let targets = Targets::new(
-                &peers,
-                &client.get("/connections")?,
-                &client.get("/targets")?,
-            );
-            shown.answer(&targets, Targets::human)
-        }
+        Command::Targets(_) => targets::show(&client, &shown),
         Command::Cni { command } => {
             let done = place_cni(&args.socket, command)?;
             shown.answer(&done, cni::Done::human)

@@ -14,7 +14,7 @@ use crate::config::{Address, DEFAULT_PORT};
 
 /// All addresses, by member.
 #[derive(Debug, PartialEq, Eq, Serialize)]
-pub(super) struct Targets {
+struct Targets {
     targets: Vec<Target>,
 }
 
@@ -60,7 +60,7 @@ enum Source {
 
 impl Targets {
     /// Puts together what the node says of its members and of its sessions.
-    pub(super) fn new(peers: &Peers, connections: &Connections, dialled: &api::Targets) -> Self {
+    fn new(peers: &Peers, connections: &Connections, dialled: &api::Targets) -> Self {
         let mut targets = Vec::new();
         let tried = match dialled.discovery {
             true => State::Tried,
@@ -119,7 +119,7 @@ impl Targets {
     }
 
     /// A row for each.
-    pub(super) fn human(&self) -> String {
+    fn human(&self) -> String {
         if self.targets.is_empty() {
             return "this node has no peers; invite one with: weavectl token create\n".to_owned();
         }
@@ -153,6 +153,13 @@ impl Targets {
         }
         table.render()
     }
+}
+
+/// Does `weavectl targets`.
+pub(super) fn show(client: &Client<'_>, shown: &Shown) -> Answer {
+    let (peers, sessions) = (client.get("/peers")?, client.get("/connections")?);
+    let targets = Targets::new(&peers, &sessions, &client.get("/targets")?);
+    shown.answer(&targets, Targets::human)
 }
 
 /// Does `weavectl connect`.
