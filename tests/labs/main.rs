@@ -25,6 +25,7 @@ mod networks;
 mod newcomer;
 mod outside;
 mod overlay;
+mod partition;
 mod raw_frames;
 mod relay;
 mod relayed;

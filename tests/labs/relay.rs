@@ -19,7 +19,7 @@ const RATE: usize = 4 << 20;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// From now on the switch drops what the host at port `pA` sends to the one at port `pB`, for each pair (A, B).
-fn cut(lab: &Lab, pairs: &[(u8, u8)]) {
+pub(crate) fn cut(lab: &Lab, pairs: &[(u8, u8)]) {
     let rules = pairs.iter().map(|(from, to)| {
         format!("add rule bridge cut between iifname p{from} oifname p{to} drop\n")
     });
@@ -34,7 +34,7 @@ flush chain bridge cut between
 }
 
 /// Both directions between two hosts.
-const fn both(a: u8, b: u8) -> [(u8, u8); 2] {
+pub(crate) const fn both(a: u8, b: u8) -> [(u8, u8); 2] {
     [(a, b), (b, a)]
 }
 

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::lab::traffic::wait_for;
-use crate::lab::{Host, Lab, await_mesh_of};
+use crate::lab::traffic::{try_ping, wait_for};
+use crate::lab::{Container, Host, Lab, await_mesh_of};
 
 /// For what only has to happen some time.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -29,6 +29,15 @@ fn await_way(host: &Host, peer: &str, via: Option<&str>) {
             && direct == via.is_none()
             && seen["path"]["via"].as_str() == via
     });
+}
+
+/// Waits until a container reaches another one again, both of whose nodes have just started.
+#[track_caller]
+fn reaches_again(from: &Container, to: &Container) {
+    wait_for("an answer after the start", PATIENCE, || {
+        try_ping(&from.ns, to.v4.into(), 1000).status.success()
+    });
+    from.reaches(to, 1000);
 }
 
 /// Has the switch count what the hosts at two ports send each other straight.
@@ -111,8 +120,9 @@ fn without_discovery_nodes_dial_only_whom_they_were_told_of() {
             host.start_with(&["--no-discovery"]);
         }
         await_way(h2, "h3", None);
+        await_way(h3, "h2", None);
         assert!(told(h2).contains(&at.to_owned()), "saved: {:?}", told(h2));
-        b.reaches(&c, 1000);
+        reaches_again(&b, &c);
         h2.ok(&["forget", at]);
         let again = h2.ctl(&["forget", at]);
         assert!(
@@ -128,7 +138,8 @@ fn without_discovery_nodes_dial_only_whom_they_were_told_of() {
             host.start_with(&["--no-discovery"]);
         }
         await_way(h2, "h3", Some("h1"));
-        b.reaches(&c, 1000);
+        await_way(h3, "h2", Some("h1"));
+        reaches_again(&b, &c);
         assert_eq!(counted(lab), 0, "forgotten");
     });
 }
