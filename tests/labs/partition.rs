@@ -116,7 +116,7 @@ END",
         wait_for("the loss is shown", PATIENCE, || {
             let seen = hosts[0].json(&["connections"]);
             let to = &seen["connections"][0];
-            to["state"] == "connected" && to["loss_permille"].as_u64() > Some(100)
+            to["state"] == "connected" && to["path"]["loss_permille"].as_u64() > Some(50)
         });
         lab.switch().sh("nft delete table bridge lossy");
         talk.assert_goes_on(PATIENCE);
