@@ -158,6 +158,8 @@ fn link(peer: u32, second: u64) -> ReportLink {
         peer: node(peer),
         state: PeerState::Connected,
         rtt_us: Some(300 + (u64::from(peer) * 7 + second) as u32 % 40),
+        loss_permille: Some(0),
+        via: None,
         mtu: Some(PathMtu {
             bytes: 1500,
             reason: MtuReason::Probed,

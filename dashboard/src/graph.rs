@@ -163,6 +163,8 @@ fn link(id: NodeId, told: &ReportLink) -> TopologyLink {
         b,
         state: told.state,
         rtt_us: told.rtt_us,
+        loss_permille: told.loss_permille,
+        via: told.via.clone(),
         mtu: told.mtu,
         suite: told.suite,
         traffic,
@@ -175,6 +177,8 @@ fn merge(link: &mut TopologyLink, told: &ReportLink) {
         link.state = PeerState::Connected;
     }
     link.rtt_us = link.rtt_us.or(told.rtt_us);
+    link.loss_permille = link.loss_permille.max(told.loss_permille);
+    link.via = link.via.take().or_else(|| told.via.clone());
     link.suite = link.suite.or(told.suite);
     link.mtu = match (link.mtu, told.mtu) {
         (Some(one), Some(two)) => Some(if two.bytes < one.bytes { two } else { one }),
@@ -340,6 +344,8 @@ mod tests {
             peer: id(peer),
             state,
             rtt_us: Some(300),
+            loss_permille: Some(u16::from(peer)),
+            via: None,
             mtu: Some(PathMtu {
                 bytes: mtu,
                 reason: MtuReason::Probed,
@@ -450,7 +456,10 @@ mod tests {
             ..Report::default()
         };
         let two = Report {
-            links: vec![told(1, PeerState::Connected, 1400, 99)],
+            links: vec![ReportLink {
+                via: "c".parse().ok(),
+                ..told(1, PeerState::Connected, 1400, 99)
+            }],
             ..Report::default()
         };
         let topology = shown(vec![
@@ -468,6 +477,8 @@ mod tests {
             (link.mtu.unwrap().bytes, link.traffic.sent_bytes),
             (1400, 10)
         );
+        let via = link.via.as_ref().map(NodeName::as_str);
+        assert_eq!((link.loss_permille, via), (Some(2), Some("c")));
         let alone = shown(vec![
             member(1, "a", Err("gone".into())),
             member(2, "b", Ok(two)),

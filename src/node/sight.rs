@@ -324,6 +324,8 @@ impl Node {
                 peer: one.id,
                 state: one.state,
                 rtt_us: one.rtt_us,
+                loss_permille: one.path.as_ref().and_then(|path| path.loss_permille),
+                via: one.path.and_then(|path| path.via),
                 mtu: one.mtu,
                 suite: one.suite,
                 traffic: one.traffic,

@@ -119,7 +119,9 @@ async function look() {
   await page.getByRole("navigation").getByRole("button", { name: /^h1/ }).click();
   await details.getByRole("button", { name: "to h2" }).click();
   await details.getByText("Round trip").waitFor();
-  say("a link tells its round trip");
+  await details.getByText("0.0 %").waitFor();
+  await details.getByText("straight").waitFor();
+  say("a link tells its round trip, its loss and its path");
   await shot("link");
   await page.keyboard.press("Escape");
 

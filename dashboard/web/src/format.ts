@@ -25,7 +25,7 @@ export function ago(seconds: number): string {
   return `${Math.round(seconds / 86400)} d ago`;
 }
 
-/** A share of one core. */
+/** Thousandths, of one core or of what was sent. */
 export const share = (permille: number | null): string => (permille === null ? "" : `${(permille / 10).toFixed(permille < 100 ? 1 : 0)} %`);
 
 /** `tcp/80` where every address is listened on, else with the address. */

@@ -4,7 +4,7 @@
 // flows are edges between hosts, and of many edges the failing and the busiest are drawn. What is left out is counted, and
 // drawn when one of its ends is chosen.
 
-import { bytes, milliseconds, rate } from "./format";
+import { bytes, milliseconds, rate, share } from "./format";
 import { type Box, type Group, layout, NAME } from "./layout";
 import type { Container, End, Flow, Host, Link, Service, Topology } from "./types";
 
@@ -195,7 +195,12 @@ function linkEdges(topology: Topology, selected: string | null): EdgeItem[] {
   const few = topology.hosts.length <= LINKED;
   const wanted = (link: Link): boolean => few || link.state !== "connected" || [link.id, link.a, link.b].includes(selected ?? "");
   return topology.links.filter(wanted).map((link: Link) => {
-    const facts = [link.rtt_us === null ? "" : milliseconds(link.rtt_us), link.mtu ? `MTU ${link.mtu.bytes}` : ""];
+    const facts = [
+      link.rtt_us === null ? "" : milliseconds(link.rtt_us),
+      link.loss_permille ? `${share(link.loss_permille)} lost` : "",
+      link.via ? `via ${link.via}` : "",
+      link.mtu ? `MTU ${link.mtu.bytes}` : "",
+    ];
     return {
       id: link.id,
       kind: "link",

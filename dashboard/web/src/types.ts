@@ -86,6 +86,9 @@ export interface Link {
   b: string;
   state: PeerState;
   rtt_us: number | null;
+  loss_permille: number | null;
+  /** The host that hands on what the two cannot send each other straight. */
+  via?: string;
   mtu: { bytes: number; reason: string } | null;
   suite: string | null;
   traffic: { sent_bytes: number; received_bytes: number; sent_packets: number; received_packets: number };

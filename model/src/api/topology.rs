@@ -70,7 +70,7 @@ pub struct ReportContainer {
 }
 
 /// A session, as one of its ends tells of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReportLink {
     /// The other end.
     pub peer: NodeId,
@@ -78,6 +78,12 @@ pub struct ReportLink {
     pub state: PeerState,
     /// The smoothed round-trip time, in microseconds.
     pub rtt_us: Option<u32>,
+    /// Of a thousand pings, how many were lost.
+    #[serde(default)]
+    pub loss_permille: Option<u16>,
+    /// The member that hands packets on, though it cannot read them; absent where they go straight.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub via: Option<NodeName>,
     /// The largest packet that crosses it.
     pub mtu: Option<PathMtu>,
     /// The suite of the session.
@@ -409,6 +415,12 @@ pub struct TopologyLink {
     pub state: PeerState,
     /// The smoothed round-trip time, in microseconds.
     pub rtt_us: Option<u32>,
+    /// Of a thousand pings, how many were lost: the worse of both directions.
+    #[serde(default)]
+    pub loss_permille: Option<u16>,
+    /// The member that hands packets on, though it cannot read them; absent where they go straight.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub via: Option<NodeName>,
     /// The largest packet that crosses it: the smaller of both directions.
     pub mtu: Option<PathMtu>,
     /// The suite of the session.

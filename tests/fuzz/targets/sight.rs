@@ -72,6 +72,8 @@ pub(super) fn report_seeds() -> Vec<Vec<u8>> {
             peer: NodeId::from_bytes([2; 32]),
             state: PeerState::Connected,
             rtt_us: Some(300),
+            loss_permille: Some(7),
+            via: "host3".parse().ok(),
             mtu: None,
             suite: None,
             traffic: Traffic::default(),
