@@ -241,11 +241,11 @@ fn an_association_of_sctp_begins() {
         let r = publishing(&Runtime::new(&h1), &[mapping(3868, 3869, "sctp", "")]);
         let web = r.add("web", &h1.bare_container("web"));
         let mut server = web.ns.command("python3");
-        let mut server = piped(server.args(["-c", SCTP, "server"]));
+        let mut server = piped(server.args(["-c", SCTP, "30", "server"]));
         assert_eq!(server.line(), "ready");
         let to = h1.v4.to_string();
         let mut client = outside.command("python3");
-        let mut client = piped(client.args(["-c", SCTP, "client", &to, "3868"]));
+        let mut client = piped(client.args(["-c", SCTP, "30", "client", &to, "3868"]));
         assert_eq!(client.line(), "ready");
         assert_eq!(server.line(), format!("{} 3869", OUTSIDE[0]));
         assert_eq!(client.line(), format!("{to} 3868 4321"));
@@ -358,42 +358,5 @@ impl Drop for Piped {
     }
 }
 
-/// Both ends of the beginning of an association: `client ADDRESS PORT` sends an INIT and says who answered, `server`
-/// answers one and says whom it saw.
-const SCTP: &str = r#"
-import socket, struct, sys
-
-def crc32c(data):
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc ^= byte
-        for _ in range(8):
-            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
-    return crc ^ 0xFFFFFFFF
-
-def packet(source, target, tag, kind, mine):
-    chunk = struct.pack("!BBHIIHHI", kind, 0, 20, mine, 65536, 1, 1, 7)
-    head = lambda sum: struct.pack("!HHI", source, target, tag) + struct.pack("<I", sum)
-    return head(crc32c(head(0) + chunk)) + chunk
-
-raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, 132)
-raw.settimeout(30)
-print("ready", flush=True)
-
-def receive(kind):
-    while True:
-        data, (address, _) = raw.recvfrom(2048)
-        body = data[(data[0] & 15) * 4:]
-        source, target, tag = struct.unpack("!HHI", body[:8])
-        if body[12] == kind:
-            return address, source, target, struct.unpack("!I", body[16:20])[0]
-
-if sys.argv[1] == "client":
-    raw.sendto(packet(4321, int(sys.argv[3]), 0, 1, 99), (sys.argv[2], 0))
-    address, source, target, tag = receive(2)
-    print(address, source, target, flush=True)
-else:
-    address, source, target, tag = receive(1)
-    print(address, target, flush=True)
-    raw.sendto(packet(target, source, tag, 2, 55), (address, 0))
-"#;
+/// Both ends of the beginning of an association: `SECONDS client ADDRESS PORT` and `SECONDS server`.
+const SCTP: &str = include_str!("../../sctp.py");
