@@ -14,11 +14,10 @@ import json
 import os
 import statistics
 import subprocess
-import sys
 import time
 from pathlib import Path
 
-from hosts import PREFIX, Failed, Hosts, netns, remove_leftovers, run, take_lock, wait_until
+from hosts import PREFIX, Failed, Hosts, collect, netns, run, wait_until
 from overlays import OURS, PEERS, ROOT
 
 GOALS = {("ADD", "p50_ms"): 10, ("ADD", "p99_ms"): 50, ("DEL", "p50_ms"): 10}
@@ -43,24 +42,14 @@ def arguments():
 
 def main():
     asked = arguments()
-    lock, rows = take_lock(), []
-    try:
-        print("\n".join(f"version: {line}" for line in versions(asked.names)), flush=True)
-        for number in range(1, asked.runs + 1):
-            for row in one_run(asked):
-                row = {"run": number, **row}
-                print("  ".join(f"{key}={value}" for key, value in row.items()), flush=True)
-                rows.append(row)
-    except Failed as fault:
-        sys.exit(f"bench: {fault}")
-    except KeyboardInterrupt:
-        sys.exit(130)
-    finally:
-        remove_leftovers()
-        os.unlink(lock.name)
-    if asked.json:
-        asked.json.write_text(json.dumps({"bench": "cni", "rows": rows}, indent=1) + "\n")
-    report(rows)
+    report(collect("cni", series(asked), asked.json))
+
+
+def series(asked):
+    print("\n".join(f"version: {line}" for line in versions(asked.names)), flush=True)
+    for number in range(1, asked.runs + 1):
+        for row in one_run(asked):
+            yield {"run": number, **row}
 
 
 def ours(hosts):

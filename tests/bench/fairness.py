@@ -8,13 +8,12 @@ take more, one that made too much of them less. It fails if a stream gets less t
 
 import argparse
 import json
-import os
 import statistics
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from hosts import UNDERLAY, Failed, Hosts, remove_leftovers, take_lock, wait_until
+from hosts import UNDERLAY, Failed, Hosts, collect, wait_until
 from overlays import OVERLAYS, versions
 
 LEAST = 0.1  # of what both get together: with less a stream starves
@@ -41,25 +40,16 @@ def arguments():
 
 def main():
     asked = arguments()
-    lock, rows = take_lock(), []
-    try:
-        print("\n".join(f"version: {line}" for line in versions(asked.names)))
-        print(f"wire: {asked.rate} Mbit/s, MTU {asked.mtu}, loss {asked.loss} permille, {asked.seconds} s", flush=True)
-        for number in range(1, asked.runs + 1):
-            for name in asked.names:
-                row = {"name": name, "run": number, "wire": "packet", "loss_permille": asked.loss, "mtu": asked.mtu, "rate_mbit": asked.rate, **one_run(asked, name)}
-                print("  ".join(f"{key}={value}" for key, value in row.items()), flush=True)
-                rows.append(row)
-    except Failed as fault:
-        sys.exit(f"bench: {fault}")
-    except KeyboardInterrupt:
-        sys.exit(130)
-    finally:
-        remove_leftovers()
-        os.unlink(lock.name)
-    if asked.json:
-        asked.json.write_text(json.dumps({"bench": "fairness", "rows": rows}, indent=1) + "\n")
-    sys.exit(report(asked.names, rows))
+    sys.exit(report(asked.names, collect("fairness", series(asked), asked.json)))
+
+
+def series(asked):
+    print("\n".join(f"version: {line}" for line in versions(asked.names)))
+    print(f"wire: {asked.rate} Mbit/s, MTU {asked.mtu}, loss {asked.loss} permille, {asked.seconds} s", flush=True)
+    wire = {"wire": "packet", "loss_permille": asked.loss, "mtu": asked.mtu, "rate_mbit": asked.rate}
+    for number in range(1, asked.runs + 1):
+        for name in asked.names:
+            yield {"name": name, "run": number, **wire, **one_run(asked, name)}
 
 
 def one_run(asked, name):

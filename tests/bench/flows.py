@@ -7,14 +7,12 @@ for whoever listens to it. Then one TCP stream shows whether the overlay is slow
 """
 
 import argparse
-import json
 import os
 import statistics
-import sys
 from pathlib import Path
 
 from fairness import stream
-from hosts import Failed, Hosts, remove_leftovers, take_lock, wait_until
+from hosts import Failed, Hosts, collect, wait_until
 from overlays import OURS, ours
 
 WAYS = ("off", "on", "looked at")
@@ -38,23 +36,13 @@ def arguments():
 
 def main():
     asked = arguments()
-    lock, rows = take_lock(), []
-    try:
-        for number in range(1, asked.runs + 1):
-            for way in WAYS:
-                row = {"way": way, "run": number, **one_run(asked, way)}
-                print("  ".join(f"{key}={value}" for key, value in row.items()), flush=True)
-                rows.append(row)
-    except Failed as fault:
-        sys.exit(f"bench: {fault}")
-    except KeyboardInterrupt:
-        sys.exit(130)
-    finally:
-        remove_leftovers()
-        os.unlink(lock.name)
-    if asked.json:
-        asked.json.write_text(json.dumps({"bench": "flows", "rows": rows}, indent=1) + "\n")
-    report(rows)
+    report(collect("flows", series(asked), asked.json))
+
+
+def series(asked):
+    for number in range(1, asked.runs + 1):
+        for way in WAYS:
+            yield {"way": way, "run": number, **one_run(asked, way)}
 
 
 def one_run(asked, way):

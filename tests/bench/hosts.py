@@ -9,6 +9,7 @@ Nothing outside these namespaces is touched. Everything carries the prefix, so w
 """
 
 import fcntl
+import json
 import os
 import signal
 import subprocess
@@ -173,6 +174,29 @@ class Hosts:
             )
             hook = "add chain bridge loss pass { type filter hook forward priority 0; }\n"
             self.inside("sw", "nft", "-f", "-", stdin="add table bridge loss\n" + hook + drops)
+
+
+def collect(bench, rows, file):
+    """Runs a bench of that name whose `rows` come one by one, with no other bench beside it; each is printed as it comes.
+
+    Returns all of them, and writes them to `file` unless it is None. Ends the program where the bench fails or is
+    interrupted; what it made is removed in any case.
+    """
+    lock, done = take_lock(), []
+    try:
+        for row in rows:
+            print("  ".join(f"{key}={value}" for key, value in row.items()), flush=True)
+            done.append(row)
+    except Failed as fault:
+        sys.exit(f"bench: {fault}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+    finally:
+        remove_leftovers()
+        os.unlink(lock.name)
+    if file:
+        file.write_text(json.dumps({"bench": bench, "rows": done}, indent=1) + "\n")
+    return done
 
 
 def netns(place):
