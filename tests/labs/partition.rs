@@ -15,11 +15,8 @@ const LOSSY: Duration = Duration::from_secs(120);
 
 /// Whether a host has no working session with another one.
 fn misses(host: &Host, other: &Host) -> bool {
-    let seen = host.json(&["connections"]);
-    let all = seen["connections"].as_array().expect("a list").clone();
-    let to = |each: &serde_json::Value| each["name"] == other.name.as_str();
-    all.iter()
-        .any(|each| to(each) && each["state"] != "connected")
+    let seen = host.connection(&other.name);
+    seen.is_some_and(|seen| seen["state"] != "connected")
 }
 
 /// Containers that a half makes while it is alone: four on each host, each with the half's others in reach.

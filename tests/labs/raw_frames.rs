@@ -171,41 +171,28 @@ fn lies(other: &Container, victims: [&Container; 2]) -> Vec<Vec<u8>> {
 
 /// The first, the last and a middle fragment of a datagram of IPv4, and one with options.
 fn pieces(from: Ipv4Addr, to: Ipv4Addr) -> Vec<Vec<u8>> {
-    let piece = |offset: u16, more: bool| {
+    let packet = |change: &dyn Fn(&mut etherparse::Ipv4Header)| {
         let mut packet = Vec::new();
-        let mut ip = etherparse::Ipv4Header::new(
-            24,
-            64,
-            etherparse::IpNumber::UDP,
-            from.octets(),
-            to.octets(),
-        )
-        .expect("it fits");
-        ip.identification = 7;
-        ip.more_fragments = more;
-        ip.dont_fragment = false;
-        ip.fragment_offset = IpFragOffset::try_new(offset).expect("a small offset");
+        let udp = etherparse::IpNumber::UDP;
+        let mut ip =
+            etherparse::Ipv4Header::new(24, 64, udp, from.octets(), to.octets()).expect("it fits");
+        change(&mut ip);
         ip.header_checksum = ip.calc_header_checksum();
         ip.write(&mut packet).expect("it fits");
         packet.extend([0x13, 0x8f, 0x13, 0x8f, 0, 24, 0, 0]);
         packet.extend(MARKER);
         packet
     };
-    let mut options = etherparse::Ipv4Header::new(
-        24,
-        64,
-        etherparse::IpNumber::UDP,
-        from.octets(),
-        to.octets(),
-    )
-    .expect("it fits");
-    options.options = [1, 1, 1, 0].into();
-    options.header_checksum = options.calc_header_checksum();
-    let mut packet = Vec::new();
-    options.write(&mut packet).expect("it fits");
-    packet.extend([0x13, 0x8f, 0x13, 0x8f, 0, 24, 0, 0]);
-    packet.extend(MARKER);
-    vec![piece(0, true), piece(3, true), piece(6, false), packet]
+    let piece = |offset: u16, more: bool| {
+        packet(&|ip| {
+            ip.identification = 7;
+            ip.more_fragments = more;
+            ip.dont_fragment = false;
+            ip.fragment_offset = IpFragOffset::try_new(offset).expect("a small offset");
+        })
+    };
+    let options = packet(&|ip| ip.options = [1, 1, 1, 0].into());
+    vec![piece(0, true), piece(3, true), piece(6, false), options]
 }
 
 /// What manages a link, with the container's own addresses or the gateway's.

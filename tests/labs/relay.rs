@@ -40,22 +40,15 @@ pub(crate) const fn both(a: u8, b: u8) -> [(u8, u8); 2] {
 
 /// What `weavectl connections` on a host says of another one.
 fn connection(host: &Host, peer: &str) -> Value {
-    let seen = host.json(&["connections"]);
-    let all = seen["connections"].as_array().expect("a list");
-    let found = all.iter().find(|each| each["name"] == peer);
-    found
-        .unwrap_or_else(|| panic!("{peer} is no peer of {}: {seen}", host.name))
-        .clone()
+    let seen = host.connection(peer);
+    seen.unwrap_or_else(|| panic!("{peer} is no peer of {}", host.name))
 }
 
 /// Waits until packets of a host for another one go through a relay, or straight with `None`.
 #[track_caller]
 fn await_way(host: &Host, peer: &str, via: Option<&str>) {
     let goes = format!("packets of {} for {peer} go via {via:?}", host.name);
-    wait_for(&goes, PATIENCE, || {
-        let seen = connection(host, peer);
-        seen["state"] == "connected" && seen["path"]["via"].as_str() == via
-    });
+    wait_for(&goes, PATIENCE, || host.goes_via(peer, via));
 }
 
 /// TCP both ways between two containers: a conversation, and a load in each direction.

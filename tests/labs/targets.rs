@@ -2,33 +2,17 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
-
 use crate::lab::traffic::{try_ping, wait_for};
 use crate::lab::{Container, Host, Lab, await_mesh_of};
 
 /// For what only has to happen some time.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What `weavectl connections` on a host says of another one.
-fn connection(host: &Host, peer: &str) -> Value {
-    let seen = host.json(&["connections"]);
-    let all = seen["connections"].as_array().expect("a list");
-    let found = all.iter().find(|each| each["name"] == peer);
-    found.cloned().unwrap_or_default()
-}
-
 /// Waits until packets of a host for another one go through a relay, or straight with `None`.
 #[track_caller]
 fn await_way(host: &Host, peer: &str, via: Option<&str>) {
     let goes = format!("packets of {} for {peer} go via {via:?}", host.name);
-    wait_for(&goes, PATIENCE, || {
-        let seen = connection(host, peer);
-        let direct = !seen["endpoint"].is_null();
-        seen["state"] == "connected"
-            && direct == via.is_none()
-            && seen["path"]["via"].as_str() == via
-    });
+    wait_for(&goes, PATIENCE, || host.goes_via(peer, via));
 }
 
 /// Waits until a container reaches another one again, both of whose nodes have just started.
@@ -165,11 +149,13 @@ fn a_node_is_told_where_another_one_is() {
         }
         std::thread::sleep(Duration::from_secs(3));
         for (host, other) in [(&h1, "h2"), (&h2, "h1")] {
-            assert_eq!(connection(host, other)["state"], "unreachable");
+            let seen = host.connection(other).expect("it is a member");
+            assert_eq!(seen["state"], "unreachable");
         }
         h1.ok(&["connect", "192.168.77.2"]);
         await_mesh_of(&[&h1, &h2]);
-        assert_eq!(connection(&h1, "h2")["endpoint"], "192.168.77.2:6783");
+        let seen = h1.connection("h2").expect("it is a member");
+        assert_eq!(seen["endpoint"], "192.168.77.2:6783");
         let found = h1.json(&["targets"]);
         assert_eq!(found["targets"][0]["peer"], "h2", "{found}");
     });

@@ -217,6 +217,22 @@ impl Host {
             .unwrap_or_else(|error| panic!("the status is not JSON: {error}: {said:?}"))
     }
 
+    /// What `weavectl connections` says of another member, if it has one of that name.
+    pub(crate) fn connection(&self, peer: &str) -> Option<Value> {
+        let seen = self.json(&["connections"]);
+        let all = seen["connections"].as_array().expect("a list");
+        all.iter().find(|each| each["name"] == peer).cloned()
+    }
+
+    /// Whether packets for another member go through a relay, or straight with `None`.
+    pub(crate) fn goes_via(&self, peer: &str, relay: Option<&str>) -> bool {
+        self.connection(peer).is_some_and(|seen| {
+            seen["state"] == "connected"
+                && seen["endpoint"].is_null() == relay.is_some()
+                && seen["path"]["via"].as_str() == relay
+        })
+    }
+
     /// Makes a namespace on this host for a container of this name; it is not attached yet.
     pub(crate) fn bare_container(&self, name: &str) -> Ns {
         Ns::add(name)
