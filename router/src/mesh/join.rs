@@ -16,7 +16,7 @@
 //! refused   code 1 to 255
 //! ```
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -456,12 +456,12 @@ impl Inviting {
         if self.open.len() < MAX_OPEN {
             return;
         }
-        let of = |token: TokenId| self.open.iter().filter(|open| open.token == token).count();
-        let greedy = self
-            .open
-            .iter()
-            .map(|open| open.token)
-            .max_by_key(|token| of(*token));
+        let mut counts = BTreeMap::<TokenId, usize>::new();
+        for open in &self.open {
+            *counts.entry(open.token).or_default() += 1;
+        }
+        let greedy = counts.into_iter().max_by_key(|(_, count)| *count);
+        let greedy = greedy.map(|(token, _)| token);
         let of_greedy = |open: &Open| Some(open.token) == greedy;
         let decided = |open: &Open| of_greedy(open) && open.answer.is_some();
         let oldest = self.open.iter().position(decided);
