@@ -193,13 +193,7 @@ impl Core {
         let up = self.links.get(&peer).is_some_and(|link| link.up);
         self.want(peer);
         if !up && !self.reach.keeps(peer) {
-            let name = self
-                .records
-                .get(&peer)
-                .map(|record| record.name.to_string());
-            return Err(CommandError::NotConnected(
-                name.unwrap_or_else(|| peer.short()),
-            ));
+            return Err(CommandError::NotConnected(self.called(peer)));
         }
         let patience = patience.min(MAX_PATIENCE);
         self.echoes.ask(command, peer, patience, self.now.mono);

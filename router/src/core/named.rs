@@ -1,4 +1,4 @@
-//! Which member a word means: its name, or the start of its id.
+//! Which member a word means, its name or the start of its id, and by which a member is spoken of.
 
 use weave_model::{NodeId, NodeName};
 
@@ -9,6 +9,12 @@ use super::command::CommandError;
 const MIN_ID: usize = 6;
 
 impl Core {
+    /// What a member is called: its name, or the start of its id while its record is not here.
+    pub(super) fn called(&self, peer: NodeId) -> String {
+        let record = self.records.get(&peer);
+        record.map_or_else(|| peer.short(), |record| record.name.to_string())
+    }
+
     /// The node that a person means, this one included.
     pub(super) fn find(&self, given: &str) -> Result<(NodeId, NodeName), CommandError> {
         let others = self.records.values();

@@ -297,11 +297,7 @@ impl Core {
     /// A member was turned away, because it knows no secret that is accepted.
     pub(super) fn note_turned_away(&mut self, peer: NodeId) {
         if self.rotating.turned_away.insert(peer) {
-            let name = self
-                .records
-                .get(&peer)
-                .map(|record| record.name.to_string());
-            let name = name.unwrap_or_else(|| peer.short());
+            let name = self.called(peer);
             warn!(%name, "a member is refused: it missed a change of the cluster's secret, and the one it has is accepted no longer");
             self.changed();
         }
