@@ -14,7 +14,7 @@ use super::print::{bytes, milliseconds, to_stdout};
 use super::table::{Columns, Table};
 
 /// How often the picture is asked for while it goes on.
-const INTERVAL: Duration = Duration::from_secs(2);
+const INTERVAL: Duration = Duration::from_secs(1);
 
 /// What both verbs answer as JSON.
 #[derive(Debug, Serialize)]

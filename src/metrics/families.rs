@@ -318,7 +318,7 @@ fn sight(page: &Page, facts: &Facts) {
     );
     page.gauge(
         "weave_flow_look_seconds",
-        "How long the last look at the kernel's connections took.",
+        "CPU time that the last look at the kernel's connections took.",
         [],
         only(capture.took_us as f64 / 1e6),
     );

@@ -1,70 +1,49 @@
 //! What this node sees of its containers' flows, what it tells the others, and the picture it makes of what all tell.
 //!
-//! The watch looks at the kernel's connections every [`RESTED`], or every [`AWAKE`] while somebody looks at the picture here
-//! or on another member, but never so often that looking takes more than a fiftieth of a core ([`SHARE`]): the kernel goes
-//! through all of its table, 2 to 10 ms even when next to nothing is in it. What ended in between is taken every [`TICK`],
-//! which costs what there is. What the sockets of TCP tell ([`sockets`]) is read only while somebody looks. What was found is posted as this node's report; the other members' reports are asked for only
-//! while somebody looks, and, more rarely, for a quarter of an hour afterwards, so that the page has a past to show.
+//! What the watch ([`super::flow_watch`]) finds is posted as this node's report. The other members' reports are asked for only while somebody looks, and,
+//! more rarely, for a quarter of an hour afterwards, so that the page has a past to show. A picture waits for the answers:
+//! so what happened at a member is in it after the member's look and one question, 1.5 s at most.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use weave_dashboard::Dashboard;
-use weave_dashboard::flows::{Flows, Whose};
 use weave_dashboard::graph::{self, Member};
-use weave_linux::conntrack::Conntrack;
-use weave_linux::sysctl;
 use weave_model::NodeId;
 use weave_model::api::{
-    Capture, PageLogin, PeerState, Problem, Refusal, Report, ReportContainer, ReportLink, Topology,
+    Capture, PageLogin, PeerState, Problem, Refusal, Report, ReportContainer, ReportFlow,
+    ReportLink, Topology,
 };
-use weave_router::core::view::{Owner, View};
 use weave_router::driver::{Bulletin, MAX_TEXT};
 
 use super::facts::{Facts, lock, own_netns};
-use super::{Node, sockets, wall_seconds};
-use crate::config::FlowWatch;
+use super::{Node, wall_seconds};
 use crate::obstacle::Obstacle;
 
-/// How often it is seen what ended, and whether somebody looks.
-const TICK: Duration = Duration::from_secs(1);
-
-/// Between two looks while nobody cares.
-const RESTED: Duration = Duration::from_secs(10);
-
-/// Between two looks while somebody does.
-const AWAKE: Duration = Duration::from_secs(1);
-
 /// Between two questions to the other members for the sake of the past.
-const PAST: Duration = Duration::from_secs(5);
+pub(super) const PAST: Duration = Duration::from_secs(5);
 
 /// How long after the last viewer the past is still recorded.
-const LINGER: Duration = Duration::from_secs(900);
+pub(super) const LINGER: Duration = Duration::from_secs(900);
 
 /// How long somebody who asked once counts as looking.
 const ASKED: Duration = Duration::from_secs(10);
-
-/// How long a member that asked counts as looking: less than [`PAST`], which is not worth a look.
-const ASKED_BY_MEMBER: Duration = Duration::from_millis(2500);
-
-/// A look that took some time is followed by a pause this many times as long.
-const SHARE: u32 = 50;
-
-/// The most flows in a report.
-const MAX_FLOWS: usize = 256;
 
 /// A report older than this says nothing about now.
 const STALE: Duration = Duration::from_secs(15);
 
 /// A report younger than this need not be asked for again.
-const FRESH: Duration = Duration::from_millis(1500);
+const FRESH: Duration = Duration::from_millis(900);
 
-/// How long a picture waits for reports.
+/// How long a picture that was asked for waits for reports.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Where the kernel is told to count bytes.
-const ACCOUNTING: &str = "net/netfilter/nf_conntrack_acct";
+/// How long the picture on the page, which is made again soon, waits for them.
+const ANSWER: Duration = Duration::from_millis(200);
+
+/// A question to another host and its answer take about this long.
+const ROUND: Duration = Duration::from_millis(10);
 
 /// What the node keeps of what it sees.
 #[derive(Debug)]
@@ -72,7 +51,7 @@ pub(super) struct Sight {
     pub(super) dashboard: Dashboard,
     /// Where the page listens, once it does.
     page: OnceLock<SocketAddr>,
-    seen: Mutex<Seen>,
+    pub(super) seen: Mutex<Seen>,
     looked: Mutex<Looked>,
     problems: Mutex<Vec<Problem>>,
     pub(super) facts: Facts,
@@ -80,11 +59,14 @@ pub(super) struct Sight {
 
 /// What the last look found.
 #[derive(Debug, Default)]
-struct Seen {
-    flows: Flows,
-    capture: Capture,
-    /// When the kernel was looked at, and how long that took.
-    looked: Option<(Instant, Duration)>,
+pub(super) struct Seen {
+    /// The busiest flows, as many as are told.
+    pub(super) flows: Vec<ReportFlow>,
+    /// How many flows are kept.
+    pub(super) kept: usize,
+    pub(super) capture: Capture,
+    /// When the kernel was looked at, and the CPU time that it took.
+    pub(super) looked: Option<(Instant, Duration)>,
     /// The report that was posted last.
     posted: Vec<u8>,
 }
@@ -151,160 +133,29 @@ impl Node {
     /// How well flows are seen, and how many there are.
     pub fn flow_capture(&self) -> (Capture, usize) {
         let seen = lock(&self.shared.sight.seen);
-        (seen.capture.clone(), seen.flows.len())
+        (seen.capture.clone(), seen.kept)
     }
 
     /// The picture of the whole mesh now: waits a moment for a look here and for what others tell.
     pub async fn topology(&self) -> Result<Topology, Refusal> {
         let now = Instant::now();
         lock(&self.shared.sight.looked).asked_by = Some(now);
-        if !self.all_told(FRESH) {
+        let fresh = now.checked_sub(FRESH).unwrap_or(now);
+        if !self.all_told(fresh) {
             self.ask_others(now);
         }
         let until = now + PATIENCE;
-        while !(self.all_told(FRESH) && self.looked_within(FRESH)) && Instant::now() < until {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+        while !self.all_told(fresh) || self.is_due(Instant::now()) {
+            if Instant::now() >= until {
+                break;
+            }
+            tokio::time::sleep(ROUND).await;
         }
         Ok(self.picture())
     }
 
-    /// Looks, tells and shows, for good.
-    pub async fn watch(self) {
-        // From the start, because what ends is told only to those who listen.
-        let mut door = self.sees_flows().then(|| Conntrack::open().ok()).flatten();
-        loop {
-            if self.is_due(Instant::now()) {
-                door = self.look(door).await;
-                if self.rest(Instant::now()) == AWAKE {
-                    self.look_inside().await;
-                }
-                self.post_report();
-            } else if let Some(door) = &door {
-                self.take_ended(door);
-            }
-            self.show();
-            tokio::time::sleep(TICK).await;
-        }
-    }
-
-    /// Whether this node was told to see flows at all.
-    fn sees_flows(&self) -> bool {
-        self.shared.config.sight.flows == FlowWatch::On
-    }
-
-    /// Whether it is time for a look.
-    fn is_due(&self, now: Instant) -> bool {
-        let Some((at, took)) = lock(&self.shared.sight.seen).looked else {
-            return true;
-        };
-        now.saturating_duration_since(at) >= self.rest(now).max(took * SHARE)
-    }
-
-    /// How long to rest between two looks.
-    fn rest(&self, now: Instant) -> Duration {
-        let within = |at: Option<Instant>, time| {
-            at.is_some_and(|at| now.saturating_duration_since(at) < time)
-        };
-        if self.is_watched(now) || within(self.shared.router.told_bulletin(), ASKED_BY_MEMBER) {
-            AWAKE
-        } else if within(lock(&self.shared.sight.looked).viewed, LINGER) {
-            PAST
-        } else {
-            RESTED
-        }
-    }
-
-    fn looked_within(&self, age: Duration) -> bool {
-        let looked = lock(&self.shared.sight.seen).looked;
-        looked.is_some_and(|(at, _)| at.elapsed() < age)
-    }
-
-    /// One look at the kernel's connections.
-    async fn look(&self, door: Option<Conntrack>) -> Option<Conntrack> {
-        let (node, began) = (self.clone(), Instant::now());
-        // The kernel writes its table while this waits.
-        let looked = tokio::task::spawn_blocking(move || node.look_at_kernel(door)).await;
-        let took = began.elapsed();
-        let rest = self.rest(began).max(took * SHARE);
-        let mut seen = lock(&self.shared.sight.seen);
-        seen.looked = Some((began, took));
-        seen.capture.took_us = took.as_micros() as u64;
-        seen.capture.interval_ms = rest.as_millis() as u32;
-        looked.ok().flatten()
-    }
-
-    /// Takes what ended since it was last taken.
-    fn take_ended(&self, door: &Conntrack) {
-        let view = self.shared.router.view();
-        let mut seen = lock(&self.shared.sight.seen);
-        let missed = door.ended(|connection| {
-            seen.flows.ended(&connection, |ip| whose(&view, ip));
-        });
-        // A socket that failed is found out by the next look.
-        if missed.unwrap_or(false) {
-            seen.flows.missed();
-        }
-    }
-
-    /// Reads the connections, and, while somebody looks, what their sockets tell.
-    fn look_at_kernel(&self, door: Option<Conntrack>) -> Option<Conntrack> {
-        let door = self.look_at_connections(door);
-        if self.rest(Instant::now()) == AWAKE {
-            let ends = lock(&self.shared.sight.seen).flows.tcp_ends();
-            let book = self.shared.published.borrow().book.clone();
-            let found = sockets::read(&book, &ends);
-            let mut seen = lock(&self.shared.sight.seen);
-            seen.capture.unseen = found.unseen;
-            seen.flows.see(&found.sockets);
-        }
-        door
-    }
-
-    fn look_at_connections(&self, door: Option<Conntrack>) -> Option<Conntrack> {
-        if !self.sees_flows() {
-            let said = "this node was started with --flows=off".to_owned();
-            lock(&self.shared.sight.seen).capture.failure = Some(said);
-            return None;
-        }
-        let accounting = count_bytes();
-        let view = self.shared.router.view();
-        let mut seen = lock(&self.shared.sight.seen);
-        let seen = &mut *seen;
-        seen.capture.accounting = accounting;
-        let door = door.map_or_else(Conntrack::open, Ok);
-        let looked = door.and_then(|door| {
-            seen.flows.begin(Instant::now(), wall_seconds());
-            let count = door.dump(|connection| {
-                seen.flows.take(&connection, |ip| whose(&view, ip));
-            })?;
-            let missed = door.ended(|connection| {
-                seen.flows.ended(&connection, |ip| whose(&view, ip));
-            })?;
-            if missed {
-                seen.flows.missed();
-            }
-            seen.flows.finish();
-            Ok((door, count))
-        });
-        match looked {
-            Ok((door, count)) => {
-                seen.capture.connections = count as u64;
-                seen.capture.lost = seen.flows.lost();
-                seen.capture.failure = None;
-                Some(door)
-            }
-            Err(error) => {
-                let cause = format!("cannot read the kernel's connections: {error}");
-                if seen.capture.failure.replace(cause.clone()).as_ref() != Some(&cause) {
-                    tracing::warn!(%error, "cannot read the kernel's connections; flows are not seen");
-                }
-                None
-            }
-        }
-    }
-
     /// Posts what this node has to tell, when it is another text than before.
-    fn post_report(&self) {
+    pub(super) fn post_report(&self) {
         let text = fitting(self.report());
         let mut seen = lock(&self.shared.sight.seen);
         if seen.posted != text {
@@ -350,12 +201,7 @@ impl Node {
         let containers = containers.collect();
         let (flows, capture) = {
             let seen = lock(&self.shared.sight.seen);
-            let (flows, untold) = seen.flows.busiest(MAX_FLOWS);
-            let capture = Capture {
-                untold,
-                ..seen.capture.clone()
-            };
-            (flows, capture)
+            (seen.flows.clone(), seen.capture.clone())
         };
         Report {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -370,8 +216,8 @@ impl Node {
         }
     }
 
-    /// Asks others and makes a picture, as far as somebody looks.
-    fn show(&self) {
+    /// Asks others and makes a picture of what they answer, as far as somebody looks.
+    pub(super) async fn show(&self) {
         let now = Instant::now();
         let sight = &self.shared.sight;
         if sight.dashboard.viewers() > 0 {
@@ -387,16 +233,25 @@ impl Node {
         } else {
             within(viewed, LINGER) && !within(asked, PAST)
         };
-        if due {
-            sight.dashboard.publish(self.picture());
-            self.ask_others(now);
+        if !due {
+            return;
         }
+        self.ask_others(now);
+        while !self.all_told(now) && now.elapsed() < ANSWER {
+            tokio::time::sleep(ROUND).await;
+        }
+        sight.dashboard.publish(self.picture());
     }
 
-    fn is_watched(&self, now: Instant) -> bool {
+    pub(super) fn is_watched(&self, now: Instant) -> bool {
         let asked_by = lock(&self.shared.sight.looked).asked_by;
         self.shared.sight.dashboard.viewers() > 0
             || asked_by.is_some_and(|at| now.saturating_duration_since(at) < ASKED)
+    }
+
+    /// When the page was last seen open.
+    pub(super) fn last_viewed(&self) -> Option<Instant> {
+        lock(&self.shared.sight.looked).viewed
     }
 
     fn ask_others(&self, now: Instant) {
@@ -404,10 +259,10 @@ impl Node {
         self.shared.router.ask_bulletins();
     }
 
-    /// Whether every member that can be reached told something that recently.
-    fn all_told(&self, age: Duration) -> bool {
+    /// Whether every member that can be reached told something since then.
+    fn all_told(&self, since: Instant) -> bool {
         let told = self.shared.router.bulletins();
-        let recent = |id: NodeId| told.get(&id).is_some_and(|one| one.at.elapsed() < age);
+        let recent = |id: NodeId| told.get(&id).is_some_and(|one| one.at >= since);
         let view = self.shared.router.view();
         let mut reachable = view.members.iter().filter(|member| member.connected);
         reachable.all(|member| recent(member.id))
@@ -442,11 +297,6 @@ impl Node {
     }
 }
 
-/// Has the kernel count bytes; whether it does. Connections that are there already stay without.
-pub(super) fn count_bytes() -> bool {
-    sysctl::ensure(ACCOUNTING, "1").is_ok()
-}
-
 /// A member's report, or why there is none.
 fn read(told: Option<&Bulletin>) -> Result<Report, String> {
     let told = told.ok_or("it has told nothing yet; an older version of weaved never does")?;
@@ -455,16 +305,6 @@ fn read(told: Option<&Bulletin>) -> Result<Report, String> {
     }
     serde_json::from_slice(&told.text)
         .map_err(|_| "it tells what this version of weaved cannot read".to_owned())
-}
-
-/// Whose an address is.
-fn whose(view: &View, ip: IpAddr) -> Whose {
-    let offset = view.range.and_then(|range| range.offset(ip));
-    match offset.and_then(|offset| view.owner(offset)) {
-        Some(Owner::Me) => Whose::Mine,
-        Some(Owner::Member(_)) => Whose::Members,
-        None => Whose::Outside,
-    }
 }
 
 /// A report as text that may be told: what does not fit is left out and counted, processes first, then flows.

@@ -212,7 +212,7 @@ pub struct Capture {
     pub accounting: bool,
     /// Milliseconds between two looks at the kernel's table.
     pub interval_ms: u32,
-    /// Microseconds that the last look took.
+    /// Microseconds of CPU time that the last look took.
     pub took_us: u64,
     /// Namespaces whose sockets the last look did not see: there were too many, or it may not enter them.
     #[serde(default)]

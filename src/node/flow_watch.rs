@@ -1,0 +1,218 @@
+//! The watch: looks at the kernel's connections, for as long as the node runs.
+//!
+//! It looks every [`RESTED`], or every [`AWAKE`] while somebody looks at the picture here or on another member, but never so
+//! often that looking takes more than a fiftieth of a core ([`SHARE`]): the kernel goes through all of its table, 2 to 10 ms
+//! even when next to nothing is in it. What ended in between is taken every [`TICK`], which costs what there is. What the
+//! sockets of TCP tell ([`sockets`]) is read only while somebody looks.
+//!
+//! The flows belong to the watch alone, so nobody waits while a large table is read; the others see what it found last.
+
+use std::io;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use weave_dashboard::flows::{Flows, Whose};
+use weave_linux::conntrack::Conntrack;
+use weave_linux::{clock, sysctl};
+use weave_router::core::view::{Owner, View};
+
+use super::facts::lock;
+use super::sight::{LINGER, PAST};
+use super::{Node, sockets, wall_seconds};
+use crate::config::FlowWatch;
+
+/// How often it is seen what ended and whether somebody looks, and how often the page gets a new picture.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Between two looks while nobody cares.
+const RESTED: Duration = Duration::from_secs(10);
+
+/// Between two looks while somebody does.
+const AWAKE: Duration = Duration::from_millis(500);
+
+/// How long a member that asked counts as looking: less than [`PAST`], which is not worth a look.
+const ASKED_BY_MEMBER: Duration = Duration::from_millis(2500);
+
+/// A look that took some CPU time is followed by a pause this many times as long.
+const SHARE: u32 = 50;
+
+/// The most flows in a report.
+const MAX_FLOWS: usize = 256;
+
+/// Where the kernel is told to count bytes.
+const ACCOUNTING: &str = "net/netfilter/nf_conntrack_acct";
+
+/// What only the watch has: the flows, and its door to the kernel's connections while that is open.
+#[derive(Debug, Default)]
+struct Watch {
+    flows: Flows,
+    door: Option<Conntrack>,
+}
+
+impl Node {
+    /// Looks, tells and shows, for good.
+    pub async fn watch(self) {
+        let mut watch = Watch::default();
+        if self.sees_flows() {
+            // From the start, because what ends is told only to those who listen. A failure is told by the first look.
+            watch.door = Conntrack::open().ok();
+        }
+        let mut shown = Instant::now();
+        loop {
+            if self.is_due(Instant::now()) {
+                watch = self.look(watch).await;
+                if self.rest(Instant::now()) == AWAKE {
+                    self.look_inside().await;
+                }
+                self.post_report();
+            } else if let Some(door) = &watch.door {
+                self.take_ended(door, &mut watch.flows);
+            }
+            if shown.elapsed() >= TICK {
+                shown = Instant::now();
+                self.show().await;
+            }
+            let rest = self.rest(Instant::now()).min(TICK);
+            tokio::time::sleep(rest).await;
+        }
+    }
+
+    /// Whether this node was told to see flows at all.
+    fn sees_flows(&self) -> bool {
+        self.shared.config.sight.flows == FlowWatch::On
+    }
+
+    /// Whether it is time for a look.
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        let Some((at, took)) = lock(&self.shared.sight.seen).looked else {
+            return true;
+        };
+        now.saturating_duration_since(at) >= self.rest(now).max(took * SHARE)
+    }
+
+    /// How long to rest between two looks.
+    fn rest(&self, now: Instant) -> Duration {
+        let within = |at: Option<Instant>, time| {
+            at.is_some_and(|at| now.saturating_duration_since(at) < time)
+        };
+        if self.is_watched(now) || within(self.shared.router.told_bulletin(), ASKED_BY_MEMBER) {
+            AWAKE
+        } else if within(self.last_viewed(), LINGER) {
+            PAST
+        } else {
+            RESTED
+        }
+    }
+
+    /// One look at the kernel's connections, on a thread of its own: the kernel writes its table while the look waits.
+    async fn look(&self, watch: Watch) -> Watch {
+        let (node, began) = (self.clone(), Instant::now());
+        let looking = tokio::task::spawn_blocking(move || {
+            let before = clock::thread_cpu();
+            let watch = node.look_at_kernel(watch);
+            (watch, clock::thread_cpu().saturating_sub(before))
+        });
+        let (watch, took) = looking.await.unwrap_or_default();
+        let rest = self.rest(began).max(took * SHARE);
+        let mut seen = lock(&self.shared.sight.seen);
+        seen.looked = Some((began, took));
+        seen.capture.took_us = took.as_micros() as u64;
+        seen.capture.interval_ms = rest.as_millis() as u32;
+        watch
+    }
+
+    /// Takes what ended since it was last taken.
+    fn take_ended(&self, door: &Conntrack, flows: &mut Flows) {
+        let view = self.shared.router.view();
+        let missed = door.ended(|connection| {
+            flows.ended(&connection, |ip| whose(&view, ip));
+        });
+        // A socket that failed is found out by the next look.
+        if missed.unwrap_or(false) {
+            flows.missed();
+        }
+        self.tell(flows);
+    }
+
+    /// Reads the connections, and, while somebody looks, what their sockets tell.
+    fn look_at_kernel(&self, mut watch: Watch) -> Watch {
+        if self.sees_flows() {
+            self.look_at_connections(&mut watch);
+        } else {
+            let said = "this node was started with --flows=off".to_owned();
+            lock(&self.shared.sight.seen).capture.failure = Some(said);
+        }
+        if self.rest(Instant::now()) == AWAKE {
+            let book = self.shared.published.borrow().book.clone();
+            let found = sockets::read(&book, &watch.flows.tcp_ends());
+            watch.flows.see(&found.sockets);
+            lock(&self.shared.sight.seen).capture.unseen = found.unseen;
+        }
+        self.tell(&watch.flows);
+        watch
+    }
+
+    fn look_at_connections(&self, watch: &mut Watch) {
+        let accounting = count_bytes();
+        let looked = self.read_connections(watch);
+        let mut seen = lock(&self.shared.sight.seen);
+        let capture = &mut seen.capture;
+        capture.accounting = accounting;
+        match looked {
+            Ok(count) => {
+                capture.connections = count as u64;
+                capture.lost = watch.flows.lost();
+                capture.failure = None;
+            }
+            Err(error) => {
+                watch.door = None;
+                let cause = format!("cannot read the kernel's connections: {error}");
+                if capture.failure.replace(cause.clone()).as_ref() != Some(&cause) {
+                    tracing::warn!(%error, "cannot read the kernel's connections; flows are not seen");
+                }
+            }
+        }
+    }
+
+    /// Reads what connections there are, and what ended; how many there are.
+    fn read_connections(&self, watch: &mut Watch) -> io::Result<usize> {
+        let view = self.shared.router.view();
+        let Watch { flows, door } = watch;
+        let door = match door {
+            Some(door) => door,
+            None => door.insert(Conntrack::open()?),
+        };
+        flows.begin(Instant::now(), wall_seconds());
+        let count = door.dump(|connection| flows.take(&connection, |ip| whose(&view, ip)))?;
+        let missed = door.ended(|connection| flows.ended(&connection, |ip| whose(&view, ip)))?;
+        if missed {
+            flows.missed();
+        }
+        flows.finish();
+        Ok(count)
+    }
+
+    /// Lets the others see the flows as they are now.
+    fn tell(&self, flows: &Flows) {
+        let (busiest, untold) = flows.busiest(MAX_FLOWS);
+        let mut seen = lock(&self.shared.sight.seen);
+        seen.flows = busiest;
+        seen.kept = flows.len();
+        seen.capture.untold = untold;
+    }
+}
+
+/// Has the kernel count bytes; whether it does. Connections that are there already stay without.
+pub(super) fn count_bytes() -> bool {
+    sysctl::ensure(ACCOUNTING, "1").is_ok()
+}
+
+/// Whose an address is.
+fn whose(view: &View, ip: IpAddr) -> Whose {
+    let offset = view.range.and_then(|range| range.offset(ip));
+    match offset.and_then(|offset| view.owner(offset)) {
+        Some(Owner::Me) => Whose::Mine,
+        Some(Owner::Member(_)) => Whose::Members,
+        None => Whose::Outside,
+    }
+}
