@@ -19,6 +19,7 @@ use axum::routing::get;
 use subtle::ConstantTimeEq as _;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use weave_dashboard::bounded;
 
 use crate::node::Node;
 
@@ -38,10 +39,7 @@ pub(crate) async fn serve(
         // Whoever would tell is gone: that is a stop as well.
         let _ = stopped.wait_for(|&stopped| stopped).await;
     };
-    let served = axum::serve(listener, routes(node, token)).with_graceful_shutdown(stop);
-    if let Err(error) = served.await {
-        tracing::warn!(%error, "the metrics ended");
-    }
+    bounded::serve(listener, routes(node, token), stop).await;
 }
 
 fn routes(node: Node, token: Option<String>) -> Router {

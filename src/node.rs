@@ -186,6 +186,7 @@ impl Node {
             missing: missing::Missing::default(),
             swept: 0,
             turn: 0,
+            no_source: None,
         };
         works.begin().await;
         let (jobs, waiting) = mpsc::channel(WAITING);
@@ -219,7 +220,14 @@ impl Node {
         let shared = Arc::new(shared);
         let node = Self { shared, jobs };
         if let Some(notes) = node.shared.router.notes() {
-            tokio::spawn(notes::serve(node.away(), notes));
+            let (answers, part) = (
+                notes::serve(node.away(), notes),
+                vitals.part("the answers to members"),
+            );
+            tokio::spawn(async move {
+                answers.await;
+                drop(part);
+            });
         }
         Ok((node, Desk::start(works, waiting, vitals.part("the desk"))))
     }

@@ -7,6 +7,7 @@
 //!
 //! Everything here only looks: no request changes anything but the login of who sends it.
 
+pub mod bounded;
 pub mod flows;
 pub mod graph;
 

@@ -5,6 +5,7 @@
 //! Policy).
 
 use std::convert::Infallible;
+use std::future::pending;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -25,6 +26,7 @@ use tokio::net::TcpListener;
 use weave_model::NodeId;
 use weave_model::api::Topology;
 
+use crate::bounded;
 use crate::gate::{self, Door, Refused};
 use crate::history::unpacked;
 use crate::hub::{Hub, News};
@@ -104,13 +106,14 @@ impl Dashboard {
         )
     }
 
-    /// Serves the page until the listener fails.
+    /// Serves the page for as long as it is awaited.
     ///
     /// # Errors
-    /// When the listener cannot be used.
+    /// When the listener has no address.
     pub async fn serve(self, listener: TcpListener) -> std::io::Result<()> {
         let address = listener.local_addr()?;
-        axum::serve(listener, self.routes(door_of(address))).await
+        bounded::serve(listener, self.routes(door_of(address)), pending()).await;
+        Ok(())
     }
 
     /// Serves the page over one connection that came by the node's socket, until it ends.

@@ -16,8 +16,8 @@ use crate::config::{Address, DEFAULT_PORT};
 /// `weavectl check ...`.
 #[derive(Debug, clap::Args)]
 pub struct Check {
-    /// Look whether a node can be started on this host; changes nothing
-    #[arg(long, required = true)]
+    /// Look whether a node can be started on this host; changes nothing; so far the only check
+    #[arg(long)]
     pre: bool,
     /// The UDP address that the node will listen on [default: port 6783 of every address]
     #[arg(long, value_name = "ADDRESS[:PORT]")]

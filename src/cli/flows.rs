@@ -10,7 +10,7 @@ use weave_model::api::{EndKind, Flow, FlowEnd, PeerState, Protocol, Topology};
 use super::args::{FlowFilter, Output};
 use super::client::Client;
 use super::failure::{Exit, Failure};
-use super::print::{bytes, milliseconds, to_stdout};
+use super::print::{Reader, bytes, milliseconds, to_stdout};
 use super::table::{Columns, Table};
 
 /// How often the picture is asked for while it goes on.
@@ -39,7 +39,9 @@ pub(super) fn flows(
         std::thread::sleep(INTERVAL);
         let topology: Topology = client.get("/topology")?;
         for flow in moved(&topology, filter, &mut seen) {
-            to_stdout(&line(flow, output)?)?;
+            if to_stdout(&line(flow, output)?)? == Reader::Gone {
+                return Ok((String::new(), Exit::Ok));
+            }
         }
     }
 }
@@ -64,7 +66,9 @@ pub(super) fn top(
         } else {
             ""
         };
-        to_stdout(&format!("{clear}{text}"))?;
+        if to_stdout(&format!("{clear}{text}"))? == Reader::Gone {
+            return Ok((String::new(), Exit::Ok));
+        }
         std::thread::sleep(INTERVAL);
     }
 }

@@ -18,7 +18,7 @@ pub(super) fn token(client: &Client<'_>, shown: &Shown, command: &TokenCommand) 
     match command {
         TokenCommand::Create { ttl, uses } => {
             let request = TokenRequest {
-                ttl_s: ttl.as_secs().max(1),
+                ttl_s: ttl.as_secs(),
                 uses: *uses,
             };
             create_token(&client.post("/tokens", &request)?, shown)

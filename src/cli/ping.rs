@@ -10,7 +10,7 @@ use weave_model::api::{PingRequest, Pong};
 use super::client::Client;
 use super::failure::{Exit, Failure};
 use super::print;
-use super::print::milliseconds;
+use super::print::{Reader, milliseconds};
 use crate::duration;
 
 /// `weavectl ping ...`.
@@ -64,8 +64,8 @@ impl Ping {
                 Err(failure) if is_loss(&failure) => format!("ping {number}: {}\n", failure.cause),
                 Err(failure) => return Err(failure),
             };
-            if is_human {
-                print::to_stdout(&line)?;
+            if is_human && print::to_stdout(&line)? == Reader::Gone {
+                break;
             }
         }
         Ok(told)

@@ -19,16 +19,28 @@ use super::failure::{Exit, Failure};
 use super::table::{Columns, Table};
 use crate::duration::human;
 
-/// Writes an answer; a reader that went away early is not an error.
-pub(super) fn to_stdout(text: &str) -> Result<(), Failure> {
+/// What is said in place of a list of other nodes that is empty.
+pub(super) const NO_PEERS: &str = "this node has no peers; invite one with: weavectl token create, or, if it is in no \
+    cluster yet (see weavectl status), make one with weavectl init or join one with weavectl join TOKEN\n";
+
+/// Whether there is somebody to read more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reader {
+    There,
+    Gone,
+}
+
+/// Writes an answer; a reader that went away early, such as `head`, is not an error.
+pub(super) fn to_stdout(text: &str) -> Result<Reader, Failure> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Failure::new(
+        Ok(()) => Ok(Reader::There),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(Reader::Gone),
+        Err(error) => Err(Failure::new(
             Exit::Failed,
             format!("cannot write to stdout: {error}"),
-            "",
+            "see that what stdout leads to has room",
         )),
-        _ => Ok(()),
     }
 }
 
@@ -217,7 +229,7 @@ pub(super) fn peers(answer: &Peers, columns: Columns) -> String {
 /// The sessions.
 pub(super) fn connections(answer: &Connections, columns: Columns) -> String {
     if answer.connections.is_empty() {
-        return "this node has no peers; invite one with: weavectl token create\n".to_owned();
+        return NO_PEERS.to_owned();
     }
     let usual = [
         "PEER", "STATE", "PATH", "BECAUSE", "SUITE", "KEYS", "LANES", "MTU", "RTT", "LOSS", "FOR",

@@ -209,6 +209,7 @@ fn row(backend: &Backend) -> [String; 4] {
         BackendState::Ready => "ready".to_owned(),
         BackendState::Unreachable => "node unreachable".to_owned(),
         BackendState::Unchecked => "not checked yet".to_owned(),
+        BackendState::Refused => "left out".to_owned(),
         BackendState::Failing => match &backend.why {
             Some(why) => format!("check fails: {why}"),
             None => "check fails".to_owned(),
@@ -252,7 +253,11 @@ fn ports(service: &ServiceInfo) -> String {
 fn behind(service: &ServiceInfo) -> String {
     let spec = &service.spec;
     if spec.selector.is_empty() {
-        return format!("{} given endpoints", spec.endpoints.len());
+        let count = spec.endpoints.len();
+        return format!(
+            "{count} given endpoint{}",
+            if count == 1 { "" } else { "s" }
+        );
     }
     let labels = spec
         .selector

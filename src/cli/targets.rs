@@ -8,6 +8,7 @@ use weave_model::NodeName;
 use weave_model::api::{self, Connections, PeerState, Peers, TargetRequest};
 
 use super::client::{Client, percent_encoded};
+use super::print::NO_PEERS;
 use super::shown::{Answer, Shown};
 use super::table::Table;
 use crate::config::{Address, DEFAULT_PORT};
@@ -121,7 +122,7 @@ impl Targets {
     /// A row for each.
     fn human(&self) -> String {
         if self.targets.is_empty() {
-            return "this node has no peers; invite one with: weavectl token create\n".to_owned();
+            return NO_PEERS.to_owned();
         }
         let mut table = Table::new(&["PEER", "ADDRESS", "STATE", "KNOWN-FROM"]);
         for Target {

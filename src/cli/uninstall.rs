@@ -44,10 +44,15 @@ pub(super) struct Done {
 impl Uninstall {
     /// Finds, asks and removes.
     pub(super) fn run(&self, socket: &Path) -> Result<Done, Failure> {
-        claim::claim_network().map_err(|_| {
-            let fix = "stop it first, and for good: systemctl disable --now weaved";
-            Failure::new(Exit::Failed, "weaved runs on this host", fix)
-        })?;
+        // Held to the end: a node that is started meanwhile would lose what it stands on.
+        let _claim = if self.dry_run {
+            None
+        } else {
+            Some(claim::claim_network().map_err(|_| {
+                let fix = "stop it first, and for good: systemctl disable --now weaved";
+                Failure::new(Exit::Failed, "weaved runs on this host", fix)
+            })?)
+        };
         let runtime = Builder::new_current_thread().enable_all().build();
         let runtime = runtime
             .map_err(|error| Failure::new(Exit::Failed, format!("cannot start: {error}"), ""))?;

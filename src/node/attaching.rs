@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use weave_linux::netns::Netns;
 use weave_model::api::{AttachRequest, Attachment, Attachments, Code, Refusal};
 use weave_model::{ClusterRange, ContainerName, IfName, Mac, NetworkName, NetworkSpec};
 use weave_router::attach::{AttachSpec, DefaultRoute, Repaired};
@@ -45,16 +46,34 @@ impl Works {
             Plan::Make => {}
         }
         let network_spec = network.map_or_else(NetworkSpec::default, |network| network.spec);
-        publishing::check(&self.book, &request, &network_spec)?;
+        let lease = containers::lease_id(&request.name, &request.ifname);
+        let made = self.attach_anew(&request, network_spec, part, netns).await;
+        if made.is_err() {
+            // The address of a former attachment was kept for this one.
+            self.release(&lease).await;
+        }
+        made
+    }
+
+    /// Attaches what is not attached, or not any more. If this fails, the lease may be held all the same.
+    async fn attach_anew(
+        &mut self,
+        request: &AttachRequest,
+        network_spec: NetworkSpec,
+        part: ClusterRange,
+        netns: Netns,
+    ) -> Result<Attachment, Refusal> {
+        let range = self.range()?;
+        publishing::check(&self.book, request, &network_spec)?;
         self.side.guard(range)?;
         let first = range.offset_v4(part.v4().network()).unwrap_or(0);
-        let want = containers::wanted_offset(&part, &request)?.map(|want| first + want);
+        let want = containers::wanted_offset(&part, request)?.map(|want| first + want);
         let lease = containers::lease_id(&request.name, &request.ifname);
         let offset = self.allocate_of(&request.network, &lease, want).await?;
         let spec = AttachSpec {
             attachment: containers::to_make(
                 &self.book,
-                &request,
+                request,
                 part,
                 offset - first,
                 network_spec.mtu.unwrap_or(self.config.overlay.mtu),
@@ -68,11 +87,7 @@ impl Works {
             },
             uplink_mtu: addresses::uplink_mtu().await,
         };
-        let made = self.make(&request, &spec).await;
-        if made.is_err() {
-            self.release(&lease).await;
-        }
-        made
+        self.make(request, &spec).await
     }
 
     /// Whether an attachment in the book has its pair; what else is amiss with it is mended.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
 
 use weave_model::api::{Code, Refusal, ServiceInfo, ServiceRequest};
 use weave_model::{DeclaredService, NodeId, NodeName, RemovedService, ServiceName};
@@ -11,6 +12,10 @@ use super::works::{SERVICE_LEASE, Works};
 use super::{addresses, wall_millis};
 use super::{services, sheets};
 use crate::obstacle::Obstacle;
+
+/// The ports of hosts that lead to Services, as in Kubernetes: none that a server of a host is likely to have, and below
+/// those that the kernel gives to clients (`ip_local_port_range`).
+const NODE_PORTS: RangeInclusive<u16> = 30_000..=32_767;
 
 impl Works {
     /// Makes a Service.
@@ -125,9 +130,7 @@ impl Works {
         if any && self.book.services().source.is_none() {
             match self.allocate(SERVICE_LEASE, None).await {
                 Ok(offset) => self.book.services_mut().source = Some(range.v4_at(offset)),
-                Err(refusal) => {
-                    tracing::warn!(%refusal, "this host reaches only its own endpoints of services")
-                }
+                Err(refusal) => self.tell_once(&refusal),
             }
         }
         if *self.book.services() != before {
@@ -201,6 +204,14 @@ impl Works {
         }
     }
 
+    /// Says why this node has no address for the sake of services, when that is another reason than before.
+    fn tell_once(&mut self, refusal: &Refusal) {
+        if self.no_source.as_ref() != Some(refusal) {
+            tracing::warn!(%refusal, "this host reaches only its own endpoints of services");
+            self.no_source = Some(refusal.clone());
+        }
+    }
+
     pub(super) fn members(&self) -> Vec<Member> {
         sheets::members_now(&self.router.view(), &self.book)
     }
@@ -214,6 +225,16 @@ fn check_node_ports(
         let Some(wanted) = port.node_port else {
             continue;
         };
+        if !NODE_PORTS.contains(&wanted) {
+            let (first, last) = (NODE_PORTS.start(), NODE_PORTS.end());
+            return Err(Refusal::new(
+                Code::Invalid,
+                format!(
+                    "the node port {wanted} would be taken from what listens there, on every host"
+                ),
+                format!("give --node-port one of {first} to {last}"),
+            ));
+        }
         let same = |other: &&Declared| {
             let mut ports = other.made.spec.ports.iter();
             ports.any(|one| one.node_port == Some(wanted) && one.protocol == port.protocol)

@@ -5,6 +5,7 @@ use weave_model::{ContainerName, IfName};
 use weave_router::core::command::{Command, Reply};
 
 use super::Node;
+use super::book::Declarations;
 use super::desk::Job;
 use super::resolve::Records;
 use super::works::{Works, strange_reply};
@@ -41,9 +42,10 @@ impl Works {
         }
         self.told.clear();
         *self.book.networks_mut() = Records::default();
+        *self.book.services_mut() = Declarations::default();
         self.side.networks.clear();
         if let Err(refusal) = self.save() {
-            tracing::warn!(%refusal, "the networks of that cluster are not forgotten yet");
+            tracing::warn!(%refusal, "the networks and services of that cluster are not forgotten yet");
         }
         self.look_after().await;
         let heir = heir.map(|(id, name)| NodeRef {

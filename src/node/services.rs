@@ -37,6 +37,9 @@ const LOOK: Duration = Duration::from_millis(250);
 /// How often the host's addresses are looked at.
 const ADDRESSES: Duration = Duration::from_secs(5);
 
+/// How long after it was asked for the desk is asked again for an address that was not to be had.
+const SOURCE_AGAIN: Duration = Duration::from_secs(5);
+
 /// How long after its start a node believes in members that it has not met yet.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -79,6 +82,8 @@ pub(super) struct Memory {
     unsettled: bool,
     /// The host's own addresses, and when they were looked at.
     addresses: (Option<Instant>, BTreeSet<IpAddr>),
+    /// When the desk was last asked for this node's address for the sake of Services.
+    asked_for_source: Option<Instant>,
 }
 
 impl Memory {
@@ -93,6 +98,7 @@ impl Memory {
             facts: Facts::default(),
             unsettled: false,
             addresses: (None, BTreeSet::new()),
+            asked_for_source: None,
         }
     }
 }
@@ -171,7 +177,13 @@ impl Serving {
             let asked = jobs.try_send(Job::SettleNetworks).is_ok();
             self.memory.unsettled = due && !asked;
         }
-        if needs_desk(book, &self.memory.members, me) {
+        let asked = &mut self.memory.asked_for_source;
+        let due = lacks_source(book, &self.memory.members)
+            && asked.is_none_or(|at| at.elapsed() >= SOURCE_AGAIN);
+        if due {
+            *asked = Some(Instant::now());
+        }
+        if due || needs_desk(book, &self.memory.members, me) {
             let _ = jobs.try_send(Job::SettleServices);
         }
     }
@@ -239,22 +251,24 @@ impl Serving {
     }
 }
 
-/// Whether something has to be written down: see [`super::works::Works::settle_services`].
-fn needs_desk(book: &Book, members: &[Member], me: NodeId) -> bool {
-    let services = book.services();
+/// Whether there are Services, and no address by which endpoints of other nodes would see this host.
+fn lacks_source(book: &Book, members: &[Member]) -> bool {
     let any = members
         .iter()
         .any(|member| !member.sheet.services.is_empty());
+    any && book.services().source.is_none()
+}
+
+/// Whether something has to be written down: see [`super::works::Works::settle_services`].
+fn needs_desk(book: &Book, members: &[Member], me: NodeId) -> bool {
+    let services = book.services();
     let heard = |name: &ServiceName, stamp| {
         let removed = members.iter().flat_map(|member| &member.sheet.removed);
         let mut same = removed.filter(|one| one.maker == me && one.stamp == stamp);
         same.any(|one| one.name == *name)
     };
-    any && services.source.is_none()
-        || services
-            .made
-            .iter()
-            .any(|made| heard(&made.name, made.stamp))
+    let mut made = services.made.iter();
+    made.any(|made| heard(&made.name, made.stamp))
         || services.removed.iter().any(|removed| {
             let maker = members.iter().find(|member| member.id == removed.maker);
             let made = maker.into_iter().flat_map(|maker| &maker.sheet.services);
@@ -311,6 +325,10 @@ pub(super) fn listed(known: &Known, engine: &Engine) -> Services {
         let mut info = info(declared, &known.names);
         for backend in &mut info.backends {
             backend.relayed = relayed.get(&(name.clone(), backend.address)).copied();
+            let what = backend.address.to_string();
+            if refused.clone().any(|one| one.what == what) {
+                backend.state = BackendState::Refused;
+            }
         }
         info.refused = refused.map(ToString::to_string).collect();
         if info.addresses.is_empty() {

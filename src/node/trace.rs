@@ -11,6 +11,7 @@ use weave_linux::nft::Found;
 use weave_linux::sysctl;
 use weave_model::api::{Attachment, Code, Hop, Refusal, Trace, TraceEnd, TraceRequest};
 use weave_model::{ClusterRange, NetworkName};
+use weave_proxy::declared::{Backend, VirtualRange, resolve};
 use weave_router::core::view::{Member, Owner, View};
 
 use super::book::Entry;
@@ -138,6 +139,7 @@ impl Works {
         let netlink = Netlink::open().map_err(|error| unreadable(&error))?;
         past_antispoofing(&netlink, &outer, source, path).await?;
         self.past_the_rules(source.is_ipv4(), range, path)?;
+        let destination = self.past_the_services(destination, range, path)?;
         self.within_one_network(&entry.attachment.network, range, destination, path)?;
         let Some((route, link)) = way_out(&netlink, destination).await? else {
             path.pass("host", "route", format!("{destination} is this host's own"));
@@ -152,6 +154,39 @@ impl Works {
             return over(&self.router.view(), range, (source, destination), path);
         }
         Ok(self.behind(&link.name, path))
+    }
+
+    /// Where a packet to a Service goes on to: its first endpoint of the family that can be reached, of which a connection
+    /// may get any. A packet to another address goes on as it is.
+    fn past_the_services(
+        &self,
+        destination: IpAddr,
+        range: ClusterRange,
+        path: &mut Path,
+    ) -> Result<IpAddr, Hop> {
+        let virtuals = VirtualRange::new(self.config.services.range, range.v6());
+        let declared = resolve(&self.members(), &virtuals);
+        let mut services = declared.values();
+        let Some(service) = services.find(|one| one.addresses.contains(&destination)) else {
+            return Ok(destination);
+        };
+        let name = &service.made.name;
+        let same = |backend: &&Backend| {
+            backend.reachable && backend.address.is_ipv4() == destination.is_ipv4()
+        };
+        let behind: Vec<&Backend> = service.backends.iter().filter(same).collect();
+        let Some(first) = behind.first() else {
+            let found = format!("nobody is behind the service {name}: connections are refused");
+            let fix = format!("see who should be with: weavectl service describe {name}");
+            return Err(dropped("host", "service", found, fix));
+        };
+        let one_of = match behind.len() {
+            1 => String::new(),
+            many => format!(", one of {many} endpoints"),
+        };
+        let found = format!("{name} leads to {}{one_of}", first.address);
+        path.pass("host", "service", found);
+        Ok(first.address)
     }
 
     /// Whether an address is in a network; addresses outside of the cluster are in none.

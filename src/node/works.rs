@@ -56,6 +56,8 @@ pub(super) struct Works {
     pub(super) swept: u64,
     /// The container that is to be looked at closely next, by its place in the book.
     pub(super) turn: usize,
+    /// Why this node has no address for the sake of services, as it was told last.
+    pub(super) no_source: Option<Refusal>,
 }
 
 impl Works {

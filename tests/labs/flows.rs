@@ -97,27 +97,32 @@ fn every_node_tells_who_talks_to_whom() {
             flow["to"]["kind"] == "outside"
         });
         delays.check();
-        let said = h1.ok(&["flows", "--failing", "--with", "c"]);
-        let lines: Vec<&str> = said.lines().collect();
-        assert_eq!(lines.len(), 2, "{said}");
-        assert!(
-            lines[1].contains("tcp/8009") && lines[1].contains("refused"),
-            "{said}"
-        );
-        let top = h2.ok(&["top", "-n", "1", "--port", "8001"]);
-        assert_eq!(top.lines().count(), 2, "{top}");
-        let picture = h2.json(&["flows"]);
-        let ids: Vec<&str> = picture["flows"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter_map(|flow| flow["id"].as_str())
-            .collect();
-        let mut once = ids.clone();
-        once.sort_unstable();
-        once.dedup();
-        assert_eq!(once.len(), ids.len(), "each once: {ids:?}");
+        told_in_words(h1, h2);
     });
+}
+
+/// The failing flow and the busiest in words, and that the picture has no flow twice.
+fn told_in_words(h1: &Host, h2: &Host) {
+    let said = h1.ok(&["flows", "--failing", "--with", "c"]);
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!(lines.len(), 2, "{said}");
+    assert!(
+        lines[1].contains("tcp/8009") && lines[1].contains("refused"),
+        "{said}"
+    );
+    let top = h2.ok(&["top", "-n", "1", "--port", "8001"]);
+    assert_eq!(top.lines().count(), 2, "{top}");
+    let picture = h2.json(&["flows"]);
+    let ids: Vec<&str> = picture["flows"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|flow| flow["id"].as_str())
+        .collect();
+    let mut once = ids.clone();
+    once.sort_unstable();
+    once.dedup();
+    assert_eq!(once.len(), ids.len(), "each once: {ids:?}");
 }
 
 /// UDP of both families, and TCP of both through a Service: what was asked for has the Service's name, the

@@ -147,6 +147,15 @@ fn a_node_that_leaves_takes_nothing_along_and_may_come_back() {
         let a = h1.attach("a");
         h2.attach("b");
         h2.ok(&["expose"]);
+        h2.ok(&[
+            "service",
+            "create",
+            "web",
+            "--port",
+            "80",
+            "--selector",
+            "app=web",
+        ]);
         let before = h2.status()["id"].clone();
         let said = h2.ctl(&["leave"]);
         assert!(said.code == 1 && said.err.contains("in use"), "{said:?}");
@@ -166,6 +175,10 @@ fn a_node_that_leaves_takes_nothing_along_and_may_come_back() {
         h2.ok(&["join", token.trim()]);
         await_mesh_of(&[&h1, &h2]);
         assert_ne!(h2.status()["id"], before, "another node of the same name");
+        for host in [&h1, &h2] {
+            let shown = host.json(&["service", "list"]);
+            assert_eq!(shown["services"], serde_json::json!([]), "{shown}");
+        }
         h2.attach("c").reaches(&a, 56);
     });
 }

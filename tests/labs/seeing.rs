@@ -111,6 +111,27 @@ fn dropped(host: &Host, (from, to): (&Container, &Container), check: &str) {
     );
 }
 
+/// The way to a Service is the way to somebody behind it, and ends at once if there is nobody.
+fn through_a_service(h1: &Host, h2: &Host) {
+    let make = "service create web --port 80 --selector app=web";
+    let made = h1.json(&make.split(' ').collect::<Vec<_>>());
+    let front = made["addresses"][0].as_str().expect("an address");
+    let check = |trace: &Value| {
+        let mut hops = trace["hops"].as_array().into_iter().flatten();
+        hops.find(|hop| hop["check"] == "service").cloned()
+    };
+    let nobody = traced(h1, "a", front);
+    let hop = check(&nobody).expect("the service is seen");
+    assert_eq!(
+        (&nobody["end"], &hop["passed"]),
+        (&"dropped".into(), &false.into())
+    );
+    let _behind = h2.attach_with("behind", &["--label", "app=web"]);
+    wait_for("h1 knows who is behind", Duration::from_secs(20), || {
+        traced(h1, "a", front)["end"] == "handed_over"
+    });
+}
+
 /// The way that is told is the way that packets take: they arrive where it says so, and are lost where it says so.
 #[test]
 fn the_way_of_a_packet_is_told() {
@@ -132,6 +153,7 @@ fn the_way_of_a_packet_is_told() {
             "{words}"
         );
         assert_eq!(traced(h1, "a", "192.168.77.9")["end"], "leaves");
+        through_a_service(h1, h2);
 
         let unused = traced(h1, "a", "10.32.3.77");
         assert_eq!(

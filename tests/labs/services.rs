@@ -313,6 +313,14 @@ fn odd_services_are_refused_and_say_why() {
             .concat(),
             "node port",
         );
+        says(
+            &[
+                &["create", "a", "--port", "80", "--node-port", "22"],
+                &by[..],
+            ]
+            .concat(),
+            "30000 to 32767",
+        );
         says(&["create", "a", "--port", "80"], "--selector");
         says(&["rm", "nothing"], "there is no service");
     });

@@ -133,6 +133,7 @@ fn tokens_that_lead_nowhere() {
         h1.start();
         h1.ok(&["init"]);
         refuses(&h2, &join, "192.168.77.1:6783", "token");
+        refuses(&h1, "leave", "the only member", "leave --force");
         let fresh = h1.ok(&["token", "create"]);
         h2.ok(&["join", fresh.trim()]);
     });

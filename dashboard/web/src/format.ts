@@ -34,6 +34,10 @@ export function listening({ protocol, ip, port }: { protocol: string; ip: string
   return `${protocol}/${ip.includes(":") ? `[${ip}]` : ip}:${port}`;
 }
 
+/** The address in `192.0.2.1:80` and `[2001:db8::1]:80`. */
+export const hostOf = (place: string): string =>
+  place.startsWith("[") ? place.slice(1, place.indexOf("]")) : (place.split(":")[0] ?? place);
+
 export const milliseconds = (us: number): string =>
   us < 10_000 ? `${(us / 1000).toFixed(2)} ms` : `${(us / 1000).toFixed(0)} ms`;
 

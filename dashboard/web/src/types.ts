@@ -98,7 +98,7 @@ export interface Backend {
   address: string;
   container?: string;
   node?: string;
-  state: "ready" | "unreachable" | "failing" | "unchecked";
+  state: "ready" | "unreachable" | "failing" | "unchecked" | "refused";
 }
 
 export interface Service {

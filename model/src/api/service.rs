@@ -99,6 +99,8 @@ pub enum BackendState {
     Failing,
     /// Its check has not ended yet; used only while nobody's passes.
     Unchecked,
+    /// Its address may not be an endpoint; never used.
+    Refused,
 }
 
 /// `GET /v1/services`: the Services of the cluster, by name.

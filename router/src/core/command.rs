@@ -273,6 +273,9 @@ pub enum CommandError {
     /// Nobody could invite or remove any more.
     #[error("this node is the last admin: nobody could invite or remove nodes without it")]
     LastAdmin,
+    /// There is no other member.
+    #[error("this node is the only member: its cluster ends with it")]
+    LastMember,
     /// No member is connected.
     #[error("no member is connected that could take the addresses of this node")]
     NobodyToTake,
@@ -414,6 +417,7 @@ impl CommandError {
             }
             Self::InUse(_) => "detach the containers that `weavectl ps` lists, or detach all: weavectl leave --force",
             Self::LastAdmin => "make another admin first: weavectl admin add NODE; or leave anyway: weavectl leave --force",
+            Self::LastMember => "if that is meant: weavectl leave --force",
             Self::NobodyToTake => {
                 "see `weavectl connections`; or leave with --force, and run `weavectl rmpeer` for this node on a member"
             }
@@ -463,9 +467,11 @@ impl CommandError {
             Self::UnknownAddress(_) => Code::NotFound,
             Self::TooManyAddresses => Code::Invalid,
             Self::Removed | Self::TooManyKept | Self::Leaving => Code::Conflict,
-            Self::Overlapping(_) | Self::InUse(_) | Self::LastAdmin | Self::GaveWay(_) => {
-                Code::Conflict
-            }
+            Self::Overlapping(_)
+            | Self::InUse(_)
+            | Self::LastAdmin
+            | Self::LastMember
+            | Self::GaveWay(_) => Code::Conflict,
             Self::NobodyToTake | Self::InDoubt => Code::NotReady,
             Self::Oneself | Self::HeirOfItself(_) => Code::Invalid,
             Self::BadRange(_)

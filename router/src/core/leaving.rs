@@ -60,7 +60,14 @@ impl Core {
         if self.leaving.is_some() {
             return Err(CommandError::Underway);
         }
-        if self.is_out() || self.living().is_empty() {
+        if self.is_out() {
+            self.start_anew(command, None);
+            return Ok(());
+        }
+        if self.living().is_empty() {
+            if !force {
+                return Err(CommandError::LastMember);
+            }
             self.start_anew(command, None);
             return Ok(());
         }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::Subcommand;
+use clap::{ArgGroup, Subcommand};
 use weave_model::{Balance, Engine, HealthCheck, Label, Protocol, ServiceName};
 
 use crate::duration;
@@ -30,6 +30,7 @@ pub enum ServiceCommand {
 
 /// `weavectl service create ...`.
 #[derive(Debug, clap::Args)]
+#[command(group = ArgGroup::new("behind").args(["selector", "endpoints"]).required(true))]
 pub struct Create {
     /// The service's name
     pub name: ServiceName,
@@ -41,23 +42,15 @@ pub struct Create {
     )]
     pub ports: Vec<Port>,
     /// A label that the containers behind it have; of several, all
-    #[arg(
-        long = "selector",
-        value_name = "KEY=VALUE",
-        required_unless_present = "endpoints"
-    )]
+    #[arg(long = "selector", value_name = "KEY=VALUE")]
     pub selector: Vec<Label>,
     /// An endpoint by address, in place of a selector; may be repeated
-    #[arg(
-        long = "endpoint",
-        value_name = "ADDRESS:PORT",
-        conflicts_with = "selector"
-    )]
+    #[arg(long = "endpoint", value_name = "ADDRESS:PORT")]
     pub endpoints: Vec<SocketAddr>,
     /// Keep clients at their endpoint until they made no connection for this long
     #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     pub affinity: Option<Duration>,
-    /// A port of every host's own addresses that leads to it too; with several ports, in their order
+    /// A port of every host's own addresses that leads to it too, 30000 to 32767; with several ports, in their order
     #[arg(long = "node-port", value_name = "PORT")]
     pub node_ports: Vec<u16>,
     /// Who carries it: kernel, or relay, the nodes' own proxy for TCP and UDP [default: what each node is set to]
