@@ -284,14 +284,8 @@ impl Works {
         }
     }
 
-    /// Makes the allocator and the book agree: a kill may have come between the two. The book is what containers live
-    /// by.
-    async fn settle_leases(&self, range: ClusterRange) {
-        let leases = match self.router.command(Command::Leases).await {
-            Ok(Reply::Leases(leases)) => leases,
-            Ok(_) => return,
-            Err(error) => return tracing::warn!(%error, "cannot list the addresses that are given"),
-        };
+    /// The addresses that the book says are given, by lease; `None` where one is outside of the cluster's range.
+    pub(super) fn booked(&self, range: ClusterRange) -> BTreeMap<String, Option<u32>> {
         let mut booked: BTreeMap<String, Option<u32>> = self
             .book
             .entries()
@@ -311,6 +305,18 @@ impl Works {
         if let Some(source) = self.book.services().source {
             booked.insert(SERVICE_LEASE.to_owned(), range.offset_v4(source));
         }
+        booked
+    }
+
+    /// Makes the allocator and the book agree: a kill may have come between the two. The book is what containers live
+    /// by.
+    async fn settle_leases(&self, range: ClusterRange) {
+        let leases = match self.router.command(Command::Leases).await {
+            Ok(Reply::Leases(leases)) => leases,
+            Ok(_) => return,
+            Err(error) => return tracing::warn!(%error, "cannot list the addresses that are given"),
+        };
+        let booked = self.booked(range);
         for (lease, _) in leases
             .iter()
             .filter(|(lease, _)| !booked.contains_key(lease))

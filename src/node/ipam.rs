@@ -14,7 +14,7 @@ use weave_router::core::view::View;
 use super::book::Entry;
 use super::members::node_ref;
 use super::view::prefixes;
-use super::works::{HOST_LEASE, Works, strange_reply};
+use super::works::{Works, strange_reply};
 use super::{Node, containers};
 
 impl Node {
@@ -90,24 +90,20 @@ impl Works {
                 wrong,
             });
         };
+        for (lease, offset) in self.booked(range) {
+            if leases.remove(&lease) != offset {
+                let address =
+                    offset.map_or_else(String::new, |offset| range.v4_at(offset).to_string());
+                found(&lease, format!("the address {address} is not leased to it"));
+            }
+        }
         let entries: Vec<&Entry> = self.book.entries().collect();
         for entry in &entries {
             let attachment = &entry.attachment;
-            let lease = containers::lease_id(&attachment.name, &attachment.ifname);
-            if leases.remove(&lease) != range.offset_v4(attachment.ip.addr()) {
-                let address = attachment.ip.addr();
-                found(&lease, format!("the address {address} is not leased to it"));
-            }
+            let of = containers::lease_id(&attachment.name, &attachment.ifname);
             for wrong in self.find_faults(entry, range).await? {
-                found(&lease, wrong);
+                found(&of, wrong);
             }
-        }
-        let exposed = self.book.host().and_then(|host| range.offset_v4(host.ip));
-        if leases.remove(HOST_LEASE) != exposed {
-            found(
-                "the host",
-                "its lease is not the address that it has".to_owned(),
-            );
         }
         for (lease, offset) in &leases {
             let address = range.v4_at(*offset);

@@ -202,7 +202,16 @@ fn addresses_are_accounted_for() {
             1 << 20
         );
         assert!(h1.ok(&["ipam"]).contains("h2"));
-        assert_eq!(h2.json(&["ipam", "check"])["checked"], 2);
+        let make = "service create web --port 80 --selector app=web";
+        h2.ok(&make.split(' ').collect::<Vec<_>>());
+        wait_for("the host has an address for it", SPREAD, || {
+            h2.json(&["ipam", "show"])["nodes"][0]["used"] == 3
+        });
+        let checked = h2.json(&["ipam", "check"]);
+        assert_eq!(
+            (&checked["checked"], &checked["findings"]),
+            (&2.into(), &serde_json::json!([]))
+        );
         web.ns.sh(&format!("ip addr del {}/12 dev eth0", web.v4));
         db.ns.sh("ip link del eth0");
         let said = h2.ctl(&["ipam", "check", "-o", "json"]);
