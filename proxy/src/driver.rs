@@ -16,6 +16,9 @@ use crate::relay::{Relay, Watch, routes};
 use crate::sources::{Change, Sources};
 use crate::table::{Diff, Entry, Table};
 
+/// How often the way to the relay is looked after, and what failed of it is tried again.
+const RELAY_LOOK: Duration = Duration::from_secs(2);
+
 /// How often it is looked whether somebody changed the rules: one question to the kernel.
 const LOOK: Duration = Duration::from_millis(250);
 
@@ -104,6 +107,7 @@ impl Engine {
         let work = Work {
             kernel,
             relay: None,
+            relay_looked: Instant::now(),
             sources: Sources::default(),
             shown: Arc::clone(&shown),
             count: Arc::clone(&count),
@@ -171,6 +175,7 @@ impl Drop for Engine {
 struct Work {
     kernel: Kernel,
     relay: Option<Relay>,
+    relay_looked: Instant,
     sources: Sources,
     shown: Arc<Mutex<Report>>,
     count: Arc<Mutex<Count>>,
@@ -217,6 +222,26 @@ impl Work {
         );
         if let Some(relay) = &self.relay {
             relay.settle();
+        }
+        if self.relay_looked.elapsed() >= RELAY_LOOK {
+            self.relay_looked = Instant::now();
+            self.look_after_relay();
+        }
+    }
+
+    /// Mends the way to the relay, and tries again what failed.
+    fn look_after_relay(&mut self) {
+        let failed = lock(&self.shown).relay_failure.is_some();
+        let table = Arc::clone(self.sources.table());
+        match &self.relay {
+            None if failed => self.relay(&table, &Diff::between(&Table::default(), &table)),
+            Some(_) if failed => self.relay(&table, &Diff::default()),
+            Some(relay) => {
+                if let Err(error) = relay.look_after() {
+                    tracing::warn!(%error, "packets may not find the way to the relay");
+                }
+            }
+            None => {}
         }
     }
 

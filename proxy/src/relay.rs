@@ -97,6 +97,12 @@ pub struct Counts {
     pub lost: u64,
 }
 
+/// Has packets with the mark delivered to this host; what is there already stays.
+fn route() -> io::Result<()> {
+    let (table, priority) = ROUTES;
+    intercept::route_marked(MARK, table, priority)
+}
+
 /// Takes the rule and the routes off the host that brought a relay its packets; they outlive its process.
 ///
 /// # Errors
@@ -123,8 +129,7 @@ impl Relay {
     /// As [`Relay::start`].
     pub fn start_with(most: usize) -> io::Result<Self> {
         let nft = nft::Socket::open()?;
-        let (table, priority) = ROUTES;
-        intercept::route_marked(MARK, table, priority)?;
+        route()?;
         let cores = thread::available_parallelism().map_or(1, usize::from);
         let count = cores.min(MOST_THREADS);
         let (ports, listeners) = listen(count)?;
@@ -204,6 +209,15 @@ impl Relay {
         if let Some(settled) = self.shared.routes.load().settled() {
             self.shared.routes.store(Arc::new(settled));
         }
+    }
+
+    /// Sees that packets with its mark are delivered to it, in the network namespace of the calling thread: daemons that
+    /// configure networks take rules of routing away that are not theirs.
+    ///
+    /// # Errors
+    /// When the kernel refuses the rule or the route.
+    pub fn look_after(&self) -> io::Result<()> {
+        route()
     }
 
     /// Takes no new connections, which are the kernel's from now on, and waits until those that are open have ended, but

@@ -7,10 +7,14 @@ use std::time::{Duration, Instant};
 /// The most clients that are remembered; beyond that new ones are picked for each time.
 const MOST: usize = 65_535;
 
+/// How often at most it is looked for clients whose time is over, which means a look at all of them.
+const SWEEP: Duration = Duration::from_secs(1);
+
 /// The clients of one port of a Service.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Sticky {
     clients: HashMap<IpAddr, (SocketAddr, Instant)>,
+    swept: Option<Instant>,
 }
 
 impl Sticky {
@@ -29,6 +33,10 @@ impl Sticky {
         now: Instant,
     ) {
         if self.clients.len() >= MOST && !self.clients.contains_key(&client) {
+            if self.swept.is_some_and(|at| now < at + SWEEP) {
+                return;
+            }
+            self.swept = Some(now);
             self.clients.retain(|_, (_, until)| now < *until);
             if self.clients.len() >= MOST {
                 return;

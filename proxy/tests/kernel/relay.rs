@@ -35,6 +35,30 @@ fn relay(lab: &Lab) -> &Relay {
     lab.relay.as_ref().unwrap()
 }
 
+/// Daemons that configure networks take rules of routing away that are not theirs, when they start.
+#[test]
+fn the_way_to_it_is_made_again_when_somebody_takes_it_away() {
+    let lab = lab(&[B]);
+    assert_eq!(tcp(&lab.a, WEB).server(), "b");
+    let rules = crate::lab::ok(&lab.host, "ip rule list; ip -6 rule list");
+    let ours: Vec<&str> = rules
+        .lines()
+        .filter(|rule| rule.contains("fwmark"))
+        .collect();
+    assert_eq!(ours.len(), 2, "one for each family: {rules}");
+    let (priority, _) = ours[0].split_once(':').unwrap();
+    crate::lab::ok(
+        &lab.host,
+        &format!("ip rule del priority {priority}; ip -6 rule del priority {priority}"),
+    );
+    let lost = connect(&lab.a, WEB, Duration::from_millis(300));
+    assert!(lost.is_err(), "there is no way to it");
+    run_in(&lab.host, || relay(&lab).look_after())
+        .unwrap()
+        .unwrap();
+    assert_eq!(tcp(&lab.a, WEB).server(), "b");
+}
+
 /// What the balancer of the only TCP port has noted: picks, failures, retries, ejections of an endpoint.
 fn noted(lab: &Lab, address: &str) -> [u64; 4] {
     let groups = relay(lab).routes().groups();
