@@ -25,6 +25,7 @@ const TABLES: &str = "weave-";
 /// Devices of a node.
 const TUN: &str = "weave0";
 const VETHS: &str = "wv";
+const LIMITS: &str = "wb";
 
 /// Where a node and its plugin leave files.
 #[derive(Clone, Debug)]
@@ -134,7 +135,8 @@ fn device(link: &Link) -> Thing {
 
 fn is_ours(link: &Link) -> bool {
     let named = link.kind == "tun" && link.name == TUN
-        || link.kind == "veth" && link.name.starts_with(VETHS);
+        || link.kind == "veth" && link.name.starts_with(VETHS)
+        || link.kind == "ifb" && link.name.starts_with(LIMITS);
     named && link.alias.starts_with(TAG)
 }
 
@@ -248,6 +250,11 @@ mod tests {
         };
         assert!(is_ours(&link("weave0", "tun", "weave: router")));
         assert!(is_ours(&link("wv0123456789", "veth", "weave: web eth0")));
+        assert!(is_ours(&link(
+            "wb0123456789",
+            "ifb",
+            "weave: limits wv0123456789"
+        )));
         for other in [
             link("weave0", "bridge", "weave: router"),
             link("weave0", "tun", ""),

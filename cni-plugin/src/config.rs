@@ -9,12 +9,12 @@ use std::path::PathBuf;
 
 use serde_json::{Map, Value, json};
 use weave_model::api::{CniRef, DEFAULT_SOCKET};
-use weave_model::{CniName, LabelKey, LabelValue, Mac, NetworkName, PublishedPort};
+use weave_model::{Bandwidth, CniName, LabelKey, LabelValue, Mac, NetworkName, PublishedPort};
 
 use crate::environment::{Environment, Verb, address};
 use crate::error::{Error, code};
-use crate::ports;
 use crate::version::Version;
+use crate::{bandwidth, ports};
 
 /// What a configuration says.
 #[derive(Clone, Debug)]
@@ -39,6 +39,8 @@ pub struct Config {
     pub mac: Option<Mac>,
     /// Ports of the host that lead to the container.
     pub publish: Vec<PublishedPort>,
+    /// How much the interface may carry.
+    pub bandwidth: Bandwidth,
     /// The container's labels.
     pub labels: BTreeMap<LabelKey, LabelValue>,
     /// The result of the plugin before, or of ADD.
@@ -108,6 +110,7 @@ impl Config {
             ips: Vec::new(),
             mac: None,
             publish: Vec::new(),
+            bandwidth: Bandwidth::default(),
             labels: BTreeMap::new(),
             previous: fields.some("prevResult").cloned(),
             valid: fields.valid()?,
@@ -182,13 +185,10 @@ impl Config {
                 }
                 "dns" => self.dns = Some(dns_of_runtime(value)?),
                 "portMappings" => self.publish = ports::of_capability(&field, value)?,
+                "bandwidth" => self.bandwidth = bandwidth::of_capability(&field, value)?,
                 // Passed on with the rest of the configuration.
                 "ipRanges" if self.ipam.is_some() => {}
                 _ if NOTED.contains(&key.as_str()) => {}
-                "bandwidth" => {
-                    let fix = "put the plugin \"bandwidth\" behind this one, with that capability";
-                    return Err(unsupported(&field, value).with(fix));
-                }
                 "ipRanges" => {
                     let fix = "name a network with a range of its own: weavectl network create";
                     return Err(unsupported(&field, value).with(fix));

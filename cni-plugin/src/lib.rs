@@ -17,6 +17,7 @@ pub mod error;
 
 pub mod environment;
 
+pub mod bandwidth;
 pub mod ports;
 pub mod config;
 pub mod result;

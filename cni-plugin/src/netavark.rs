@@ -14,7 +14,9 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use weave_model::api::{AttachRequest, Attachment, CniOwner, CniRef, DEFAULT_SOCKET};
-use weave_model::{CniName, ContainerName, IfName, LabelKey, LabelValue, Mac, NetworkName};
+use weave_model::{
+    Bandwidth, CniName, ContainerName, IfName, LabelKey, LabelValue, Mac, NetworkName,
+};
 
 use crate::error::{Error, code};
 use crate::{free, node, ports};
@@ -218,6 +220,7 @@ pub fn asked(netns: &str, stdin: &[u8]) -> Result<(AttachRequest, Option<PathBuf
         network: options.network,
         labels: label.into_iter().collect(),
         publish,
+        bandwidth: Bandwidth::default(),
         owner: Some(CniOwner {
             network: exec.network.name,
             container: exec.container_id,

@@ -73,11 +73,7 @@ impl Call<'_> {
         let what = self.what()?;
         let args = self.environment.args()?;
         if let Some(previous) = &self.config.previous {
-            if !self.config.publish.is_empty() {
-                let message = "runtimeConfig.portMappings is not supported behind another plugin";
-                let fix = "put the plugin \"portmap\" there instead";
-                return Err(Error::new(code::UNSUPPORTED, message).with(fix));
-            }
+            self.refuse_behind_another()?;
             return Ok(previous.clone());
         }
         let mut request = self.request(what, netns, args)?;
@@ -97,6 +93,18 @@ impl Call<'_> {
                 .unwrap_or_else(|error| eprintln!("weave-cni: {error}"));
         }
         attached
+    }
+
+    /// What can only be done by whoever made the interface.
+    fn refuse_behind_another(&self) -> Result<(), Error> {
+        let (capability, plugin) = match self.config {
+            config if !config.publish.is_empty() => ("portMappings", "portmap"),
+            config if !config.bandwidth.is_unlimited() => ("bandwidth", "bandwidth"),
+            _ => return Ok(()),
+        };
+        let message = format!("runtimeConfig.{capability} is not supported behind another plugin");
+        let fix = format!("put the plugin \"{plugin}\" there instead");
+        Err(Error::new(code::UNSUPPORTED, message).with(fix))
     }
 
     /// What the node is asked for.
@@ -136,6 +144,7 @@ impl Call<'_> {
                 .chain(args.labels)
                 .collect(),
             publish: config.publish.clone(),
+            bandwidth: config.bandwidth,
             owner: Some(CniOwner {
                 network: config.name.clone(),
                 container: what.container,

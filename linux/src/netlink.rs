@@ -1,8 +1,9 @@
 //! Devices, addresses, routes and neighbours, over rtnetlink.
 //!
 //! A [`Netlink`] is one socket in one network namespace: the host's, or a container's ([`Netlink::open_in`]). The verbs
-//! are methods on it, a file for each noun: [`link`], [`addr`], [`route`], [`neigh`]. `ensure_*` are the idempotent
-//! ones: what is there and agrees stays untouched, what is there and differs is an error, never silently overwritten.
+//! are methods on it, a file for each noun: [`link`], [`addr`], [`route`], [`neigh`], and how
+//! fast a device may carry ([`Bucket`]). `ensure_*` are the idempotent ones: what is there and agrees stays untouched,
+//! what is there and differs is an error, never silently overwritten.
 //!
 //! The wire format is netlink-packet-route's and the socket's task rtnetlink's (RFC 3549, `<linux/rtnetlink.h>`); the
 //! messages are put together here, so that every verb says which flags it sends and all failures come out as [`Error`].
@@ -26,12 +27,14 @@ pub mod addr;
 pub(crate) mod ask;
 mod delete;
 mod error;
+mod limit;
 pub mod link;
 pub mod neigh;
 pub mod route;
 
 pub use addr::Address;
 pub use error::Error;
+pub use limit::Bucket;
 pub use link::{BadIfName, IfName, Link, VethEnd};
 pub use neigh::Neighbour;
 pub use route::Route;

@@ -3,6 +3,7 @@
 pub mod api;
 pub mod docker;
 
+mod bandwidth;
 mod drops;
 mod engine;
 mod health;
@@ -19,6 +20,7 @@ mod suite;
 mod token;
 mod way;
 
+pub use bandwidth::{Bandwidth, Rate};
 pub use drops::Drop;
 pub use engine::{BALANCE_ANNOTATION, BadWord, Balance, ENGINE_ANNOTATION, Engine, EngineChoice};
 pub use health::{

@@ -31,6 +31,7 @@ mod check;
 mod container;
 mod error;
 mod lend;
+mod limits;
 mod outer;
 mod overlap;
 mod pair;
@@ -101,10 +102,10 @@ impl Host {
     /// The outer ends of all attached containers, by index.
     pub async fn attached(&self) -> Result<Vec<Link>, Error> {
         let links = self.netlink.links().await?;
-        Ok(links.into_iter().filter(pair::is_outer_end).collect())
+        Ok(links.into_iter().filter(outer::is_outer_end).collect())
     }
 
     fn is_ours(&self, link: &Link) -> bool {
-        link.name == self.tun.as_str() || pair::is_outer_end(link)
+        link.name == self.tun.as_str() || outer::is_outer_end(link)
     }
 }

@@ -125,7 +125,7 @@ pub(super) fn uninstall(places: &Places) -> Result<Done, Failure> {
 fn conflist(socket: &Path) -> Value {
     let mut plugin = json!({
         "type": PLUGIN,
-        "capabilities": {"ips": true, "mac": true, "dns": true, "portMappings": true},
+        "capabilities": {"ips": true, "mac": true, "dns": true, "portMappings": true, "bandwidth": true},
     });
     if socket != Path::new(DEFAULT_SOCKET) {
         plugin["socket"] = json!(socket);

@@ -6,7 +6,7 @@ use weave_model::api::{
     AttachRequest, Attachment, Attachments, CniResult, Connections, ExposeRequest, HostAddress,
     InitRequest, JoinRequest, Peers, Status, Verdict,
 };
-use weave_model::{ContainerName, IfName};
+use weave_model::{Bandwidth, ContainerName, IfName};
 
 use super::args::{Args, Attach, CniCommand, Command};
 use super::client::{Client, percent_encoded};
@@ -121,6 +121,7 @@ fn attach(client: &Client<'_>, shown: &Shown, args: &Attach) -> Answer {
             .map(|label| (label.key.clone(), label.value.clone()))
             .collect(),
         publish: args.publish.clone(),
+        bandwidth: Bandwidth::default(),
         owner: None,
     };
     let attachment: Attachment = client.post("/attachments", &request)?;

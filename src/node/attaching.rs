@@ -266,20 +266,14 @@ impl Works {
                 .iter()
                 .any(|entry| entry.attachment.host_ifname.as_str() == name)
         };
-        let found = match self.side.host.attached().await {
+        let found = match self.side.host.traces().await {
             Ok(found) => found,
             Err(error) => return tracing::warn!(%error, "cannot list the containers' devices"),
         };
-        for link in found.iter().filter(|link| !known(&link.name)) {
-            tracing::warn!(
-                device = link.name,
-                "removing a container's device that is in no journal"
-            );
-            let Ok(name) = link.name.parse() else {
-                continue;
-            };
-            if let Err(error) = self.side.host.detach(&name).await {
-                tracing::warn!(%error, device = link.name, "cannot remove it");
+        for device in found.iter().filter(|name| !known(name.as_str())) {
+            tracing::warn!(%device, "removing a container's device that is in no journal");
+            if let Err(error) = self.side.host.detach(device).await {
+                tracing::warn!(%error, %device, "cannot remove it");
             }
         }
     }

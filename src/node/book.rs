@@ -276,6 +276,7 @@ pub(super) mod tests {
             default_route: true,
             labels: BTreeMap::new(),
             publish: Vec::new(),
+            bandwidth: weave_model::Bandwidth::default(),
             owner: None,
             attached_at: 7,
             alive: true,

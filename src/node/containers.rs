@@ -140,6 +140,7 @@ fn difference(entry: &Entry, request: &AttachRequest) -> Option<String> {
         mac,
         mtu,
         publish,
+        bandwidth,
         owner,
         ..
     } = &entry.attachment;
@@ -155,6 +156,9 @@ fn difference(entry: &Entry, request: &AttachRequest) -> Option<String> {
     }
     if request.publish != *publish {
         return Some("with other published ports".to_owned());
+    }
+    if request.bandwidth != *bandwidth {
+        return Some("with another bandwidth".to_owned());
     }
     let other = request.owner != *owner;
     other.then(|| match owner {
@@ -257,6 +261,7 @@ pub(super) fn to_make(
         ipv6: true,
         mtu: request.mtu.unwrap_or(mtu).into(),
         published: !request.publish.is_empty(),
+        bandwidth: request.bandwidth,
         tag: format!("{} {}", request.name, request.ifname),
     }
 }
@@ -280,6 +285,7 @@ pub(super) fn entry(request: &AttachRequest, spec: &AttachSpec, attached: &Attac
         default_route: attached.default_route,
         labels: request.labels.clone(),
         publish: request.publish.clone(),
+        bandwidth: request.bandwidth,
         owner: request.owner.clone(),
         attached_at: wall_seconds(),
         alive: true,
@@ -300,6 +306,7 @@ pub(super) fn to_repair(entry: &Entry, range: ClusterRange) -> Option<attach::At
         ip6,
         mtu,
         publish,
+        bandwidth,
         ..
     } = &entry.attachment;
     let range = range.part_of(ip.trunc());
@@ -310,6 +317,7 @@ pub(super) fn to_repair(entry: &Entry, range: ClusterRange) -> Option<attach::At
         ipv6: ip6.is_some(),
         mtu: *mtu,
         published: !publish.is_empty(),
+        bandwidth: *bandwidth,
         tag: format!("{name} {ifname}"),
     })
 }
@@ -351,6 +359,10 @@ pub(super) fn refused(error: &attach::Error) -> Refusal {
         Error::NotOurs(_) => (
             Code::Conflict,
             "remove that device by hand if it is not needed",
+        ),
+        Error::NoLimits(_) => (
+            Code::Failed,
+            "load the kernel's modules sch_tbf, sch_ingress, cls_u32, act_mirred and ifb, or ask for no bandwidth",
         ),
         Error::Netns(_) => (Code::NotFound, NETNS_FIX),
         Error::Setting(_) => (Code::Failed, "mount /proc/sys writable for weaved"),
@@ -402,6 +414,7 @@ mod tests {
             mtu: None,
             labels: std::collections::BTreeMap::new(),
             publish: Vec::new(),
+            bandwidth: weave_model::Bandwidth::default(),
             owner: None,
         }
     }

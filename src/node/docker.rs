@@ -18,7 +18,7 @@ use weave_model::docker::{
     ADDRESS_SPACE, AddressRef, AddressRequest, Call, EndpointRef, EndpointRequest, Family,
     JoinRequest, NetworkRef, NetworkRequest, PoolId, PoolRequest,
 };
-use weave_model::{ClusterRange, CniName, ContainerName, IfName, Mac, NetworkName};
+use weave_model::{Bandwidth, ClusterRange, CniName, ContainerName, IfName, Mac, NetworkName};
 use weave_router::attach;
 
 use super::book::Entry;
@@ -373,6 +373,7 @@ impl Works {
             ipv6: endpoint.ipv6,
             mtu: mtu.unwrap_or(self.config.overlay.mtu).into(),
             published: false,
+            bandwidth: Bandwidth::default(),
             tag: name.to_string(),
         };
         let inner = inner.parse().expect("another letter of the same kind");
@@ -576,6 +577,7 @@ fn entry(
         default_route: false,
         labels: BTreeMap::new(),
         publish: Vec::new(),
+        bandwidth: attachment.bandwidth,
         owner: Some(CniOwner {
             network: endpoint.network.clone(),
             container: id.clone(),

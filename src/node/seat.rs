@@ -52,6 +52,7 @@ impl Seat {
             network: NetworkName::default_network(),
             labels: [].into(),
             publish: Vec::new(),
+            bandwidth: weave_model::Bandwidth::default(),
             owner: None,
         };
         let attachment = node.attach(request).await?;

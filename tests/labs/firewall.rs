@@ -1,6 +1,6 @@
 //! Beside other people's firewalls: their rules stay as they are, and containers talk all the same.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::lab::traffic::{bulk, try_ping, wait_for};
 use crate::lab::{Container, Host, Lab, form};
@@ -99,6 +99,52 @@ fn foreign_rules_stay_and_docker_does_not_block() {
             before,
             "foreign rules changed"
         );
+    });
+}
+
+/// What ufw does when it reloads with a default of `deny (routed)`: everything is flushed and accepted for a moment,
+/// then its chains are made anew and the policy drops. No rule of ours is left by that.
+const UFW: &str = "
+for iptables in iptables ip6tables; do
+$iptables -P FORWARD ACCEPT; $iptables -F; $iptables -X
+for chain in ufw-before-forward ufw-user-forward ufw-reject-forward; do
+$iptables -N $chain; $iptables -A FORWARD -j $chain
+done
+$iptables -A ufw-before-forward -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+$iptables -P FORWARD DROP
+done
+";
+
+/// A firewall that flushes all and drops by policy, again and again while nodes run.
+#[test]
+fn a_firewall_that_reloads() {
+    Lab::run(|lab| {
+        let hosts: [_; 2] = lab.cluster();
+        let [a, c] = [hosts[0].attach("a"), hosts[1].attach("c")];
+        for round in 0..2 {
+            for host in &hosts {
+                host.ns.sh(UFW);
+                let rules = host.ns.sh("iptables -S FORWARD");
+                assert!(rules.contains("-P FORWARD DROP"), "{rules}");
+            }
+            let opened = Instant::now();
+            let open = || {
+                c.addresses()
+                    .iter()
+                    .all(|address| try_ping(&a.ns, *address, 56).status.success())
+            };
+            wait_for("the way is open again", Duration::from_secs(30), open);
+            println!("reload {round}: open after {:?}", opened.elapsed());
+            for host in &hosts {
+                let rules = host.ns.sh("iptables -S; ip6tables -S");
+                assert!(rules.contains("weave: "), "ours are back: {rules}");
+                assert!(
+                    rules.contains("-j ufw-user-forward"),
+                    "theirs stay: {rules}"
+                );
+            }
+            reach_one_another(&[&a, &c]);
+        }
     });
 }
 

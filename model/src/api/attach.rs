@@ -7,7 +7,8 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    CniName, ContainerName, IfName, LabelKey, LabelValue, Mac, NetworkName, PublishedPort,
+    Bandwidth, CniName, ContainerName, IfName, LabelKey, LabelValue, Mac, NetworkName,
+    PublishedPort,
 };
 
 /// `POST /v1/attachments`: gives a container an interface and addresses.
@@ -49,6 +50,9 @@ pub struct AttachRequest {
     /// Ports of the host that lead to it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub publish: Vec<PublishedPort>,
+    /// How much the interface may carry.
+    #[serde(default, skip_serializing_if = "Bandwidth::is_unlimited")]
+    pub bandwidth: Bandwidth,
     /// Which CNI runtime's it is; absent for one that is attached by hand.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<CniOwner>,
@@ -104,6 +108,9 @@ pub struct Attachment {
     /// Ports of the host that lead to it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub publish: Vec<PublishedPort>,
+    /// How much the interface may carry.
+    #[serde(default, skip_serializing_if = "Bandwidth::is_unlimited")]
+    pub bandwidth: Bandwidth,
     /// Which CNI runtime's it is; absent for one that was attached by hand.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<CniOwner>,

@@ -171,6 +171,7 @@ mod tests {
             default_route: true,
             labels: [("app".parse().unwrap(), "web".parse().unwrap())].into(),
             publish: Vec::new(),
+            bandwidth: crate::Bandwidth::default(),
             owner: None,
             attached_at: 0,
             alive: true,

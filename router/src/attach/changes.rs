@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use weave_linux::netlink::link::LinkChange;
 use weave_linux::netlink::route::{Kind, LOCAL_TABLE};
-use weave_linux::netlink::{self, Address, Ensured, Link, Netlink, Route};
+use weave_linux::netlink::{self, Address, Bucket, Ensured, Link, Netlink, Route};
 use weave_linux::netns::{Netns, run_in};
 use weave_linux::sysctl;
 
@@ -44,13 +44,18 @@ const SETTLE_TIME: Duration = Duration::from_secs(1);
 /// The way back from one change.
 #[derive(Debug)]
 enum Undo {
+    /// It goes with a device that another change is about.
+    Nothing,
     DeleteLink(u32),
     SetLink(u32, LinkChange),
     DeleteAddress(Address),
     AddAddress(Address),
     DeleteRoute(Route),
     SetRoute(Route),
-    Setting { key: String, before: String },
+    Setting {
+        key: String,
+        before: String,
+    },
 }
 
 /// Changes in one namespace, in the order they were made.
@@ -63,6 +68,11 @@ impl Changes {
     /// A line for each change, for people.
     pub(super) fn describe(self) -> Vec<String> {
         self.made.into_iter().map(|(what, _)| what).collect()
+    }
+
+    /// Takes over what was noted elsewhere, as if it came now.
+    pub(super) fn append(&mut self, later: Self) {
+        self.made.extend(later.made);
     }
 
     /// Notes a device that the caller has made.
@@ -120,6 +130,38 @@ impl Changes {
             format!("device {}: {change}", link.name),
             Undo::SetLink(link.index, before),
         ));
+        Ok(())
+    }
+
+    /// Gives a device a token bucket, unless it has it. It goes with the device: nothing is to be undone.
+    pub(super) async fn bucket(
+        &mut self,
+        netlink: &Netlink,
+        link: &Link,
+        wanted: &Bucket,
+    ) -> Result<(), Error> {
+        let found = netlink.bucket(link.index).await?;
+        if !found.is_some_and(|found| found.agrees(wanted)) {
+            netlink.set_bucket(link.index, wanted).await?;
+            let (name, rate) = (&link.name, wanted.rate);
+            let what = format!("device {name}: at most {rate} bytes a second");
+            self.made.push((what, Undo::Nothing));
+        }
+        Ok(())
+    }
+
+    /// Redirects what a device receives to another one, unless it is. That goes with the device.
+    pub(super) async fn redirect(
+        &mut self,
+        netlink: &Netlink,
+        from: &Link,
+        to: &Link,
+    ) -> Result<(), Error> {
+        if netlink.redirected(from.index).await? != Some(to.index) {
+            netlink.redirect(from.index, to.index).await?;
+            let what = format!("device {}: received by {}", from.name, to.name);
+            self.made.push((what, Undo::Nothing));
+        }
         Ok(())
     }
 
@@ -231,6 +273,7 @@ async fn settle(netlink: &Netlink, address: &Address) -> Result<(), Error> {
 impl Undo {
     async fn run(self, netns: &Netns, netlink: &Netlink) -> Result<(), Error> {
         let undone = match self {
+            Self::Nothing => return Ok(()),
             Self::DeleteLink(link) => netlink.delete_link(link).await,
             Self::SetLink(link, before) => netlink.set_link(link, &before).await,
             Self::DeleteAddress(address) => netlink.delete_address(address.link, address.net).await,

@@ -10,7 +10,7 @@ use weave_linux::netlink::{Link, Netlink, Route};
 
 use super::outer::GATEWAY_V6;
 use super::spec::{AttachSpec, Attachment, DefaultRoute};
-use super::{Error, Host, ROUTE_PROTOCOL};
+use super::{Error, Host, ROUTE_PROTOCOL, limits};
 
 impl Host {
     /// What is missing or wrong of an attachment, one line each; empty when all is as [`Host::attach`] left it.
@@ -34,7 +34,8 @@ impl Host {
     /// among them.
     pub async fn astray(&self, attachments: &[Attachment]) -> Result<Vec<bool>, Error> {
         let links: BTreeMap<String, Link> = self
-            .attached()
+            .netlink
+            .links()
             .await?
             .into_iter()
             .map(|link| (link.name.clone(), link))
@@ -45,7 +46,8 @@ impl Host {
         let astray = |attachment: &Attachment| {
             links.get(attachment.outer.as_str()).is_some_and(|link| {
                 let there = |address| routes.contains(&(IpNet::from(address), Some(link.index)));
-                !link.up || !attachment.addresses().all(there)
+                let limited = !limits::is_missing(attachment, &links);
+                !link.up || !limited || !attachment.addresses().all(there)
             })
         };
         Ok(attachments.iter().map(astray).collect())
@@ -61,6 +63,7 @@ impl Host {
         if !link.up {
             wrong.push(format!("the host's device {name} is down"));
         }
+        wrong.extend(limits::faults(&self.netlink, &link, attachment).await?);
         let gateway = IpNet::from(IpAddr::V4(attachment.range.gateway()));
         let gateway6 = attachment
             .ipv6

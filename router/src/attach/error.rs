@@ -46,6 +46,9 @@ pub enum Error {
     /// There is a device of that name, but it is no outer end of a container.
     #[error("the device {0} is not one of a container's")]
     NotOurs(IfName),
+    /// The kernel lacks what it takes to limit a device.
+    #[error("this kernel cannot limit the bandwidth of a container: {0}")]
+    NoLimits(#[source] netlink::Error),
     /// The namespace cannot be used.
     #[error(transparent)]
     Netns(#[from] netns::Error),

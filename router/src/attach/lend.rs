@@ -14,7 +14,7 @@ use weave_linux::netlink::{self, IfName, Link, VethEnd};
 use super::changes::Changes;
 use super::pair::{OUTER_MAC, inner_mac};
 use super::spec::Attachment;
-use super::{Error, GSO_MAX_SIZE, Host, outer};
+use super::{Error, GSO_MAX_SIZE, Host, limits, outer};
 
 /// What was lent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +83,15 @@ impl Host {
         changes.link(&self.netlink, &inner, sizes).await?;
         outer::tag(&self.netlink, &outer, &attachment, changes).await?;
         outer::settings(&self.netns, &outer, &attachment, changes)?;
+        limits::ensure(
+            &self.netlink,
+            &self.netns,
+            &outer,
+            &attachment,
+            changes,
+            lasting,
+        )
+        .await?;
         changes
             .link(&self.netlink, &outer, LinkChange::up())
             .await?;

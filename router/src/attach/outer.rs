@@ -14,6 +14,17 @@ use super::{Error, JOINED_MAX_SIZE, ROUTE_PROTOCOL, TAG};
 /// The gateway of IPv6, the same on every outer end.
 pub(super) const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
+/// Whether a device is the outer end of a container's pair.
+pub(super) fn is_outer_end(link: &Link) -> bool {
+    link.kind == "veth" && is_outer_name(&link.name)
+}
+
+/// Whether a name is one of an outer end: `wv` and 10 hex digits.
+pub(super) fn is_outer_name(name: &str) -> bool {
+    let digits = name.strip_prefix("wv").unwrap_or_default();
+    digits.len() == 10 && digits.bytes().all(|digit| digit.is_ascii_hexdigit())
+}
+
 /// How many bytes of an attachment's tag are shown.
 const TAG_LIMIT: usize = 200;
 

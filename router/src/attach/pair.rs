@@ -7,7 +7,7 @@ use weave_linux::netlink::{self, IfName, Link, Netlink, VethEnd};
 
 use super::changes::Changes;
 use super::spec::{AttachSpec, Attached, Attachment, NoIpv6};
-use super::{Error, Host, container, outer};
+use super::{Error, Host, container, limits, outer};
 
 /// The hardware address of every outer end: "Weave", locally administered. They stand alone, so they may share it, and
 /// what a container knows of its gateway stays true wherever it is attached.
@@ -24,6 +24,8 @@ pub enum Step {
     Tag,
     /// The settings of the outer end.
     OuterSettings,
+    /// The limits of what it may carry.
+    Limits,
     /// Bring the outer end up.
     OuterUp,
     /// The gateway's addresses on the outer end.
@@ -44,11 +46,12 @@ pub enum Step {
 
 impl Step {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Look,
         Self::Pair,
         Self::Tag,
         Self::OuterSettings,
+        Self::Limits,
         Self::OuterUp,
         Self::OuterAddresses,
         Self::InnerSettings,
@@ -78,17 +81,6 @@ pub enum Repaired {
     Fixed(Vec<String>),
     /// The pair is gone, and with it the container's end: there is nothing to repair.
     Gone,
-}
-
-/// Whether a device is the outer end of a container's pair.
-pub(super) fn is_outer_end(link: &Link) -> bool {
-    link.kind == "veth" && is_outer_name(&link.name)
-}
-
-/// Whether a name is one of an outer end: `wv` and 10 hex digits.
-pub(super) fn is_outer_name(name: &str) -> bool {
-    let digits = name.strip_prefix("wv").unwrap_or_default();
-    digits.len() == 10 && digits.bytes().all(|digit| digit.is_ascii_hexdigit())
 }
 
 /// The hardware address of a container's device: from its IPv4 address, so that it gets the same again with that.
@@ -126,10 +118,14 @@ impl Host {
 
     /// Detaches a container, by the name of the outer end. Doing it again is fine.
     pub async fn detach(&self, outer: &IfName) -> Result<Detached, Error> {
+        if !outer::is_outer_name(outer.as_str()) {
+            return Err(Error::NotOurs(outer.clone()));
+        }
+        self.unlimit(outer).await?;
         let Some(link) = self.netlink.link(outer).await? else {
             return Ok(Detached::NotThere);
         };
-        if !is_outer_end(&link) {
+        if !outer::is_outer_end(&link) {
             return Err(Error::NotOurs(outer.clone()));
         }
         // Addresses and routes go with the device, and the container's end with this one.
@@ -144,7 +140,7 @@ impl Host {
         let Some(link) = self.netlink.link(&attachment.outer).await? else {
             return Ok(Repaired::Gone);
         };
-        if !is_outer_end(&link) {
+        if !outer::is_outer_end(&link) {
             return Err(Error::NotOurs(attachment.outer.clone()));
         }
         let mut changes = Changes::default();
@@ -172,6 +168,17 @@ impl Host {
     ) -> Result<(), Error> {
         outer::tag(&self.netlink, link, attachment, changes).await?;
         outer::settings(&self.netns, link, attachment, changes)?;
+        let mut made = Changes::default();
+        limits::ensure(
+            &self.netlink,
+            &self.netns,
+            link,
+            attachment,
+            changes,
+            &mut made,
+        )
+        .await?;
+        changes.append(made);
         changes.link(&self.netlink, link, LinkChange::up()).await?;
         outer::addresses(&self.netlink, link, attachment, changes).await?;
         outer::routes(&self.netlink, link, attachment, changes).await
@@ -183,7 +190,7 @@ struct Attaching<'a> {
     host: &'a Host,
     spec: AttachSpec,
     inside: Netlink,
-    /// The pair itself; all else goes with it.
+    /// The pair itself, and what limits it; all else goes with them.
     lasting: Changes,
 }
 
@@ -205,6 +212,9 @@ impl Attaching<'_> {
         outer::tag(host, &outer, attachment, changes).await?;
         watch(Step::OuterSettings)?;
         outer::settings(&self.host.netns, &outer, attachment, changes)?;
+        watch(Step::Limits)?;
+        let lasting = &mut self.lasting;
+        limits::ensure(host, &self.host.netns, &outer, attachment, changes, lasting).await?;
         watch(Step::OuterUp)?;
         changes.link(host, &outer, LinkChange::up()).await?;
         watch(Step::OuterAddresses)?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use weave_linux::netlink::IfName;
 use weave_linux::netns::Netns;
-use weave_model::ClusterRange;
+use weave_model::{Bandwidth, ClusterRange};
 
 /// What lasts of an attachment on the host's side, and is kept to repair it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +23,8 @@ pub struct Attachment {
     pub mtu: u32,
     /// Whether it has published ports, so that the host's own programs reach it by `127.0.0.1`.
     pub published: bool,
+    /// How much it may carry.
+    pub bandwidth: Bandwidth,
     /// Whose it is, for people who look at the host's devices; at most 200 bytes of it are shown.
     pub tag: String,
 }

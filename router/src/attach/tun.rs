@@ -12,7 +12,7 @@ use weave_linux::sysctl;
 use weave_model::ClusterRange;
 
 use super::changes::{Changes, Setting, device_settings};
-use super::{Error, GSO_MAX_SIZE, Host, ROUTE_PROTOCOL, TAG, pair};
+use super::{Error, GSO_MAX_SIZE, Host, ROUTE_PROTOCOL, TAG, outer};
 
 /// What the host should be like.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -251,7 +251,7 @@ impl Host {
 fn listening_for_routers(tun: &str) -> Result<Vec<String>, Error> {
     let mut listening = Vec::new();
     for name in sysctl::list("net/ipv6/conf")? {
-        if ["all", "default", "lo", tun].contains(&name.as_str()) || pair::is_outer_name(&name) {
+        if ["all", "default", "lo", tun].contains(&name.as_str()) || outer::is_outer_name(&name) {
             continue;
         }
         match sysctl::read(&format!("net/ipv6/conf/{name}/accept_ra")) {

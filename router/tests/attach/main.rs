@@ -7,6 +7,7 @@
 mod check;
 mod host;
 mod lend;
+mod limits;
 mod pair;
 mod traffic;
 
@@ -91,6 +92,7 @@ impl Lab {
                 ipv6: true,
                 mtu: 1500,
                 published: false,
+                bandwidth: weave_model::Bandwidth::default(),
                 tag: format!("container {offset}"),
             },
             netns: Arc::new(namespace()),

@@ -99,7 +99,8 @@ async fn a_failure_at_any_step_leaves_nothing() {
     let _other = lab.attached(0x101).await;
     let before = snapshot(&lab.netns);
     for step in Step::ALL {
-        let spec = lab.container(0x102);
+        let mut spec = lab.container(0x102);
+        spec.attachment.bandwidth = limits::limits();
         let inside = snapshot(&spec.netns);
         let mut reached = false;
         let failed = lab.host.attach_watched(&spec, |now| {

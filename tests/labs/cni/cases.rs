@@ -21,7 +21,7 @@ use crate::lab::ns::{self, Ns};
 use crate::lab::{Host, Lab, await_mesh_of};
 
 /// How many cases there are: none gets lost unnoticed.
-const COUNT: usize = 40;
+const COUNT: usize = 41;
 
 /// How many statements the contract has.
 const STATEMENTS: u32 = 38;
@@ -31,7 +31,7 @@ const ELSEWHERE: [(u32, &str); 5] = [
     (27, "cni::chain::behind_bridge"),
     (28, "cni::ports"),
     (33, "cni::crowd::a_hundred_at_once"),
-    (34, "cni::crowd::the_plugin_killed_in_the_middle"),
+    (34, "cni::killed"),
     (38, "./run bench cni"),
 ];
 
@@ -201,7 +201,12 @@ const CASES: [Case; COUNT] = [
         Mutant::Deaf,
     ),
     (
-        "29 bandwidth is refused rather than passed over, and so are other wishes that cannot be had",
+        "29 bandwidth is limited both ways, and CHECK sees it",
+        asking::bandwidth,
+        Mutant::Deaf,
+    ),
+    (
+        "wishes that cannot be had are refused rather than passed over",
         asking::refused,
         Mutant::Deaf,
     ),
@@ -311,7 +316,7 @@ impl World<'_> {
             }
             // Some go by themselves meanwhile.
             host.ns.try_sh(
-                "for link in $(ip -br link | grep -o '^wv[0-9a-f]*'); do ip link del $link; done",
+                "for link in $(ip -br link | grep -o '^w[bv][0-9a-f]*'); do ip link del $link; done",
             );
             let known = host.json(&["ps"])["attachments"].clone();
             for one in known.as_array().into_iter().flatten() {

@@ -1,4 +1,4 @@
-//! Many at once, and killed in the middle: no address is given twice, and nothing is left behind.
+//! Many at once, and the node killed among them: no address is given twice, and nothing is left behind.
 
 use std::collections::BTreeSet;
 use std::process::Child;
@@ -11,14 +11,14 @@ use crate::lab::traffic::wait_for;
 use crate::lab::{Host, Lab, await_mesh_of};
 
 /// Namespaces for `count` containers on a host.
-fn containers(host: &Host, count: usize) -> Vec<(String, Ns)> {
+pub(super) fn containers(host: &Host, count: usize) -> Vec<(String, Ns)> {
     (0..count)
         .map(|at| (format!("c{at}"), host.bare_container(&format!("c{at}"))))
         .collect()
 }
 
 /// Starts a verb for all of them at once and waits for all.
-fn all_at_once(runtime: &Runtime<'_>, verb: &str, of: &[(String, Ns)]) -> Vec<Called> {
+pub(super) fn all_at_once(runtime: &Runtime<'_>, verb: &str, of: &[(String, Ns)]) -> Vec<Called> {
     let begun: Vec<Child> = of
         .iter()
         .map(|(id, ns)| begin(runtime, verb, id, ns))
@@ -27,7 +27,7 @@ fn all_at_once(runtime: &Runtime<'_>, verb: &str, of: &[(String, Ns)]) -> Vec<Ca
     begun.into_iter().map(end).collect()
 }
 
-fn begin(runtime: &Runtime<'_>, verb: &str, id: &str, ns: &Ns) -> Child {
+pub(super) fn begin(runtime: &Runtime<'_>, verb: &str, id: &str, ns: &Ns) -> Child {
     let path = ns.path().display().to_string();
     let vars = [
         ("CNI_CONTAINERID", id),
@@ -139,69 +139,6 @@ fn one_after_another(runtime: &Runtime<'_>, of: &[(String, Ns)]) {
             at(99)
         );
     }
-}
-
-/// The plugin is killed at points all over ADD and DEL. Whatever it had begun, the node ends; DEL frees one half of
-/// what is left and GC the other, and nothing remains.
-#[test]
-fn the_plugin_killed_in_the_middle() {
-    const POINTS: usize = 50;
-    Lab::run(|lab| {
-        let h1 = lab.host("h1", 1);
-        h1.start();
-        h1.ok(&["init"]);
-        let runtime = Runtime::new(&h1);
-        let before = h1.ns.snapshot();
-        let all = containers(&h1, POINTS);
-        for verb in ["ADD", "DEL"] {
-            if verb == "DEL" {
-                let added = all_at_once(&runtime, "ADD", &all);
-                assert!(added.iter().all(|called| called.ok));
-            }
-            cut_short(&runtime, verb, &all);
-            // What was sent and not yet taken by the node is taken now.
-            sleep(Duration::from_millis(200));
-            for (id, ns) in all.iter().step_by(2) {
-                runtime.del(id, ns);
-            }
-            assert!(runtime.gc(&[]).ok);
-            assert_eq!(runtime.left(), (0, 0, 0), "after {verb}");
-            assert_eq!(h1.ns.snapshot(), before, "after {verb}");
-            let left = |ns: &Ns| ns.try_sh("ip link show eth0").status.success();
-            assert!(!all.iter().any(|(_, ns)| left(ns)), "after {verb}");
-        }
-    });
-}
-
-/// Begins a verb for each container and kills the plugin, the first at once and the last after as long as a whole call
-/// takes.
-fn cut_short(runtime: &Runtime<'_>, verb: &str, all: &[(String, Ns)]) {
-    let (id, ns) = &all[0];
-    if verb == "ADD" {
-        runtime.del(id, ns);
-    }
-    let start = Instant::now();
-    let whole = begin(runtime, verb, id, ns)
-        .wait_with_output()
-        .map(|_| start.elapsed());
-    let whole = whole.expect("it ends");
-    runtime.del(id, ns);
-    let mut unfinished = 0;
-    for (at, (id, ns)) in (0u32..).zip(all) {
-        let mut child = begin(runtime, verb, id, ns);
-        sleep(whole * at / all.len() as u32);
-        child.kill().expect("a child can be killed");
-        let ended = child.wait_with_output().expect("it ends");
-        unfinished += usize::from(!ended.status.success());
-        // The node ends what it has begun, so that the next one meets it idle.
-        sleep(2 * whole);
-    }
-    println!(
-        "{unfinished} of {} {verb}s were cut short, over {} ms",
-        all.len(),
-        whole.as_millis()
-    );
-    assert!(unfinished > all.len() / 3, "the kills came too late");
 }
 
 /// The node is killed while a crowd comes and goes. Every DEL is said to be done, now or later, and when the node is

@@ -2,10 +2,12 @@
 //!
 //! [`Runtime`] is a runtime without containers: it calls the plugin for a namespace and keeps the result, as libcni does.
 
+mod bandwidth;
 mod cases;
 mod chain;
 mod containerd;
 mod crowd;
+mod killed;
 mod mutants;
 mod netavark;
 mod podman;

@@ -169,6 +169,13 @@ impl Host {
         status.expect("it was just there")
     }
 
+    /// Kills the node, this very moment, and waits until it is gone.
+    pub(crate) fn kill(&self) {
+        let mut child = self.weaved.borrow_mut().take().expect("weaved runs");
+        child.kill().expect("a child can be killed");
+        child.wait().expect("a child can be waited for");
+    }
+
     /// Whether the node can be asked anything.
     pub(crate) fn answers(&self) -> bool {
         const UNREACHABLE: i32 = 4;

@@ -1,12 +1,14 @@
 //! What a configuration or a runtime may ask for.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use serde_json::json;
 
+use super::super::bandwidth;
 use super::World;
 use super::adding::interface;
-use crate::lab::traffic::ping;
+use crate::lab::traffic::{ping, wait_for};
 
 pub(super) fn wanted_addresses(world: &World<'_>) {
     let ns = world.container("c");
@@ -83,7 +85,6 @@ pub(super) fn refused(world: &World<'_>) {
     let (ns, r) = (world.container("c"), world.r1());
     for (key, value) in [
         ("aliases", json!(["web"])),
-        ("bandwidth", json!({"ingressRate": 1000})),
         ("ipRanges", json!([[{"subnet": "10.32.0.0/24"}]])),
     ] {
         let asking = r.with("runtimeConfig", json!({key: value}));
@@ -91,12 +92,46 @@ pub(super) fn refused(world: &World<'_>) {
             .on("ADD", "c", &ns)
             .refused(2, &format!("runtimeConfig.{key}"));
     }
+    for (value, said) in [
+        (json!({"ingressRate": 1000}), "needs ingressBurst"),
+        (json!({"egressRate": -1, "egressBurst": 8}), "egressRate -1"),
+    ] {
+        let asking = r.with("runtimeConfig", json!({"bandwidth": value}));
+        asking.on("ADD", "c", &ns).refused(7, said);
+    }
     let unused = r.with(
         "runtimeConfig",
         json!({"portMappings": [], "bandwidth": null, "cgroupPath": "/a"}),
     );
     unused.add("c", &ns);
     unused.del("c", &ns);
+}
+
+pub(super) fn bandwidth(world: &World<'_>) {
+    let plain = world.r1();
+    let r = plain.with("runtimeConfig", bandwidth::limits());
+    let [twin, peer] = ["d", "e"].map(|id| plain.add(id, &world.container(id)));
+    let limited = r.add("c", &world.container("c"));
+    assert!(r.check("c", &limited).ok);
+    bandwidth::assert_limited(&limited, &twin, &peer);
+    for harm in [
+        "tc qdisc del dev OUTER root",
+        "tc qdisc del dev OUTER clsact",
+    ] {
+        let seen = || {
+            let called = r.check("c", &limited);
+            !called.ok && called.out.to_string().contains("not limited to")
+        };
+        let harmed = || {
+            // Whatever the node has mended in between is taken away again.
+            world.h1.ns.try_sh(&harm.replace("OUTER", limited.outer()));
+            seen()
+        };
+        wait_for("CHECK sees it", Duration::from_secs(20), harmed);
+    }
+    for (id, added) in [("c", &limited), ("d", &twin), ("e", &peer)] {
+        plain.del(id, &added.ns);
+    }
 }
 
 pub(super) fn wanted_mtu(world: &World<'_>) {
