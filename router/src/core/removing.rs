@@ -199,6 +199,7 @@ impl Core {
         self.sessions.remove_peer(node, self.now);
         self.records.remove(&node);
         self.links.remove(&node);
+        self.sheets.forget(node);
         self.reach.forget(node, self.now.mono);
         self.free_addresses_of(node);
         if let Some(membership) = &mut self.membership {

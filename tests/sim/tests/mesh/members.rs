@@ -440,3 +440,53 @@ fn a_crash_while_leaving_loses_no_address() {
         );
     }
 }
+
+/// The name on the sheet of each member that a node knows one of.
+fn sheets(net: &mut Net, n: usize) -> Vec<String> {
+    let view = net.view(n);
+    let text = |content: &std::sync::Arc<[u8]>| String::from_utf8(content.to_vec()).unwrap();
+    view.sheets.values().map(text).collect()
+}
+
+fn tell(net: &mut Net, n: usize) {
+    let content = format!("host{}", n + 1).into_bytes();
+    net.command(n, Command::SetSheet { content });
+}
+
+#[test]
+fn sheets_go_with_their_members_and_new_ones_get_those_of_the_living() {
+    const GONE: std::ops::Range<usize> = 3..21;
+    let mut net = Net::new(61, 23);
+    net.init(0, "10.32.0.0/12");
+    let token = net.token(0, 23);
+    for n in 1..GONE.end {
+        assert!(net.join(n, &token).is_ok());
+    }
+    (0..GONE.end).for_each(|n| tell(&mut net, n));
+    let all = |count| move |net: &mut Net| (0..3).all(|n| sheets(net, n).len() == count);
+    assert!(net.run_until(10 * MINUTE, all(GONE.end - 1)));
+    for n in GONE {
+        net.crash(n);
+        let (node, heir) = (format!("host{}", n + 1), None);
+        assert!(net.ask(0, Command::Remove { node, heir }).is_ok());
+    }
+    assert!(net.run_until(10 * MINUTE, all(2)), "they are forgotten");
+    let bytes = |net: &Net, n: usize| net.nodes[n].core.as_ref().unwrap().known_bytes();
+    let before = bytes(&net, 1);
+    net.crash(1);
+    net.start(1);
+    assert!(net.run_until(MINUTE, all(2)), "also by the disk");
+    assert!(bytes(&net, 1) <= before + 1024);
+    for n in GONE.end..GONE.end + 2 {
+        assert!(net.join(n, &token).is_ok());
+        tell(&mut net, n);
+        let knows = |net: &mut Net| sheets(net, n).len() == n - GONE.end + 3;
+        assert!(
+            net.run_until(MINUTE, knows),
+            "host{} knows the living",
+            n + 1
+        );
+        let told = |net: &mut Net| sheets(net, 2).contains(&format!("host{}", n + 1));
+        assert!(net.run_until(MINUTE, told), "and they know it");
+    }
+}
