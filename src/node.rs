@@ -60,6 +60,7 @@ use weave_model::api::{
 use weave_model::docker::Call;
 use weave_model::{ContainerName, IfName, NetworkName, ServiceName};
 use weave_proxy::driver::Engine;
+use weave_router::attach::glance::Glance;
 use weave_router::driver::{self, Offloads, Router, RouterConfig};
 
 use crate::config::{Config, Facility};
@@ -183,6 +184,7 @@ impl Node {
             pairs: Arc::default(),
             obstacles: Arc::default(),
             told: Vec::new(),
+            outlook: Glance::default(),
             missing: missing::Missing::default(),
             swept: 0,
             turn: 0,

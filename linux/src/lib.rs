@@ -21,5 +21,6 @@ pub mod sockets;
 pub mod sysctl;
 pub mod tun;
 pub mod udp;
+pub mod uevent;
 pub mod unix;
 pub mod uplink;

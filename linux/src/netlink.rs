@@ -11,6 +11,7 @@
 use std::io;
 use std::os::fd::{FromRawFd, IntoRawFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use netlink_packet_core::{
@@ -48,8 +49,10 @@ pub enum Ensured {
     Made,
 }
 
-/// A dump that the kernel says was disturbed by a change is taken again this often before the last one is used.
-const DUMP_ATTEMPTS: usize = 5;
+/// How often a list is asked for that the kernel says was disturbed by a change, and how long to wait in between: then
+/// there is none. Whoever takes what is not on a list for gone must not see half of one.
+const DUMP_ATTEMPTS: usize = 10;
+const DUMP_PAUSE: Duration = Duration::from_millis(5);
 
 /// An rtnetlink socket in one network namespace. Clones share it; it closes with the last one.
 #[derive(Clone, Debug)]
@@ -127,17 +130,16 @@ impl Netlink {
         doing: &str,
         message: RouteNetlinkMessage,
     ) -> Result<Vec<RouteNetlinkMessage>, Error> {
-        let mut answers = Vec::new();
-        for _ in 0..DUMP_ATTEMPTS {
-            let whole;
-            (answers, whole) = self
+        let mut disturbed = Disturbed::default();
+        loop {
+            let answers = self
                 .ask(doing, message.clone(), NLM_F_REQUEST | NLM_F_DUMP)
                 .await?;
-            if whole {
-                break;
+            if let Some(whole) = disturbed.take(doing, answers)? {
+                return Ok(whole);
             }
+            tokio::time::sleep(DUMP_PAUSE).await;
         }
-        Ok(answers)
     }
 
     /// Sends a question and collects the answers; the flag says that no change disturbed the list.
@@ -179,6 +181,29 @@ impl Netlink {
     }
 }
 
+/// How often a list was disturbed.
+#[derive(Debug, Default)]
+struct Disturbed(usize);
+
+impl Disturbed {
+    /// The list, if it came whole; `None` if it is to be asked for again.
+    fn take<T>(
+        &mut self,
+        doing: &str,
+        (answers, whole): (Vec<T>, bool),
+    ) -> Result<Option<Vec<T>>, Error> {
+        if whole {
+            return Ok(Some(answers));
+        }
+        self.0 += 1;
+        if self.0 < DUMP_ATTEMPTS {
+            return Ok(None);
+        }
+        let disturbed = io::Error::from_raw_os_error(libc::EINTR);
+        Err(Error::answered(doing, disturbed))
+    }
+}
+
 /// A socket in the namespace of the calling thread. Strict checking makes the kernel filter dumps as they ask.
 fn socket() -> io::Result<Socket> {
     let mut socket = Socket::new(NETLINK_ROUTE)?;
@@ -186,4 +211,27 @@ fn socket() -> io::Result<Socket> {
     socket.set_non_blocking(true)?;
     socket.set_netlink_get_strict_chk(true)?;
     Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_a_list_is_none() {
+        let mut disturbed = Disturbed::default();
+        for _ in 1..DUMP_ATTEMPTS {
+            let taken = disturbed.take("list", (vec![1], false));
+            assert_eq!(taken.expect("it is asked again"), None);
+        }
+        let whole = disturbed.take("list", (vec![1, 2], true));
+        assert_eq!(whole.expect("it came whole in the end"), Some(vec![1, 2]));
+        let error = disturbed
+            .take("list", (vec![1], false))
+            .expect_err("it never came whole");
+        assert!(
+            matches!(&error, Error::Failed { source, .. } if source.raw_os_error() == Some(libc::EINTR)),
+            "{error}"
+        );
+    }
 }

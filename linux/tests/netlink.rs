@@ -14,7 +14,9 @@ use weave_linux::netlink::{
     Address, Ensured, Error, IfName, Link, Neighbour, Netlink, Route, VethEnd, neigh, route,
 };
 use weave_linux::netns::{self, Netns, NetnsRef, run_in};
+use weave_linux::poll::readable;
 use weave_linux::sysctl;
+use weave_linux::uevent::{Uevents, tells_generation};
 
 fn name(text: &str) -> IfName {
     text.parse().unwrap()
@@ -119,6 +121,32 @@ fn settings_are_those_of_the_namespace() {
     });
     assert_eq!(there.unwrap(), "1");
     assert_eq!(sysctl::read(key).unwrap(), here);
+}
+
+#[test]
+fn the_kernel_tells_of_devices() {
+    let namespace = Netns::create().unwrap();
+    let mut uevents = run_in(&namespace, Uevents::open).unwrap().unwrap();
+    let made = run_in(&namespace, || {
+        Command::new("ip")
+            .args([
+                "link", "add", "heard", "type", "veth", "peer", "name", "other",
+            ])
+            .status()
+            .unwrap()
+    });
+    assert!(made.unwrap().success());
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        readable(&[uevents.as_fd()], Some(Duration::from_secs(1))).unwrap();
+        match uevents.next_word().unwrap() {
+            Some(word) if word.starts_with(b"add@/devices/virtual/net/heard\0") => {
+                assert!(!tells_generation(word));
+                break;
+            }
+            _ => assert!(Instant::now() < deadline, "nothing was told"),
+        }
+    }
 }
 
 #[tokio::test]

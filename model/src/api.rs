@@ -35,8 +35,8 @@ pub use network::{NetworkInfo, NetworkRequest, Networks};
 pub use refusal::{Code, Refusal};
 pub use service::{Backend, BackendState, RelayedBackend, ServiceInfo, ServiceRequest, Services};
 pub use status::{
-    Cluster, Connection, ConnectionPath, Connections, Datagrams, LaneMtu, Offload, Offloads, Peer,
-    PeerState, Peers, Problem, Status, Traffic, Verdict,
+    Awaited, Cluster, Connection, ConnectionPath, Connections, Datagrams, LaneMtu, Offload,
+    Offloads, Peer, PeerState, Peers, Problem, Status, Traffic, Verdict,
 };
 pub use targets::{Target, TargetRequest, Targets};
 pub use tools::{PingRequest, Pong, TestCase, TestOutcome, TestReport, TestRequest};

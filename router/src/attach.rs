@@ -20,9 +20,10 @@
 //! changes nothing; [`Host::check`] only looks.
 //! The futures are not to be dropped half-way: run them in a task that is waited for.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
-use weave_linux::netlink::{IfName, Link, Netlink};
+use weave_linux::netlink::{Address, IfName, Link, Netlink};
 use weave_linux::netns::Netns;
 use weave_model::ClusterRange;
 
@@ -30,6 +31,7 @@ mod changes;
 mod check;
 mod container;
 mod error;
+pub mod glance;
 mod lend;
 mod limits;
 mod outer;
@@ -40,6 +42,7 @@ mod tun;
 mod virtuals;
 
 pub use error::Error;
+use glance::Glance;
 pub use lend::Lent;
 pub use pair::{Detached, Repaired, Step};
 pub use spec::{AttachSpec, Attached, Attachment, DefaultRoute, NoIpv6};
@@ -65,6 +68,8 @@ pub struct Host {
     netns: Arc<Netns>,
     netlink: Netlink,
     tun: IfName,
+    /// What the cluster's range overlapped.
+    overlap: Mutex<Glance<(ClusterRange, Option<overlap::Overlap>)>>,
 }
 
 impl Host {
@@ -81,6 +86,7 @@ impl Host {
             netns: Arc::new(netns),
             netlink,
             tun,
+            overlap: Mutex::default(),
         })
     }
 
@@ -89,14 +95,37 @@ impl Host {
     /// Devices of ours do not count, nor does the default route, nor any other route that is too broad to mean these
     /// addresses (shorter than /8, or than /7 for IPv6).
     pub async fn check_overlap(&self, range: &ClusterRange) -> Result<(), Error> {
-        let links = self.netlink.links().await?;
+        let (links, addresses) = self.foreign_devices().await?;
         let routes = self.netlink.routes(None).await?;
-        let addresses = self.netlink.addresses(None).await?;
-        let foreign: Vec<_> = links
-            .into_iter()
-            .filter(|link| !self.is_ours(link))
-            .collect();
-        overlap::check(range, &foreign, &routes, &addresses)
+        let found = overlap::find(range, &links, &routes, &addresses);
+        found.map_or(Ok(()), |found| Err(found.into()))
+    }
+
+    /// The same for a look that comes every few seconds: routes that came alone may be found a few minutes later.
+    async fn glance_overlap(
+        &self,
+        range: &ClusterRange,
+    ) -> Result<Option<overlap::Overlap>, Error> {
+        let (links, addresses) = self.foreign_devices().await?;
+        let began = Instant::now();
+        let kept = lock(&self.overlap).recall(&links, &addresses, began);
+        if let Some((_, found)) = kept.filter(|(of, _)| of == range) {
+            return Ok(found);
+        }
+        let routes = self.netlink.routes(None).await?;
+        let found = overlap::find(range, &links, &routes, &addresses);
+        let concluded = (*range, found.clone());
+        lock(&self.overlap).keep((&links, &addresses), concluded, began.elapsed(), began);
+        Ok(found)
+    }
+
+    /// The devices that are not ours, and their addresses.
+    async fn foreign_devices(&self) -> Result<(Vec<Link>, Vec<Address>), Error> {
+        let mut links = self.netlink.links().await?;
+        links.retain(|link| !self.is_ours(link));
+        let mut addresses = self.netlink.addresses(None).await?;
+        addresses.retain(|address| links.iter().any(|link| link.index == address.link));
+        Ok((links, addresses))
     }
 
     /// The outer ends of all attached containers, by index.
@@ -108,4 +137,8 @@ impl Host {
     fn is_ours(&self, link: &Link) -> bool {
         link.name == self.tun.as_str() || outer::is_outer_end(link)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

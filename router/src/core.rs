@@ -16,6 +16,7 @@ mod admins;
 mod admit;
 mod budget;
 pub mod dialled;
+mod generation;
 mod gossip;
 mod inherit;
 mod leaving;

@@ -5,6 +5,7 @@
 
 mod bulletin;
 mod control;
+mod generation;
 mod lanes;
 mod notes;
 mod pmtu;
@@ -15,6 +16,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -35,6 +37,7 @@ use crate::path::stats::Sum;
 use crate::store::{Store, StoreError};
 use crate::time::{Now, Start};
 use control::Control;
+use generation::Watch;
 
 pub use bulletin::{Bulletin, Bulletins, MAX_TEXT};
 pub use notes::{MAX_NOTE, Note};
@@ -99,6 +102,7 @@ pub struct Router {
     wake: SyncSender<Input>,
     thread: Mutex<Option<JoinHandle<()>>>,
     notes: Mutex<Option<mpsc::Receiver<Note>>>,
+    watch: Mutex<Option<Watch>>,
 }
 
 /// What the control thread shares with the handle.
@@ -110,6 +114,8 @@ struct Shared {
     /// When a member was answered last.
     told: Mutex<Option<Instant>>,
     orders: Mutex<Vec<Order>>,
+    /// The kernel said that this machine was copied, and the control thread has not seen it yet.
+    copied: AtomicBool,
 }
 
 /// Where [`Router::stats`] finds the counters.
@@ -195,7 +201,9 @@ impl Router {
             bulletins: ArcSwap::default(),
             told: Mutex::default(),
             orders: Mutex::default(),
+            copied: AtomicBool::new(false),
         });
+        let watch = watch_copies(&shared, &wake);
         let (leave, notes) = notes::queue();
         let mut control = Control::new(core, store, workers, inputs, Arc::clone(&shared), leave);
         control.settle();
@@ -209,6 +217,7 @@ impl Router {
             wake,
             thread: Mutex::new(Some(thread)),
             notes: Mutex::new(Some(notes)),
+            watch: Mutex::new(watch),
         })
     }
 
@@ -282,6 +291,7 @@ impl Router {
 
     /// Ends the threads; containers of this host keep talking to each other. Does nothing the second time.
     pub fn stop(&self) {
+        *lock(&self.watch) = None;
         self.order(Order::Stop);
         let thread = lock(&self.thread).take();
         if let Some(thread) = thread {
@@ -318,10 +328,21 @@ fn new_core(config: &RouterConfig, saved: Option<&[u8]>, workers: &Workers) -> R
         discovery: config.discovery,
         lanes: workers.lanes.len(),
     };
-    let mut seed = [0; 32];
-    let no_random = |_| Error::Socket(io::Error::other("the kernel's random source failed"));
-    aws_lc_rs::rand::fill(&mut seed).map_err(no_random)?;
+    let seed = generation::fresh().map_err(Error::Socket)?;
     Core::new(terms, saved, seed, now()).map_err(|_| Error::LaterVersion(config.state_dir.clone()))
+}
+
+/// Has the control thread told when this machine is copied, as far as the kernel says so.
+fn watch_copies(shared: &Arc<Shared>, wake: &SyncSender<Input>) -> Option<Watch> {
+    let (shared, wake) = (Arc::clone(shared), wake.clone());
+    let tell = move || {
+        shared.copied.store(true, Relaxed);
+        // A full channel means that the thread is awake: it looks at this in every turn.
+        let _ = wake.try_send(Input::Look);
+    };
+    let watch = Watch::start(tell);
+    let warn = |error: &io::Error| tracing::warn!(%error, "copies of this machine are noticed by its clock only");
+    watch.inspect_err(warn).ok()
 }
 
 fn read_stats(workers: &Workers) -> Stats {

@@ -9,8 +9,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use ipnet::Ipv4Net;
 use serde::Serialize;
 use weave_model::api::{
-    Attachment, Attachments, Cluster, Connection, Connections, Datagrams, HostAddress, Membership,
-    Offload, Offloads, Peer, PeerState, Peers, Status, TokenAnswer, Traffic, Verdict,
+    Attachment, Attachments, Awaited, Cluster, Connection, Connections, Datagrams, HostAddress,
+    Membership, Offload, Offloads, Peer, PeerState, Peers, Status, TokenAnswer, Traffic, Verdict,
 };
 use weave_model::{Drop, NodeId};
 
@@ -222,6 +222,11 @@ pub(super) fn peers(answer: &Peers, columns: Columns) -> String {
             list(endpoints),
             runs(blocks),
         ]);
+    }
+    for Awaited { id, endpoint } in &answer.awaited {
+        let (name, owns) = ("?".to_owned(), String::new());
+        let state = "never came".to_owned();
+        table.row([name, shown_id(id), state, show(*endpoint), owns]);
     }
     table.render()
 }

@@ -5,27 +5,41 @@
 //! with a default route come first, because they are how this host talks to others.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
 
 use weave_linux::netlink::route::{Kind, MAIN_TABLE};
 use weave_linux::netlink::{Address, Error, Link, Netlink, Route};
 use weave_model::ClusterRange;
+use weave_router::attach::glance::Glance;
 use weave_router::core::command::Taken;
 
-/// Finds the addresses that other hosts may reach `listen` at, the likeliest first.
+/// Finds the addresses that other hosts may reach `listen` at, the likeliest first. `last` is what was found before.
 pub(super) async fn reachable(
     listen: SocketAddr,
     range: Option<ClusterRange>,
+    last: &mut Glance<Vec<IpAddr>>,
 ) -> Result<Vec<SocketAddr>, Error> {
     if !listen.ip().is_unspecified() {
         return Ok(vec![listen]);
     }
     let netlink = Netlink::open()?;
-    let links = netlink.links().await?;
-    let addresses = netlink.addresses(None).await?;
-    let routes = netlink.routes(Some(MAIN_TABLE)).await?;
-    let both = listen.is_ipv6();
-    let found = choose(&links, &addresses, &routes).into_iter();
+    let mut links = netlink.links().await?;
+    links.retain(|link| !ours(link));
+    let mut addresses = netlink.addresses(None).await?;
+    addresses.retain(|address| links.iter().any(|link| link.index == address.link));
+    let (both, began) = (listen.is_ipv6(), Instant::now());
+    let found = match last.recall(&links, &addresses, began) {
+        Some(found) => found,
+        None => {
+            let routes = netlink.routes(Some(MAIN_TABLE)).await?;
+            let found = choose(&links, &addresses, &routes);
+            let took = began.elapsed();
+            last.keep((&links, &addresses), found.clone(), took, began);
+            found
+        }
+    };
     let usable = found
+        .into_iter()
         .filter(|ip| (both || ip.is_ipv4()) && !range.is_some_and(|range| inside(&range, *ip)));
     Ok(usable
         .map(|ip| SocketAddr::new(ip, listen.port()))

@@ -19,6 +19,7 @@ use weave_proxy::facts::{ExternalIps, Facts, Unknown};
 use weave_proxy::health::Wanted;
 use weave_proxy::relay::Watch;
 use weave_proxy::sources::Change;
+use weave_router::attach::glance::Glance;
 use weave_router::core::command::Command;
 use weave_router::core::view::View;
 use weave_router::driver::Router;
@@ -74,6 +75,8 @@ pub(super) struct Memory {
     /// Whether the first results of checks are here, or were waited for long enough.
     settled: bool,
     told: Option<Sheet>,
+    /// What the addresses of this host were found from.
+    outlook: Glance<Vec<IpAddr>>,
     sheets: Sheets,
     members: Vec<Member>,
     reported: Reported,
@@ -92,6 +95,7 @@ impl Memory {
             started: now,
             settled: false,
             told: None,
+            outlook: Glance::default(),
             sheets: Sheets::default(),
             members: Vec::new(),
             reported: Reported::default(),
@@ -244,7 +248,8 @@ impl Serving {
             return;
         }
         *when = Some(Instant::now());
-        match addresses::reachable(self.config.overlay.listen, Some(range)).await {
+        let outlook = &mut self.memory.outlook;
+        match addresses::reachable(self.config.overlay.listen, Some(range), outlook).await {
             Ok(found) => *known = found.into_iter().map(|address| address.ip()).collect(),
             Err(error) => tracing::warn!(%error, "cannot find this host's addresses"),
         }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use ipnet::Ipv4Net;
 use weave_model::api::{
-    Cluster, Connection, ConnectionPath, Connections, Datagrams, LaneMtu, Offload, Offloads, Peer,
-    PeerState, Peers, Problem, Status, Traffic, Verdict,
+    Awaited, Cluster, Connection, ConnectionPath, Connections, Datagrams, LaneMtu, Offload,
+    Offloads, Peer, PeerState, Peers, Problem, Status, Traffic, Verdict,
 };
 use weave_model::{Block, ClusterRange, Drop};
 use weave_router::core::view::{Member, View};
@@ -202,8 +202,15 @@ pub(super) fn peers(view: &View) -> Peers {
         endpoints: member.endpoints.clone(),
         blocks: prefixes(&member.blocks),
     });
+    let awaited = view.awaited.iter();
     Peers {
         peers: std::iter::once(myself).chain(others).collect(),
+        awaited: awaited
+            .map(|(id, endpoint)| Awaited {
+                id: *id,
+                endpoint: *endpoint,
+            })
+            .collect(),
     }
 }
 
@@ -414,6 +421,19 @@ mod tests {
         let status = status_of(&alone(), true, &Published::default());
         assert_eq!((status.verdict, status.cluster), (Verdict::Degraded, None));
         assert!(status.problems[0].fix.contains("weavectl init"));
+    }
+
+    #[test]
+    fn who_was_let_in_and_never_came_is_shown_by_its_id() {
+        let mut view = view();
+        let (id, at) = (NodeId::from_bytes([7; 32]), "192.0.2.9:6783".parse().ok());
+        view.awaited.insert(id, at);
+        let shown = peers(&view);
+        assert_eq!(shown.awaited, [Awaited { id, endpoint: at }]);
+        assert!(
+            shown.peers.iter().all(|peer| peer.id != id),
+            "it has no name"
+        );
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What the desk does for each request, and how it looks after the host in between.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use weave_model::api::{
     TokenAnswer, TokenRequest,
 };
 use weave_model::{BadRange, BadToken, ClusterRange, NetworkName};
-use weave_router::attach;
+use weave_router::attach::{self, glance::Glance};
 use weave_router::core::command::{Command, CommandError, Reply};
 use weave_router::driver::Router;
 
@@ -50,6 +50,8 @@ pub(super) struct Works {
     pub(super) obstacles: Arc<[Obstacle]>,
     /// The addresses that the others were told last.
     pub(super) told: Vec<SocketAddr>,
+    /// What those were found from.
+    pub(super) outlook: Glance<Vec<IpAddr>>,
     /// Interfaces of attachments that were not there at the last look.
     pub(super) missing: Missing,
     /// How many attachments were freed because their interface was gone.
@@ -250,7 +252,8 @@ impl Works {
     async fn tell_endpoints(&mut self) {
         let overlay = &self.config.overlay;
         let endpoints = if overlay.advertise.is_empty() {
-            match addresses::reachable(overlay.listen, self.router.view().range).await {
+            let (range, outlook) = (self.router.view().range, &mut self.outlook);
+            match addresses::reachable(overlay.listen, range, outlook).await {
                 Ok(found) => found,
                 Err(error) => {
                     tracing::warn!(%error, "cannot find this host's addresses");

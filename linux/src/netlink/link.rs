@@ -253,6 +253,19 @@ impl Netlink {
         )
         .await
     }
+
+    /// The same by name.
+    pub async fn delete_link_named(&self, name: &IfName) -> Result<(), Error> {
+        let mut message = LinkMessage::default();
+        let attribute = LinkAttribute::IfName(name.0.clone());
+        message.attributes.push(attribute);
+        self.change(
+            &format!("delete the device {name}"),
+            RouteNetlinkMessage::DelLink(message),
+            0,
+        )
+        .await
+    }
 }
 
 impl fmt::Display for LinkChange {

@@ -172,6 +172,22 @@ pub struct Datagrams {
 pub struct Peers {
     /// This node first, then the others by name.
     pub peers: Vec<Peer>,
+    /// Nodes that count as members though nothing was heard of them yet: they were let in and did not come.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub awaited: Vec<Awaited>,
+}
+
+/// A node that was let in and has not come.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Awaited {
+    /// Its id; nobody knows its name.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    pub id: NodeId,
+    /// Where it asked from; absent if another member let it in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
+    pub endpoint: Option<SocketAddr>,
 }
 
 /// A member of the cluster.

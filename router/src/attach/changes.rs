@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use weave_linux::netlink::link::LinkChange;
 use weave_linux::netlink::route::{Kind, LOCAL_TABLE};
-use weave_linux::netlink::{self, Address, Bucket, Ensured, Link, Netlink, Route};
+use weave_linux::netlink::{self, Address, Bucket, Ensured, IfName, Link, Netlink, Route};
 use weave_linux::netns::{Netns, run_in};
 use weave_linux::sysctl;
 
@@ -46,7 +46,7 @@ const SETTLE_TIME: Duration = Duration::from_secs(1);
 enum Undo {
     /// It goes with a device that another change is about.
     Nothing,
-    DeleteLink(u32),
+    DeleteLink(IfName),
     SetLink(u32, LinkChange),
     DeleteAddress(Address),
     AddAddress(Address),
@@ -75,12 +75,10 @@ impl Changes {
         self.made.extend(later.made);
     }
 
-    /// Notes a device that the caller has made.
-    pub(super) fn made_link(&mut self, link: &Link) {
-        self.made.push((
-            format!("device {}", link.name),
-            Undo::DeleteLink(link.index),
-        ));
+    /// Notes a device that the caller has made; at once, before anything asks the kernel for its index and may fail.
+    pub(super) fn made_link(&mut self, name: &IfName) {
+        let undo = Undo::DeleteLink(name.clone());
+        self.made.push((format!("device {name}"), undo));
     }
 
     /// Gives settings their values, on a thread inside the namespace.
@@ -274,7 +272,7 @@ impl Undo {
     async fn run(self, netns: &Netns, netlink: &Netlink) -> Result<(), Error> {
         let undone = match self {
             Self::Nothing => return Ok(()),
-            Self::DeleteLink(link) => netlink.delete_link(link).await,
+            Self::DeleteLink(name) => netlink.delete_link_named(&name).await,
             Self::SetLink(link, before) => netlink.set_link(link, &before).await,
             Self::DeleteAddress(address) => netlink.delete_address(address.link, address.net).await,
             Self::AddAddress(address) => netlink.add_address(&address).await,

@@ -71,8 +71,8 @@ impl Host {
         self.netlink
             .add_veth(&outer_end, &inner_end, &self.netns, attachment.mtu)
             .await?;
+        lasting.made_link(&attachment.outer);
         let outer = self.just_made(&attachment.outer).await?;
-        lasting.made_link(&outer);
         let inner = self.just_made(inner).await?;
 
         let changes = &mut Changes::default();

@@ -9,15 +9,28 @@ use weave_model::ClusterRange;
 
 use super::{Error, ROUTE_PROTOCOL};
 
-/// Refuses a range that a foreign device has an address in or a route to.
+/// What has to do with a range.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Overlap {
+    range: IpNet,
+    with: String,
+}
+
+impl From<Overlap> for Error {
+    fn from(Overlap { range, with }: Overlap) -> Self {
+        Self::Overlap { range, with }
+    }
+}
+
+/// The first address that a foreign device has in a range, or the first route to it.
 ///
 /// `foreign` are the devices that are not ours; routes and addresses of others do not count.
-pub(super) fn check(
+pub(super) fn find(
     range: &ClusterRange,
     foreign: &[Link],
     routes: &[Route],
     addresses: &[Address],
-) -> Result<(), Error> {
+) -> Option<Overlap> {
     let name = |index: u32| {
         foreign
             .iter()
@@ -31,7 +44,7 @@ pub(super) fn check(
             };
             if overlap(&range, &address.net) && !too_broad(&address.net) {
                 let with = format!("the address {} of {device}", address.net);
-                return Err(Error::Overlap { range, with });
+                return Some(Overlap { range, with });
             }
         }
         let foreign = |route: &&Route| route.protocol != ROUTE_PROTOCOL;
@@ -48,11 +61,11 @@ pub(super) fn check(
                     "the route {} over {device} in table {}",
                     route.to, route.table
                 );
-                return Err(Error::Overlap { range, with });
+                return Some(Overlap { range, with });
             }
         }
     }
-    Ok(())
+    None
 }
 
 fn overlap(one: &IpNet, two: &IpNet) -> bool {
@@ -80,6 +93,15 @@ fn too_broad(net: &IpNet) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn check(
+        range: &ClusterRange,
+        foreign: &[Link],
+        routes: &[Route],
+        addresses: &[Address],
+    ) -> Result<(), Error> {
+        find(range, foreign, routes, addresses).map_or(Ok(()), |found| Err(found.into()))
+    }
 
     fn link(index: u32, name: &str) -> Link {
         Link {

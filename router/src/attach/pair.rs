@@ -20,6 +20,8 @@ pub enum Step {
     Look,
     /// Make the veth pair.
     Pair,
+    /// Find both ends of it.
+    Found,
     /// Tag the outer end and set its sizes.
     Tag,
     /// The settings of the outer end.
@@ -49,6 +51,7 @@ impl Step {
     pub const ALL: [Self; 13] = [
         Self::Look,
         Self::Pair,
+        Self::Found,
         Self::Tag,
         Self::OuterSettings,
         Self::Limits,
@@ -202,7 +205,7 @@ impl Attaching<'_> {
         watch(Step::Look)?;
         self.look().await?;
         watch(Step::Pair)?;
-        let (outer, inner) = self.pair().await?;
+        let (outer, inner) = self.pair(&mut watch).await?;
         let v6 = self.settle_ipv6()?;
 
         let host = &self.host.netlink;
@@ -265,7 +268,10 @@ impl Attaching<'_> {
     }
 
     /// Makes the pair; both ends are down.
-    async fn pair(&mut self) -> Result<(Link, Link), Error> {
+    async fn pair(
+        &mut self,
+        mut watch: impl FnMut(Step) -> Result<(), Error>,
+    ) -> Result<(Link, Link), Error> {
         let (host, spec) = (&self.host.netlink, &self.spec);
         let attachment = &spec.attachment;
         let outer = VethEnd {
@@ -278,12 +284,13 @@ impl Attaching<'_> {
         };
         host.add_veth(&outer, &inner, &spec.netns, attachment.mtu)
             .await?;
+        self.lasting.made_link(&attachment.outer);
+        watch(Step::Found)?;
         let gone = |name: &IfName| netlink::Error::NotFound(format!("find the new device {name}"));
         let outer = host
             .link(&attachment.outer)
             .await?
             .ok_or_else(|| gone(&attachment.outer))?;
-        self.lasting.made_link(&outer);
         let inner = self
             .inside
             .link(&spec.ifname)

@@ -39,13 +39,16 @@ pub struct Prepared {
 impl Host {
     /// Makes the host a router for the cluster. The TUN device has to be there. What is right already stays as it is, and
     /// what earlier settings left on the device goes. What [`Host::check_overlap`] finds is reported and nothing more: a
-    /// cluster is not left for a route that somebody adds later.
+    /// cluster is not left for a route that somebody adds later. One that comes without a change of devices or addresses is
+    /// found at a later call, [`super::glance::AGE`] after the last at most.
     pub async fn prepare(&self, spec: &HostSpec) -> Result<Prepared, Error> {
-        let overlap = match self.check_overlap(&spec.range).await {
-            Ok(()) => None,
-            Err(overlap @ Error::Overlap { .. }) => Some(overlap),
-            Err(error) => return Err(error),
-        };
+        let overlap = self
+            .glance_overlap(&spec.range)
+            .await
+            .unwrap_or_else(|error| {
+                tracing::debug!(%error, "what overlaps the cluster's range is not known this time");
+                None
+            });
         let tun = self.tun().await?;
         let ipv6 = self.has_ipv6()?;
         let (mut host, mut device) = (Changes::default(), Changes::default());
@@ -59,7 +62,7 @@ impl Host {
                 Ok(Prepared {
                     ipv6,
                     changed,
-                    overlap,
+                    overlap: overlap.map(Error::from),
                 })
             }
             Err(cause) => Err(host.undo(&self.netns, &self.netlink, cause).await),

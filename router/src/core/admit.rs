@@ -315,6 +315,7 @@ impl Core {
         self.out.push_back(Transmit { to: from, bytes });
         if !self.records.contains_key(&node) {
             self.sessions.add_peer(asked.public, vec![from], self.now);
+            self.changed();
         }
     }
 }

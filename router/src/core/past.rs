@@ -80,6 +80,13 @@ impl Past {
         }
     }
 
+    /// The node goes on as a copy: what it remembers ends with the saves so far, and others may know of more.
+    pub(super) fn begin_again(&mut self, saves: u64, boot: u64, now: Instant) {
+        self.saves += saves;
+        (self.signed, self.raised) = (vec![boot], false);
+        self.gives_from = Some(now + PAUSE);
+    }
+
     /// The members that have yet to see what they said before they forgot it.
     pub(super) fn witnesses(&self) -> impl Iterator<Item = NodeId> + '_ {
         self.evidence.keys().copied()

@@ -45,7 +45,7 @@ impl Core {
             return Err(CommandError::Oneself);
         }
         let heir = match heir {
-            Some(heir) => self.find(heir)?,
+            Some(heir) => self.find_heir(heir)?,
             None => self.usual_heir(node),
         };
         if heir.0 == node {
@@ -66,6 +66,14 @@ impl Core {
             heir,
         }));
         Ok(None)
+    }
+
+    /// The member that a person means to take addresses: not one that never came, which would not.
+    fn find_heir(&self, given: &str) -> Result<(NodeId, NodeName), CommandError> {
+        let heir = self.find(given)?;
+        let came = heir.0 == self.me || self.records.contains_key(&heir.0);
+        came.then_some(heir)
+            .ok_or_else(|| CommandError::UnknownNode(given.to_owned()))
     }
 
     /// Who gave the node its addresses, if it is a living member; else this node.
@@ -180,8 +188,11 @@ impl Core {
         if let Some(bytes) = word.filter(|_| from != Some(node)) {
             self.send(node, &Message::Record(bytes));
         }
-        if let Some(record) = self.records.get(&node) {
-            self.sessions.refuse_peer(record.public, self.now);
+        let record = self.records.get(&node).map(|record| record.public);
+        let met = self.membership.iter().flat_map(|own| &own.acquaintances);
+        let mut met = met.map(|(public, _)| *public);
+        if let Some(public) = record.or_else(|| met.find(|public| public.id() == node)) {
+            self.sessions.refuse_peer(public, self.now);
         }
         self.forget(node);
         let void = |record: &&Record| !self.removals.allow(&record.certificate);
@@ -199,6 +210,7 @@ impl Core {
         self.sessions.remove_peer(node, self.now);
         self.records.remove(&node);
         self.links.remove(&node);
+        self.sheets.forget(node);
         self.reach.forget(node, self.now.mono);
         self.free_addresses_of(node);
         if let Some(membership) = &mut self.membership {

@@ -1,7 +1,8 @@
 //! Passing sheets on: what members tell of their containers and Services.
 //!
 //! The same flooding as for records, beside it. A sheet is taken only from a member whose record is here; one that came
-//! too early comes again, because nobody acknowledged it.
+//! too early comes again, because nobody acknowledged it. That of a removed member goes with its record, and is
+//! acknowledged to whoever still passes it on: they do not know yet, or are of a version that keeps it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -40,6 +41,12 @@ impl Sheets {
         self.others.values().map(Sheet::bytes)
     }
 
+    /// The node is no member any more.
+    pub(super) fn forget(&mut self, node: NodeId) {
+        self.others.remove(&node);
+        self.flood.forget(node);
+    }
+
     fn version_of(&self, node: NodeId, me: NodeId) -> Option<RecordVersion> {
         let own = self.own.as_ref().filter(|_| node == me);
         own.or_else(|| self.others.get(&node)).map(Sheet::version)
@@ -47,10 +54,11 @@ impl Sheets {
 }
 
 impl Core {
-    /// Takes back what was saved.
+    /// Takes back what was saved of those that are members still.
     pub(super) fn restore_sheets(&mut self, saved: &[Vec<u8>]) {
         for bytes in saved {
             match Sheet::read(bytes) {
+                Ok(sheet) if !self.records.contains_key(&sheet.node()) => {}
                 Ok(sheet) => {
                     self.sheets.others.insert(sheet.node(), sheet);
                 }
@@ -111,10 +119,12 @@ impl Core {
             Err(error) => return debug!(from = %peer.short(), %error, "a sheet is left"),
         };
         let (node, version) = (sheet.node(), sheet.version());
-        if self
-            .sheets
-            .version_of(node, self.me)
-            .is_none_or(|mine| mine < version)
+        let removed = self.removals.contains(node);
+        if !removed
+            && self
+                .sheets
+                .version_of(node, self.me)
+                .is_none_or(|mine| mine < version)
         {
             let public = if node == self.me {
                 Some(self.keys.public())

@@ -24,7 +24,7 @@ impl Core {
             None => NodeKeys::generate(&mut rng),
         });
         let last = saved.as_ref().map_or(0, |saved| saved.boot);
-        let boot = (now.wall.as_secs() << 24 | u64::from(rng.next_u32() >> 8)).max(last + 1);
+        let boot = generation::boot_after(last, &mut rng, now);
         let mut session_seed = [0; 32];
         rng.fill_bytes(&mut session_seed);
         let stamp_floor = saved.as_ref().map_or(0, |saved| saved.stamp);
@@ -103,7 +103,7 @@ impl Core {
 
     fn restore(&mut self, saved: saved::Saved) {
         self.tokens = saved.tokens;
-        let Some(mut membership) = saved.membership else {
+        let Some(membership) = saved.membership else {
             return;
         };
         self.ipam = Ipam::new(membership.range.size());
@@ -119,22 +119,26 @@ impl Core {
                 Err(error) => warn!(%error, "a saved record is left out"),
             }
         }
+        self.membership = Some(membership);
+        self.reissue_gifts();
+        self.restore_sheets(&saved.sheets);
+        self.enter();
+        self.ipam.restore(&saved.journal, self.now);
+    }
+
+    /// Signs the gifts that nobody acknowledged in this boot: those of the one before are taken no more.
+    pub(super) fn reissue_gifts(&mut self) {
         let next = self.saving.next();
-        if membership.deeds.reissue(
-            self.boot,
-            next,
-            &self.keys,
-            (&membership.public, &self.removals),
-        ) {
+        let Some(membership) = &mut self.membership else {
+            return;
+        };
+        let whose = (&membership.public, &self.removals);
+        if membership.deeds.reissue(self.boot, next, &self.keys, whose) {
             let receivers = membership.deeds.receivers();
             receivers
                 .into_iter()
                 .for_each(|peer| self.saving.after(Pending::Gift { peer }));
         }
-        self.membership = Some(membership);
-        self.restore_sheets(&saved.sheets);
-        self.enter();
-        self.ipam.restore(&saved.journal, self.now);
     }
 }
 

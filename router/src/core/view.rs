@@ -97,6 +97,9 @@ pub struct View {
     pub storage_failure: Option<String>,
     /// The other members, by id.
     pub members: Vec<Member>,
+    /// Who counts as a member though nothing was heard of it yet, and where it is or was: nodes that were let in and did
+    /// not come, and in a node that joins the one that let it in.
+    pub awaited: BTreeMap<NodeId, Option<SocketAddr>>,
     /// An admin has removed this node.
     pub removed: bool,
     /// Where another process with this node's identity was told to be reached; absent if there is none.
@@ -137,6 +140,7 @@ impl View {
             used: 0,
             storage_failure: None,
             members: Vec::new(),
+            awaited: BTreeMap::new(),
             removed: false,
             twin: None,
             gave_way: false,
@@ -208,6 +212,11 @@ impl Core {
         let alive = self.alive();
         let members = self.records.values();
         view.members = members.map(|record| self.look_at(record, &alive)).collect();
+        let met = membership.acquaintances.iter();
+        let met: BTreeMap<NodeId, SocketAddr> =
+            met.map(|(public, at)| (public.id(), *at)).collect();
+        let awaited = self.awaited().into_iter();
+        view.awaited = awaited.map(|id| (id, met.get(&id).copied())).collect();
         view.topology = Arc::clone(&self.reach.topology);
         view.removed = self.removals.contains(self.me);
         view.twin.clone_from(&self.past.twin);

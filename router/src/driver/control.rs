@@ -13,6 +13,7 @@ use weave_linux::uplink::mtu_towards;
 use weave_model::NodeId;
 
 use super::bulletin::{self, Board, Bulletin};
+use super::generation::Generation;
 use super::lanes::{self, Lanes};
 use super::notes::{self, Note};
 use super::pmtu::{self, Answer, Mtus};
@@ -67,6 +68,7 @@ pub(super) struct Control {
     traffic: Traffic,
     trees: Arc<Trees>,
     board: Board,
+    generation: Generation,
     waiting: HashMap<u64, oneshot::Sender<Result<Reply, CommandError>>>,
     last_command: u64,
     batch: Batch,
@@ -100,6 +102,7 @@ impl Control {
             traffic: Traffic::default(),
             trees: Arc::default(),
             board: Board::default(),
+            generation: Generation::new(now()),
             waiting: HashMap::new(),
             last_command: 0,
             batch: Batch::new(),
@@ -113,7 +116,10 @@ impl Control {
     pub(super) fn run(mut self) {
         while !self.stop {
             let wait = self.next_wake().saturating_duration_since(Instant::now());
-            match self.inputs.recv_timeout(wait) {
+            let input = self.inputs.recv_timeout(wait);
+            let copied = self.shared.copied.swap(false, Relaxed);
+            self.generation.turn(copied, &mut self.core, now());
+            match input {
                 Ok(input) => self.take_inputs(input),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,

@@ -374,9 +374,10 @@ impl Peer {
         self.older.push((session, until));
     }
 
-    /// Ends everything: the peer was removed.
+    /// Ends everything: the peer was removed, or somebody else may have the keys.
     pub(super) fn end(&mut self, local: &mut Local) {
         self.settle(local);
+        (self.confirm, self.silent_since, self.silent) = (None, None, false);
         let sessions = self.older.drain(..).map(|(session, _)| session);
         for session in sessions.chain(self.next.take().map(|(session, _)| session)) {
             session.end(local);

@@ -7,6 +7,7 @@
 //! [`Inbound`]: super::Inbound
 
 mod outdated;
+mod renewal;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;

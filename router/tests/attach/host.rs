@@ -100,6 +100,24 @@ async fn a_host_that_uses_the_range_is_refused_and_unchanged() {
 }
 
 #[tokio::test]
+async fn what_comes_with_an_address_or_a_device_is_told_at_the_next_look() {
+    let lab = Lab::new();
+    lab.ip("link add other0 type veth peer name other1");
+    for _ in 0..2 {
+        let prepared = lab.host.prepare(&lab.spec()).await.unwrap();
+        assert!(prepared.overlap.is_none(), "{:?}", prepared.overlap);
+    }
+    lab.ip("route add unreachable 10.32.7.0/24");
+    lab.ip("link add other2 type veth peer name other3");
+    let told = lab.host.prepare(&lab.spec()).await.unwrap().overlap;
+    assert!(told.unwrap().to_string().contains("10.32.7.0/24"));
+    lab.ip("route del unreachable 10.32.7.0/24");
+    lab.ip("addr add 192.0.2.2/24 dev other0");
+    let told = lab.host.prepare(&lab.spec()).await.unwrap().overlap;
+    assert!(told.is_none(), "{told:?}");
+}
+
+#[tokio::test]
 async fn without_the_device_nothing_leaves_by_the_default_route() {
     let lab = Lab::new();
     lab.ip("link add up0 type veth peer name up1");

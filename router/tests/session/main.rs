@@ -7,6 +7,7 @@
 )]
 
 mod attack;
+mod copies;
 mod keep;
 mod make;
 mod mutated;

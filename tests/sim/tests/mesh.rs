@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "mesh/copies.rs"]
+mod copies;
 #[path = "mesh/hostile.rs"]
 mod hostile;
 #[path = "mesh/members.rs"]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use rand::RngExt;
 use weave_router::core::command::{Command, CommandError, Reply};
 use weave_router::mesh::tokens::{Refusal, TokenInfo};
-use weave_sim::net::{Answer, Net};
+use weave_sim::net::{Answer, Crash, Net};
 
 use super::{HOUR, MINUTE, cluster};
 
@@ -439,4 +439,98 @@ fn a_crash_while_leaving_loses_no_address() {
             "seed {seed} after {pause:?}"
         );
     }
+}
+
+/// The name on the sheet of each member that a node knows one of.
+fn sheets(net: &mut Net, n: usize) -> Vec<String> {
+    let view = net.view(n);
+    let text = |content: &std::sync::Arc<[u8]>| String::from_utf8(content.to_vec()).unwrap();
+    view.sheets.values().map(text).collect()
+}
+
+fn tell(net: &mut Net, n: usize) {
+    let content = format!("host{}", n + 1).into_bytes();
+    net.command(n, Command::SetSheet { content });
+}
+
+#[test]
+fn sheets_go_with_their_members_and_new_ones_get_those_of_the_living() {
+    const GONE: std::ops::Range<usize> = 3..21;
+    let mut net = Net::new(61, 23);
+    net.init(0, "10.32.0.0/12");
+    let token = net.token(0, 23);
+    for n in 1..GONE.end {
+        assert!(net.join(n, &token).is_ok());
+    }
+    (0..GONE.end).for_each(|n| tell(&mut net, n));
+    let all = |count| move |net: &mut Net| (0..3).all(|n| sheets(net, n).len() == count);
+    assert!(net.run_until(10 * MINUTE, all(GONE.end - 1)));
+    for n in GONE {
+        net.crash(n);
+        let (node, heir) = (format!("host{}", n + 1), None);
+        assert!(net.ask(0, Command::Remove { node, heir }).is_ok());
+    }
+    assert!(net.run_until(10 * MINUTE, all(2)), "they are forgotten");
+    let bytes = |net: &Net, n: usize| net.nodes[n].core.as_ref().unwrap().known_bytes();
+    let before = bytes(&net, 1);
+    net.crash(1);
+    net.start(1);
+    assert!(net.run_until(MINUTE, all(2)), "also by the disk");
+    assert!(bytes(&net, 1) <= before + 1024);
+    for n in GONE.end..GONE.end + 2 {
+        assert!(net.join(n, &token).is_ok());
+        tell(&mut net, n);
+        let knows = |net: &mut Net| sheets(net, n).len() == n - GONE.end + 3;
+        assert!(
+            net.run_until(MINUTE, knows),
+            "host{} knows the living",
+            n + 1
+        );
+        let told = |net: &mut Net| sheets(net, 2).contains(&format!("host{}", n + 1));
+        assert!(net.run_until(MINUTE, told), "and they know it");
+    }
+}
+
+#[test]
+fn a_node_that_was_let_in_and_never_came_can_be_removed() {
+    let mut net = cluster(63, 3, "10.32.0.0/16");
+    assert!(add_admin(&mut net, 0, "host2").is_ok());
+    assert!(net.run_until(MINUTE, |net| net.view(1).admin));
+    let late = net.add();
+    net.start(late);
+    net.run(MINUTE / 6);
+    let id = net.nodes[late].core().id();
+    net.nodes[late].crash = Some(Crash::Unsaved);
+    let (token, taken) = (net.token(0, 1), Vec::new());
+    net.command(late, Command::Join { token, taken });
+    net.run(MINUTE / 6);
+    assert!(net.nodes[late].core.is_none(), "let in, and gone");
+    let awaited = net.view(0).awaited.clone();
+    assert_eq!(awaited, [(id, Some(net.nodes[late].address))].into());
+
+    net.crash(2);
+    let heir = id.short();
+    assert_eq!(
+        remove(&mut net, 0, "host3", Some(&heir)),
+        Err(CommandError::UnknownNode(heir)),
+        "it would never take them"
+    );
+    assert!(remove(&mut net, 0, "host3", Some("host2")).is_ok());
+    net.run(MINUTE);
+    let silent = |net: &mut Net| -> Vec<_> {
+        let view = net.view(1);
+        view.waiting.iter().map(|of| of.silent.clone()).collect()
+    };
+    assert_eq!(silent(&mut net), [vec![id]], "its heir waits for it");
+    assert!(net.view(1).awaited.contains_key(&id));
+    let removed = remove(&mut net, 1, &id.short(), None);
+    assert!(
+        matches!(&removed, Ok(Reply::Removed { id: one, name, .. }) if *one == id && name.as_str() == id.short()),
+        "{removed:?}"
+    );
+    assert!(net.run_until(MINUTE, |net| silent(net).is_empty()));
+    assert!(net.run_until(MINUTE, |net| net.view(0).awaited.is_empty()));
+    net.gone.extend([2, late]);
+    assert!(net.run_until(MINUTE, Net::agrees));
+    assert_eq!(net.check_ownership(), 1 << 16, "its heir has the addresses");
 }
