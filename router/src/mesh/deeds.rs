@@ -102,8 +102,12 @@ impl Deeds {
             let gifts = self.gifts.iter().map(|gift| &gift.deed);
             let others = gifts.chain(others.iter().copied());
             let others = others.map(|deed| (deed.block, deed.version));
-            let higher = others.chain(self.left.iter().copied());
-            for (block, _) in higher.filter(|(_, version)| *version > title.deed.version) {
+            let all = others.chain(self.left.iter().copied());
+            let own = title.deed;
+            let apart = |block| !covers(own.block, block) && !covers(block, own.block);
+            for (block, _) in
+                all.filter(|(block, version)| *version > own.version && !apart(*block))
+            {
                 left = subtract(&left, block);
             }
             for known in &blocks {

@@ -8,7 +8,7 @@
 //! Among many a record comes to each from several sides. So there it is passed on a moment later ([`Flood::set_pace`]),
 //! and not to those from whom it came meanwhile: half of what would be sent twice is saved.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use weave_model::NodeId;
@@ -45,6 +45,15 @@ struct Peer {
     /// It has shown what it has since the session came up.
     compared: bool,
     records: BTreeMap<NodeId, Retry>,
+    /// Its place in the queue: nothing is due before, something may be due later only.
+    due: Instant,
+}
+
+impl Peer {
+    fn earliest(&self) -> Instant {
+        let records = self.records.values().take(WINDOW).map(|retry| retry.next);
+        records.fold(self.summary.next, Instant::min)
+    }
 }
 
 /// Something to send.
@@ -60,9 +69,9 @@ pub enum Due {
 #[derive(Debug, Default)]
 pub struct Flood {
     peers: BTreeMap<NodeId, Peer>,
+    /// Each peer by when something may be due to it, so that an acknowledgement costs no look at all the others.
+    queue: BTreeSet<(Instant, NodeId)>,
     pace: Duration,
-    /// Nothing is due before; something may be due later only.
-    next: Option<Instant>,
 }
 
 impl Flood {
@@ -84,21 +93,24 @@ impl Flood {
 
     /// A session came up, anew or again.
     pub fn up(&mut self, peer: NodeId, now: Instant) {
+        self.down(peer);
         self.peers.insert(
             peer,
             Peer {
                 summary: Retry::now(now),
                 compared: false,
                 records: BTreeMap::new(),
+                due: now,
             },
         );
-        self.wake(now);
+        self.queue.insert((now, peer));
     }
 
     /// A session is gone.
     pub fn down(&mut self, peer: NodeId) {
-        self.peers.remove(&peer);
-        self.next = self.earliest();
+        if let Some(state) = self.peers.remove(&peer) {
+            self.queue.remove(&(state.due, peer));
+        }
     }
 
     /// A record is new here: every peer but `except` and its own node must have it.
@@ -107,9 +119,9 @@ impl Flood {
         for (peer, state) in &mut self.peers {
             if Some(*peer) != except && *peer != record {
                 state.records.insert(record, Retry::now(at));
+                wake(&mut self.queue, (*peer, state), at);
             }
         }
-        self.wake(at);
     }
 
     /// One peer lacks a record.
@@ -117,7 +129,7 @@ impl Flood {
         if let Some(state) = self.peers.get_mut(&peer) {
             let retry = state.records.entry(record);
             let at = retry.or_insert_with(|| Retry::now(now)).next;
-            self.wake(at);
+            wake(&mut self.queue, (peer, state), at);
         }
     }
 
@@ -129,7 +141,7 @@ impl Flood {
             // Another one may have come into the window.
             let last = state.records.values().nth(WINDOW - 1);
             if let Some(at) = last.map(|retry| retry.next) {
-                self.wake(at);
+                wake(&mut self.queue, (peer, state), at);
             }
         }
     }
@@ -148,39 +160,38 @@ impl Flood {
     /// What is to be sent now, and to whom.
     pub fn due(&mut self, now: Instant) -> Vec<(NodeId, Due)> {
         let mut due = Vec::new();
-        if self.next.is_none_or(|next| now < next) {
-            return due;
-        }
-        for (peer, state) in &mut self.peers {
+        while let Some(&(_, peer)) = self.queue.first().filter(|(at, _)| *at <= now) {
+            self.queue.pop_first();
+            let Some(state) = self.peers.get_mut(&peer) else {
+                continue;
+            };
             if now >= state.summary.next {
                 state.summary.again(now);
-                due.push((*peer, Due::Summary));
+                due.push((peer, Due::Summary));
             }
             let records = state.records.iter_mut().take(WINDOW);
             for (record, retry) in records.filter(|(_, retry)| now >= retry.next) {
                 retry.again(now);
-                due.push((*peer, Due::Record(*record)));
+                due.push((peer, Due::Record(*record)));
             }
+            state.due = state.earliest();
+            self.queue.insert((state.due, peer));
         }
-        self.next = self.earliest();
         due
     }
 
     /// When [`Flood::due`] may have something.
-    pub const fn poll_timeout(&self) -> Option<Instant> {
-        self.next
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.queue.first().map(|(at, _)| *at)
     }
+}
 
-    fn wake(&mut self, at: Instant) {
-        self.next = Some(self.next.map_or(at, |next| next.min(at)));
-    }
-
-    fn earliest(&self) -> Option<Instant> {
-        let times = self.peers.values().flat_map(|state| {
-            let records = state.records.values().take(WINDOW).map(|retry| retry.next);
-            records.chain([state.summary.next])
-        });
-        times.min()
+/// Something is due to a peer at `at`, if nothing was before.
+fn wake(queue: &mut BTreeSet<(Instant, NodeId)>, (peer, state): (NodeId, &mut Peer), at: Instant) {
+    if at < state.due {
+        queue.remove(&(state.due, peer));
+        state.due = at;
+        queue.insert((at, peer));
     }
 }
 
