@@ -136,7 +136,8 @@ impl Core {
                 self.learn_sheet(sheet, peer);
             }
         }
-        self.send(peer, &Message::SheetAck { node, version });
+        let now = self.now.mono;
+        self.sheets.flood.took(peer, (node, version), now);
         self.handle_has_sheet(peer, node, version);
     }
 
@@ -160,8 +161,14 @@ impl Core {
         self.changed();
     }
 
-    /// A peer acknowledges a sheet; see [`Core::handle_record_ack`].
-    pub(super) fn handle_sheet_ack(&mut self, peer: NodeId, node: NodeId, version: RecordVersion) {
+    pub(super) fn handle_sheet_acks(&mut self, peer: NodeId, acks: &[(NodeId, RecordVersion)]) {
+        for (node, version) in acks {
+            self.handle_sheet_ack(peer, *node, *version);
+        }
+    }
+
+    /// A peer acknowledges a sheet; see [`Core::handle_record_acks`].
+    fn handle_sheet_ack(&mut self, peer: NodeId, node: NodeId, version: RecordVersion) {
         let mine = self.sheets.version_of(node, self.me);
         let older = mine.is_some_and(|mine| mine > version);
         if !older || self.budgets.pay(peer, RESENT, self.now.mono) {
@@ -244,6 +251,9 @@ impl Core {
 
     /// Sends the sheets that are due now.
     pub(super) fn send_due_sheets(&mut self) {
+        for (peer, acks) in self.sheets.flood.acks_due(self.now.mono) {
+            self.send(peer, &Message::SheetAcks(acks));
+        }
         for (peer, due) in self.sheets.flood.due(self.now.mono) {
             match due {
                 Due::Summary if self.is_guest(peer) && self.sheets.flood.has_compared(peer) => {

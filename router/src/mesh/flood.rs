@@ -6,12 +6,16 @@
 //! what a bug or a lost state left apart.
 //!
 //! Among many a record comes to each from several sides. So there it is passed on a moment later ([`Flood::set_pace`]),
-//! and not to those from whom it came meanwhile: half of what would be sent twice is saved.
+//! and not to those from whom it came meanwhile: half of what would be sent twice is saved. Acknowledgements wait as
+//! long, so that several share a datagram.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use weave_model::NodeId;
+
+use super::message::MAX_ACKS;
+use super::record::RecordVersion;
 
 const FIRST_RETRY: Duration = Duration::from_millis(300);
 const LAST_RETRY: Duration = Duration::from_secs(5);
@@ -71,6 +75,9 @@ pub struct Flood {
     peers: BTreeMap<NodeId, Peer>,
     /// Each peer by when something may be due to it, so that an acknowledgement costs no look at all the others.
     queue: BTreeSet<(Instant, NodeId)>,
+    /// What is to be acknowledged, to whom, and by when.
+    acks: BTreeMap<NodeId, Vec<(NodeId, RecordVersion)>>,
+    acks_at: Option<Instant>,
     pace: Duration,
 }
 
@@ -146,6 +153,28 @@ impl Flood {
         }
     }
 
+    /// A record came from a peer, and that one or a newer one is here: the peer is told so.
+    pub fn took(&mut self, peer: NodeId, entry: (NodeId, RecordVersion), now: Instant) {
+        let acks = self.acks.entry(peer).or_default();
+        acks.push(entry);
+        let full = acks.len() >= MAX_ACKS;
+        let at = if full { now } else { now + self.pace };
+        self.acks_at = Some(self.acks_at.map_or(at, |before| before.min(at)));
+    }
+
+    /// The acknowledgements to send now, and to whom; as many as fit a message in each.
+    pub fn acks_due(&mut self, now: Instant) -> Vec<(NodeId, Vec<(NodeId, RecordVersion)>)> {
+        if self.acks_at.take_if(|at| *at <= now).is_none() {
+            return Vec::new();
+        }
+        let all = std::mem::take(&mut self.acks).into_iter();
+        let messages = all.flat_map(|(peer, acks)| {
+            let messages: Vec<_> = acks.chunks(MAX_ACKS).map(<[_]>::to_vec).collect();
+            messages.into_iter().map(move |acks| (peer, acks))
+        });
+        messages.collect()
+    }
+
     /// A peer's summary came: it heard ours, or will with the answer.
     pub fn summarised(&mut self, peer: NodeId, now: Instant) {
         if let Some(state) = self.peers.get_mut(&peer) {
@@ -180,9 +209,10 @@ impl Flood {
         due
     }
 
-    /// When [`Flood::due`] may have something.
+    /// When [`Flood::due`] or [`Flood::acks_due`] may have something.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.queue.first().map(|(at, _)| *at)
+        let next = self.queue.first().map(|(at, _)| *at);
+        next.into_iter().chain(self.acks_at).min()
     }
 }
 
@@ -219,6 +249,32 @@ mod tests {
         flood.has(B, C);
         assert_eq!(flood.due(now + LAST_RETRY), []);
         assert_eq!(flood.poll_timeout(), Some(now + SUMMARY_INTERVAL));
+    }
+
+    #[test]
+    fn among_many_acknowledgements_share_a_datagram() {
+        let now = Instant::now();
+        let mut flood = Flood::default();
+        let entry = |n| (NodeId::from_bytes([n; 32]), RecordVersion::default());
+        flood.took(A, entry(1), now);
+        assert_eq!(
+            flood.acks_due(now),
+            [(A, vec![entry(1)])],
+            "among few at once"
+        );
+        let pace = Duration::from_millis(30);
+        flood.set_pace(pace);
+        flood.took(A, entry(1), now);
+        flood.took(B, entry(1), now);
+        flood.took(A, entry(2), now + pace / 2);
+        assert_eq!(flood.acks_due(now + pace / 2), []);
+        assert_eq!(flood.poll_timeout(), Some(now + pace));
+        let due = [(A, vec![entry(1), entry(2)]), (B, vec![entry(1)])];
+        assert_eq!(flood.acks_due(now + pace), due);
+        assert_eq!(flood.poll_timeout(), None);
+        (0..MAX_ACKS).for_each(|_| flood.took(C, entry(3), now));
+        let full = [(C, vec![entry(3); MAX_ACKS])];
+        assert_eq!(flood.acks_due(now), full, "a full one waits for nothing");
     }
 
     #[test]
