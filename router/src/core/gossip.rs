@@ -248,10 +248,11 @@ impl Core {
             return;
         }
         let before = self.records.get(&node);
-        let record = Record::read_after(before, bytes, &membership.public, &self.removals);
-        let record = match record {
-            Ok(record) => record,
-            Err(error) => return debug!(from = %peer.short(), %error, "a record is left"),
+        let read = || Record::read_after(before, bytes, &membership.public, &self.removals);
+        let record = match self.quarantine.read(peer, bytes, read) {
+            Some(Ok(record)) => record,
+            None => return self.changed(),
+            Some(Err(error)) => return debug!(from = %peer.short(), %error, "a record is left"),
         };
         if node == self.me {
             self.handle_own_record(&record);
@@ -513,3 +514,7 @@ impl Core {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+mod tests;

@@ -50,11 +50,12 @@ impl Core {
     /// Takes back what was saved.
     pub(super) fn restore_sheets(&mut self, saved: &[Vec<u8>]) {
         for bytes in saved {
-            match Sheet::read(bytes) {
-                Ok(sheet) => {
+            match self.quarantine.read(self.me, bytes, || Sheet::read(bytes)) {
+                Some(Ok(sheet)) => {
                     self.sheets.others.insert(sheet.node(), sheet);
                 }
-                Err(error) => warn!(%error, "a saved sheet is left out"),
+                None => {}
+                Some(Err(error)) => warn!(%error, "a saved sheet is left out"),
             }
         }
     }
@@ -106,9 +107,10 @@ impl Core {
     }
 
     pub(super) fn handle_sheet(&mut self, peer: NodeId, bytes: &[u8]) {
-        let sheet = match Sheet::read(bytes) {
-            Ok(sheet) => sheet,
-            Err(error) => return debug!(from = %peer.short(), %error, "a sheet is left"),
+        let sheet = match self.quarantine.read(peer, bytes, || Sheet::read(bytes)) {
+            Some(Ok(sheet)) => sheet,
+            None => return self.changed(),
+            Some(Err(error)) => return debug!(from = %peer.short(), %error, "a sheet is left"),
         };
         let (node, version) = (sheet.node(), sheet.version());
         if self
