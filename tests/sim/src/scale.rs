@@ -66,6 +66,17 @@ fn memory() -> f64 {
             .unwrap_or(0.0)
 }
 
+fn tell(net: &Net, what: &str) {
+    eprintln!(
+        "{} nodes {what}: {:.2} s there, {:.0} s of CPU, {:.1} GB, {} datagrams",
+        net.nodes.len(),
+        net.age().as_secs_f64(),
+        cpu().as_secs_f64(),
+        memory() / 1e9,
+        net.sent.0
+    );
+}
+
 fn ids(net: &Net) -> Vec<NodeId> {
     net.nodes.iter().map(|node| node.core().id()).collect()
 }
@@ -153,20 +164,23 @@ pub fn idle(net: &mut Net, time: Duration) -> f64 {
     bytes as f64 / net.nodes.len() as f64 / time.as_secs_f64()
 }
 
-/// Finds out what a cluster of that size costs.
+/// Finds out what a cluster of that size costs, and tells on the way how far it is: with a thousand it takes a while.
 pub fn measure(seed: u64, nodes: usize) -> Figures {
     let (used, spent) = (memory(), cpu());
     let each = nodes as f64;
     let (mut net, took) = cold_start(seed, nodes, 0);
+    tell(&net, "together");
     // Sheets come after records, and what was lost in the crowd is sent again.
     net.run(SETTLED);
     let cold_cpu = (cpu() - spent).as_secs_f64() * 1e3 / each;
+    tell(&net, "settled");
     // What was made while not everybody was known has ended by then.
     net.run(Duration::from_secs(150));
     let mut changes = Vec::new();
     for at in 0..CHANGES {
         changes.extend(change(&mut net, at * nodes / CHANGES));
     }
+    tell(&net, "changed");
     changes.sort_unstable();
     let share = |percent: usize| changes[(changes.len() * percent / 100).min(changes.len() - 1)];
     net.run(Duration::from_secs(10));
