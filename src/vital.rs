@@ -11,6 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use weave_router::mesh::quarantine::is_reading;
 
 /// How the names of our threads begin.
 const THREADS: &str = "weave-";
@@ -34,6 +35,10 @@ impl Vitals {
         let vitals = self.clone();
         std::panic::set_hook(Box::new(move |panic| {
             report(panic);
+            if is_reading() {
+                // It ends there, and is counted.
+                return;
+            }
             let thread = thread::current();
             if let Some(name) = thread.name().filter(|name| name.starts_with(THREADS)) {
                 vitals.ended_itself(&format!("the thread {name}"));

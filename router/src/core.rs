@@ -50,6 +50,7 @@ use crate::mesh::echo::Echoes;
 use crate::mesh::flood::Flood;
 use crate::mesh::join::Inviting;
 use crate::mesh::parts::Parts;
+use crate::mesh::quarantine::Quarantine;
 use crate::mesh::record::{Record, RecordVersion};
 use crate::mesh::removal::Removals;
 use crate::mesh::tokens::Tokens;
@@ -174,6 +175,7 @@ pub struct Core {
     echoes: Echoes,
     parts: Parts,
     budgets: Budgets,
+    quarantine: Quarantine,
     joining: Option<JoinCommand>,
     inviting: Inviting,
     naming: Naming,

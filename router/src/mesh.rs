@@ -2,7 +2,7 @@
 //!
 //! Bottom-up: [`codec`] reads and writes bytes; [`cluster`] is the cluster's key and its certificates, [`authority`] who
 //! may sign them, [`secret`] how they give the cluster another secret, [`removal`] their end; [`deed`] is one proof of ownership, [`deeds`] all that a node has; [`record`] is
-//! what a node says of itself, [`sheet`] what it tells of its containers and Services; [`message`] and [`parts`] are what
+//! what a node says of itself, [`sheet`] what it tells of its containers and Services, [`quarantine`] where both are read; [`message`] and [`parts`] are what
 //! members send each other, [`inquiry`] how they ask all the others; [`tokens`] are the invitations and [`join`] is how
 //! they are used; [`topology`] says who keeps a session with whom; [`flood`] what to send to whom, and when, after
 //! [`digest`] has shown what differs; [`links`] is who reaches whom, and [`paths`] chooses the
@@ -26,6 +26,7 @@ pub mod links;
 mod measure;
 pub mod parts;
 pub mod paths;
+pub mod quarantine;
 pub mod record;
 pub mod sheet;
 pub mod tokens;

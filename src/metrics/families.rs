@@ -182,6 +182,12 @@ fn peers(page: &Page, facts: &Facts) {
         ["state"],
         states.map(|(name, state)| ([name.to_owned()], count(state))),
     );
+    page.counter(
+        "weave_records_quarantined_total",
+        "Records and sheets of members that are left because reading them failed, which is a fault of weaved.",
+        [],
+        only(facts.status.quarantined),
+    );
 }
 
 /// The labels of a member: its name, and its id, because two may have one name.

@@ -108,7 +108,15 @@ pub(super) fn problems(view: &View) -> Vec<Problem> {
             fix: "start or connect them; those that are gone: weavectl rmpeer NODE".to_owned(),
         }
     });
-    removed.into_iter().chain(twin).chain(waiting).collect()
+    let unread = (view.quarantined > 0).then(|| Problem {
+        cause: format!(
+            "{} of what members say of themselves cannot be read: reading it fails here, which is a fault of weaved",
+            view.quarantined
+        ),
+        fix: "install a newer weaved here; weavectl report gathers what is needed to find the fault".to_owned(),
+    });
+    let all = removed.into_iter().chain(twin).chain(waiting);
+    all.chain(unread).collect()
 }
 
 /// Two processes have one identity.

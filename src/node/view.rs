@@ -66,6 +66,7 @@ pub(super) fn status(
             received_calls: stats.received.calls,
         },
         drops: drops(stats),
+        quarantined: view.quarantined,
         offloads: offloads(&config.overlay.without, &stats.granted),
     }
 }

@@ -54,6 +54,9 @@ pub struct Status {
     /// Packets dropped since the start, by reason.
     #[cfg_attr(feature = "openapi", schema(value_type = BTreeMap<String, u64>))]
     pub drops: BTreeMap<Drop, u64>,
+    /// How many records and sheets of members are left since the start because reading them failed.
+    #[serde(default)]
+    pub quarantined: u64,
     /// How each facility of the kernel that can be done without stands.
     pub offloads: Offloads,
 }

@@ -100,8 +100,8 @@ async fn device(
         .add_ifb(&name)
         .await
         .map_err(|error| unable(error.into()))?;
+    lasting.made_link(&name);
     let made = netlink.link(&name).await?.ok_or_else(missing)?;
-    lasting.made_link(&made);
     let quiet: Setting = (format!("net/ipv6/conf/{name}/disable_ipv6"), "1");
     if weave_linux::netns::run_in(netns, || weave_linux::sysctl::read(&quiet.0))?.is_ok() {
         lasting.settings(netns, &[quiet])?;

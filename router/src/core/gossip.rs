@@ -153,7 +153,7 @@ impl Core {
             Message::Pong { id, observed } => self.handle_pong(peer, id, observed),
             Message::Part { .. } => debug!(peer = %peer.short(), "a part inside of a part is left"),
             Message::Record(bytes) => self.handle_record(peer, &bytes),
-            Message::RecordAck { node, version } => self.handle_record_ack(peer, node, version),
+            Message::RecordAcks(acks) => self.handle_record_acks(peer, &acks),
             Message::Digest { answer, sums } => self.handle_digest(peer, answer, &sums),
             Message::Summary {
                 answer,
@@ -173,7 +173,7 @@ impl Core {
             Message::DeedInquiry { id, about } => self.handle_inquiry(peer, id, about),
             Message::DeedTestimony(testimony) => self.handle_testimony(peer, testimony),
             Message::Sheet(bytes) => self.handle_sheet(peer, &bytes),
-            Message::SheetAck { node, version } => self.handle_sheet_ack(peer, node, version),
+            Message::SheetAcks(acks) => self.handle_sheet_acks(peer, &acks),
             Message::SheetDigest { answer, sums } => self.handle_sheet_digest(peer, answer, &sums),
             Message::SheetSummary {
                 answer,
@@ -240,7 +240,7 @@ impl Core {
         };
         let old = self.version_of(node).is_some_and(|mine| mine >= version);
         if old && !(node == self.me && self.is_beyond_memory(version)) {
-            self.send(peer, &Message::RecordAck { node, version });
+            self.flood.took(peer, (node, version), self.now.mono);
             return self.handle_has(peer, node, version);
         }
         let cost = Cost::Signatures(4 + bytes.len() / Deed::MAX_LEN);
@@ -248,10 +248,11 @@ impl Core {
             return;
         }
         let before = self.records.get(&node);
-        let record = Record::read_after(before, bytes, &membership.public, &self.removals);
-        let record = match record {
-            Ok(record) => record,
-            Err(error) => return debug!(from = %peer.short(), %error, "a record is left"),
+        let read = || Record::read_after(before, bytes, &membership.public, &self.removals);
+        let record = match self.quarantine.read(peer, bytes, read) {
+            Some(Ok(record)) => record,
+            None => return self.changed(),
+            Some(Err(error)) => return debug!(from = %peer.short(), %error, "a record is left"),
         };
         if node == self.me {
             self.handle_own_record(&record);
@@ -261,7 +262,7 @@ impl Core {
             self.compare_past(&record);
             self.learn(record, peer);
         }
-        self.send(peer, &Message::RecordAck { node, version });
+        self.flood.took(peer, (node, version), self.now.mono);
         self.handle_has(peer, node, version);
     }
 
@@ -291,7 +292,14 @@ impl Core {
         self.rotating.look(self.now.mono);
         self.flood.offer(node, Some(from), self.now.mono);
         self.changed();
-        if before.is_none_or(|before| before.deeds != record.deeds) {
+        // Of many members few own what was this node's, and to look costs as much as there are members.
+        let own = self.membership.as_ref().map(|own| &own.deeds);
+        let meets = |deed: &Deed| own.is_some_and(|own| own.meets(deed.block));
+        let same = before
+            .as_ref()
+            .is_some_and(|before| before.deeds == record.deeds);
+        let titles = before.iter().flat_map(Record::titles);
+        if !same && titles.chain(record.titles()).any(meets) {
             self.refresh();
         }
     }
@@ -319,12 +327,14 @@ impl Core {
         self.records.get(&node).map(|record| record.version)
     }
 
-    /// A peer acknowledges a record. It may have taken an older one than is here, and whoever says so gets the newer one:
+    /// A peer acknowledges records. It may have taken an older one than is here, and whoever says so gets the newer one:
     /// so it may not say so for nothing.
-    pub(super) fn handle_record_ack(&mut self, peer: NodeId, node: NodeId, version: RecordVersion) {
-        let older = self.version_of(node).is_some_and(|mine| mine > version);
-        if !older || self.budgets.pay(peer, RESENT, self.now.mono) {
-            self.handle_has(peer, node, version);
+    fn handle_record_acks(&mut self, peer: NodeId, acks: &[(NodeId, RecordVersion)]) {
+        for (node, version) in acks {
+            let older = self.version_of(*node).is_some_and(|mine| mine > *version);
+            if !older || self.budgets.pay(peer, RESENT, self.now.mono) {
+                self.handle_has(peer, *node, *version);
+            }
         }
     }
 
@@ -467,6 +477,9 @@ impl Core {
     pub(super) fn send_due(&mut self) {
         self.choose_sessions();
         self.send_ways();
+        for (peer, acks) in self.flood.acks_due(self.now.mono) {
+            self.send(peer, &Message::RecordAcks(acks));
+        }
         for (peer, due) in self.flood.due(self.now.mono) {
             match due {
                 Due::Summary if self.is_guest(peer) && self.flood.has_compared(peer) => {
@@ -501,3 +514,7 @@ impl Core {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+mod tests;

@@ -125,7 +125,7 @@ impl Core {
         };
         if theirs.iter().any(beyond) {
             let version = RecordVersion::default();
-            self.send(peer, &Message::RecordAck { node, version });
+            self.send(peer, &Message::RecordAcks(vec![(node, version)]));
         }
     }
 

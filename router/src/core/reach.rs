@@ -197,6 +197,13 @@ impl Core {
         }
     }
 
+    /// With how many members a session answers, and whether with every neighbour.
+    pub fn sessions_up(&self) -> (usize, bool) {
+        let up = self.links.keys().filter(|peer| self.works(**peer));
+        let all = self.reach.neighbours.iter().all(|peer| self.works(*peer));
+        (up.count(), all)
+    }
+
     fn draw_topology(&mut self) {
         let own = self.reach.lost();
         let others = self

@@ -145,10 +145,7 @@ impl Core {
         let Some(node) = Removal::claimed(bytes) else {
             return;
         };
-        let ack = Message::RecordAck {
-            node,
-            version: RecordVersion::LAST,
-        };
+        let ack = Message::RecordAcks(vec![(node, RecordVersion::LAST)]);
         if self.removals.contains(node) {
             self.flood.has(peer, node);
             return self.send(peer, &ack);

@@ -57,12 +57,13 @@ impl Core {
     /// Takes back what was saved of those that are members still.
     pub(super) fn restore_sheets(&mut self, saved: &[Vec<u8>]) {
         for bytes in saved {
-            match Sheet::read(bytes) {
-                Ok(sheet) if !self.records.contains_key(&sheet.node()) => {}
-                Ok(sheet) => {
+            match self.quarantine.read(self.me, bytes, || Sheet::read(bytes)) {
+                Some(Ok(sheet)) if !self.records.contains_key(&sheet.node()) => {}
+                Some(Ok(sheet)) => {
                     self.sheets.others.insert(sheet.node(), sheet);
                 }
-                Err(error) => warn!(%error, "a saved sheet is left out"),
+                None => {}
+                Some(Err(error)) => warn!(%error, "a saved sheet is left out"),
             }
         }
     }
@@ -114,9 +115,10 @@ impl Core {
     }
 
     pub(super) fn handle_sheet(&mut self, peer: NodeId, bytes: &[u8]) {
-        let sheet = match Sheet::read(bytes) {
-            Ok(sheet) => sheet,
-            Err(error) => return debug!(from = %peer.short(), %error, "a sheet is left"),
+        let sheet = match self.quarantine.read(peer, bytes, || Sheet::read(bytes)) {
+            Some(Ok(sheet)) => sheet,
+            None => return self.changed(),
+            Some(Err(error)) => return debug!(from = %peer.short(), %error, "a sheet is left"),
         };
         let (node, version) = (sheet.node(), sheet.version());
         let removed = self.removals.contains(node);
@@ -146,7 +148,8 @@ impl Core {
                 self.learn_sheet(sheet, peer);
             }
         }
-        self.send(peer, &Message::SheetAck { node, version });
+        let now = self.now.mono;
+        self.sheets.flood.took(peer, (node, version), now);
         self.handle_has_sheet(peer, node, version);
     }
 
@@ -170,8 +173,14 @@ impl Core {
         self.changed();
     }
 
-    /// A peer acknowledges a sheet; see [`Core::handle_record_ack`].
-    pub(super) fn handle_sheet_ack(&mut self, peer: NodeId, node: NodeId, version: RecordVersion) {
+    pub(super) fn handle_sheet_acks(&mut self, peer: NodeId, acks: &[(NodeId, RecordVersion)]) {
+        for (node, version) in acks {
+            self.handle_sheet_ack(peer, *node, *version);
+        }
+    }
+
+    /// A peer acknowledges a sheet; see [`Core::handle_record_acks`].
+    fn handle_sheet_ack(&mut self, peer: NodeId, node: NodeId, version: RecordVersion) {
         let mine = self.sheets.version_of(node, self.me);
         let older = mine.is_some_and(|mine| mine > version);
         if !older || self.budgets.pay(peer, RESENT, self.now.mono) {
@@ -254,6 +263,9 @@ impl Core {
 
     /// Sends the sheets that are due now.
     pub(super) fn send_due_sheets(&mut self) {
+        for (peer, acks) in self.sheets.flood.acks_due(self.now.mono) {
+            self.send(peer, &Message::SheetAcks(acks));
+        }
         for (peer, due) in self.sheets.flood.due(self.now.mono) {
             match due {
                 Due::Summary if self.is_guest(peer) && self.sheets.flood.has_compared(peer) => {

@@ -87,6 +87,7 @@ impl Core {
             naming: Naming::default(),
             leaving: None,
             rotating: Rotating::default(),
+            quarantine: Quarantine::default(),
             removals: Removals::default(),
             removed: BTreeMap::new(),
             inquiries: Inquiries::default(),
@@ -110,13 +111,15 @@ impl Core {
         self.dialled = saved.dialled;
         self.restore_removed(&saved.removed, &membership.public);
         for bytes in &saved.records {
-            match Record::read(bytes, &membership.public, &self.removals) {
+            let read = || Record::read(bytes, &membership.public, &self.removals);
+            match self.quarantine.read(self.me, bytes, read) {
+                None => {}
                 // The save that made its removal durable still had the record.
-                Ok(record) if self.removals.contains(record.node()) => {}
-                Ok(record) => {
+                Some(Ok(record)) if self.removals.contains(record.node()) => {}
+                Some(Ok(record)) => {
                     self.records.insert(record.node(), record);
                 }
-                Err(error) => warn!(%error, "a saved record is left out"),
+                Some(Err(error)) => warn!(%error, "a saved record is left out"),
             }
         }
         self.membership = Some(membership);

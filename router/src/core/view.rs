@@ -116,6 +116,9 @@ pub struct View {
     pub turned_away: Vec<NodeId>,
     /// Who refuses this node because it missed one, and the epoch of the cluster.
     pub outdated: Option<(NodeId, u32)>,
+    /// How many records and sheets of members are left because reading them panicked; see
+    /// [`crate::mesh::quarantine`].
+    pub quarantined: u64,
     /// What this node is the heir of, but may not take yet; itself, after its disk was put back to an older copy.
     pub waiting: Vec<Waiting>,
     /// What the other members tell of their containers and Services; nobody has checked it.
@@ -149,6 +152,7 @@ impl View {
             secret: None,
             turned_away: Vec::new(),
             outdated: None,
+            quarantined: 0,
             waiting: Vec::new(),
             sheets: BTreeMap::new(),
             topology: Arc::default(),
@@ -225,6 +229,7 @@ impl Core {
         view.secret = self.secret_state();
         view.turned_away = self.rotating.turned_away.iter().copied().collect();
         view.outdated = self.rotating.outdated;
+        view.quarantined = self.quarantine.total();
         let waiting = self.inquiries.0.keys().map(|of| Waiting {
             of: *of,
             name: self.last_name(*of),

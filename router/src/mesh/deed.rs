@@ -363,6 +363,11 @@ pub const fn covers(outer: Block, inner: Block) -> bool {
     outer.contains(inner.first()) && outer.contains(inner.last())
 }
 
+/// Whether two blocks have offsets in common.
+pub const fn meet(one: Block, other: Block) -> bool {
+    one.first() <= other.last() && other.first() <= one.last()
+}
+
 /// Takes the offsets of `cut` out of `blocks`, halving what is only partly cut.
 pub fn subtract(blocks: &[Block], cut: Block) -> Vec<Block> {
     let mut left = Vec::with_capacity(blocks.len());

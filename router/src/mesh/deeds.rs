@@ -21,8 +21,8 @@ use weave_model::{Block, NodeId};
 use super::cluster::{ClusterKey, ClusterPublic};
 use super::codec::{Malformed, Reader, Writer};
 use super::deed::{
-    Deed, Donor, MAX_HANDS, MIN_BITS, Proofs, Version, covers, read_block, read_version, subtract,
-    write_block, write_version,
+    Deed, Donor, MAX_HANDS, MIN_BITS, Proofs, Version, covers, meet, read_block, read_version,
+    subtract, write_block, write_version,
 };
 use super::removal::Removals;
 use crate::keys::NodeKeys;
@@ -102,8 +102,10 @@ impl Deeds {
             let gifts = self.gifts.iter().map(|gift| &gift.deed);
             let others = gifts.chain(others.iter().copied());
             let others = others.map(|deed| (deed.block, deed.version));
-            let higher = others.chain(self.left.iter().copied());
-            for (block, _) in higher.filter(|(_, version)| *version > title.deed.version) {
+            let all = others.chain(self.left.iter().copied());
+            let own = title.deed;
+            let near = all.filter(|(block, _)| meet(own.block, *block));
+            for (block, _) in near.filter(|(_, version)| *version > own.version) {
                 left = subtract(&left, block);
             }
             for known in &blocks {
@@ -113,6 +115,13 @@ impl Deeds {
         }
         blocks.sort_unstable();
         blocks
+    }
+
+    /// Whether a block has addresses in common with a title of this node.
+    pub fn meets(&self, block: Block) -> bool {
+        self.titles
+            .iter()
+            .any(|title| meet(title.deed.block, block))
     }
 
     /// The deeds that prove `blocks`, titles and chains, for the record.

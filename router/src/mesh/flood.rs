@@ -9,12 +9,16 @@
 //! and so does a pause: what a peer never acknowledges, whatever the reason, costs time and holds up nothing.
 //!
 //! Among many a record comes to each from several sides. So there it is passed on a moment later ([`Flood::set_pace`]),
-//! and not to those from whom it came meanwhile: half of what would be sent twice is saved.
+//! and not to those from whom it came meanwhile: half of what would be sent twice is saved. Acknowledgements wait as
+//! long, so that several share a datagram.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use weave_model::NodeId;
+
+use super::message::MAX_ACKS;
+use super::record::RecordVersion;
 
 const FIRST_RETRY: Duration = Duration::from_millis(300);
 const LAST_RETRY: Duration = Duration::from_secs(5);
@@ -57,6 +61,8 @@ struct Peer {
     /// How many may be sent before an acknowledgement; when there is none, from when on there is all of it again.
     room: usize,
     refill: Instant,
+    /// Its place in the queue of peers: nothing is due before, something may be due later only.
+    due: Instant,
 }
 
 impl Peer {
@@ -68,6 +74,7 @@ impl Peer {
             queue: BTreeSet::new(),
             room: WINDOW,
             refill: now,
+            due: now,
         }
     }
 
@@ -123,9 +130,12 @@ pub enum Due {
 #[derive(Debug, Default)]
 pub struct Flood {
     peers: BTreeMap<NodeId, Peer>,
+    /// Each peer by when something may be due to it, so that an acknowledgement costs no look at all the others.
+    queue: BTreeSet<(Instant, NodeId)>,
+    /// What is to be acknowledged, to whom, and by when.
+    acks: BTreeMap<NodeId, Vec<(NodeId, RecordVersion)>>,
+    acks_at: Option<Instant>,
     pace: Duration,
-    /// Nothing is due before; something may be due later only.
-    next: Option<Instant>,
 }
 
 impl Flood {
@@ -147,14 +157,16 @@ impl Flood {
 
     /// A session came up, anew or again.
     pub fn up(&mut self, peer: NodeId, now: Instant) {
+        self.down(peer);
         self.peers.insert(peer, Peer::new(now));
-        self.wake(now);
+        self.queue.insert((now, peer));
     }
 
     /// A session is gone.
     pub fn down(&mut self, peer: NodeId) {
-        self.peers.remove(&peer);
-        self.next = self.earliest();
+        if let Some(state) = self.peers.remove(&peer) {
+            self.queue.remove(&(state.due, peer));
+        }
     }
 
     /// A record is new here: every peer but `except` and its own node must have it.
@@ -163,9 +175,10 @@ impl Flood {
         for (peer, state) in &mut self.peers {
             if Some(*peer) != except && *peer != record {
                 state.put(record, Retry::now(at));
+                let at = state.poll_timeout();
+                wake(&mut self.queue, (*peer, state), at);
             }
         }
-        self.wake(at);
     }
 
     /// One peer lacks a record.
@@ -174,7 +187,8 @@ impl Flood {
             && !state.records.contains_key(&record)
         {
             state.put(record, Retry::now(now));
-            self.wake(now);
+            let at = state.poll_timeout();
+            wake(&mut self.queue, (peer, state), at);
         }
     }
 
@@ -189,7 +203,7 @@ impl Flood {
             }
             // Another one may have its turn.
             let at = state.poll_timeout();
-            self.wake(at);
+            wake(&mut self.queue, (peer, state), at);
         }
     }
 
@@ -197,6 +211,28 @@ impl Flood {
     pub fn forget(&mut self, record: NodeId) {
         let peers: Vec<NodeId> = self.peers.keys().copied().collect();
         peers.into_iter().for_each(|peer| self.has(peer, record));
+    }
+
+    /// A record came from a peer, and that one or a newer one is here: the peer is told so.
+    pub fn took(&mut self, peer: NodeId, entry: (NodeId, RecordVersion), now: Instant) {
+        let acks = self.acks.entry(peer).or_default();
+        acks.push(entry);
+        let full = acks.len() >= MAX_ACKS;
+        let at = if full { now } else { now + self.pace };
+        self.acks_at = Some(self.acks_at.map_or(at, |before| before.min(at)));
+    }
+
+    /// The acknowledgements to send now, and to whom; as many as fit a message in each.
+    pub fn acks_due(&mut self, now: Instant) -> Vec<(NodeId, Vec<(NodeId, RecordVersion)>)> {
+        if self.acks_at.take_if(|at| *at <= now).is_none() {
+            return Vec::new();
+        }
+        let all = std::mem::take(&mut self.acks).into_iter();
+        let messages = all.flat_map(|(peer, acks)| {
+            let messages: Vec<_> = acks.chunks(MAX_ACKS).map(<[_]>::to_vec).collect();
+            messages.into_iter().map(move |acks| (peer, acks))
+        });
+        messages.collect()
     }
 
     /// A peer's summary came: it heard ours, or will with the answer.
@@ -213,33 +249,37 @@ impl Flood {
     /// What is to be sent now, and to whom.
     pub fn due(&mut self, now: Instant) -> Vec<(NodeId, Due)> {
         let mut due = Vec::new();
-        if self.next.is_none_or(|next| now < next) {
-            return due;
-        }
-        for (peer, state) in &mut self.peers {
+        while let Some(&(_, peer)) = self.queue.first().filter(|(at, _)| *at <= now) {
+            self.queue.pop_first();
+            let Some(state) = self.peers.get_mut(&peer) else {
+                continue;
+            };
             if now >= state.summary.next {
                 state.summary.again(now);
-                due.push((*peer, Due::Summary));
+                due.push((peer, Due::Summary));
             }
             while let Some(record) = state.next_due(now) {
-                due.push((*peer, Due::Record(record)));
+                due.push((peer, Due::Record(record)));
             }
+            state.due = state.poll_timeout();
+            self.queue.insert((state.due, peer));
         }
-        self.next = self.earliest();
         due
     }
 
-    /// When [`Flood::due`] may have something.
-    pub const fn poll_timeout(&self) -> Option<Instant> {
-        self.next
+    /// When [`Flood::due`] or [`Flood::acks_due`] may have something.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let next = self.queue.first().map(|(at, _)| *at);
+        next.into_iter().chain(self.acks_at).min()
     }
+}
 
-    fn wake(&mut self, at: Instant) {
-        self.next = Some(self.next.map_or(at, |next| next.min(at)));
-    }
-
-    fn earliest(&self) -> Option<Instant> {
-        self.peers.values().map(Peer::poll_timeout).min()
+/// Something is due to a peer at `at`, if nothing was before.
+fn wake(queue: &mut BTreeSet<(Instant, NodeId)>, (peer, state): (NodeId, &mut Peer), at: Instant) {
+    if at < state.due {
+        queue.remove(&(state.due, peer));
+        state.due = at;
+        queue.insert((at, peer));
     }
 }
 
@@ -267,6 +307,32 @@ mod tests {
         flood.has(B, C);
         assert_eq!(flood.due(now + LAST_RETRY), []);
         assert_eq!(flood.poll_timeout(), Some(now + SUMMARY_INTERVAL));
+    }
+
+    #[test]
+    fn among_many_acknowledgements_share_a_datagram() {
+        let now = Instant::now();
+        let mut flood = Flood::default();
+        let entry = |n| (NodeId::from_bytes([n; 32]), RecordVersion::default());
+        flood.took(A, entry(1), now);
+        assert_eq!(
+            flood.acks_due(now),
+            [(A, vec![entry(1)])],
+            "among few at once"
+        );
+        let pace = Duration::from_millis(30);
+        flood.set_pace(pace);
+        flood.took(A, entry(1), now);
+        flood.took(B, entry(1), now);
+        flood.took(A, entry(2), now + pace / 2);
+        assert_eq!(flood.acks_due(now + pace / 2), []);
+        assert_eq!(flood.poll_timeout(), Some(now + pace));
+        let due = [(A, vec![entry(1), entry(2)]), (B, vec![entry(1)])];
+        assert_eq!(flood.acks_due(now + pace), due);
+        assert_eq!(flood.poll_timeout(), None);
+        (0..MAX_ACKS).for_each(|_| flood.took(C, entry(3), now));
+        let full = [(C, vec![entry(3); MAX_ACKS])];
+        assert_eq!(flood.acks_due(now), full, "a full one waits for nothing");
     }
 
     #[test]

@@ -54,11 +54,14 @@ pub struct Links {
     /// What is to be told next, and when.
     next: Option<(Instant, BTreeMap<[u8; END], Link>)>,
     peers: BTreeMap<NodeId, Peer>,
+    /// Who lacks the newest table, by when it is sent next.
+    late: BTreeSet<(Instant, NodeId)>,
 }
 
 impl Links {
     /// A session with a peer came up that may know nothing of this node.
     pub fn up(&mut self, peer: NodeId, now: Instant) {
+        self.down(peer);
         let fresh = Peer {
             has: 0,
             next: now,
@@ -68,11 +71,16 @@ impl Links {
             table: BTreeMap::new(),
         };
         self.peers.insert(peer, fresh);
+        if self.version > 0 {
+            self.late.insert((now, peer));
+        }
     }
 
     /// The session is gone, and with it what the peer said.
     pub fn down(&mut self, peer: NodeId) {
-        self.peers.remove(&peer);
+        if let Some(state) = self.peers.remove(&peer) {
+            self.late.remove(&(state.next, peer));
+        }
     }
 
     /// Says whom this node reaches now. It is told when the time has come.
@@ -100,8 +108,11 @@ impl Links {
 
     /// A peer acknowledged a version of this node's table.
     pub fn acknowledged(&mut self, peer: NodeId, version: u64) {
-        if let Some(peer) = self.peers.get_mut(&peer) {
-            peer.has = peer.has.max(version.min(self.version));
+        if let Some(state) = self.peers.get_mut(&peer) {
+            state.has = state.has.max(version.min(self.version));
+            if state.has == self.version {
+                self.late.remove(&(state.next, peer));
+            }
         }
     }
 
@@ -144,16 +155,20 @@ impl Links {
             self.own = table;
             self.version += 1;
             self.told = Some(now);
-            for peer in self.peers.values_mut() {
+            self.late.clear();
+            for (id, peer) in &mut self.peers {
                 (peer.next, peer.wait) = (now, RETRY);
+                self.late.insert((now, *id));
             }
         }
         let mut to = BTreeSet::new();
-        for (id, peer) in &mut self.peers {
-            if peer.has < self.version && peer.next <= now {
+        while let Some(&(_, id)) = self.late.first().filter(|(at, _)| *at <= now) {
+            self.late.pop_first();
+            if let Some(peer) = self.peers.get_mut(&id) {
                 peer.next = now + peer.wait;
                 peer.wait = (peer.wait * 2).min(LAST_RETRY);
-                to.insert(*id);
+                self.late.insert((peer.next, id));
+                to.insert(id);
             }
         }
         (!to.is_empty()).then(|| (self.version, self.own.values().copied().collect(), to))
@@ -161,10 +176,9 @@ impl Links {
 
     /// When [`Links::due`] has something.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let version = self.version;
-        let late = self.peers.values().filter(|peer| peer.has < version);
         let next = self.next.as_ref().map(|(at, _)| *at);
-        late.map(|peer| peer.next).chain(next).min()
+        let late = self.late.first().map(|(at, _)| *at);
+        next.into_iter().chain(late).min()
     }
 }
 

@@ -27,6 +27,9 @@ pub const MAX_LINKS: usize = (MAX_BODY - 9) / LINK;
 /// Bytes of an entry: the node, microseconds, thousandths.
 const LINK: usize = END + 4 + 2;
 
+/// The most acknowledgements in one message, which fits one datagram: of each the node and the version.
+pub const MAX_ACKS: usize = (MAX_BODY - 1) / 48;
+
 /// The highest first byte that is the mesh's.
 pub const LAST_KIND: u8 = 31;
 
@@ -34,7 +37,7 @@ const PING: u8 = 1;
 const PONG: u8 = 2;
 const PART: u8 = 3;
 const RECORD: u8 = 4;
-const RECORD_ACK: u8 = 5;
+const RECORD_ACKS: u8 = 5;
 const SUMMARY: u8 = 6;
 const DEED_REQUEST: u8 = 7;
 const DEED_GRANT: u8 = 8;
@@ -48,7 +51,7 @@ const DEED_TESTIMONY: u8 = 15;
 const DIGEST: u8 = 16;
 const SHEET_DIGEST: u8 = 17;
 const SHEET: u8 = 21;
-const SHEET_ACK: u8 = 22;
+const SHEET_ACKS: u8 = 22;
 const SHEET_SUMMARY: u8 = 23;
 const SECRET: u8 = 29;
 
@@ -97,13 +100,8 @@ pub enum Message {
     },
     /// A node record, or the removal that takes its place, as it was signed.
     Record(Vec<u8>),
-    /// "I have this record, or a newer one."
-    RecordAck {
-        /// Whose record.
-        node: NodeId,
-        /// The version it has.
-        version: RecordVersion,
-    },
+    /// "These records I have, or newer ones": whose, and which; at most [`MAX_ACKS`].
+    RecordAcks(Vec<(NodeId, RecordVersion)>),
     /// "This is the sum of the records that I have." Drawn by it: the same, or a summary of what differs.
     Digest {
         /// It answers a digest, so it wants no answer.
@@ -170,13 +168,8 @@ pub enum Message {
     DeedTestimony(Testimony),
     /// A node's sheet, as it was signed.
     Sheet(Vec<u8>),
-    /// "I have this sheet, or a newer one."
-    SheetAck {
-        /// Whose sheet.
-        node: NodeId,
-        /// The version it has.
-        version: RecordVersion,
-    },
+    /// The same of sheets.
+    SheetAcks(Vec<(NodeId, RecordVersion)>),
     /// The same of sheets.
     SheetDigest {
         /// It answers a digest, so it wants no answer.
@@ -260,7 +253,7 @@ impl Message {
     fn encode_flooded<'a>(&self, out: &'a mut Writer) -> &'a mut Writer {
         match self {
             Self::Record(bytes) => out.u8(RECORD).bytes(bytes),
-            Self::RecordAck { node, version } => entry(out.u8(RECORD_ACK), *node, *version),
+            Self::RecordAcks(acks) => entries(out.u8(RECORD_ACKS), acks),
             Self::Digest { answer, sums } => digest(out, DIGEST, *answer, sums),
             Self::SheetDigest { answer, sums } => digest(out, SHEET_DIGEST, *answer, sums),
             Self::Summary {
@@ -269,7 +262,7 @@ impl Message {
                 records,
             } => summary(out, SUMMARY, (*answer, *buckets), records),
             Self::Sheet(bytes) => out.u8(SHEET).bytes(bytes),
-            Self::SheetAck { node, version } => entry(out.u8(SHEET_ACK), *node, *version),
+            Self::SheetAcks(acks) => entries(out.u8(SHEET_ACKS), acks),
             Self::SheetSummary {
                 answer,
                 buckets,
@@ -312,7 +305,7 @@ impl Message {
             LINKS_ACK => Self::LinksAck {
                 version: reader.u64()?,
             },
-            RECORD | RECORD_ACK | SUMMARY | DIGEST | SHEET | SHEET_ACK | SHEET_SUMMARY
+            RECORD | RECORD_ACKS | SUMMARY | DIGEST | SHEET | SHEET_ACKS | SHEET_SUMMARY
             | SHEET_DIGEST => Self::decode_flooded(kind, &mut reader)?,
             SECRET => Self::Secret(HandedOn::read(&mut reader)?),
             DEED_REQUEST..=DEED_REFUSAL | OFFICE..=DEED_TESTIMONY => {
@@ -330,14 +323,8 @@ impl Message {
         Ok(match kind {
             RECORD if len <= MAX_RECORD => Self::Record(reader.bytes(len)?.to_vec()),
             SHEET if len <= MAX_SHEET => Self::Sheet(reader.bytes(len)?.to_vec()),
-            RECORD_ACK => {
-                let (node, version) = read_entry(reader)?;
-                Self::RecordAck { node, version }
-            }
-            SHEET_ACK => {
-                let (node, version) = read_entry(reader)?;
-                Self::SheetAck { node, version }
-            }
+            RECORD_ACKS => Self::RecordAcks(read_all(reader, MAX_ACKS, read_entry)?),
+            SHEET_ACKS => Self::SheetAcks(read_all(reader, MAX_ACKS, read_entry)?),
             DIGEST => Self::Digest {
                 answer: reader.u8()? != 0,
                 sums: read_sums(reader)?,
@@ -404,6 +391,13 @@ fn entry(out: &mut Writer, node: NodeId, version: RecordVersion) -> &mut Writer 
     out.bytes(node.as_bytes())
         .u64(version.boot)
         .u64(version.counter)
+}
+
+fn entries<'a>(out: &'a mut Writer, all: &[(NodeId, RecordVersion)]) -> &'a mut Writer {
+    all.iter().for_each(|(node, version)| {
+        entry(out, *node, *version);
+    });
+    out
 }
 
 fn digest<'a>(out: &'a mut Writer, kind: u8, answer: bool, sums: &Sums) -> &'a mut Writer {
@@ -508,8 +502,7 @@ mod tests {
                 }
             }),
             any::<Vec<u8>>().prop_map(Message::Record),
-            (node.clone(), version.clone())
-                .prop_map(|(node, version)| Message::RecordAck { node, version }),
+            (node.clone(), version.clone()).prop_map(|ack| Message::RecordAcks(vec![ack])),
             (
                 any::<(bool, u64)>(),
                 proptest::collection::vec((node.clone(), version.clone()), 0..5)
@@ -528,8 +521,7 @@ mod tests {
                 sums: Box::new([7; BUCKETS])
             }),
             any::<Vec<u8>>().prop_map(Message::Sheet),
-            (node.clone(), version.clone())
-                .prop_map(|(node, version)| Message::SheetAck { node, version }),
+            (node.clone(), version.clone()).prop_map(|ack| Message::SheetAcks(vec![ack; MAX_ACKS])),
             (
                 any::<(bool, u64)>(),
                 proptest::collection::vec((node, version), 0..5)

@@ -115,6 +115,8 @@ struct Peer {
 pub struct Paths {
     peers: BTreeMap<NodeId, Peer>,
     last_id: u64,
+    /// Nothing is due before; something may be due later only.
+    next: Option<Instant>,
 }
 
 impl Paths {
@@ -124,6 +126,7 @@ impl Paths {
             .entry(peer)
             .or_insert_with(|| Peer::new(way, now))
             .next = now;
+        self.wake(now);
         self.moved(peer, way, now);
     }
 
@@ -138,12 +141,16 @@ impl Paths {
             };
             state.take(way, reason, now);
             state.next = now;
+            self.wake(now);
         }
     }
 
     /// The session is gone.
     pub fn down(&mut self, peer: NodeId) {
         self.peers.remove(&peer);
+        if self.peers.is_empty() {
+            self.next = None;
+        }
     }
 
     /// Says which other ways there are to a peer, the likeliest first.
@@ -159,6 +166,8 @@ impl Paths {
                     known.push(Measure::new(way));
                 }
             }
+            let next = state.poll_timeout();
+            self.wake(next);
         }
     }
 
@@ -174,6 +183,7 @@ impl Paths {
                 next: now,
                 alarm,
             });
+            self.wake(now);
         }
     }
 
@@ -195,12 +205,17 @@ impl Paths {
             state.next = now + state.interval();
         }
         let switch = state.decide(peer, now);
+        let next = state.poll_timeout();
+        self.wake(next);
         Some(switch)
     }
 
     /// The pings to send now, and the ways to take.
     pub fn due(&mut self, now: Instant) -> (Vec<Ask>, Vec<Switch>) {
         let (mut asks, mut switches) = (Vec::new(), Vec::new());
+        if self.next.is_none_or(|next| now < next) {
+            return (asks, switches);
+        }
         for (id, peer) in &mut self.peers {
             let mut chosen = Vec::new();
             let alarm = peer.doubt_due(now, &mut chosen);
@@ -220,19 +235,17 @@ impl Paths {
             }
             switches.extend(peer.decide(*id, now));
         }
+        self.next = self.peers.values().map(Peer::poll_timeout).min();
         (asks, switches)
     }
 
-    /// When [`Paths::due`] has something.
-    pub fn poll_timeout(&self) -> Option<Instant> {
-        let next = |peer: &Peer| {
-            let doubt = peer.doubt.filter(|doubt| !doubt.is_over());
-            let back =
-                (!peer.active.is_direct() && !peer.direct.is_empty()).then_some(peer.try_direct);
-            let doubt = doubt.map(|doubt| doubt.next);
-            doubt.into_iter().chain(back).fold(peer.next, Instant::min)
-        };
-        self.peers.values().map(next).min()
+    /// When [`Paths::due`] may have something.
+    pub const fn poll_timeout(&self) -> Option<Instant> {
+        self.next
+    }
+
+    fn wake(&mut self, at: Instant) {
+        self.next = Some(self.next.map_or(at, |next| next.min(at)));
     }
 
     /// The smoothed round-trip time of the way in use.
@@ -290,6 +303,15 @@ impl Peer {
             needed: NEEDED,
             returned: None,
         }
+    }
+
+    /// When something of this peer is due.
+    fn poll_timeout(&self) -> Instant {
+        let doubt = self.doubt.filter(|doubt| !doubt.is_over());
+        let doubt = doubt.map(|doubt| doubt.next);
+        let back = !self.active.is_direct() && !self.direct.is_empty();
+        let back = back.then_some(self.try_direct);
+        doubt.into_iter().chain(back).fold(self.next, Instant::min)
     }
 
     /// All ways that were offered.

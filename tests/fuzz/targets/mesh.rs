@@ -125,7 +125,7 @@ fn way_messages() -> [Message; 4] {
 fn flooded_messages(node: NodeId, version: RecordVersion) -> [Message; 7] {
     [
         Message::Record(own_record().bytes().to_vec()),
-        Message::RecordAck { node, version },
+        Message::RecordAcks(vec![(node, version)]),
         Message::Digest {
             answer: false,
             sums: Box::new([5; BUCKETS]),
@@ -135,7 +135,7 @@ fn flooded_messages(node: NodeId, version: RecordVersion) -> [Message; 7] {
             buckets: Buckets::ALL,
             records: vec![(node, version)],
         },
-        Message::SheetAck { node, version },
+        Message::SheetAcks(vec![(node, version); 2]),
         Message::SheetDigest {
             answer: true,
             sums: Box::new([5; BUCKETS]),

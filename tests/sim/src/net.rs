@@ -61,7 +61,8 @@ pub struct Net {
     pub seen: Vec<(usize, SocketAddr, Vec<u8>)>,
     /// Datagrams are kept in `seen`.
     pub watched: bool,
-    /// Nothing is kept that costs memory for each datagram or save: no disk to start from, no counters to compare.
+    /// Nothing is kept that costs memory or time for each datagram or save: no disk to start from, no counters to compare,
+    /// no trace.
     pub frugal: bool,
     /// How many datagrams and bytes were sent.
     pub sent: (u64, u64),
@@ -493,7 +494,9 @@ impl Net {
         let Some((_, seq, bytes)) = node.saving.take_if(|saving| saving.0 <= now.mono) else {
             return;
         };
-        bytes.hash(&mut self.trace);
+        if !self.frugal {
+            bytes.hash(&mut self.trace);
+        }
         if node.disk_full {
             let core = node.core.as_mut().unwrap();
             core.handle_persist_failed(seq, "No space left on device", now);
@@ -558,7 +561,12 @@ impl Net {
                 }
                 CoreEvent::Persist { seq, bytes } => {
                     assert!(node.saving.is_none(), "one save at a time");
-                    node.saving = Some((self.now.mono + disk, seq, bytes.to_vec()));
+                    let bytes = if self.frugal {
+                        Vec::new()
+                    } else {
+                        bytes.to_vec()
+                    };
+                    node.saving = Some((self.now.mono + disk, seq, bytes));
                 }
                 CoreEvent::Reply { id, result } => {
                     assert!(
@@ -658,8 +666,10 @@ impl Net {
             return;
         }
         self.events += 1;
-        (self.age().as_nanos() as u64, packet.from, packet.to).hash(&mut self.trace);
-        packet.bytes.hash(&mut self.trace);
+        if !self.frugal {
+            (self.age().as_nanos() as u64, packet.from, packet.to).hash(&mut self.trace);
+            packet.bytes.hash(&mut self.trace);
+        }
         let from = self.nodes[packet.from].address;
         self.take(packet.to, packet.bytes, from.into());
         if self.nodes[packet.to].core.is_some() {

@@ -24,8 +24,8 @@ const MUTANTS: [(&str, &str, &str, &str, u32); 5] = [
     (
         "no version",
         "router/src/mesh/deeds.rs",
-        "*version > title.deed.version",
-        "(*version > title.deed.version || MUTANT)",
+        "*version > own.version",
+        "(*version > own.version || MUTANT)",
         60,
     ),
     (

@@ -128,7 +128,7 @@ fn a_member_that_claims_a_version_puts_nobody_in_doubt() {
             records,
         };
         hand(&mut net, 1, 0, &summary);
-        hand(&mut net, 1, 0, &Message::RecordAck { node, version });
+        hand(&mut net, 1, 0, &Message::RecordAcks(vec![(node, version)]));
         hand(&mut net, 1, 0, &Message::Record(forged.clone()));
         net.pump(0);
         net.run(Duration::from_secs(5));

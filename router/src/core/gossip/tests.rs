@@ -1,0 +1,76 @@
+use rand::SeedableRng;
+
+use super::*;
+use crate::core::Config;
+use crate::core::command::Command;
+use crate::core::dialled::Discovery;
+use crate::keys::NodeKeys;
+use crate::mesh::cluster::ClusterKey;
+use crate::mesh::record::tests::content;
+use crate::time::Now;
+use weave_model::Suite;
+
+const PEER: NodeId = NodeId::from_bytes([1; 32]);
+
+/// A cluster of one, and its key.
+fn alone() -> (Core, ClusterKey) {
+    let config = Config {
+        name: "host1".parse().unwrap(),
+        suites: vec![Suite::ChaCha20Poly1305],
+        preferred: Suite::ChaCha20Poly1305,
+        discovery: Discovery::On,
+        lanes: 1,
+    };
+    let now = Now {
+        mono: std::time::Instant::now(),
+        wall: Duration::from_secs(1_700_000_000),
+    };
+    let mut core = Core::new(config, None, [7; 32], now).unwrap();
+    let (v4, v6) = ("10.32.0.0/16".parse().unwrap(), None);
+    core.handle_command(1, Command::Init { v4, v6 }, now);
+    while let Some(event) = core.poll_event() {
+        if let CoreEvent::Persist { seq, .. } = event {
+            core.handle_persisted(seq, now);
+        }
+    }
+    let key = core.membership.as_ref().and_then(|own| own.key.as_ref());
+    let key = ClusterKey::from_bytes(&key.unwrap().to_bytes());
+    (core, key)
+}
+
+#[test]
+fn a_record_that_panics_is_left_and_the_next_one_is_taken() {
+    let (mut core, key) = alone();
+    let node = NodeKeys::generate(&mut rand::rngs::StdRng::seed_from_u64(2));
+    let record = |counter| {
+        let version = RecordVersion { boot: 5, counter };
+        let nothing = Content {
+            version,
+            deeds: vec![],
+            blocks: vec![],
+            ..content(&node, &key)
+        };
+        nothing.sign(&node, &key.public()).unwrap()
+    };
+    let [bad, next] = [1, 2].map(record);
+    core.quarantine.fault = Some(bad.bytes().to_vec());
+    let from = Way::Direct(SocketAddr::from(([192, 0, 2, 1], 6783)));
+    let tell = |core: &mut Core, record: &Record| {
+        let message = Message::Record(record.bytes().to_vec());
+        core.handle_message(PEER, &message.encode(), from);
+        core.flood.acks_due(core.now.mono)
+    };
+    for _ in 0..3 {
+        assert_eq!(tell(&mut core, &bad), [], "it is not acknowledged");
+    }
+    assert_eq!(core.known_version(node.id()), None);
+    assert_eq!(core.view().quarantined, 1, "read once");
+    let entry = (node.id(), next.version);
+    assert_eq!(tell(&mut core, &next), [(PEER, vec![entry])]);
+    assert_eq!(core.known_version(node.id()), Some(next.version));
+    assert_eq!(
+        tell(&mut core, &bad),
+        [(PEER, vec![(node.id(), bad.version)])],
+        "it is old now"
+    );
+}
