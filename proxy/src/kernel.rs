@@ -8,13 +8,13 @@
 use std::io;
 use std::sync::Arc;
 
-use weave_linux::conntrack::flows::Conntrack;
+use weave_linux::conntrack::flows::{Conntrack, To};
 use weave_linux::nft::{self, Batch, Expected, Seen, Socket};
 use weave_model::Protocol;
 
 use crate::facts::Facts;
 use crate::rules::Rules;
-use crate::stale::{Answers, concerns_udp};
+use crate::stale::{Answers, places};
 use crate::table::{Diff, Table};
 
 /// Why the kernel does not do what the table says.
@@ -50,6 +50,8 @@ pub struct Kernel {
     rules: Option<Rules>,
     /// The number of the host's rule sets when ours was right; 0, which no number is, when it is not.
     generation: u32,
+    /// Stale flows could not be forgotten.
+    behind: bool,
 }
 
 impl Kernel {
@@ -65,6 +67,7 @@ impl Kernel {
             table: Arc::default(),
             rules: None,
             generation: 0,
+            behind: false,
         })
     }
 
@@ -91,9 +94,12 @@ impl Kernel {
             Some(_) => self.remake()?,
             None => self.adopt()?,
         };
-        if done != Done::Kept && (concerns_udp(diff) || done == Done::Remade) {
-            self.forget_stale()?;
-        }
+        let places = match done {
+            Done::Kept => Vec::new(),
+            Done::Changed => places(diff),
+            Done::Remade => vec![To::Any],
+        };
+        self.forget_stale(&places)?;
         Ok(done)
     }
 
@@ -102,6 +108,9 @@ impl Kernel {
     /// # Errors
     /// When the kernel's rules cannot be read or made.
     pub fn look_after(&mut self) -> Result<Done, Error> {
+        if self.behind {
+            self.forget_stale(&[To::Any])?;
+        }
         let generation = self.nft.generation()?;
         if generation == self.generation {
             return Ok(Done::Kept);
@@ -131,19 +140,27 @@ impl Kernel {
         }
     }
 
-    /// Makes the kernel forget all UDP flows that go to nobody who serves.
-    fn forget_stale(&self) -> Result<(), Error> {
+    /// Makes the kernel forget the UDP flows to these places that nobody answers who serves there.
+    fn forget_stale(&mut self, places: &[To]) -> Result<(), Error> {
+        if places.is_empty() {
+            return Ok(());
+        }
+        self.behind = true;
         let answers = Answers::of(&self.table, &self.facts);
-        let stale = self
-            .conntrack
-            .flows(Protocol::Udp.number(), |flow| answers.is_stale(flow))
-            .map_err(Error::Flows)?;
-        for flow in &stale {
-            self.conntrack.forget(flow).map_err(Error::Flows)?;
+        for to in places {
+            let stale = self
+                .conntrack
+                .flows(Protocol::Udp.number(), *to, |flow| answers.is_stale(flow))
+                .map_err(Error::Flows)?;
+            for flow in &stale.flows {
+                self.conntrack.forget(flow).map_err(Error::Flows)?;
+            }
+            if !stale.flows.is_empty() {
+                let (flows, read) = (stale.flows.len(), stale.read);
+                tracing::debug!(flows, read, "stale flows are forgotten");
+            }
         }
-        if !stale.is_empty() {
-            tracing::debug!(flows = stale.len(), "stale flows are forgotten");
-        }
+        self.behind = false;
         Ok(())
     }
 
