@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use weave_linux::conntrack::flows::{Conntrack, To};
 use weave_linux::nft::{self, Batch, Expected, Seen, Socket};
+use weave_linux::sysctl;
 use weave_model::Protocol;
 
 use crate::facts::Facts;
@@ -55,11 +56,12 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// Opens what is needed; changes nothing.
+    /// Opens what is needed. The only thing it changes is how long half-closed connections are followed.
     ///
     /// # Errors
     /// When the kernel lacks nftables or connection tracking.
     pub fn open() -> io::Result<Self> {
+        follow_half_closed();
         Ok(Self {
             nft: Socket::open()?,
             conntrack: Conntrack::open()?,
@@ -234,5 +236,24 @@ impl Kernel {
     fn expected(&self) -> (Rules, Expected) {
         let (rules, batch): (Rules, Batch) = Rules::new(&self.table, &self.facts);
         (rules, Expected::of(&batch))
+    }
+}
+
+/// How long a connection is followed of which one side has sent its end, and nothing comes any more.
+const CLOSE_WAIT: &str = "net/netfilter/nf_conntrack_tcp_timeout_close_wait";
+/// As kube-proxy has it, in seconds. The kernel forgets such a connection after a minute; then nobody translates what the
+/// other side still has to say, as where it works for longer on a request that has ended.
+const AN_HOUR: u32 = 3600;
+
+/// Has the kernel follow half-closed connections for an hour, unless it does so for longer.
+fn follow_half_closed() {
+    let seconds = sysctl::read(CLOSE_WAIT).map(|text| text.parse::<u32>().unwrap_or(AN_HOUR));
+    let written = match seconds {
+        Ok(AN_HOUR..) => Ok(()),
+        Ok(_) => sysctl::write(CLOSE_WAIT, &AN_HOUR.to_string()),
+        Err(error) => Err(error),
+    };
+    if let Err(error) = written {
+        tracing::warn!(%error, "half-closed connections to Services break after a minute of silence");
     }
 }
