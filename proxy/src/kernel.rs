@@ -8,13 +8,14 @@
 use std::io;
 use std::sync::Arc;
 
-use weave_linux::conntrack::flows::Conntrack;
+use weave_linux::conntrack::flows::{Conntrack, To};
 use weave_linux::nft::{self, Batch, Expected, Seen, Socket};
+use weave_linux::sysctl;
 use weave_model::Protocol;
 
 use crate::facts::Facts;
 use crate::rules::Rules;
-use crate::stale::{Answers, concerns_udp};
+use crate::stale::{Answers, places};
 use crate::table::{Diff, Table};
 
 /// Why the kernel does not do what the table says.
@@ -50,14 +51,17 @@ pub struct Kernel {
     rules: Option<Rules>,
     /// The number of the host's rule sets when ours was right; 0, which no number is, when it is not.
     generation: u32,
+    /// Stale flows could not be forgotten.
+    behind: bool,
 }
 
 impl Kernel {
-    /// Opens what is needed; changes nothing.
+    /// Opens what is needed. The only thing it changes is how long half-closed connections are followed.
     ///
     /// # Errors
     /// When the kernel lacks nftables or connection tracking.
     pub fn open() -> io::Result<Self> {
+        follow_half_closed();
         Ok(Self {
             nft: Socket::open()?,
             conntrack: Conntrack::open()?,
@@ -65,6 +69,7 @@ impl Kernel {
             table: Arc::default(),
             rules: None,
             generation: 0,
+            behind: false,
         })
     }
 
@@ -91,9 +96,12 @@ impl Kernel {
             Some(_) => self.remake()?,
             None => self.adopt()?,
         };
-        if done != Done::Kept && (concerns_udp(diff) || done == Done::Remade) {
-            self.forget_stale()?;
-        }
+        let places = match done {
+            Done::Kept => Vec::new(),
+            Done::Changed => places(diff),
+            Done::Remade => vec![To::Any],
+        };
+        self.forget_stale(&places)?;
         Ok(done)
     }
 
@@ -102,6 +110,9 @@ impl Kernel {
     /// # Errors
     /// When the kernel's rules cannot be read or made.
     pub fn look_after(&mut self) -> Result<Done, Error> {
+        if self.behind {
+            self.forget_stale(&[To::Any])?;
+        }
         let generation = self.nft.generation()?;
         if generation == self.generation {
             return Ok(Done::Kept);
@@ -131,19 +142,27 @@ impl Kernel {
         }
     }
 
-    /// Makes the kernel forget all UDP flows that go to nobody who serves.
-    fn forget_stale(&self) -> Result<(), Error> {
+    /// Makes the kernel forget the UDP flows to these places that nobody answers who serves there.
+    fn forget_stale(&mut self, places: &[To]) -> Result<(), Error> {
+        if places.is_empty() {
+            return Ok(());
+        }
+        self.behind = true;
         let answers = Answers::of(&self.table, &self.facts);
-        let stale = self
-            .conntrack
-            .flows(Protocol::Udp.number(), |flow| answers.is_stale(flow))
-            .map_err(Error::Flows)?;
-        for flow in &stale {
-            self.conntrack.forget(flow).map_err(Error::Flows)?;
+        for to in places {
+            let stale = self
+                .conntrack
+                .flows(Protocol::Udp.number(), *to, |flow| answers.is_stale(flow))
+                .map_err(Error::Flows)?;
+            for flow in &stale.flows {
+                self.conntrack.forget(flow).map_err(Error::Flows)?;
+            }
+            if !stale.flows.is_empty() {
+                let (flows, read) = (stale.flows.len(), stale.read);
+                tracing::debug!(flows, read, "stale flows are forgotten");
+            }
         }
-        if !stale.is_empty() {
-            tracing::debug!(flows = stale.len(), "stale flows are forgotten");
-        }
+        self.behind = false;
         Ok(())
     }
 
@@ -217,5 +236,24 @@ impl Kernel {
     fn expected(&self) -> (Rules, Expected) {
         let (rules, batch): (Rules, Batch) = Rules::new(&self.table, &self.facts);
         (rules, Expected::of(&batch))
+    }
+}
+
+/// How long a connection is followed of which one side has sent its end, and nothing comes any more.
+const CLOSE_WAIT: &str = "net/netfilter/nf_conntrack_tcp_timeout_close_wait";
+/// As kube-proxy has it, in seconds. The kernel forgets such a connection after a minute; then nobody translates what the
+/// other side still has to say, as where it works for longer on a request that has ended.
+const AN_HOUR: u32 = 3600;
+
+/// Has the kernel follow half-closed connections for an hour, unless it does so for longer.
+fn follow_half_closed() {
+    let seconds = sysctl::read(CLOSE_WAIT).map(|text| text.parse::<u32>().unwrap_or(AN_HOUR));
+    let written = match seconds {
+        Ok(AN_HOUR..) => Ok(()),
+        Ok(_) => sysctl::write(CLOSE_WAIT, &AN_HOUR.to_string()),
+        Err(error) => Err(error),
+    };
+    if let Err(error) = written {
+        tracing::warn!(%error, "half-closed connections to Services break after a minute of silence");
     }
 }

@@ -26,10 +26,11 @@ use weave_model::Protocol;
 use crate::facts::Facts;
 use crate::mark::MARK;
 use crate::table::{Diff, Key, Table};
+use agree::{Budget, Open};
 use datagrams::Door;
 use pick::Seen;
 use rules::{Listening, Ports, ROUTES, Rules};
-use shared::{Budget, Shared};
+use shared::Shared;
 use worker::{Listener, WAKE, Worker};
 
 mod backend;
@@ -38,6 +39,7 @@ mod sticky;
 
 pub mod pick;
 
+mod agree;
 mod dial;
 mod duplex;
 mod lane;
@@ -141,6 +143,7 @@ impl Relay {
             .max(2);
         let shared = Arc::new(Shared {
             budget: Budget::new(budget),
+            open: Open::new(count),
             ..Shared::default()
         });
         let mut relay = Self {
@@ -158,7 +161,7 @@ impl Relay {
             let waker = Waker::new(poll.registry(), WAKE)?;
             let shared = Arc::clone(&relay.shared);
             let seed = random.hash_one(number);
-            let worker = Worker::new(poll, listeners, shared, (sessions, pipes), seed)?;
+            let worker = Worker::new(poll, listeners, shared, (sessions, pipes), (number, seed))?;
             let thread = thread::Builder::new()
                 .name(format!("weave-relay-{number}"))
                 .spawn(move || worker.run())?;
@@ -196,10 +199,14 @@ impl Relay {
 
     /// Has the threads hold their sessions against the routes, also where nothing comes in.
     fn move_sessions(&self) {
-        self.shared.moved.fetch_add(1, Relaxed);
+        self.shared.moved.tell();
+        self.wake();
+    }
+
+    fn wake(&self) {
         for (waker, _) in &self.threads {
             if let Err(error) = waker.wake() {
-                tracing::debug!(%error, "sessions move with the next packet");
+                tracing::debug!(%error, "a thread of the relay looks with the next packet");
             }
         }
     }
@@ -228,10 +235,14 @@ impl Relay {
             tracing::warn!(%error, "the relay goes on to get connections until it ends");
         }
         let deadline = Instant::now() + patience;
-        while self.counts().open > 0 && Instant::now() < deadline {
+        // Those that were on their way when the rules went come to a queue meanwhile.
+        thread::sleep(LOOK);
+        let asked = self.shared.open.ask();
+        self.wake();
+        while !self.shared.open.is_over(asked) && Instant::now() < deadline {
             thread::sleep(LOOK);
         }
-        self.counts().open
+        self.shared.open.count()
     }
 
     /// What it has done so far.
@@ -263,7 +274,7 @@ impl Watch {
     pub fn counts(&self) -> Counts {
         let counts = &self.shared.counts;
         Counts {
-            open: counts.open.load(Relaxed),
+            open: self.shared.open.count(),
             accepted: counts.accepted.load(Relaxed),
             reset: counts.reset.load(Relaxed),
             waits: counts.waits.load(Relaxed),

@@ -8,11 +8,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
-use weave_linux::conntrack::flows::Flow;
+use weave_linux::conntrack::flows::{Flow, To};
 use weave_model::Protocol;
 
 use crate::facts::Facts;
-use crate::table::{Diff, Entry, Table};
+use crate::table::{Diff, Table};
 
 /// Who may answer at which front.
 #[derive(Debug, Default)]
@@ -60,14 +60,27 @@ impl<'a> Answers<'a> {
     }
 }
 
-/// Whether a difference can have made flows stale.
-pub fn concerns_udp(diff: &Diff) -> bool {
-    let udp = |entry: &Entry| {
-        entry
-            .fronts
-            .iter()
-            .any(|(front, _)| front.protocol == Protocol::Udp)
-    };
-    diff.pairs()
-        .any(|(_, _, after)| after.is_some_and(|entry| udp(entry)))
+/// The most places that the kernel is asked for one by one: it goes through all its flows for each.
+const MOST: usize = 16;
+
+/// Where the flows go that a difference can have made stale.
+pub fn places(diff: &Diff) -> Vec<To> {
+    let after = diff.pairs().filter_map(|(_, _, after)| after);
+    let serving = after.filter(|entry| !entry.serving.is_empty());
+    let fronts = serving.flat_map(|entry| entry.fronts.iter().map(|(front, _)| front));
+    let udp = fronts.filter(|front| front.protocol == Protocol::Udp);
+    let places: Vec<To> = udp
+        .map(|front| {
+            if front.is_node_port() {
+                To::Port(front.address.is_ipv4(), front.port)
+            } else {
+                To::Place(SocketAddr::new(front.address, front.port))
+            }
+        })
+        .collect();
+    if places.len() > MOST {
+        vec![To::Any]
+    } else {
+        places
+    }
 }

@@ -8,7 +8,7 @@
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 
-use weave_linux::conntrack::flows::{Conntrack, Flow};
+use weave_linux::conntrack::flows::{Conntrack, Flow, To};
 use weave_linux::nft::Found;
 use weave_model::api::{AttachRequest, Attachment, Code, Refusal};
 use weave_model::{ClusterRange, NetworkSpec, Protocol, PublishedPort};
@@ -178,9 +178,15 @@ fn forget_flows(attachment: &Attachment, stale: impl Fn(&PublishedPort, &Flow) -
     }
     let forget = || {
         let conntrack = Conntrack::open()?;
-        let stale = |flow: &Flow| ports.iter().any(|port| stale(port, flow));
-        for flow in conntrack.flows(Protocol::Udp.number(), stale)? {
-            conntrack.forget(&flow)?;
+        for port in &ports {
+            let families = [true, false].into_iter().filter(|ipv4| port.is_of(*ipv4));
+            for to in families.map(|ipv4| To::Port(ipv4, port.host_port.get())) {
+                let found =
+                    conntrack.flows(Protocol::Udp.number(), to, |flow| stale(port, flow))?;
+                for flow in &found.flows {
+                    conntrack.forget(flow)?;
+                }
+            }
         }
         std::io::Result::Ok(())
     };

@@ -1,10 +1,11 @@
 #!/usr/bin/env -S python3 -B
-"""Endurance of the relay: hours of low load of every kind, while the node's memory, descriptors and sockets are written down.
+"""Endurance of the relay: hours of low load of every kind, while the node's memory, descriptors, sockets and connections are written down.
 
 Requests by TCP and UDP that are all answered, connections that clients break off, endpoints that refuse, break and hang
-for a while, Services that come and go. Prints a line a minute; at the end the load stops, and what is left is compared
-with what was there at the beginning. It fails if descriptors are left, if a request failed while no server misbehaved,
-or if the memory of the last quarter is more than a tenth above that of the second.
+for a while, a container that joins a Service and leaves it, Services that come and go. Prints a line a minute; at the
+end the load stops, and what is left is compared with what was there before it began. It fails if descriptors, sockets or
+connections are left, if a request failed while no server misbehaved, or if the memory of the last quarter is more than
+a tenth above that of the second.
 """
 
 import argparse
@@ -14,14 +15,30 @@ import sys
 import time
 from pathlib import Path
 
-from failures import with_servers
+from failures import HERE, with_servers
 from hold import node_of, seen
+from hosts import PREFIX, run
 
 ROUND = 20  # seconds
 RATE = 40  # requests a second
 FAULTS = ["none", "resets", "none", "hangs", "none", "refuses"]
 # How long a session of UDP is remembered after its answer, and some more.
 FORGOTTEN = 150
+# Has joined the Service whenever TCP is asked, and has left it before UDP is.
+TURNING = "b4"
+# What must be gone in the end.
+GOES = ["descriptors", "tcp_sockets", "udp_sockets", "connections"]
+
+
+def prepare(host):
+    """The container that comes and goes, and the addresses of the Services: TCP that follows containers, and UDP."""
+    run("ip", "netns", "add", PREFIX + TURNING)
+    host.inside(TURNING, "ip", "link", "set", "lo", "up")
+    host.tell(TURNING, "ok")
+    host.start(TURNING, HERE / "answering.py", TURNING, host.folder / f"{TURNING}.mode")
+    words = ["--port", "80:8080", "--selector", "app=web", "--engine", "relay"]
+    said = host.ctl("service", "create", "turning", *words, "-o", "json")
+    return json.loads(said)["addresses"][0], host.service("relay", host.behind(), "udp")
 
 
 def one_round(host, number, addresses):
@@ -31,7 +48,9 @@ def one_round(host, number, addresses):
     name = f"passing-{number}"
     host.ctl("service", "create", name, "--port", "80:8080", "--engine", "relay", "--endpoint", f"{host.ips['b1']}:8080")
     half = ROUND // 2
+    host.attach(TURNING)
     tcp = host.ask(addresses[0], RATE, half)
+    host.ctl("detach", TURNING)
     udp = host.ask(addresses[1], RATE, half, "udp")
     host.ctl("service", "rm", name)
     # While a server misbehaves some fail by right: those that hang, and datagrams that a rule answers with a reset of TCP.
@@ -39,49 +58,73 @@ def one_round(host, number, addresses):
     return failed, tcp["asked"] + udp["asked"]
 
 
-def soak(host, seconds):
-    by_udp = host.service("relay", host.behind(), "udp")
-    addresses = (host.addresses["ours-relay"], by_udp)
+def state(host, node):
+    """What the node has at the moment."""
+    rss, _, descriptors = seen(node)
+    sockets = Path(f"/proc/{node}/net/sockstat").read_text().splitlines()
+    of = lambda kind: int(next(line for line in sockets if line.startswith(f"{kind}:")).split()[2])  # noqa: E731
+    said = json.loads(host.ctl("service", "list", "-o", "json"))
+    backends = [backend for service in said["services"] for backend in service["backends"]]
+    return {
+        "rss_kib": rss,
+        "descriptors": descriptors,
+        "tcp_sockets": of("TCP"),
+        "udp_sockets": of("UDP"),
+        "connections": sum(one["relayed"]["open"] for one in backends if one.get("relayed")),
+        "tracked": int(host.inside("h", "cat", "/proc/sys/net/netfilter/nf_conntrack_count")),
+    }
+
+
+def soak(host, seconds, keep):
+    """The rows, what was there before the load, and what was left after it; `keep` is given all rows after each."""
+    addresses = prepare(host)
     node, failed, asked, rows = node_of(host), 0, 0, []
-    one_round(host, 0, addresses)
-    first, start = seen(node), time.monotonic()
+    first, start = state(host, node), time.monotonic()
+    print("before: " + said_of(first), flush=True)
     number = 0
     while time.monotonic() - start < seconds:
         number += 1
         more_failed, more = one_round(host, number, addresses)
         failed, asked = failed + more_failed, asked + more
-        rss, slab, descriptors = seen(node)
-        rows.append({"s": round(time.monotonic() - start), "rss_kib": rss, "slab_kib": slab, "descriptors": descriptors, "asked": asked, "failed": failed})
+        rows.append({"s": round(time.monotonic() - start), **state(host, node), "asked": asked, "failed": failed})
+        keep(rows)
         if number % 3 == 0:
-            print("  ".join(f"{key}={value}" for key, value in rows[-1].items()), flush=True)
+            print(said_of(rows[-1]), flush=True)
     host.misbehave("none")
     time.sleep(FORGOTTEN)
-    return rows, first, seen(node)
+    return rows, first, state(host, node)
+
+
+def said_of(row):
+    return "  ".join(f"{key}={value}" for key, value in row.items())
 
 
 def judge(rows, first, last):
     quarter = len(rows) // 4 or 1
     second = statistics.median(row["rss_kib"] for row in rows[quarter : 2 * quarter] or rows)
     end = statistics.median(row["rss_kib"] for row in rows[-quarter:])
-    print(f"memory: {second:.0f} KiB in the second quarter, {end:.0f} in the last; descriptors: {first[2]} at first, {last[2]} at last")
-    faults = []
-    if last[2] > first[2]:
-        faults.append(f"{last[2] - first[2]} descriptors are left")
+    print("after: " + said_of(last))
+    print(f"memory: {second:.0f} KiB in the second quarter, {end:.0f} in the last")
+    faults = [f"{last[what] - first[what]} {what} are left" for what in GOES if last[what] > first[what]]
     if end > 1.1 * second:
         faults.append("memory grows")
     if rows[-1]["failed"]:
         faults.append(f"{rows[-1]['failed']} requests failed while no server misbehaved")
+    print("flat: " + ("no" if faults else "yes"))
     return faults
 
 
 def main():
     parser = argparse.ArgumentParser(prog="./run bench soak", description="Endurance of the relay under low load.")
     parser.add_argument("seconds", type=int, help="how long")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="writes what was written down there")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="writes what was written down there, anew after each round")
     asked = parser.parse_args()
-    rows, first, last = with_servers(lambda host: soak(host, asked.seconds))
-    if asked.json:
-        asked.json.write_text(json.dumps({"bench": "soak", "rows": rows}, indent=1) + "\n")
+
+    def keep(rows):
+        if asked.json:
+            asked.json.write_text(json.dumps({"bench": "soak", "rows": rows}, indent=1) + "\n")
+
+    rows, first, last = with_servers(lambda host: soak(host, asked.seconds, keep))
     faults = judge(rows, first, last)
     for fault in faults:
         print(f"bench: FAILED {fault}", file=sys.stderr)

@@ -52,7 +52,7 @@ pub(super) struct Datagrams {
     inbox: Option<Inbox>,
     buffer: Vec<u8>,
     again: Vec<usize>,
-    /// Which routes the sessions were held against last.
+    /// Which news of the routes the sessions were held against last.
     moved: u64,
     random: u64,
 }
@@ -272,8 +272,7 @@ impl Datagrams {
 
     /// After a change of routes: ends sessions that could not be as they are if they began now.
     fn look_at_routes(&mut self) {
-        let moved = self.shared.moved.load(Relaxed);
-        if std::mem::replace(&mut self.moved, moved) == moved {
+        if !self.shared.moved.is_new(&mut self.moved) {
             return;
         }
         let routes = self.shared.routes.load_full();

@@ -69,6 +69,10 @@ pub(super) struct Worker {
     again: Vec<(usize, u64, Way)>,
     /// Grows with every try; also numbers connections.
     serial: u64,
+    /// Which of the threads it is.
+    number: usize,
+    /// What it was asked of its queues and has answered.
+    answered: u64,
     random: u64,
 }
 
@@ -78,15 +82,15 @@ impl Worker {
         (mut listeners, mut doors): (Vec<Listener>, Vec<Door>),
         shared: Arc<Shared>,
         (sessions, pipes): (usize, usize),
-        seed: u64,
+        (number, seed): (usize, u64),
     ) -> io::Result<Self> {
-        for (number, listener) in listeners.iter_mut().enumerate() {
-            let token = Token(LISTENERS + number);
+        for (place, listener) in listeners.iter_mut().enumerate() {
+            let token = Token(LISTENERS + place);
             let registry = poll.registry();
             registry.register(&mut listener.socket, token, Interest::READABLE)?;
         }
-        for (number, door) in doors.iter_mut().enumerate() {
-            let token = Token(DOORS + number);
+        for (place, door) in doors.iter_mut().enumerate() {
+            let token = Token(DOORS + place);
             let registry = poll.registry();
             registry.register(&mut door.socket, token, Interest::READABLE)?;
         }
@@ -108,6 +112,8 @@ impl Worker {
             deadlines: BinaryHeap::new(),
             again: Vec::new(),
             serial: 0,
+            number,
+            answered: 0,
             random: seed,
         })
     }
@@ -147,7 +153,20 @@ impl Worker {
             self.give_up(now);
             self.datagrams.turn(now);
             // Last, so that no event of before can be taken for one of a connection that is new.
-            self.accept(now);
+            self.take_in(now);
+        }
+    }
+
+    /// Accepts what waits; where it is asked whether that is all, it looks first.
+    fn take_in(&mut self, now: Instant) {
+        let asked = self.shared.open.asks(self.answered);
+        if asked.is_some() {
+            self.listeners.iter_mut().for_each(|one| one.waits = true);
+        }
+        self.accept(now);
+        if let Some(asked) = asked.filter(|_| self.listeners.iter().all(|one| !one.waits)) {
+            self.shared.open.answer(self.number, asked);
+            self.answered = asked;
         }
     }
 
@@ -228,7 +247,7 @@ impl Worker {
             return;
         }
         entry.insert(connection);
-        self.shared.counts.open.fetch_add(1, Relaxed);
+        self.shared.open.begin();
         self.dial(id, now);
     }
 
@@ -391,7 +410,7 @@ impl Worker {
             both.into_iter().flatten().for_each(break_off);
         }
         self.shared.budget.give(SOCKETS);
-        self.shared.counts.open.fetch_sub(1, Relaxed);
+        self.shared.open.end();
     }
 
     fn refuse(&self, stream: &TcpStream) {

@@ -19,11 +19,20 @@ otherwise, and must fail on its mutant (`mutants.rs`). Written by the test `the_
 const TAIL: &str = "
 Where the relay has a no: its connections are tracked on both sides by themselves, so there is no translation to miss; and it does
 not reach endpoints that have an address of its own host, which only Kubernetes has, so there they have to be the kernel's.
-The relay leaves UDP and SCTP to the kernel; SCTP is shown by raw packets, as kernels may have no sockets of it.
+The relay leaves SCTP to the kernel; SCTP is shown by raw packets, as kernels may have no sockets of it.
 
-Elsewhere: health-check node ports (`tests/health.rs` of the root crate, `healthcheck_node_port_…`), DNS of ExternalName and
-headless Services (not there yet), and what is of the API server alone (lifecycles of its objects, collisions and ranges
-of node ports, events): there is none here.
+Cases of Kubernetes about Services that have no line of their own:
+
+| there | here |
+|---|---|
+| should create endpoints for unready pods | the two of publish not ready addresses: who calls endpoints ready writes the slices, and that is none of the proxy's |
+| healthcheck node port fails with only terminating endpoints | `tests/health.rs` of the root crate, `healthcheck_node_port_…`, with a running node |
+| service endpoints latency | measured, not tested: from a report to the kernel in `BENCHMARKS.md`; what lies before it is the API server's |
+| leading zeros in addresses (CVE-2021-29923) | Rust's addresses refuse them, so no Service or endpoint can have one |
+| recreate its iptables rules | `keeping.rs`: rules that are flushed, altered or removed come back |
+| DNS of ExternalName, headless and all other Services | absent: there is no DNS |
+| load balancers: creating one, its cleanup, its own health checks | absent: there is no cloud; what reaches a balancer's address at a node is above |
+| lifecycles, status and lists of objects; collisions, ranges and release of node ports and addresses; events | absent: they are the API server's, and there is none |
 ";
 
 fn list() -> String {

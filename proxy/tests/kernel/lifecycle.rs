@@ -1,13 +1,21 @@
 //! Services that change: their kind, their ports, their endpoints' conditions, and the engine's own restart.
 
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener};
+use std::thread;
+use std::time::Duration;
+
+use weave_linux::netns::run_in;
 use weave_model::{
     Affinity, Endpoint, EngineChoice, Protocol, Service, ServiceKind, TrafficPolicy,
 };
 use weave_proxy::facts::Facts;
+use weave_proxy::kernel::Done;
 use weave_proxy::sources::Change;
 
 use crate::lab::{
-    A, Answer, B, C, FAR, Lab, at, exposed, going, port, slice, tcp, udp, until, vanishes, web,
+    A, Answer, B, C, FAR, Lab, at, connect, echoes, exposed, going, ok, port, slice, tcp, udp,
+    until, vanishes, web,
 };
 
 cases! {
@@ -17,6 +25,8 @@ cases! {
     should_be_updated_after_adding_or_deleting_ports => Deaf,
     should_work_after_the_service_has_been_recreated => Forgotten,
     should_work_after_restarting_kube_proxy => Nobody,
+    should_work_after_restarting_apiserver => Deaf,
+    should_set_tcp_close_wait_timeout => Hasty,
     should_serve_endpoints_on_same_port_and_different_protocol_for_internal_traffic_on_type_load_balancer => Inside,
     should_be_rejected_for_evicted_pods_no_endpoints_exist => Unready,
     should_be_able_to_connect_to_terminating_and_unready_endpoints_if_publish_not_ready_addresses_is_true => Nobody,
@@ -37,6 +47,7 @@ kernel_cases! {
     should_respect_internal_traffic_policy_local_pod_to_node => NoPolicy,
 }
 
+const PATIENCE: Duration = Duration::from_secs(10);
 const WEB: &str = "10.96.0.1:80";
 const NODE_PORT: &str = "192.0.2.2:30080";
 const BALANCER: &str = "203.0.113.5:80";
@@ -58,7 +69,7 @@ fn external_name(service: Service) -> Service {
 fn changes_type(on: EngineChoice, served: &Service, front: &str) {
     let mut lab = lab(on, external_name(served.clone()), [at(B)]);
     for _ in 0..2 {
-        let said = crate::lab::connect(&lab.a, front, std::time::Duration::from_millis(700));
+        let said = connect(&lab.a, front, Duration::from_millis(700));
         assert!(said.is_err(), "{front}: a name is served");
         lab.report([Change::Service(served.clone())]);
         assert_eq!(tcp(&lab.a, front).server(), "b");
@@ -132,6 +143,54 @@ fn should_work_after_restarting_kube_proxy(on: EngineChoice) {
     assert_eq!(tcp(&lab.a, WEB).server(), "b");
     lab.report([slice([at(C)])]);
     assert_eq!(tcp(&lab.a, WEB).server(), "c");
+}
+
+/// There it is away for a minute; what of it matters to a node is that nobody reports, and then everything is reported anew.
+fn should_work_after_restarting_apiserver(on: EngineChoice) {
+    let mut lab = lab(on, web(), [at(B)]);
+    let (mut stream, _) = connect(&lab.a, WEB, PATIENCE).unwrap();
+    ok(&lab.host, "nft delete table inet weave-service");
+    assert_eq!(lab.kernel.look_after().unwrap(), Done::Remade);
+    assert_eq!(tcp(&lab.a, WEB).server(), "b");
+    let again = [Change::Service(web()), slice([at(B)])];
+    assert_eq!(lab.report(again), Done::Kept);
+    assert!(echoes(&mut stream));
+    lab.report([Change::Service(web()), slice([at(C)])]);
+    assert_eq!(tcp(&lab.a, WEB).server(), "c");
+    assert!(echoes(&mut stream), "what is established stays");
+}
+
+/// There the setting is read; here a client has said all, and its answer comes after more silence than the host had
+/// patience for.
+fn should_set_tcp_close_wait_timeout(on: EngineChoice) {
+    const PORT: u16 = 8090;
+    let mut lab = lab(on, web(), []);
+    ok(
+        &lab.host,
+        "sysctl -qw net.netfilter.nf_conntrack_tcp_timeout_close_wait=1",
+    );
+    lab.restart();
+    let Change::Slice(mut behind) = slice([at(B)]) else {
+        unreachable!("it is a slice")
+    };
+    behind
+        .ports
+        .iter_mut()
+        .for_each(|port| port.port = Some(PORT));
+    lab.report([Change::Slice(behind)]);
+    let listener = run_in(&lab.b, || TcpListener::bind(("0.0.0.0", PORT)).unwrap()).unwrap();
+    thread::spawn(move || {
+        let (mut stream, peer) = listener.accept().unwrap();
+        writeln!(stream, "b {}", peer.ip()).unwrap();
+        stream.read_to_end(&mut Vec::new()).unwrap();
+        thread::sleep(Duration::from_secs(3));
+        stream.write_all(b"late").unwrap();
+    });
+    let (mut stream, _) = connect(&lab.a, WEB, PATIENCE).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert_eq!(answer, "late");
 }
 
 fn should_serve_endpoints_on_same_port_and_different_protocol_for_internal_traffic_on_type_load_balancer(
@@ -278,7 +337,7 @@ fn should_have_session_affinity_timeout_work_for_node_port_service(on: EngineCho
     let lab = lab(on, sticky(1), [at(A), at(B), at(C)]);
     let first = tcp(&lab.outside, NODE_PORT);
     until("another endpoint after the timeout", || {
-        std::thread::sleep(std::time::Duration::from_millis(1200));
+        thread::sleep(Duration::from_millis(1200));
         tcp(&lab.outside, NODE_PORT) != first
     });
 }

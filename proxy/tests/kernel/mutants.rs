@@ -75,6 +75,8 @@ pub(crate) enum Mutant {
     NoHints,
     /// Packets that belong to no connection pass.
     Invalid,
+    /// Half-closed connections are followed for a second.
+    Hasty,
 }
 
 thread_local! {
@@ -232,6 +234,7 @@ impl Mutant {
         match self {
             Self::Unmasked => Some("nft flush chain inet weave-service mask"),
             Self::Invalid => Some("nft flush chain inet weave-service stray"),
+            Self::Hasty => Some("sysctl -qw net.netfilter.nf_conntrack_tcp_timeout_close_wait=1"),
             _ => None,
         }
     }

@@ -1,8 +1,11 @@
 //! UDP flows whose endpoint goes: a client that keeps its port is answered by another one.
 
+use std::net::UdpSocket;
 use std::time::Duration;
 
-use weave_model::{Endpoint, EngineChoice, Service};
+use weave_linux::conntrack::flows::{Conntrack, To};
+use weave_linux::netns::run_in;
+use weave_model::{Endpoint, EngineChoice, Protocol, Service};
 use weave_proxy::sources::Change;
 
 use crate::lab::{Answer, B, C, Lab, ask, at, exposed, slice, slice_of, udp_socket, until, web};
@@ -17,7 +20,7 @@ cases! {
 
 const WAIT: Duration = Duration::from_millis(500);
 
-fn cycles(on: EngineChoice, service: Service, from: impl Fn(&Lab) -> std::net::UdpSocket) {
+fn cycles(on: EngineChoice, service: Service, from: impl Fn(&Lab) -> UdpSocket) {
     let mut lab = Lab::new(on);
     lab.report([Change::Service(service), slice([at(B)])]);
     let client = from(&lab);
@@ -96,4 +99,41 @@ fn flows_to_endpoints_that_stay_are_left_alone(on: EngineChoice) {
         }
     }
     assert!(lab.datagrams_were_relayed());
+}
+
+/// A host that follows many flows of others: what a change of a Service asks for is only what goes to its front.
+#[test]
+fn flows_of_others_are_not_read_for_a_change() {
+    const OTHERS: u16 = 12_000;
+    let mut lab = Lab::new(EngineChoice::Kernel);
+    lab.report([Change::Service(exposed()), slice([at(B)])]);
+    let client = udp_socket(&lab.a, "10.96.0.1:80");
+    until("an answer", || ask(&client, WAIT).server() == "b");
+    let others = run_in(&lab.a, || UdpSocket::bind("0.0.0.0:0").unwrap()).unwrap();
+    for port in 0..OTHERS {
+        others.send_to(b"?", ("192.0.2.1", 20_000 + port)).unwrap();
+    }
+    let conntrack = run_in(&lab.host, Conntrack::open).unwrap().unwrap();
+    let read = |to| {
+        conntrack
+            .flows(Protocol::Udp.number(), to, |_| true)
+            .unwrap()
+    };
+    assert!(read(To::Any).read > OTHERS.into());
+    let own = read(To::Place("10.96.0.1:80".parse().unwrap()));
+    assert_eq!((own.flows.len(), own.read), (1, 1));
+    for nobody in [
+        To::Place("10.96.0.1:81".parse().unwrap()),
+        To::Place("[fd96::1]:80".parse().unwrap()),
+        To::Port(false, 20_000),
+    ] {
+        assert_eq!(read(nobody).read, 0, "{nobody:?}");
+    }
+    assert_eq!(read(To::Port(true, 20_000)).read, 1);
+
+    lab.report([slice([at(C)])]);
+    until("an answer of the other", || {
+        ask(&client, WAIT).server() == "c"
+    });
+    assert!(read(To::Any).read > OTHERS.into(), "others' flows stay");
 }
