@@ -60,7 +60,6 @@ use weave_model::api::{
 use weave_model::docker::Call;
 use weave_model::{ContainerName, IfName, NetworkName, ServiceName};
 use weave_proxy::driver::Engine;
-use weave_router::attach::glance::Glance;
 use weave_router::driver::{self, Offloads, Router, RouterConfig};
 
 use crate::config::{Config, Facility};
@@ -174,22 +173,8 @@ impl Node {
         flow_watch::count_bytes();
         let side = HostSide::open(&config)?;
         let (publisher, published) = watch::channel(Published::default());
-        let mut works = Works {
-            config: config.clone(),
-            router: Arc::clone(&router),
-            side,
-            book,
-            journal,
-            published: publisher,
-            pairs: Arc::default(),
-            obstacles: Arc::default(),
-            told: Vec::new(),
-            outlook: Glance::default(),
-            missing: missing::Missing::default(),
-            swept: 0,
-            turn: 0,
-            no_source: None,
-        };
+        let files = (journal, book);
+        let mut works = Works::new(config.clone(), Arc::clone(&router), side, files, publisher);
         works.begin().await;
         let (jobs, waiting) = mpsc::channel(WAITING);
         let engine = Arc::new(Engine::start().map_err(|error| no_engine(&error))?);
@@ -222,14 +207,7 @@ impl Node {
         let shared = Arc::new(shared);
         let node = Self { shared, jobs };
         if let Some(notes) = node.shared.router.notes() {
-            let (answers, part) = (
-                notes::serve(node.away(), notes),
-                vitals.part("the answers to members"),
-            );
-            tokio::spawn(async move {
-                answers.await;
-                drop(part);
-            });
+            notes::start(node.away(), notes, vitals.part("the answers to members"));
         }
         Ok((node, Desk::start(works, waiting, vitals.part("the desk"))))
     }

@@ -32,7 +32,7 @@ use crate::core::dialled::Discovery;
 use crate::core::view::View;
 use crate::core::{Config, Core};
 use crate::path::Input;
-use crate::path::routes::{Area, Port, Send};
+use crate::path::routes::{Area, NextHop, Port};
 use crate::path::stats::Sum;
 use crate::store::{Store, StoreError};
 use crate::time::{Now, Start};
@@ -351,7 +351,7 @@ fn read_stats(workers: &Workers) -> Stats {
     let peers = routes.peers.iter().map(|peer| {
         let (sent_packets, sent_bytes, received_packets, received_bytes) = peer.counters.read();
         let stats = PeerStats {
-            lanes: peer.send.as_ref().map_or_else(Vec::new, Send::mtus),
+            lanes: peer.send.as_ref().map_or_else(Vec::new, NextHop::mtus),
             sent_packets,
             sent_bytes,
             received_packets,

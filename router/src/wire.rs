@@ -40,8 +40,6 @@ pub const HEADER: usize = 16;
 pub const TAG: usize = 16;
 /// The most lanes a session has.
 pub const MAX_LANES: usize = 8;
-/// The port nodes listen on unless told otherwise.
-pub const DEFAULT_PORT: u16 = 6783;
 /// Where the lane stands in a datagram: the kernel steers by this byte.
 pub const LANE_OFFSET: u32 = 1;
 

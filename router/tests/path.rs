@@ -14,7 +14,7 @@ use weave_linux::netns::{Netns, run_in};
 use weave_model::{ClusterRange, MtuReason, NodeId, Suite};
 use weave_router::driver::{Offloads, Workers, WorkersConfig};
 use weave_router::path::Input;
-use weave_router::path::routes::{OpenLanes, Owned, Owner, Peer, Port, Receive, Routes, Send};
+use weave_router::path::routes::{NextHop, OpenLanes, Owned, Owner, Peer, Port, Receive, Routes};
 use weave_router::session::{Inbound, Keys, Outbound, Terms};
 use weave_router::time::Start;
 
@@ -148,7 +148,7 @@ fn publish(host: &Host, to: &str, keys: (Outbound, Inbound), here: u32, there: u
         lanes.open(lane);
         lanes.set_path(lane, 1472, MtuReason::Interface);
     }
-    let send = Send {
+    let send = NextHop {
         to: to.parse().unwrap(),
         outbound: Arc::new(keys.0),
         lanes,

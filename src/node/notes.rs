@@ -18,6 +18,7 @@ use weave_router::driver::{MAX_NOTE, Note, Router};
 
 use super::responder::{At, Responder};
 use super::{AwayNode, Node};
+use crate::vital::Part;
 
 /// How many responders this node lends at a time.
 const MOST: usize = 8;
@@ -164,8 +165,15 @@ struct Loan {
     responder: Responder,
 }
 
-/// Reads the notes of other members until the router ends.
-pub(super) async fn serve(node: AwayNode, mut notes: mpsc::Receiver<Note>) {
+/// Answers the notes of other members until the router ends. If that ends by itself, `part` tells.
+pub(super) fn start(node: AwayNode, notes: mpsc::Receiver<Note>, part: Part) {
+    tokio::spawn(async move {
+        serve(node, notes).await;
+        drop(part);
+    });
+}
+
+async fn serve(node: AwayNode, mut notes: mpsc::Receiver<Note>) {
     let mut loans: BTreeMap<NodeId, Loan> = BTreeMap::new();
     let mut last: BTreeMap<NodeId, Instant> = BTreeMap::new();
     loop {

@@ -63,6 +63,32 @@ pub(super) struct Works {
 }
 
 impl Works {
+    /// What a node begins with; the journal comes with what was in it.
+    pub(super) fn new(
+        config: Config,
+        router: Arc<Router>,
+        side: HostSide,
+        (journal, book): (Journal, Book),
+        published: watch::Sender<Published>,
+    ) -> Self {
+        Self {
+            config,
+            router,
+            side,
+            book,
+            journal,
+            published,
+            pairs: Arc::default(),
+            obstacles: Arc::default(),
+            told: Vec::new(),
+            outlook: Glance::default(),
+            missing: Missing::default(),
+            swept: 0,
+            turn: 0,
+            no_source: None,
+        }
+    }
+
     /// Puts this host in order, as the book has it, before anybody asks for anything.
     pub(super) async fn begin(&mut self) {
         self.apply_networks().await;

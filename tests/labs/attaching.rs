@@ -115,7 +115,7 @@ fn no_container_comes_before_the_rules() {
 
 /// Twenty at once get twenty different addresses; asking again changes nothing; detaching at once leaves nothing.
 #[test]
-fn many_at_once() {
+fn many_attached_at_once_get_addresses_of_their_own() {
     Lab::run(|lab| {
         let h1 = lab.host("h1", 1);
         h1.start();
@@ -175,7 +175,7 @@ fn one_interface_in_a_network() {
 
 /// A container that comes back under its name has its address again, whether its namespace or only its pair was gone.
 #[test]
-fn the_same_name_again() {
+fn the_same_name_again_is_the_same_attachment() {
     Lab::run(|lab| {
         let h1 = lab.host("h1", 1);
         h1.start();
@@ -199,7 +199,7 @@ fn the_same_name_again() {
 /// The node is killed in the middle of attaching and detaching, again and again; each start brings journal, devices and
 /// addresses together, and in the end every container is attached once and reaches the first.
 #[test]
-fn killed_in_the_middle() {
+fn a_kill_in_the_middle_leaves_no_address_and_no_link() {
     Lab::run(|lab| {
         let h1 = lab.host("h1", 1);
         h1.start();

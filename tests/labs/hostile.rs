@@ -194,7 +194,7 @@ impl Use {
 
 /// Junk at the port of a node: flows of its containers go on, a new member gets in, nothing is answered, nothing grows.
 #[test]
-fn a_flood_of_junk() {
+fn a_flood_of_junk_costs_existing_flows_nothing() {
     Lab::run(|lab| {
         let hosts = [1, 2, 3].map(|number| lab.host_unwatched(&format!("h{number}"), number));
         hosts.iter().for_each(Host::start);

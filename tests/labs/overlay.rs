@@ -11,7 +11,7 @@ use crate::lab::{Container, Host, Lab, Wire, await_mesh, two_each};
 /// Five hosts with two containers each: every container reaches every other and its own host, in both families, and
 /// what a container's own interface shows in clear is sealed on every wire.
 #[test]
-fn every_pair_on_five_hosts() {
+fn every_pair_of_five_hosts_talks() {
     Lab::run(|lab| {
         let hosts: [Host; 5] =
             std::array::from_fn(|at| lab.host(&format!("h{}", at + 1), at as u8 + 1));
@@ -108,7 +108,7 @@ fn every_size_on_a_wire_of_ipv6() {
 
 /// Nodes that prefer different suites, or accept only one, find one that both accept.
 #[test]
-fn nodes_of_different_taste() {
+fn nodes_agree_on_a_suite_that_both_accept() {
     Lab::run(|lab| {
         let suites = [
             "aes-256-gcm,chacha20-poly1305",

@@ -70,7 +70,7 @@ fn connections_outlive_the_node() {
 /// Both nodes killed at once: everything comes back, new addresses do not collide with old ones, and a token that was
 /// given before still lets a node in.
 #[test]
-fn both_nodes_at_once() {
+fn connections_survive_killing_every_node() {
     Lab::run(|lab| {
         let hosts = lab.cluster::<2>();
         let [h1, h2] = &hosts;
@@ -134,7 +134,7 @@ fn a_member_that_is_gone_is_seen() {
 
 /// The node that made the cluster is gone: the others go on, and even one that restarts finds the rest again.
 #[test]
-fn without_the_first_node() {
+fn members_do_without_the_first_node() {
     Lab::run(|lab| {
         let [h1, h2, h3] = lab.cluster();
         let [a, b] = [h2.attach("a"), h3.attach("b")];
@@ -153,7 +153,7 @@ fn without_the_first_node() {
 /// After a reboot containers, devices, routes and rules are gone; the node comes back as the same member with the same
 /// prefix, frees what is gone, and gives its addresses again.
 #[test]
-fn after_a_reboot() {
+fn a_rebooted_host_is_the_same_member_and_frees_what_is_gone() {
     Lab::run(|lab| {
         let hosts = lab.cluster::<2>();
         let [h1, h2] = &hosts;

@@ -60,7 +60,7 @@ fn everything(host: &Host) -> [String; 4] {
 
 /// Tokens: not one, damaged, expired, used up, for a node that is a member already.
 #[test]
-fn tokens() {
+fn bad_tokens_are_refused_with_cause_and_fix() {
     Lab::run(|lab| {
         let [h1, h2] = lab.cluster();
         let h3 = lab.host("h3", 3);
@@ -141,7 +141,7 @@ fn tokens_that_lead_nowhere() {
 
 /// Ranges: too small, too large, in use on the host, in use on a host that joins; a second cluster.
 #[test]
-fn ranges() {
+fn ranges_that_are_no_good_or_taken_are_refused() {
     Lab::run(|lab| {
         let [h1, h2] = [lab.host("h1", 1), lab.host("h2", 2)];
         h1.ns.sh("ip route add 10.40.0.0/16 via 192.168.77.9");
@@ -182,7 +182,7 @@ fn ranges() {
 
 /// What needs a cluster, before there is one.
 #[test]
-fn nodes_without_a_cluster() {
+fn a_node_without_a_cluster_says_so() {
     Lab::run(|lab| {
         let h1 = lab.host("h1", 1);
         h1.start();
@@ -196,7 +196,7 @@ fn nodes_without_a_cluster() {
 
 /// Containers: unknown namespaces, taken names and interfaces, networks that do not exist.
 #[test]
-fn containers() {
+fn containers_that_cannot_be_attached_are_refused() {
     Lab::run(|lab| {
         let [h1] = lab.cluster();
         h1.attach("taken");
@@ -235,7 +235,7 @@ fn containers() {
 
 /// Addresses: taken, of another node, outside the range, and those that no container can have.
 #[test]
-fn addresses() {
+fn addresses_that_cannot_be_had_are_refused() {
     Lab::run(|lab| {
         let [h1, h2] = lab.cluster();
         let (taken, remote) = (h1.attach("taken").v4, h2.attach("remote").v4.to_string());
@@ -262,7 +262,7 @@ fn addresses() {
 
 /// Words that are no arguments, a node that is not there, a node that does not answer.
 #[test]
-fn command_lines() {
+fn wrong_command_lines_are_refused_before_anything_happens() {
     Lab::run(|lab| {
         let h1 = lab.host("h1", 1);
         refused(&h1.ctl(&["status"]), 4, "no such socket", "start weaved");
@@ -313,7 +313,7 @@ fn does_not_start(host: &Host, command: &mut Command, cause: &str, fix: &str) {
 
 /// A node that cannot run says so at once: a port in use, a directory in use, no rights, no TUN device.
 #[test]
-fn nodes_that_cannot_start() {
+fn a_node_that_cannot_start_says_why() {
     Lab::run(|lab| {
         let h1 = lab.host("h1", 1);
         let timed = |program: &str| {
@@ -383,7 +383,7 @@ fn nodes_that_cannot_start() {
 /// A node with everything of its own but the network namespace, where another runs: it would share that one's devices.
 /// It leaves no trace, and the first goes on, killed and started again too; it starts when the first has ended.
 #[test]
-fn a_second_node_in_a_network_namespace() {
+fn a_second_node_in_a_network_namespace_does_not_start() {
     Lab::run(|lab| {
         let first = lab.host("h1", 1);
         first.start();

@@ -89,7 +89,7 @@ pub struct View {
     pub admin: bool,
     /// The addresses that this node owns, ascending.
     pub mine: Vec<Block>,
-    /// How many addresses those can give, and how many are given.
+    /// How many addresses those can give.
     pub capacity: u32,
     /// How many of them are given.
     pub used: u32,

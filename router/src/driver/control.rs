@@ -26,7 +26,7 @@ use crate::core::{Core, CoreEvent};
 use crate::path::Input;
 use crate::path::cut::Batch;
 use crate::path::routes::{
-    Area, OpenLanes, Owned, Owner, Peer, Port, RELAYED_HEADERS, Receive, Routes, Send, Via,
+    Area, NextHop, OpenLanes, Owned, Owner, Peer, Port, RELAYED_HEADERS, Receive, Routes, Via,
     header_bytes,
 };
 use crate::path::stats::PeerCounters;
@@ -418,7 +418,7 @@ impl Control {
     }
 
     /// How data threads reach a member now.
-    fn send(&self, link: &Link) -> Option<Send> {
+    fn send(&self, link: &Link) -> Option<NextHop> {
         let via = match link.way {
             Way::Direct(_) => None,
             Way::Relayed { relay, end } => {
@@ -430,7 +430,7 @@ impl Control {
                 }))
             }
         };
-        Some(Send {
+        Some(NextHop {
             to: self.first_hop(link.way)?,
             outbound: Arc::clone(&link.outbound),
             lanes: Arc::clone(&link.lanes),

@@ -15,7 +15,7 @@ use weave_model::{Drop, NodeId};
 use super::cut::{Batch, MIN_DATAGRAM};
 use super::inner::Inner;
 use super::parked::{self, Parked};
-use super::routes::{DEFAULT_NETWORK, Peer, Routes, Send};
+use super::routes::{DEFAULT_NETWORK, NextHop, Peer, Routes};
 use super::stats::Counters;
 use super::{Input, csum, errors};
 use crate::time::Start;
@@ -293,7 +293,7 @@ impl Outgoing {
     fn slices(
         &mut self,
         peer: &Peer,
-        send: &Send,
+        send: &NextHop,
         ecn: u8,
         what: (Slice, &[u8], &[u8]),
     ) -> Result<(), Drop> {
@@ -326,7 +326,7 @@ fn is_due(last: &mut Option<Instant>, now: Instant) -> bool {
 }
 
 impl Egress {
-    fn transmit(&self, batch: &mut Batch, send: &Send, lane: u8, ecn: u8) -> Result<(), Drop> {
+    fn transmit(&self, batch: &mut Batch, send: &NextHop, lane: u8, ecn: u8) -> Result<(), Drop> {
         send.lanes.note_used(lane);
         let lane = match &send.via {
             None => lane,
@@ -346,7 +346,7 @@ impl Egress {
 pub(super) fn transmit(
     socket: &UdpSocket,
     batch: &Batch,
-    send: &Send,
+    send: &NextHop,
     ecn: u8,
     counters: &Counters,
 ) -> Result<(), Drop> {

@@ -15,7 +15,7 @@ use weave_model::{Drop, NodeId};
 
 use super::cut::Batch;
 use super::egress::transmit;
-use super::routes::{Routes, Send};
+use super::routes::{NextHop, Routes};
 use super::stats::Counters;
 use crate::wire::{Envelope, end_of};
 
@@ -111,7 +111,7 @@ impl Relay {
         self.batch.clear();
     }
 
-    fn transmit(&self, send: &Send, lane: u8, ecn: u8) -> Result<(), Drop> {
+    fn transmit(&self, send: &NextHop, lane: u8, ecn: u8) -> Result<(), Drop> {
         let socket = if lane == 0 { &self.main } else { &self.own };
         transmit(socket, &self.batch, send, ecn, &self.counters)
     }
@@ -151,7 +151,7 @@ mod tests {
 
     /// A relay that reaches A and C itself, one member through A, and one not at all.
     fn routes() -> Routes {
-        let send = |peer: NodeId| Send {
+        let send = |peer: NodeId| NextHop {
             to: ([192, 0, 2, peer.as_bytes()[0]], 6783).into(),
             outbound: outbound(peer),
             lanes: Arc::default(),
@@ -162,7 +162,7 @@ mod tests {
             lanes: Arc::new(OpenLanes::default()),
             trailer: [0; Envelope::SIZE],
         };
-        let far = Send {
+        let far = NextHop {
             via: Some(Arc::new(via)),
             ..send(FAR)
         };

@@ -71,14 +71,14 @@ pub struct Peer {
     /// Who it is.
     pub id: NodeId,
     /// How to reach it now; `None` while there is no session.
-    pub send: Option<Send>,
+    pub send: Option<NextHop>,
     /// What was exchanged with it.
     pub counters: Arc<PeerCounters>,
 }
 
 /// How packets reach a member.
 #[derive(Clone, Debug)]
-pub struct Send {
+pub struct NextHop {
     /// Where datagrams go: to the member, or to the relay.
     pub to: SocketAddr,
     /// The session's sending half.
@@ -112,7 +112,7 @@ impl Via {
     }
 }
 
-impl Send {
+impl NextHop {
     /// The most bytes of UDP payload that fit the path of the lane that a thread should use.
     pub fn datagram(&self, own: u8) -> usize {
         self.lanes.datagram(self.lanes.choose(own))

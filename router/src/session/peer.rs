@@ -50,7 +50,7 @@ struct Session {
     rekey_at: Instant,
 }
 
-/// See the module.
+/// A peer and what there is with it: who it is, the ways to it, the attempt at a session, and its sessions.
 pub(super) struct Peer {
     pub(super) id: NodeId,
     pub(super) public: NodePublic,
@@ -81,11 +81,13 @@ pub(super) struct Peer {
     older: Vec<(Session, Instant)>,
     /// When to say again that this node has the keys, and how often it was said.
     confirm: Option<(Instant, u32)>,
-    /// Since when something is unanswered, and when it was last asked about; in milliseconds.
+    /// Since when something that was sent is unanswered, in milliseconds since the start.
     silent_since: Option<u64>,
-    /// It was told to be silent.
+    /// The core was told that it is silent.
     silent: bool,
+    /// When the last probe of the silence left, in milliseconds since the start.
     probed_at: u64,
+    /// When the last keepalive left, in milliseconds since the start.
     kept_at: u64,
     /// When this peer stands in the queue of timers.
     pub(super) due: Option<Instant>,

@@ -35,7 +35,7 @@ pub(super) fn word(from: &Ns, target: SocketAddr, listener: &TcpListener) -> Opt
 /// A port that `portmap` publishes leads to our container from outside the cluster, which it sees as it is, and from
 /// another container; taken off, it does not.
 #[test]
-fn portmap_behind_us() {
+fn the_portmap_plugin_works_behind_ours() {
     Lab::run(|lab| {
         let h1 = one_host(lab);
         let outside = Ns::add("outside");
@@ -71,7 +71,7 @@ fn portmap_behind_us() {
 
 /// Behind `bridge` its result goes on unchanged, and its container is not touched.
 #[test]
-fn behind_bridge() {
+fn ours_works_behind_the_bridge_plugin() {
     Lab::run(|lab| {
         let h1 = one_host(lab);
         let data = lab.dir().join("host-local");
@@ -99,7 +99,7 @@ fn behind_bridge() {
 /// `host-local` chooses from a part of this node's addresses; when it has lost an address CHECK sees it, and its GC or
 /// DEL takes it back.
 #[test]
-fn host_local_chooses() {
+fn an_address_that_host_local_chose_is_used() {
     Lab::run(|lab| {
         let h1 = one_host(lab);
         let data = lab.dir().join("host-local");

@@ -18,9 +18,10 @@ use crate::story::{Act, Story};
 
 /// Between two looks at what is not looked at after each step: answers, what is over, who is to be trusted again.
 const SLICE: Duration = Duration::from_millis(500);
-/// So many datagrams in one slice are a storm, and so many more for each three nodes; a window that is filled is none, nor
-/// is that all meet at once, where everybody tells everybody of everybody, and is answered.
+/// Datagrams in one [`SLICE`] from which on a run counts as a storm. Windows that a story fills on purpose are not counted,
+/// nor is the first exchange, in which everybody tells everybody of everybody.
 const STORM: u64 = 30_000;
+/// And so many more for each triple of nodes, for each tells each of each.
 const STORM_EACH: u64 = 2;
 /// How long a doubtful node has to be connected with everybody before it should know.
 const TOLD: Duration = Duration::from_secs(10);
