@@ -162,7 +162,6 @@ fn wrong_usage_is_2() {
             "not an IPv6 range, such as fd00:1:2::/48",
         ),
         (&["status", "-o", "xml"], "xml"),
-        (&["check"], "--pre"),
         (&["capture"], "<NAME|--peer <PEER>>"),
         (&["capture", "a", "--peer", "b"], "cannot be used with"),
         (&["completion", "csh"], "csh"),
@@ -501,7 +500,8 @@ fn cni_is_installed_plugin_first() {
         (&json!("weave"), &json!("weave-cni"))
     );
     assert_eq!(plugin["socket"], json!(folders.scratch.socket()));
-    let able = json!({"ips": true, "mac": true, "dns": true, "portMappings": true});
+    let able =
+        json!({"ips": true, "mac": true, "dns": true, "portMappings": true, "bandwidth": true});
     assert_eq!(plugin["capabilities"], able);
     assert_eq!(Folders::names(bin), ["weave-cni"]);
     assert_eq!(Folders::names(conf), ["10-weave.conflist"]);
