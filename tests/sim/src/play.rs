@@ -27,6 +27,8 @@ const STORM_EACH: u64 = 2;
 const TOLD: Duration = Duration::from_secs(10);
 /// How long it may take at the end until all is well again.
 const PATIENCE: Duration = Duration::from_secs(30 * 60);
+/// How long the secret before is good: longer than any story, so that nobody who was away misses it.
+const OVERLAP: Duration = Duration::from_secs(24 * 3600);
 /// How long a node waits at the end before it tries again to join.
 const REJOIN: Duration = Duration::from_secs(45);
 /// How many datagrams there are in a window, and a few more.
@@ -412,6 +414,10 @@ impl World {
                 self.detach(n, usize::MAX);
                 self.over
                     .push((now + Duration::from_secs(1), Over::Leave(n)));
+            }
+            Act::Rotate if self.is_up(0) => {
+                let overlap = OVERLAP;
+                self.net.command(0, Command::SecretRotate { overlap });
             }
             Act::Lie(n, to, lie) => {
                 lies::tell(&mut self.net, n, to, lie, &mut self.rng);

@@ -63,6 +63,8 @@ pub enum Act {
     Remove(usize),
     /// A node leaves.
     Leave(usize),
+    /// The first node gives the cluster another secret.
+    Rotate,
     /// A member says something untrue to another.
     Lie(usize, usize, Lie),
     /// Somebody on the wire sends again what one node sent to another, around the edges of the window.
@@ -135,6 +137,10 @@ impl Story {
             };
             at += Duration::from_millis(pause);
         }
+        let clocks = kinds.iter().any(|kind| matches!(kind, Kind::Clock));
+        if !clocks {
+            acts.extend(rotation(seed, time));
+        }
         acts.sort_by_key(|(at, _)| *at);
         let numbered = acts.into_iter().enumerate();
         Self {
@@ -152,6 +158,14 @@ impl Story {
         self.acts.retain(|(place, ..)| places.contains(place));
         self
     }
+}
+
+/// In one story of three the cluster gets another secret. It is drawn apart, so that the rest of a story is what its
+/// seed meant before. Not where clocks are wrong: how long the secret before is good goes by the clock.
+fn rotation(seed: u64, time: Duration) -> Option<(Duration, Act)> {
+    let mut rng = StdRng::seed_from_u64(seed ^ 0x5ec2_e700);
+    let at = Duration::from_millis(rng.random_range(0..time.as_millis() as u64));
+    rng.random_ratio(1, 3).then_some((at, Act::Rotate))
 }
 
 fn act(rng: &mut StdRng, nodes: usize, kinds: &[Kind]) -> Act {
@@ -273,6 +287,7 @@ impl fmt::Display for Act {
             Self::Full(n, time) => write!(f, "the disk of {} is full for {time:?}", host(n)),
             Self::Remove(n) => write!(f, "host1 removes {}", host(n)),
             Self::Leave(n) => write!(f, "{} leaves", host(n)),
+            Self::Rotate => write!(f, "host1 gives the cluster another secret"),
             Self::Lie(n, to, lie) => write!(f, "{} says to {}: {lie}", host(n), host(to)),
             Self::Replay(n, to) => {
                 write!(f, "what {} sent to {} is sent again", host(n), host(to))
