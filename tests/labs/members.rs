@@ -1,14 +1,17 @@
 //! Who is a member and who may say so: tokens taken back, other nodes that invite, members removed for good.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::lab::beat::Beat;
 use crate::lab::traffic::{try_ping, wait_for};
 use crate::lab::{Host, Lab, await_mesh_of};
 
 /// How long a word may take to reach every node.
 const SPREAD: Duration = Duration::from_secs(20);
+/// How long after its removal a node may still get something, wherever the others are.
+const CUT: Duration = Duration::from_secs(2);
 
 /// The names in a list of members.
 fn names(list: &Value) -> Vec<String> {
@@ -94,11 +97,32 @@ fn a_removed_node_gets_nothing() {
         let [h1, h2, h3] = lab.cluster();
         let [a, b, c] = [h1.attach("a"), h2.attach("b"), h3.attach("c")];
         c.reaches(&a, 56);
+        b.reaches(&c, 56);
+        let pairs = [(&a, &c), (&c, &a), (&b, &c), (&c, &b)];
+        let beats =
+            pairs.map(|(from, to)| Beat::start((&from.ns, from.v4.into()), (&to.ns, to.v4.into())));
+        let begun = Instant::now();
         h1.ok(&["rmpeer", "h3"]);
         for host in [&h1, &h2] {
             wait_for("h3 is a member no more", SPREAD, || {
                 members(host).len() == 2
             });
+        }
+        std::thread::sleep(CUT.saturating_sub(begun.elapsed()) + CUT / 4);
+        for (beat, (from, to)) in beats.into_iter().zip(pairs) {
+            let last = beat.finish().last().copied();
+            let after = last.map(|at| at.saturating_duration_since(begun));
+            let after = after.expect("it arrived while all were members");
+            println!(
+                "{} last heard {} {after:.2?} after the removal began",
+                to.name, from.name
+            );
+            assert!(
+                after <= CUT,
+                "{} heard {} for {after:?}",
+                to.name,
+                from.name
+            );
         }
         for other in [&a, &b] {
             let heard = try_ping(&c.ns, other.v4.into(), 56);

@@ -5,6 +5,7 @@
 //! reads back what crossed every uplink and fails if a single packet could be read there, or is of an unknown kind. So
 //! that captures which see nothing do not pass, it lets two containers of its own talk across hosts first (`control`).
 
+pub(crate) mod beat;
 pub(crate) mod capture;
 mod control;
 pub(crate) mod node;
