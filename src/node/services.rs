@@ -132,7 +132,9 @@ impl Serving {
 
     async fn look(&mut self) {
         let view = self.router.view();
-        let Some(range) = view.range else { return };
+        let Some(range) = view.range else {
+            return self.forget();
+        };
         let book = Arc::clone(&self.published.borrow_and_update().book);
         let found = self.found.borrow_and_update().clone();
         self.look_at_addresses(range).await;
@@ -169,6 +171,19 @@ impl Serving {
             self.engine.report(changes);
         }
         self.ask_desk(&book, &range, view.me);
+    }
+
+    /// Outside of a cluster there are no Services: those of a cluster that was left go off this host.
+    fn forget(&mut self) {
+        self.memory.told = None;
+        if self.memory.facts == Facts::default() {
+            return;
+        }
+        self.memory.facts = Facts::default();
+        let mut changes = vec![Change::Facts(Facts::default())];
+        changes.extend(self.know(Vec::new(), BTreeMap::new()));
+        self.want(Wanted::default());
+        self.engine.report(changes);
     }
 
     /// Has the desk write down what has to be. A full one is asked again at the next look.

@@ -166,8 +166,10 @@ fn cut_hosts_talk_through_a_third() {
             flows.go_on();
             flows.finish().check("healed");
             let reason = connection(&h1, "h3")["path"]["reason"].clone();
-            // Both ends choose among the addresses of the other one, and one gives way.
-            assert!(reason == "direct" || reason == "moved", "{reason}");
+            // Both ends choose among the addresses of the other one, and one gives way; and a relay that answers late may be
+            // the worse way before it is known that the direct one works.
+            let known = ["direct", "moved", "better"];
+            assert!(known.iter().any(|known| reason == *known), "{reason}");
         }
     });
 }

@@ -280,7 +280,7 @@ fn wrong_command_lines_are_refused_before_anything_happens() {
                 "{wrong:?}: {said:?}"
             );
             assert!(
-                said.err.starts_with("error: ") && said.err.contains("--help"),
+                said.err.starts_with("weavectl: ") && said.err.contains("\nfix: "),
                 "{said:?}"
             );
         }

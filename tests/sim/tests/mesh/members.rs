@@ -407,6 +407,11 @@ fn a_node_does_not_leave_others_in_the_lurch_unless_it_must() {
     assert!(net.run_until(MINUTE, whole));
     assert_eq!(
         leave(&mut net, 2, false),
+        Err(CommandError::LastMember),
+        "the cluster would end with it"
+    );
+    assert_eq!(
+        leave(&mut net, 2, true),
         Ok(Reply::Left { heir: None }),
         "the last one"
     );
