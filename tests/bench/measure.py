@@ -56,9 +56,9 @@ def _answers(hosts, target):
 
 
 def _tcp_with_cpu(hosts, target, seconds):
-    before = _cpu_seconds()
+    before = cpu_seconds()
     gbps, gigabytes = _tcp(hosts, target, seconds, streams=1)
-    spent = _cpu_seconds() - before
+    spent = cpu_seconds() - before
     return {"tcp1_gbps": gbps, "cpu_s_per_gb": round(spent / gigabytes, 3) if gigabytes else 0}
 
 
@@ -122,7 +122,7 @@ def _quantile(ascending, share):
     return ascending[min(len(ascending) - 1, int(share * len(ascending)))]
 
 
-def _cpu_seconds():
+def cpu_seconds():
     """CPU time of the whole machine so far: user, nice, system, interrupts, soft interrupts."""
     with open("/proc/stat") as stat:
         ticks = [int(word) for word in stat.readline().split()[1:8]]

@@ -26,7 +26,7 @@ import sys
 from pathlib import Path
 
 from hosts import PREFIX, Failed, netns, remove_leftovers, run, wait_until
-from measure import _cpu_seconds as cpu_seconds
+from measure import cpu_seconds
 
 ROOT = Path(__file__).resolve().parents[2]
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"

@@ -10,6 +10,7 @@ mod docker;
 mod handshake;
 mod members;
 mod mesh;
+mod page;
 mod path;
 mod relayed;
 mod runtimes;
@@ -113,6 +114,12 @@ pub(crate) const TARGETS: &[Target] = &[
         "what members tell of themselves, and the picture of it",
         sight::report,
         sight::report_seeds,
+    ),
+    target(
+        "page",
+        "requests to the server behind the page, of whoever has not logged in",
+        page::requests,
+        page::requests_seeds,
     ),
     target(
         "api",

@@ -4,7 +4,7 @@ use weave_dashboard::graph::{self, Facts, Member};
 use weave_model::NodeId;
 use weave_model::api::{
     Capture, FlowCounts, PeerState, Protocol, Report, ReportContainer, ReportFlow, ReportLink,
-    Traffic, Verdict,
+    Topology, Traffic, Verdict,
 };
 
 /// A report that is read is written as it was, and becomes a picture in which every flow has two ends and every link is
@@ -17,24 +17,7 @@ pub(super) fn report(data: &[u8]) {
     let again: Report = serde_json::from_slice(&text).expect("what is written is read");
     assert_eq!(again, report);
     let (flows, containers) = (report.flows.len(), report.containers.len());
-    let member = |byte, report| Member {
-        id: NodeId::from_bytes([byte; 32]),
-        name: "a".parse().expect("a name"),
-        state: PeerState::Connected,
-        endpoints: Vec::new(),
-        blocks: Vec::new(),
-        report,
-    };
-    let topology = graph::picture(Facts {
-        at: 1,
-        me: NodeId::from_bytes([1; 32]),
-        verdict: Verdict::Ok,
-        summary: String::new(),
-        problems: Vec::new(),
-        services: Vec::new(),
-        range: None,
-        members: vec![member(1, Ok(report.clone())), member(2, Ok(report))],
-    });
+    let topology = picture_of(&report);
     assert_eq!(topology.flows.len(), 2 * flows);
     assert_eq!(topology.containers.len(), 2 * containers);
     let ends = topology
@@ -47,6 +30,28 @@ pub(super) fn report(data: &[u8]) {
     let before = links.len();
     links.dedup();
     assert_eq!(links.len(), before, "each pair once");
+}
+
+/// The picture of two members that tell the same.
+pub(super) fn picture_of(report: &Report) -> Topology {
+    let member = |byte| Member {
+        id: NodeId::from_bytes([byte; 32]),
+        name: "a".parse().expect("a name"),
+        state: PeerState::Connected,
+        endpoints: Vec::new(),
+        blocks: Vec::new(),
+        report: Ok(report.clone()),
+    };
+    graph::picture(Facts {
+        at: 1,
+        me: NodeId::from_bytes([1; 32]),
+        verdict: Verdict::Ok,
+        summary: String::new(),
+        problems: Vec::new(),
+        services: Vec::new(),
+        range: None,
+        members: vec![member(1), member(2)],
+    })
 }
 
 pub(super) fn report_seeds() -> Vec<Vec<u8>> {
