@@ -1,7 +1,7 @@
 //! The watch: looks at the kernel's connections, for as long as the node runs.
 //!
 //! It looks every [`RESTED`], or every [`AWAKE`] while somebody looks at the picture here or on another member, but never so
-//! often that looking takes more than a fiftieth of a core ([`SHARE`]): the kernel goes through all of its table, 2 to 10 ms
+//! often that looking takes more than an eightieth of a core ([`SHARE`]): the kernel goes through all of its table, 2 to 10 ms
 //! even when next to nothing is in it. What ended in between is taken every [`TICK`], which costs what there is. What the
 //! sockets of TCP tell ([`sockets`]) is read only while somebody looks.
 //!
@@ -34,7 +34,7 @@ const AWAKE: Duration = Duration::from_millis(500);
 const ASKED_BY_MEMBER: Duration = Duration::from_millis(2500);
 
 /// A look that took some CPU time is followed by a pause this many times as long.
-const SHARE: u32 = 50;
+const SHARE: u32 = 80;
 
 /// The most flows in a report.
 const MAX_FLOWS: usize = 256;
