@@ -58,19 +58,14 @@ pub fn main() -> Exit {
 
 /// Prints what the parser says: help as it is, anything else as cause and fix.
 fn misused(error: &clap::Error) -> Exit {
-    if matches!(
-        error.kind(),
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
-    ) {
-        // A reader that went away is not an error.
-        let _ = error.print();
-        return Exit::Ok;
-    }
-    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        let _ = error.print();
-        return Exit::Usage;
-    }
-    usage(&error.to_string()).report()
+    let exit = match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Exit::Ok,
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => Exit::Usage,
+        _ => return usage(&error.to_string()).report(),
+    };
+    // A reader that went away is not an error.
+    let _ = error.print();
+    exit
 }
 
 /// The parser's message, which is paragraphs: what is wrong, perhaps tips, how it is written, and where the help is.

@@ -47,7 +47,9 @@ impl Works {
         }
         let network_spec = network.map_or_else(NetworkSpec::default, |network| network.spec);
         let lease = containers::lease_id(&request.name, &request.ifname);
-        let made = self.attach_anew(&request, network_spec, part, netns).await;
+        let made = self
+            .attach_anew(&request, &lease, network_spec, part, netns)
+            .await;
         if made.is_err() {
             // The address of a former attachment was kept for this one.
             self.release(&lease).await;
@@ -59,6 +61,7 @@ impl Works {
     async fn attach_anew(
         &mut self,
         request: &AttachRequest,
+        lease: &str,
         network_spec: NetworkSpec,
         part: ClusterRange,
         netns: Netns,
@@ -68,8 +71,7 @@ impl Works {
         self.side.guard(range)?;
         let first = range.offset_v4(part.v4().network()).unwrap_or(0);
         let want = containers::wanted_offset(&part, request)?.map(|want| first + want);
-        let lease = containers::lease_id(&request.name, &request.ifname);
-        let offset = self.allocate_of(&request.network, &lease, want).await?;
+        let offset = self.allocate_of(&request.network, lease, want).await?;
         let spec = AttachSpec {
             attachment: containers::to_make(
                 &self.book,

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 
 use weave_model::api::{Code, Refusal, ServiceInfo, ServiceRequest};
-use weave_model::{DeclaredService, NodeId, NodeName, RemovedService, ServiceName};
+use weave_model::{ClusterRange, DeclaredService, NodeId, NodeName, RemovedService, ServiceName};
 use weave_proxy::declared::{Declared, Member, VirtualRange, resolve};
 
 use super::works::{SERVICE_LEASE, Works};
@@ -32,7 +32,7 @@ impl Works {
                 "see weavectl service create --help",
             )
         })?;
-        let virtuals = VirtualRange::new(self.config.services.range, range.v6());
+        let virtuals = self.virtuals(range);
         let members = self.members();
         let declared = resolve(&members, &virtuals);
         if let Some(other) = declared.get(&name) {
@@ -76,7 +76,7 @@ impl Works {
     /// Removes a Service, whoever made it.
     pub(super) fn remove_service(&mut self, name: &ServiceName) -> Result<ServiceInfo, Refusal> {
         let range = self.range()?;
-        let virtuals = VirtualRange::new(self.config.services.range, range.v6());
+        let virtuals = self.virtuals(range);
         let members = self.members();
         let declared = resolve(&members, &virtuals);
         let found = declared.get(name).ok_or_else(|| gone(name))?;
@@ -123,7 +123,7 @@ impl Works {
         let services = self.book.services_mut();
         services.made.retain(|made| !is_removed(made));
         services.removed.retain(still_made);
-        self.move_services(&VirtualRange::new(self.config.services.range, range.v6()));
+        self.move_services(&self.virtuals(range));
         let any = members
             .iter()
             .any(|member| !member.sheet.services.is_empty());
@@ -202,6 +202,11 @@ impl Works {
                 "look at: ip route, and at the log of the kernel",
             )),
         }
+    }
+
+    /// Where services have their addresses.
+    pub(super) fn virtuals(&self, range: ClusterRange) -> VirtualRange {
+        VirtualRange::new(self.config.services.range, range.v6())
     }
 
     /// Says why this node has no address for the sake of services, when that is another reason than before.

@@ -11,7 +11,7 @@ use weave_linux::nft::Found;
 use weave_linux::sysctl;
 use weave_model::api::{Attachment, Code, Hop, Refusal, Trace, TraceEnd, TraceRequest};
 use weave_model::{ClusterRange, NetworkName};
-use weave_proxy::declared::{Backend, VirtualRange, resolve};
+use weave_proxy::declared::{Backend, resolve};
 use weave_router::core::view::{Member, Owner, View};
 
 use super::book::Entry;
@@ -164,8 +164,7 @@ impl Works {
         range: ClusterRange,
         path: &mut Path,
     ) -> Result<IpAddr, Hop> {
-        let virtuals = VirtualRange::new(self.config.services.range, range.v6());
-        let declared = resolve(&self.members(), &virtuals);
+        let declared = resolve(&self.members(), &self.virtuals(range));
         let mut services = declared.values();
         let Some(service) = services.find(|one| one.addresses.contains(&destination)) else {
             return Ok(destination);

@@ -74,21 +74,13 @@ fn devices(links: &[Link]) -> Vec<Device> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::overlap;
     use super::*;
 
     fn link(index: u32, up: bool) -> Link {
         Link {
-            index,
-            name: format!("eth{index}"),
-            kind: String::new(),
             up,
-            carrier: up,
-            mtu: 1500,
-            mac: None,
-            alias: String::new(),
-            gso_max_size: 65536,
-            gso_ipv4_max_size: None,
-            peer_index: None,
+            ..overlap::tests::link(index, &format!("eth{index}"))
         }
     }
 

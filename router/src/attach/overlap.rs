@@ -91,7 +91,7 @@ fn too_broad(net: &IpNet) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     fn check(
@@ -103,7 +103,8 @@ mod tests {
         find(range, foreign, routes, addresses).map_or(Ok(()), |found| Err(found.into()))
     }
 
-    fn link(index: u32, name: &str) -> Link {
+    /// A device that is up.
+    pub(in crate::attach) fn link(index: u32, name: &str) -> Link {
         Link {
             index,
             name: name.into(),

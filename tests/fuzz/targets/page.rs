@@ -1,7 +1,10 @@
 //! What a browser, or anybody who is no browser, can send to the server behind the page.
 
+use std::sync::Once;
+
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::runtime::Builder;
 use weave_dashboard::{Dashboard, Identity};
 use weave_model::NodeId;
 use weave_model::api::Report;
@@ -17,10 +20,9 @@ const TURNS: usize = 64;
 /// Bytes on a connection are answered, or the connection ends; never by a failure of the server, and nothing of the picture
 /// is in an answer, as no bytes are a session.
 pub(super) fn requests(data: &[u8]) {
-    let runtime = tokio::runtime::Builder::new_current_thread();
-    let runtime = { runtime }.enable_time().build().expect("a runtime");
-    let answer = runtime.block_on(exchange(data));
-    let answer = String::from_utf8_lossy(&answer);
+    static CONTROL: Once = Once::new();
+    CONTROL.call_once(who_has_logged_in_sees_it);
+    let answer = exchange(page(), data);
     assert!(!answer.contains(HIDDEN), "{answer}");
     assert!(
         answer.is_empty() || answer.starts_with("HTTP/1."),
@@ -29,13 +31,35 @@ pub(super) fn requests(data: &[u8]) {
     assert!(!answer.starts_with("HTTP/1.1 5"), "{answer}");
 }
 
-async fn exchange(data: &[u8]) -> Vec<u8> {
-    let identity = Identity {
+/// The control: a session's answer has in it what no other may have.
+fn who_has_logged_in_sees_it() {
+    let page = page();
+    let (code, _) = page.invite([3; 16]);
+    let answer = exchange(page.clone(), login(&code).as_bytes());
+    let (_, cookie) = answer.split_once("set-cookie: ").expect("a session begins");
+    let (cookie, _) = cookie.split_once(';').expect("a cookie has attributes");
+    let more = format!("cookie: {cookie}\r\n");
+    let answer = exchange(page, get("/api/topology", &more).as_bytes());
+    assert!(answer.contains(HIDDEN), "{answer}");
+}
+
+fn page() -> Dashboard {
+    let page = Dashboard::new(Identity {
         node: NodeId::from_bytes([1; 32]),
         key: [2; 32],
-    };
-    let page = Dashboard::new(identity);
+    });
     page.publish(sight::picture_of(&shown()));
+    page
+}
+
+/// What the server says to these bytes, until the connection ends.
+fn exchange(page: Dashboard, data: &[u8]) -> String {
+    let runtime = Builder::new_current_thread().enable_time().build();
+    let answer = runtime.expect("a runtime").block_on(converse(page, data));
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+async fn converse(page: Dashboard, data: &[u8]) -> Vec<u8> {
     let (mut browser, server) = tokio::io::duplex(1 << 20);
     let serving = tokio::spawn(page.serve_one(TokioIo::new(server)));
     browser.write_all(data).await.expect("there is room");
@@ -59,16 +83,20 @@ fn shown() -> Report {
     report
 }
 
-pub(super) fn requests_seeds() -> Vec<Vec<u8>> {
-    let body = r#"{"code":"AAAAAAAAAAAAAAAAAAAAAA"}"#;
-    let login = format!(
+fn get(path: &str, more: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nhost: localhost:4040\r\n{more}\r\n")
+}
+
+fn login(code: &str) -> String {
+    let body = format!(r#"{{"code":"{code}"}}"#);
+    format!(
         "POST /api/login HTTP/1.1\r\nhost: localhost:4040\r\norigin: http://localhost:4040\r\n\
          content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
-    );
-    let get = |path: &str, more: &str| {
-        format!("GET {path} HTTP/1.1\r\nhost: localhost:4040\r\n{more}\r\n")
-    };
+    )
+}
+
+pub(super) fn requests_seeds() -> Vec<Vec<u8>> {
     let session =
         "cookie: weave-0101010101=1793000000.AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\r\n";
     [
@@ -78,7 +106,7 @@ pub(super) fn requests_seeds() -> Vec<Vec<u8>> {
         get("/api/history", "sec-fetch-site: cross-site\r\n"),
         get("/api/history/1", "origin: http://example.net\r\n"),
         get("/../../etc/passwd", "range: bytes=0-9\r\n"),
-        login,
+        login("AAAAAAAAAAAAAAAAAAAAAA"),
         "POST /api/logout HTTP/1.1\r\nhost: [::1]\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n".to_owned(),
         "HEAD / HTTP/1.0\r\n\r\n".to_owned(),
     ]
