@@ -6,6 +6,7 @@
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use hyper::body::Bytes;
 use tokio::sync::watch;
@@ -13,6 +14,12 @@ use weave_model::api::Topology;
 
 use crate::delta;
 use crate::history::History;
+
+/// The picture of so many seconds ago is the newest to who asks once.
+const FRESH: u64 = 2;
+
+/// How long who asks once waits for a newer one.
+const PATIENCE: Duration = Duration::from_secs(4);
 
 /// A picture, rendered as far as somebody asked.
 #[derive(Clone, Debug)]
@@ -107,6 +114,20 @@ impl Hub {
     /// The newest picture.
     pub(crate) fn frame(&self) -> Frame {
         self.frames.borrow().clone()
+    }
+
+    /// The picture of now, for who asks once: it is waited for as by a viewer, so that it is made. The newest there is, if
+    /// none comes. `wall` is the time in seconds since the Unix epoch.
+    pub(crate) async fn once(self: &Arc<Self>, wall: u64) -> Frame {
+        let mut viewer = self.view();
+        let is_fresh = |frame: &Frame| {
+            let made = frame.picture.as_ref().map(|picture| picture.topology.at);
+            made.is_some_and(|at| at + FRESH >= wall)
+        };
+        let coming = viewer.frames.wait_for(is_fresh);
+        // In either case it is the newest.
+        let _ = tokio::time::timeout(PATIENCE, coming).await;
+        self.frame()
     }
 
     /// How many look now.
@@ -232,6 +253,23 @@ mod tests {
         );
         assert_eq!((hub.viewers(), hub.resyncs()), (1, 1));
         drop(viewer);
+        assert_eq!(hub.viewers(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_asks_once_is_a_viewer_until_there_is_a_picture_of_now() {
+        let hub = Arc::new(Hub::default());
+        assert_eq!(hub.once(100).await.seq, 0, "none came");
+        hub.publish(topology(100));
+        assert_eq!(hub.once(101).await.seq, 1);
+        let asked = {
+            let hub = Arc::clone(&hub);
+            tokio::spawn(async move { hub.once(200).await.seq })
+        };
+        tokio::task::yield_now().await;
+        assert_eq!(hub.viewers(), 1);
+        hub.publish(topology(200));
+        assert_eq!(asked.await.unwrap(), 2);
         assert_eq!(hub.viewers(), 0);
     }
 

@@ -235,9 +235,9 @@ async fn logout(State(page): State<Dashboard>) -> Response {
     (StatusCode::NO_CONTENT, [(header::SET_COOKIE, cookie)]).into_response()
 }
 
-/// The newest picture.
+/// The picture of now.
 async fn topology(State(page): State<Dashboard>) -> Response {
-    let frame = page.shared.hub.frame();
+    let frame = page.shared.hub.once(wall()).await;
     if frame.seq == 0 {
         return (StatusCode::SERVICE_UNAVAILABLE, "there is no picture yet\n").into_response();
     }
@@ -305,7 +305,7 @@ mod tests {
             key: [1; 32],
         });
         page.publish(Topology {
-            at: 100,
+            at: wall(),
             node: NodeId::from_bytes([9; 32]),
             verdict: Verdict::Ok,
             summary: "<script>alert(1)</script>".to_owned(),
@@ -364,6 +364,7 @@ mod tests {
             &format!("host: {HERE}")[..],
             &format!("origin: http://{HERE}")[..],
         );
+        let kept = format!("GET /api/history/{}", page.shared.hub.times()[0]);
         let forged = "cookie: weave-0909090909=AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
         let table: &[(&str, &[&str], u16)] = &[
             ("GET /api/topology", &[host, session], 200),
@@ -379,10 +380,10 @@ mod tests {
             ("GET /api/events", &[host], 401),
             ("GET /api/history", &[host], 401),
             ("GET /api/history", &[host, session], 200),
-            ("GET /api/history/100", &[host, session], 200),
+            (&kept, &[host, session], 200),
             ("GET /api/history/101", &[host, session], 404),
             ("GET /api/history/x", &[host, session], 404),
-            ("GET /api/history/100", &[host], 401),
+            (&kept, &[host], 401),
             ("GET /", &[host], 200),
             ("GET /", &["host: evil.example"], 403),
             ("GET /../../etc/passwd", &[host], 404),

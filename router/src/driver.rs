@@ -39,7 +39,7 @@ use crate::time::{Now, Start};
 use control::Control;
 use generation::Watch;
 
-pub use bulletin::{Bulletin, Bulletins, MAX_TEXT};
+pub use bulletin::{Bulletin, Bulletins, MAX_TEXT, Why};
 pub use notes::{MAX_NOTE, Note};
 pub use workers::{Granted, Offloads, Workers, WorkersConfig};
 
@@ -130,7 +130,7 @@ enum Order {
     Command(Command, oneshot::Sender<Result<Reply, CommandError>>),
     Ports(BTreeMap<u32, Port>, Vec<Area>),
     Post(Vec<u8>),
-    Ask,
+    Ask(Why),
     Note(NodeId, Vec<u8>),
     Stop,
 }
@@ -244,11 +244,11 @@ impl Router {
     }
 
     /// Asks every connected member what it has to tell; [`Router::bulletins`] has what came.
-    pub fn ask_bulletins(&self) {
-        self.order(Order::Ask);
+    pub fn ask_bulletins(&self, why: Why) {
+        self.order(Order::Ask(why));
     }
 
-    /// When a member that asked was last told what this node has to tell.
+    /// When a member at which somebody looks was last told what this node has to tell.
     pub fn told_bulletin(&self) -> Option<Instant> {
         *lock(&self.shared.told)
     }

@@ -30,7 +30,7 @@ const RESTED: Duration = Duration::from_secs(10);
 /// Between two looks while somebody does.
 const AWAKE: Duration = Duration::from_millis(500);
 
-/// How long a member that asked counts as looking: less than [`PAST`], which is not worth a look.
+/// How long a member that asked because somebody looks there counts as looking.
 const ASKED_BY_MEMBER: Duration = Duration::from_millis(2500);
 
 /// A look that took some CPU time is followed by a pause this many times as long.

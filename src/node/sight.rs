@@ -1,8 +1,9 @@
 //! What this node sees of its containers' flows, what it tells the others, and the picture it makes of what all tell.
 //!
-//! What the watch ([`super::flow_watch`]) finds is posted as this node's report. The other members' reports are asked for only while somebody looks, and,
-//! more rarely, for a quarter of an hour afterwards, so that the page has a past to show. A picture waits for the answers:
-//! so what happened at a member is in it after the member's look and one question, 1.5 s at most.
+//! What the watch ([`super::flow_watch`]) finds is posted as this node's report. The other members' reports are asked for while
+//! somebody looks, and more rarely at other times, so that the page has a past to show whenever it is opened: each
+//! [`PAST`] for a quarter of an hour after somebody looked, else each [`quiet`]. A picture waits for the answers: so what
+//! happened at a member is in it after the member's look and one question, 1.5 s at most.
 
 use std::net::SocketAddr;
 use std::sync::{Mutex, OnceLock};
@@ -15,7 +16,7 @@ use weave_model::api::{
     Capture, PageLogin, PeerState, Problem, Refusal, Report, ReportContainer, ReportFlow,
     ReportLink, Topology,
 };
-use weave_router::driver::{Bulletin, MAX_TEXT};
+use weave_router::driver::{Bulletin, MAX_TEXT, Why};
 
 use super::facts::{Facts, lock, own_netns};
 use super::{Node, wall_seconds};
@@ -24,7 +25,13 @@ use crate::obstacle::Obstacle;
 /// Between two questions to the other members for the sake of the past.
 pub(super) const PAST: Duration = Duration::from_secs(5);
 
-/// How long after the last viewer the past is still recorded.
+/// Between two such questions when nobody has looked for long, in a small mesh.
+const QUIET: Duration = Duration::from_secs(15);
+
+/// In a larger one, so long for each member: whatever its size, a member is asked every two seconds at most.
+const QUIET_EACH: Duration = Duration::from_secs(2);
+
+/// How long after the last viewer the past is recorded as closely.
 pub(super) const LINGER: Duration = Duration::from_secs(900);
 
 /// How long somebody who asked once counts as looking.
@@ -142,7 +149,7 @@ impl Node {
         lock(&self.shared.sight.looked).asked_by = Some(now);
         let fresh = now.checked_sub(FRESH).unwrap_or(now);
         if !self.all_told(fresh) {
-            self.ask_others(now);
+            self.ask_others(now, Why::Watched);
         }
         let until = now + PATIENCE;
         while !self.all_told(fresh) || self.is_due(Instant::now()) {
@@ -228,15 +235,20 @@ impl Node {
             let looked = lock(&sight.looked);
             (looked.asked, looked.viewed)
         };
-        let due = if self.is_watched(now) {
-            true
+        let why = if self.is_watched(now) {
+            Why::Watched
         } else {
-            within(viewed, LINGER) && !within(asked, PAST)
+            Why::ForThePast
         };
-        if !due {
+        let pause = match why {
+            Why::Watched => Duration::ZERO,
+            Why::ForThePast if within(viewed, LINGER) => PAST,
+            Why::ForThePast => quiet(self.shared.router.view().members.len()),
+        };
+        if within(asked, pause) {
             return;
         }
-        self.ask_others(now);
+        self.ask_others(now, why);
         while !self.all_told(now) && now.elapsed() < ANSWER {
             tokio::time::sleep(ROUND).await;
         }
@@ -254,9 +266,9 @@ impl Node {
         lock(&self.shared.sight.looked).viewed
     }
 
-    fn ask_others(&self, now: Instant) {
+    fn ask_others(&self, now: Instant, why: Why) {
         lock(&self.shared.sight.looked).asked = Some(now);
-        self.shared.router.ask_bulletins();
+        self.shared.router.ask_bulletins(why);
     }
 
     /// Whether every member that can be reached told something since then.
@@ -295,6 +307,11 @@ impl Node {
             members: members.collect(),
         })
     }
+}
+
+/// How often the past is recorded while nobody looks, by how many members there are.
+fn quiet(members: usize) -> Duration {
+    QUIET.max(QUIET_EACH * u32::try_from(members).unwrap_or(u32::MAX))
 }
 
 /// A member's report, or why there is none.

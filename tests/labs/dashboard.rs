@@ -7,7 +7,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde_json::Value;
 
 use crate::lab::node::WEAVECTL;
 use crate::lab::traffic::{udp, wait_for};
@@ -206,12 +208,22 @@ fn the_link_leads_to_the_node_where_it_can() {
         host.ns.sh(&format!(
             "curl -fsS -c {jar} -H 'Origin: http://127.0.0.1:4040' -d '{{\"code\":\"{code}\"}}' http://127.0.0.1:4040/api/login"
         ));
-        wait_for("there is a picture", Duration::from_secs(20), || {
-            // A viewer must look before pictures are made.
-            let seen = host.ns.try_sh(&format!(
-                "curl -s --max-time 2 -b {jar} http://127.0.0.1:4040/api/events"
-            ));
-            String::from_utf8_lossy(&seen.stdout).contains("event: whole")
-        });
+        let get = |path: &str| {
+            let line = format!("curl -fsS --max-time 10 -b {jar} http://127.0.0.1:4040{path}");
+            host.ns.sh(&line)
+        };
+        wait_for(
+            "there is a past though nobody looked",
+            Duration::from_secs(60),
+            || get("/api/history").matches(',').count() >= 1,
+        );
+        let picture: Value = serde_json::from_str(&get("/api/topology")).expect("JSON");
+        let seconds = SystemTime::now().duration_since(UNIX_EPOCH);
+        let seconds = seconds.expect("it is later").as_secs();
+        let made = picture["topology"]["at"].as_u64();
+        assert!(
+            made.is_some_and(|at| at + 10 > seconds),
+            "who asks once is told of now: {made:?}, {seconds}"
+        );
     });
 }

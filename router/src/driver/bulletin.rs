@@ -5,7 +5,7 @@
 //! bounded ([`MAX_TEXT`]), and so is how often a member is answered ([`PAUSE`]).
 //!
 //! ```text
-//! ask   kind u8, id u32                                          "tell me"
+//! ask   kind u8, id u32, why u8                                  "tell me"; why: [`Why`]
 //! part  kind u8, id u32, index u8, count u8, then the bytes      the answer to the question with that id
 //! ```
 
@@ -30,6 +30,32 @@ const PAUSE: Duration = Duration::from_millis(400);
 
 const HEAD: usize = 7;
 const ROOM: usize = MAX_BODY - HEAD;
+
+/// Why a member asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// Somebody looks there now. Byte 0.
+    Watched,
+    /// To remember how it was; what is known anyway will do. Byte 1.
+    ForThePast,
+}
+
+impl Why {
+    const fn byte(self) -> u8 {
+        match self {
+            Self::Watched => 0,
+            Self::ForThePast => 1,
+        }
+    }
+
+    /// Why a question was asked; what a later version may add is taken for the one that costs less.
+    pub(super) const fn of(question: &[u8]) -> Self {
+        match question {
+            [.., 0] => Self::Watched,
+            _ => Self::ForThePast,
+        }
+    }
+}
 
 /// What a member told, and when it came.
 #[derive(Clone, Debug)]
@@ -68,7 +94,7 @@ impl Board {
     }
 
     /// The question to send to each of these members.
-    pub(super) fn ask(&mut self, members: &[NodeId]) -> Vec<u8> {
+    pub(super) fn ask(&mut self, members: &[NodeId], why: Why) -> Vec<u8> {
         self.last_id = self.last_id.wrapping_add(1);
         let id = self.last_id;
         let coming = |member: &NodeId| {
@@ -82,12 +108,12 @@ impl Board {
         };
         self.coming = members.iter().map(coming).collect();
         self.answered.retain(|member, _| members.contains(member));
-        [&[ASK], &id.to_be_bytes()[..]].concat()
+        [&[ASK], &id.to_be_bytes()[..], &[why.byte()]].concat()
     }
 
     /// The parts that answer a member's question; none if it asks too often or not properly.
     pub(super) fn answer(&mut self, peer: NodeId, body: &[u8], now: Instant) -> Vec<Vec<u8>> {
-        let [ASK, a, b, c, d] = *body else {
+        let [ASK, a, b, c, d, _] = *body else {
             return Vec::new();
         };
         let soon = |at: &Instant| now.saturating_duration_since(*at) < PAUSE;
@@ -142,7 +168,7 @@ mod tests {
         let (mut one, mut two, now) = (Board::default(), Board::default(), Instant::now());
         let text: Vec<u8> = (0..MAX_TEXT as u32).map(|n| (n / 7) as u8).collect();
         two.post(text.clone());
-        let question = one.ask(&[TWO]);
+        let question = one.ask(&[TWO], Why::Watched);
         let mut parts = two.answer(ONE, &question, now);
         assert!(parts.len() < 128 && parts.iter().all(|part| part.len() <= MAX_BODY));
         parts.reverse();
@@ -156,7 +182,8 @@ mod tests {
     #[test]
     fn who_asks_too_often_waits() {
         let (mut board, now) = (Board::default(), Instant::now());
-        let question = board.ask(&[]);
+        let question = board.ask(&[], Why::ForThePast);
+        assert_eq!(Why::of(&question), Why::ForThePast);
         assert!(
             board.answer(ONE, &question, now).is_empty(),
             "nothing to tell"
@@ -174,8 +201,8 @@ mod tests {
     fn an_answer_to_an_older_question_is_not_taken() {
         let (mut one, mut two, now) = (Board::default(), Board::default(), Instant::now());
         two.post(b"text".to_vec());
-        let parts = two.answer(ONE, &one.ask(&[TWO]), now);
-        one.ask(&[TWO]);
+        let parts = two.answer(ONE, &one.ask(&[TWO], Why::Watched), now);
+        one.ask(&[TWO], Why::Watched);
         assert_eq!(one.take(TWO, &parts[0]), None);
     }
 
@@ -184,7 +211,7 @@ mod tests {
         fn junk_does_no_harm(bodies in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..40), 0..20)) {
             let mut board = Board::default();
             board.post(vec![1; 5000]);
-            board.ask(&[ONE]);
+            board.ask(&[ONE], Why::Watched);
             for mut body in bodies {
                 board.answer(ONE, &body, Instant::now());
                 if let [kind, _, _, _, id, ..] = &mut body[..] {

@@ -12,7 +12,7 @@ use weave_linux::udp::is_too_big;
 use weave_linux::uplink::mtu_towards;
 use weave_model::NodeId;
 
-use super::bulletin::{self, Board, Bulletin};
+use super::bulletin::{self, Board, Bulletin, Why};
 use super::generation::Generation;
 use super::lanes::{self, Lanes};
 use super::notes::{self, Note};
@@ -221,7 +221,9 @@ impl Control {
             [bulletin::ASK, ..] => {
                 for part in self.board.answer(peer, body, at.mono) {
                     self.core.send_control(peer, &part, at);
-                    *lock(&self.shared.told) = Some(at.mono);
+                    if Why::of(body) == Why::Watched {
+                        *lock(&self.shared.told) = Some(at.mono);
+                    }
                 }
             }
             [bulletin::PART, ..] => {
@@ -234,14 +236,14 @@ impl Control {
     }
 
     /// Asks all members that can be reached what they have to tell.
-    fn ask_members(&mut self) {
+    fn ask_members(&mut self, why: Why) {
         if self.trees.are_sparse() {
             let all: Vec<NodeId> = self.counters.keys().copied().collect();
             all.into_iter()
                 .for_each(|member| self.core.handle_wanted(member, now()));
         }
         let members: Vec<NodeId> = self.links.keys().copied().collect();
-        let question = self.board.ask(&members);
+        let question = self.board.ask(&members, why);
         for member in members {
             self.core.send_control(member, &question, now());
         }
@@ -271,7 +273,7 @@ impl Control {
                     self.stale = true;
                 }
                 Order::Post(text) => self.board.post(text),
-                Order::Ask => self.ask_members(),
+                Order::Ask(why) => self.ask_members(why),
                 Order::Note(to, bytes) => {
                     self.core.handle_wanted(to, now());
                     self.core.send_control(to, &notes::body(&bytes), now());
