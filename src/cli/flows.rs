@@ -16,6 +16,9 @@ use super::table::{Columns, Table};
 /// How often the picture is asked for while it goes on.
 const INTERVAL: Duration = Duration::from_secs(1);
 
+/// From here on what is shown may be older than people expect: a look at a large table takes long, and so the pause after it.
+const SLOW: Duration = Duration::from_secs(2);
+
 /// What both verbs answer as JSON.
 #[derive(Debug, Serialize)]
 struct Shown<'a> {
@@ -288,6 +291,20 @@ fn notes(topology: &Topology) -> Vec<String> {
             let fix = "sysctl net.netfilter.nf_conntrack_acct=1";
             notes.push(format!(
                 "{name} counts no bytes: its kernel was not told to ({fix})"
+            ));
+        }
+        if capture.lost > 0 {
+            notes.push(format!(
+                "{name} lost {} since its start: there were more at once than it keeps",
+                capture.lost
+            ));
+        }
+        if u64::from(capture.interval_ms) > SLOW.as_millis() as u64 {
+            notes.push(format!(
+                "{name} looks every {} s only: its kernel follows {} connections, and a look takes {} ms",
+                capture.interval_ms / 1000,
+                capture.connections,
+                capture.took_us / 1000
             ));
         }
         if capture.untold > 0 {

@@ -1,7 +1,7 @@
 //! Who talks to whom, as every node of a cluster tells it.
 
 use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -15,8 +15,14 @@ const SIZE: usize = 2 << 20;
 
 /// Sends [`SIZE`] bytes over one connection, all of which are read before it ends.
 fn send(from: &Ns, to: &Ns, ip: IpAddr, port: u16) {
+    let address = SocketAddr::new(ip, port);
+    send_to(from, address, (to, address));
+}
+
+/// The same to another address than the one that listens, which leads there in time.
+fn send_to(from: &Ns, asked: SocketAddr, (to, listens): (&Ns, SocketAddr)) {
     let listener = to
-        .inside(|| TcpListener::bind((ip, port)))
+        .inside(|| TcpListener::bind(listens))
         .expect("the port is free");
     let reader = std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().expect("a connection comes");
@@ -24,12 +30,20 @@ fn send(from: &Ns, to: &Ns, ip: IpAddr, port: u16) {
         stream.read_to_end(&mut bytes).expect("all of it comes");
         bytes.len()
     });
-    let mut stream = from
-        .inside(|| TcpStream::connect((ip, port)))
-        .expect("it listens");
+    let mut stream = connect_in_time(from, asked);
     stream.write_all(&vec![7; SIZE]).expect("it is read");
     drop(stream);
     assert_eq!(reader.join().expect("the reader ends"), SIZE);
+}
+
+/// A connection to who listens, as soon as the way there is known.
+fn connect_in_time(from: &Ns, to: SocketAddr) -> TcpStream {
+    let mut stream = None;
+    wait_for(&format!("{to} takes a connection up"), PATIENCE, || {
+        stream = from.inside(|| TcpStream::connect(to)).ok();
+        stream.is_some()
+    });
+    stream.expect("it was just there")
 }
 
 /// How soon a flow is told.
@@ -174,16 +188,92 @@ fn flows_through_a_service_and_of_udp_are_told_with_their_ends_and_bytes() {
     });
 }
 
+/// The host that is a member of the network itself, what comes to a container from outside through a port of its host, and
+/// what was sent through a Service, TCP and UDP, are told soon as well, with the bytes that went.
+#[test]
+fn hosts_the_outside_and_services_are_ends_too() {
+    Lab::run(|lab| {
+        let hosts = lab.cluster::<2>();
+        let [h1, h2] = &hosts;
+        h1.ok(&["expose"]);
+        let [a, b] = [h1.attach("a"), h2.attach_with("b", &["--label", "app=web"])];
+        let selected = ["--selector", "app=web", "--node-port", "30080"];
+        let web = ["service", "create", "web", "--port", "80:8005"];
+        let made = h1.json(&[&web[..], &selected].concat());
+        let udp_too = ["service", "create", "names", "--port", "53:8006/udp"];
+        let names = h1.json(&[&udp_too[..], &selected[..2]].concat());
+        let machine = Ns::add("outside");
+        lab.plug(&machine, "u0", 9);
+        lab.allow_outside(h2.v4);
+        for host in &hosts {
+            host.json(&["flows"]);
+        }
+        let mut delays = Delays::default();
+        let carried = |flow: &Value| carries(flow, "sent_bytes", SIZE as u64);
+        send(&h1.ns, &b.ns, b.v4.into(), 8010);
+        delays.take(&hosts, ("h1", "b"), ("tcp", 8010), |flow| {
+            carried(flow) && flow["from"]["kind"] == "host"
+        });
+        let own = h1.status()["host"]["ip"].as_str().map(str::parse);
+        let own: IpAddr = own.expect("it is exposed").expect("an address");
+        send(&b.ns, &h1.ns, own, 8011);
+        delays.take(&hosts, ("b", "h1"), ("tcp", 8011), |flow| {
+            carried(flow) && flow["to"]["kind"] == "host"
+        });
+        let through = front(&made, 0);
+        send_to(&a.ns, through, (&b.ns, (b.v4, 8005).into()));
+        delays.take(&hosts, ("a", "b"), ("tcp", 8005), |flow| {
+            carried(flow) && flow["service"] == "web"
+        });
+        let asked = SocketAddr::new(front(&names, 0).ip(), 53);
+        datagrams_to((&a.ns, a.v4.into()), asked, (&b.ns, (b.v4, 8006).into()));
+        delays.take(&hosts, ("a", "b"), ("udp", 8006), |flow| {
+            carries(flow, "sent_bytes", DATAGRAMS * 1000) && flow["service"] == "names"
+        });
+        let port = SocketAddr::new(h2.v4.into(), 30080);
+        send_to(&machine, port, (&b.ns, (b.v4, 8005).into()));
+        delays.take(&hosts, ("192.168.77.9", "b"), ("tcp", 8005), |flow| {
+            carried(flow) && flow["from"]["kind"] == "outside"
+        });
+        delays.check();
+    });
+}
+
+/// Whether a flow counted that many bytes, and their headers.
+fn carries(flow: &Value, direction: &str, bytes: u64) -> bool {
+    let counted = flow[direction].as_u64();
+    counted.is_some_and(|counted| (bytes..bytes * 105 / 100).contains(&counted))
+}
+
 /// How many datagrams [`stream_of_datagrams`] sends.
 const DATAGRAMS: u64 = 50;
 
 /// Sends datagrams of 1000 bytes to a port, each of which is waited for.
 fn stream_of_datagrams(from: (&Ns, IpAddr), to: (&Ns, IpAddr), port: u16) {
     let (left, right) = (udp(from.0, (from.1, 0)), udp(to.0, (to.1, port)));
+    exchange(&left, (to.1, port).into(), &right);
+}
+
+fn exchange(left: &UdpSocket, asked: SocketAddr, right: &UdpSocket) {
     for _ in 0..DATAGRAMS {
-        left.send_to(&[1; 1000], (to.1, port)).expect("it leaves");
+        left.send_to(&[1; 1000], asked).expect("it leaves");
         right.recv_from(&mut [0; 1500]).expect("it arrives");
     }
+}
+
+/// The same through a Service, once a datagram of one byte came by it.
+fn datagrams_to(from: (&Ns, IpAddr), asked: SocketAddr, to: (&Ns, SocketAddr)) {
+    let (left, right) = (udp(from.0, (from.1, 0)), udp(to.0, to.1));
+    let patience = right.read_timeout().expect("a socket has one");
+    let moment = Some(Duration::from_millis(100));
+    right.set_read_timeout(moment).expect("it is not zero");
+    wait_for(&format!("{asked} leads to {}", to.1), PATIENCE, || {
+        // Refused until somebody is behind it.
+        let _ = left.send_to(&[1], asked);
+        right.recv_from(&mut [0; 1]).is_ok()
+    });
+    right.set_read_timeout(patience).expect("it is not zero");
+    exchange(&left, asked, &right);
 }
 
 /// The address at which a Service that was just made is asked.
@@ -200,16 +290,7 @@ fn hold(client: (&Ns, SocketAddr), server: (&Ns, IpAddr)) -> [TcpStream; 2] {
         .0
         .inside(|| TcpListener::bind((server.1, 8005)))
         .expect("the port is free");
-    let mut stream = None;
-    wait_for(
-        "the Service takes a connection up",
-        Duration::from_secs(20),
-        || {
-            stream = client.0.inside(|| TcpStream::connect(client.1)).ok();
-            stream.is_some()
-        },
-    );
-    let mut stream = stream.expect("it was just there");
+    let mut stream = connect_in_time(client.0, client.1);
     let (mut taken, _) = listener.accept().expect("a connection comes");
     stream.write_all(&[7; 1000]).expect("it is read");
     taken.read_exact(&mut [0; 1000]).expect("all of it comes");
