@@ -112,9 +112,11 @@ fn make_shop(host: &Host) -> SocketAddr {
     SocketAddr::new(front.parse().expect("an address"), 81)
 }
 
-/// A program that listens on port 8000 of a container.
-fn serve(of: &Container) -> Child {
-    let mut server = of.ns.command("python3");
+/// A program with a name that would be markup, which listens on port 8000 of a container.
+fn serve(of: &Container, dir: &Path) -> Child {
+    let named = dir.join("<i id=bad>");
+    std::os::unix::fs::symlink("/usr/bin/python3", &named).expect("the name is free");
+    let mut server = of.ns.command(named.to_str().expect("it is text"));
     let server = server.args(["-m", "http.server", "8000"]);
     let server = server.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
     server.expect("python3 is installed")
@@ -141,7 +143,9 @@ fn a_person_uses_the_page() {
         h1.attach("idle");
         let front = make_shop(h2);
         let _life = Life::start(&web, &db, front);
-        let mut server = serve(&web);
+        let mut server = serve(&web, lab.dir());
+        h1.json(&["network", "create", "blue"]);
+        h1.attach_with("inner", &["--network", "blue"]);
         let forward = Forward::start(h1);
         assert!(
             forward.link.starts_with("http://127.0.0.1:"),

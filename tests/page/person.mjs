@@ -114,6 +114,8 @@ async function look() {
   say("a container tells its labels");
   await details.getByText("tcp/8000").waitFor();
   say("and what runs in it");
+  await details.getByText("<i id=bad>").waitFor();
+  check((await page.locator("#bad").count()) === 0, "a name that would be markup is text");
   await shot("container");
   await everybody("details of a container");
   await page.getByRole("navigation").getByRole("button", { name: /^h1/ }).click();
@@ -161,6 +163,17 @@ async function services() {
 }
 
 async function find() {
+  const names = (wanted) => page.waitForFunction((all) => {
+    const drawn = document.querySelector("nav").textContent;
+    return all.every(([name, there]) => drawn.includes(name) === there);
+  }, wanted, { timeout: PATIENCE });
+  const network = page.getByLabel("Network or namespace");
+  await network.selectOption("net:=blue");
+  await names([["inner", true], ["idle", false]]);
+  say("one network can be chosen");
+  await shot("network");
+  await network.selectOption("");
+  await names([["inner", true], ["idle", true]]);
   await page.keyboard.press("/");
   await page.keyboard.type("is:failing");
   await page.waitForTimeout(600);
@@ -197,6 +210,11 @@ async function past() {
   await page.keyboard.press("Home");
   await page.getByText(/^The past, at/).waitFor();
   say("the slider leads into the past");
+  await page.getByRole("navigation").getByRole("button", { name: /^web/ }).click();
+  const details = page.getByRole("complementary", { name: "Details" });
+  await details.getByText(/\/s then$/).waitFor();
+  check((await details.locator("svg").count()) === 0, "and tells what moved then, not now");
+  await page.keyboard.press("Escape");
   await page.getByRole("button", { name: "Live" }).click();
   await page.getByText(/^The past, at/).waitFor({ state: "detached" });
   await page.getByRole("button", { name: "Light colours" }).click();

@@ -1,8 +1,8 @@
 // The filter language: words that must all hold. A word is text to be found anywhere, `field:text`, a number compared
-// (`rate>10kB`, `port=80`), or any of these after `!`. What it is asked of is one flow, container or host. Pure.
+// (`rate>10kB`, `port=80`), or any of these after `!`; `field:=text` is the whole of it. What it is asked of is one flow, container or host. Pure.
 
 import { listening } from "./format";
-import type { Container, Flow, Host, Inside } from "./types";
+import type { Container, Flow, Host, Inside, Topology } from "./types";
 
 /** What can be asked: text by field, numbers by field. */
 export interface Subject {
@@ -42,6 +42,7 @@ function one(word: string): Test {
   const field = word.slice(0, Math.max(colon, 0)).toLowerCase();
   if (FIELDS.includes(field)) {
     const part = word.slice(colon + 1).toLowerCase();
+    if (part.startsWith("=")) return ({ text }) => (text[field] ?? []).some((value) => value.toLowerCase() === part.slice(1));
     return ({ text }) => (text[field] ?? []).some((value) => value.toLowerCase().includes(part));
   }
   const part = word.toLowerCase();
@@ -55,6 +56,21 @@ export const NUMBERS = ["rate", "bytes", "port", "conns", "refused", "rtt", "res
 export function parse(line: string): Test {
   const tests = line.split(/\s+/).filter(Boolean).map(one);
   return (subject) => tests.every((test) => test(subject));
+}
+
+/** The words by which a line can be narrowed to one network or namespace, where there are several. */
+export function places(topology: Topology): string[] {
+  const words = (field: string, found: (string | undefined)[]): string[] =>
+    [...new Set(found)].filter((one) => one !== undefined && one !== "").sort().map((one) => `${field}:=${one}`);
+  const networks = words("net", topology.containers.map((one) => one.network));
+  const namespaces = words("namespace", topology.containers.map((one) => podOf(one).namespace));
+  return [...(networks.length > 1 ? networks : []), ...namespaces];
+}
+
+/** The line with this place in it, and no other of its field. */
+export function placed(line: string, place: string): string {
+  const rest = line.split(/\s+/).filter((word) => word !== "" && !/^(net|namespace):=/.test(word));
+  return [place, ...rest].filter((word) => word !== "").join(" ");
 }
 
 const labels = (container?: Container): string[] =>

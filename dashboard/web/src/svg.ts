@@ -4,7 +4,8 @@ import type { Core, EdgeSingular, NodeSingular, Position } from "cytoscape";
 
 const MARGIN = 24;
 
-const escaped = (text: string): string => text.replace(/[&<>"]/g, (one) => `&#${one.charCodeAt(0)};`);
+/** Text as it stands in a document, whatever is in it. */
+export const escaped = (text: string): string => text.replace(/[&<>"]/g, (one) => `&#${one.charCodeAt(0)};`);
 const figure = (value: number): string => value.toFixed(1);
 const number = (one: NodeSingular | EdgeSingular, name: string): number => Number.parseFloat(one.style(name)) || 0;
 

@@ -7,7 +7,8 @@ import { bytes, listening, share } from "../src/format";
 import { layout, NAME } from "../src/layout";
 import { stepped } from "../src/picture";
 import { OPEN_ALL, sceneOf } from "../src/scene";
-import { ofContainer, ofFlow, ofHost, parse, podOf } from "../src/search";
+import { ofContainer, ofFlow, ofHost, parse, placed, places, podOf } from "../src/search";
+import { escaped } from "../src/svg";
 import type { Container, End, Flow, Host, Topology } from "../src/types";
 
 const host = (at: number): Host => ({
@@ -48,11 +49,27 @@ test("all words of a search must hold, and ! turns one round", () => {
   const table: [string, boolean][] = [
     ["", true], ["c1", true], ["C2", true], ["nobody", false], ["!nobody", true], ["c1 nobody", false],
     ["from:c1", true], ["to:c1", false], ["host:host1", true], ["label:app=app2", true], ["net:default", true],
+    ["net:=default", true], ["net:=def", false], ["net:def", true], ["!net:=default", false],
     ["is:failing", true], ["!is:failing", false], ["port=6379", true], ["port>6379", false], ["port>=6379", true],
     ["rate>10kB", true], ["rate>1MB", false], ["rate<20k", true], ["bytes=100", true], ["unknown>5", false],
     ["is:failing port=6379 !c3", true], ["fd00::1", false], ["!", false],
   ];
   for (const [line, expected] of table) assert.equal(parse(line)(subject), expected, line);
+});
+
+test("where there are several networks or namespaces, one can be chosen", () => {
+  const topology = mesh(1, 3);
+  assert.deepEqual(places(topology), [], "one network, and no pods");
+  topology.containers[1].network = "blue";
+  topology.containers[2].labels["io.kubernetes.pod.namespace"] = "shop";
+  assert.deepEqual(places(topology), ["net:=blue", "net:=default", "namespace:=shop"]);
+  assert.equal(placed("is:failing", "net:=blue"), "net:=blue is:failing");
+  assert.equal(placed("net:=blue is:failing", "namespace:=shop"), "namespace:=shop is:failing");
+  assert.equal(placed("namespace:=shop is:failing", ""), "is:failing");
+});
+
+test("nothing in a name becomes markup in the drawing", () => {
+  assert.equal(escaped('<i a="b">&'), "&#60;i a=&#34;b&#34;&#62;&#38;");
 });
 
 test("what runs in a container can be searched for", () => {
