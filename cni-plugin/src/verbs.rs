@@ -166,6 +166,11 @@ impl Call<'_> {
         };
         let attached: Result<Attachment, NoAnswer> =
             node::post(&self.config.socket, "/attachments", request);
+        if let (Err(NoAnswer::Unheard(_)), Some(_)) = (&attached, &self.config.ipam) {
+            // The node may attach it yet, under an address that the other plugin is about to give to somebody else.
+            self.free()
+                .unwrap_or_else(|error| eprintln!("weave-cni: {error}"));
+        }
         let attachment = attached.map_err(|reason| match reason {
             // Who asks for an address or a port that somebody else has has to ask for another.
             NoAnswer::Refused(refusal)
@@ -186,10 +191,12 @@ impl Call<'_> {
         Ok(result)
     }
 
-    /// Frees an attachment, now or, when the node does not answer, when it is back.
+    /// Frees an attachment, now or, when the node does not answer, when it is back. Goes on past a failure, and reports
+    /// the first.
     fn del(&self) -> Result<(), Error> {
-        self.free()?;
-        self.delegate("DEL")
+        let freed = self.free();
+        let delegated = self.delegate("DEL");
+        freed.and(delegated)
     }
 
     fn free(&self) -> Result<(), Error> {

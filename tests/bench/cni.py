@@ -58,7 +58,7 @@ def ours(hosts):
     hosts.start("hA", OURS / "weaved", "--name", "hA", "--state-dir", hosts.folder / "state", "--socket", socket, "--listen", "0.0.0.0:6783")
     wait_until(socket.is_socket, 10, "weaved's socket")
     run(OURS / "weavectl", "--socket", socket, "init", "--range", "10.32.0.0/12")
-    return OURS / "weave-cni", {"cniVersion": "1.0.0", "name": "ours", "type": "weave-cni", "socket": str(socket)}
+    return OURS.parent / "install/weave-cni", {"cniVersion": "1.0.0", "name": "ours", "type": "weave-cni", "socket": str(socket)}
 
 
 def bridge(hosts):

@@ -21,7 +21,7 @@ use crate::lab::ns::{self, Ns};
 use crate::lab::{Host, Lab, await_mesh_of};
 
 /// How many cases there are: none gets lost unnoticed.
-const COUNT: usize = 41;
+const COUNT: usize = 42;
 
 /// How many statements the contract has.
 const STATEMENTS: u32 = 38;
@@ -92,6 +92,11 @@ const CASES: [Case; COUNT] = [
     (
         "09 an ADD that fails after IPAM gives the address back to IPAM",
         ipam::failed_after_ipam,
+        Mutant::NoIpam,
+    ),
+    (
+        "DEL that the node refuses gives the address back to IPAM all the same",
+        ipam::failed_del,
         Mutant::NoIpam,
     ),
     ("10 DEL twice is fine", removing::del_twice, Mutant::Strict),
@@ -210,7 +215,11 @@ const CASES: [Case; COUNT] = [
         asking::refused,
         Mutant::Deaf,
     ),
-    ("32 dns is in the result", asking::names, Mutant::Deaf),
+    (
+        "32 dns that is configured or asked for is in the result",
+        asking::names,
+        Mutant::Deaf,
+    ),
     (
         "35 each wrong input has its code",
         input::wrong_input,
@@ -222,7 +231,7 @@ const CASES: [Case; COUNT] = [
         Mutant::Careless,
     ),
     (
-        "37 two interfaces of one container come and go by themselves",
+        "37 two interfaces of one container, in two networks, come and go by themselves",
         adding::two_interfaces,
         Mutant::AllOfIt,
     ),
@@ -263,9 +272,13 @@ fn conformance() {
             world.show(title, case);
         }
         println!("{} cases of conformance passed", CASES.len());
+        let clean = h1.ns.snapshot();
         for (title, case, mutant) in CASES {
             must_fail(mutant, title, || world.show(title, case));
+            // Or the next one might fail for what this one left.
             world.recover();
+            assert_eq!(world.r1().left(), (0, 0, 0), "{title}: {mutant:?}");
+            assert_same(&clean, &h1.ns.snapshot(), title);
         }
         println!("and {} failed on their mutants", CASES.len());
     });

@@ -18,7 +18,7 @@ pub(crate) use containerd::image;
 
 use std::io::Write as _;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::{Value, json};
@@ -27,14 +27,30 @@ use crate::lab::Host;
 use crate::lab::node::WEAVED;
 use crate::lab::ns::{self, Ns};
 
-/// The plugin under test: what `cargo build` puts beside the node.
-fn plugin() -> PathBuf {
-    let plugin = PathBuf::from(WEAVED).with_file_name("weave-cni");
+/// The plugin under test: the one to install.
+pub(crate) fn plugin() -> PathBuf {
+    let target = Path::new(WEAVED).parent().and_then(Path::parent);
+    let plugin = target.expect("it has a folder").join("install/weave-cni");
     assert!(
         plugin.exists(),
-        "no weave-cni beside weaved: build all with cargo build --release"
+        "no {}: build all with ./run build",
+        plugin.display()
     );
     plugin
+}
+
+/// A runtime starts it anew for each call, on hosts with whatever libc: it needs no other file, and is small.
+#[test]
+fn the_plugin_is_static_and_small() {
+    let plugin = plugin();
+    let size = std::fs::metadata(&plugin).expect("it is there").len();
+    println!("weave-cni: {:.2} MB", size as f64 / 1e6);
+    assert!(size < 3_000_000, "{size} bytes");
+    let headers = Command::new("readelf").args(["-lW"]).arg(&plugin).output();
+    let headers = headers.expect("binutils are installed");
+    let headers = String::from_utf8_lossy(&headers.stdout).into_owned();
+    assert!(headers.contains("LOAD"), "{headers}");
+    assert!(!headers.contains("INTERP"), "{headers}");
 }
 
 /// Where Debian puts the reference plugins.

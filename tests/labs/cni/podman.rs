@@ -1,11 +1,15 @@
 //! Debian's Podman with its CNI backend: containers join the network by its name, and leave it.
 
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
+use super::chain::word;
 use super::{Runtime, containerd, plugin};
 use crate::lab::node::said;
 use crate::lab::ns::{self, Ns};
+use crate::lab::traffic::wait_for;
 use crate::lab::{Container, Host, Lab};
 
 /// Podman on one host, with all it writes in one folder.
@@ -105,7 +109,8 @@ impl<'a> Podman<'a> {
 }
 
 /// Containers of two hosts reach each other; a restarted one is attached anew, one that asks for an address has it, and
-/// removed ones leave nothing, with the node there and with the node down.
+/// a killed and a
+/// removed one leave nothing, with the node there and with the node down; a published port leads to its container.
 #[test]
 fn containers_of_podman() {
     Lab::run(|lab| {
@@ -114,12 +119,19 @@ fn containers_of_podman() {
         let [p1, p2] = [&h1, &h2].map(|host| Podman::new(host, lab.dir(), &image));
         let [r1, r2] = [&h1, &h2].map(Runtime::new);
         let (a, b) = (
-            p1.start("a", ""),
+            p1.start("a", " --publish 8080:80"),
             p2.start("b", " --mac-address 02:42:0a:00:00:07"),
         );
         a.reaches(&b, 1400);
         b.reaches(&a, 1400);
         assert!(b.ns.sh("ip link show eth0").contains("02:42:0a:00:00:07"));
+        let listener = a.ns.inside(|| TcpListener::bind("0.0.0.0:80"));
+        let listener = listener.expect("nothing else listens in it");
+        let published = SocketAddr::new(h1.v4.into(), 8080);
+        lab.allow_outside(h1.v4);
+        let seen = word(&h2.ns, published, &listener);
+        assert_eq!(seen, Some(h2.v4.into()), "the port leads to the container");
+        drop(listener);
 
         ns::host(&format!("ip netns del {}", a.ns.name()));
         p1.run("restart --time 0 a");
@@ -129,6 +141,14 @@ fn containers_of_podman() {
         let c = p1.start("c", " --ip 10.32.0.99");
         assert_eq!(c.v4.to_string(), "10.32.0.99");
         c.reaches(&b, 56);
+
+        // Killed, it is gone, and started anew it is attached anew.
+        p1.run("kill c");
+        wait_for("its address is free", Duration::from_secs(30), || {
+            r1.left() == (0, 0, 0)
+        });
+        p1.run("start c");
+        assert_eq!(r1.left(), (1, 1, 1));
 
         h2.end("KILL");
         p2.run("rm --force --time 0 b");

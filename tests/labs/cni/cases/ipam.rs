@@ -1,8 +1,12 @@
 //! Another plugin chooses addresses: a script that writes down what it is called for.
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use super::World;
+use crate::lab::await_mesh_of;
+use crate::lab::traffic::wait_for;
 
 pub(super) fn failed_after_ipam(world: &World<'_>) {
     let ns = world.container("c");
@@ -22,6 +26,39 @@ pub(super) fn failed_after_ipam(world: &World<'_>) {
         .with("ipam", json!({"type": "absent"}))
         .on("ADD", "c", &ns);
     missing.refused(7, "no plugin \\\"absent\\\"");
+    unheard_after_ipam(world, &ns);
+}
+
+/// The node is not there, or says nothing: whatever it does yet is undone, since the address may go to somebody else.
+fn unheard_after_ipam(world: &World<'_>, ns: &Ns) {
+    world.h1.end("KILL");
+    let called = world.with_ipam("10.32.0.71/24", "").on("ADD", "c", ns);
+    called.refused(11, "cannot be reached");
+    assert_eq!(world.ipam_log(), "ADD DEL");
+    let journal = world.dir.join(weave_model::api::CNI_JOURNAL);
+    let waiting = || std::fs::read_dir(&journal).map_or(0, Iterator::count);
+    assert_eq!(waiting(), 1, "it is to be freed when the node is back");
+    world.h1.start();
+    wait_for("it is", Duration::from_secs(20), || waiting() == 0);
+    await_mesh_of(&[world.h1, world.h2]);
+}
+
+pub(super) fn failed_del(world: &World<'_>) {
+    let ns = world.container("c");
+    let runtime = world.with_ipam("10.32.0.72/24", "");
+    let stolen = runtime.add("c", &ns).outer();
+    // A device that is not ours has taken its name: it must not be removed, and the node refuses.
+    world.h1.ns.sh(&format!(
+        "ip link del {stolen}; ip link add {stolen} type bridge"
+    ));
+    runtime.on("DEL", "c", &ns).refused(11, "the device");
+    assert_eq!(
+        world.ipam_log(),
+        "ADD DEL",
+        "the address goes back all the same"
+    );
+    world.h1.ns.sh(&format!("ip link del {stolen}"));
+    runtime.del("c", &ns);
 }
 
 pub(super) fn forwarded(world: &World<'_>) {
