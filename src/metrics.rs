@@ -1,12 +1,16 @@
 //! Metrics for Prometheus, at `/metrics`: read from the node's counters when somebody asks, kept nowhere.
 //!
 //! [`families`] is pure: what the node says in, the text out. Names begin with `weave_`, units are seconds and bytes, labels
-//! have few values: names of members, reasons, facilities, and of addresses only those of endpoints that the relay serves. On loopback anybody on the host may read;
-//! elsewhere a bearer token is asked for (RFC 6750).
+//! have few values, or as many as there are members, networks and, up to a limit, Services; never an address.
+//! `docs/metrics.md` lists all. On loopback anybody on the host may read; elsewhere a bearer token is asked for (RFC 6750).
 
 mod page;
 
+mod addresses;
+mod host;
+mod operations;
 mod relay;
+mod services;
 
 mod families;
 
@@ -20,6 +24,7 @@ use subtle::ConstantTimeEq as _;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use weave_dashboard::bounded;
+use weave_linux::{conntrack, myself};
 
 use crate::node::Node;
 
@@ -50,16 +55,21 @@ fn routes(node: Node, token: Option<String>) -> Router {
 }
 
 async fn scrape(State(node): State<Node>) -> Response {
-    let (capture, flows) = node.flow_capture();
-    let page = node.dashboard();
+    let (page, engine) = (node.dashboard(), node.service_engine());
     let facts = Facts {
         status: node.status(),
         connections: node.connections().connections,
-        capture,
-        flows,
+        addresses: node.address_use(),
+        services: node.services(),
+        engine: engine.shown(),
+        progress: engine.progress(),
+        operations: node.operations(),
+        flows: node.flows_seen(),
         viewers: page.viewers(),
         resyncs: page.resyncs(),
-        relay: node.service_engine().shown().relay,
+        // What cannot be read is left out: a scrape has the rest.
+        conntrack: conntrack::load().ok(),
+        usage: myself::usage().ok(),
     };
     ([(header::CONTENT_TYPE, TEXT)], render(&facts)).into_response()
 }

@@ -26,6 +26,7 @@ mod members;
 mod missing;
 mod networks;
 mod notes;
+mod operations;
 mod pcap;
 mod publishing;
 mod resolve;
@@ -70,12 +71,16 @@ pub use capture::CaptureQuery;
 pub use desk::Desk;
 pub use docker::{Answer as DockerAnswer, Lent, Pool};
 pub(crate) use facts::own_netns;
+pub use ipam::AddressUse;
+pub use operations::{Runtime, Tallies, Tally};
+pub use sight::FlowsSeen;
 
 use book::Book;
 use desk::{Job, Reply};
 use facts::Facts;
 use host::{HostSide, TUN};
 use journal::Journal;
+use operations::Operations;
 use services::{Known, Memory, Serving};
 use sight::Sight;
 use works::Works;
@@ -104,6 +109,8 @@ struct Shared {
     started_at: u64,
     /// What was asked of other members.
     asked: notes::Asked,
+    /// What container runtimes asked for.
+    operations: Operations,
     /// Held by the test that is under way.
     testing: Mutex<()>,
 }
@@ -202,6 +209,7 @@ impl Node {
             sight,
             started_at: wall_seconds(),
             asked: notes::Asked::default(),
+            operations: Operations::default(),
             testing: Mutex::new(()),
         };
         let shared = Arc::new(shared);
@@ -241,8 +249,13 @@ impl Node {
 
     /// Attaches a container; the same request again answers the same.
     pub async fn attach(&self, request: AttachRequest) -> Result<Attachment, Refusal> {
-        self.ask(|reply| Job::Attach(Box::new(request), reply))
-            .await
+        let of_runtime = request.owner.is_some();
+        let answer = self.ask(|reply| Job::Attach(Box::new(request), reply));
+        if of_runtime {
+            self.counted((Runtime::Cni, "add"), answer).await
+        } else {
+            answer.await
+        }
     }
 
     /// Detaches a container, or one interface of it.
@@ -256,17 +269,20 @@ impl Node {
 
     /// Frees the attachment that a CNI runtime names so; none is fine.
     pub async fn cni_del(&self, what: CniRef) -> Result<Attachments, Refusal> {
-        self.ask(|reply| Job::CniDel(what, reply)).await
+        let answer = self.ask(|reply| Job::CniDel(what, reply));
+        self.counted((Runtime::Cni, "del"), answer).await
     }
 
     /// Looks whether an attachment still is as it was made.
     pub async fn cni_check(&self, what: CniRef) -> Result<CniFindings, Refusal> {
-        self.ask(|reply| Job::CniCheck(what, reply)).await
+        let answer = self.ask(|reply| Job::CniCheck(what, reply));
+        self.counted((Runtime::Cni, "check"), answer).await
     }
 
     /// Frees what a CNI runtime does not know any more.
     pub async fn cni_gc(&self, request: CniGcRequest) -> Result<Attachments, Refusal> {
-        self.ask(|reply| Job::CniGc(request, reply)).await
+        let answer = self.ask(|reply| Job::CniGc(request, reply));
+        self.counted((Runtime::Cni, "gc"), answer).await
     }
 
     /// Gives the host addresses of its own; if it has some, those are the answer.
@@ -281,7 +297,9 @@ impl Node {
 
     /// Does what Docker asks.
     pub async fn docker(&self, call: Call) -> Result<DockerAnswer, Refusal> {
-        self.ask(|reply| Job::Docker(Box::new(call), reply)).await
+        let name = call.name();
+        let answer = self.ask(|reply| Job::Docker(Box::new(call), reply));
+        self.counted((Runtime::Docker, name), answer).await
     }
 
     /// Makes a Service.
@@ -391,6 +409,19 @@ impl Node {
     /// The sessions with other members.
     pub fn connections(&self) -> Connections {
         view::connections(&self.shared.router.view(), &self.shared.router.stats())
+    }
+
+    /// What container runtimes had this node do.
+    pub fn operations(&self) -> Tallies {
+        self.shared.operations.tallies()
+    }
+
+    async fn counted<A>(
+        &self,
+        of: (Runtime, &'static str),
+        answer: impl Future<Output = Result<A, Refusal>>,
+    ) -> Result<A, Refusal> {
+        self.shared.operations.counted(of, answer).await
     }
 
     async fn ask<A>(&self, job: impl FnOnce(Reply<A>) -> Job) -> Result<A, Refusal> {

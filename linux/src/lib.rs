@@ -9,6 +9,7 @@ pub mod conntrack;
 pub mod descriptors;
 pub mod file;
 pub mod intercept;
+pub mod myself;
 pub mod netlink;
 pub mod netns;
 pub mod nft;

@@ -98,6 +98,30 @@ impl Call {
     }
 }
 
+impl Call {
+    /// What it is called in counts.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Activate => "activate",
+            Self::DriverCapabilities => "driver_capabilities",
+            Self::IpamCapabilities => "ipam_capabilities",
+            Self::AddressSpaces => "address_spaces",
+            Self::RequestPool(_) => "request_pool",
+            Self::ReleasePool(_) => "release_pool",
+            Self::RequestAddress(_) => "request_address",
+            Self::ReleaseAddress(_) => "release_address",
+            Self::CreateNetwork(_) => "create_network",
+            Self::DeleteNetwork(_) => "delete_network",
+            Self::CreateEndpoint(_) => "create_endpoint",
+            Self::EndpointInfo(_) => "endpoint_info",
+            Self::DeleteEndpoint(_) => "delete_endpoint",
+            Self::Join(_) => "join",
+            Self::Leave(_) => "leave",
+            Self::Heard => "heard",
+        }
+    }
+}
+
 /// An address family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {

@@ -5,6 +5,7 @@ pub mod docker;
 
 mod bandwidth;
 mod drops;
+mod durations;
 mod engine;
 mod health;
 mod id;
@@ -22,6 +23,7 @@ mod way;
 
 pub use bandwidth::{Bandwidth, Rate};
 pub use drops::Drop;
+pub use durations::{BOUNDS, Durations};
 pub use engine::{BALANCE_ANNOTATION, BadWord, Balance, ENGINE_ANNOTATION, Engine, EngineChoice};
 pub use health::{
     BadHealthCheck, CheckedService, FailedCheck, HealthCheck, MAX_CHECK_SECONDS, MAX_PATH,

@@ -11,6 +11,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
+use weave_model::Durations;
+
 use crate::kernel::{Done, Error, Kernel};
 use crate::relay::{Relay, Watch, routes};
 use crate::sources::{Change, Sources};
@@ -65,6 +67,30 @@ impl Count {
     }
 }
 
+/// How the kernel was brought to what was reported.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Syncs {
+    /// By changing elements.
+    pub changed: u64,
+    /// By making the table anew, whole.
+    pub remade: u64,
+    /// Not: it refused, or could not be asked. It is tried again at every look.
+    pub failed: u64,
+    /// How long it took, from a report to the kernel having it.
+    pub took: Durations,
+}
+
+impl Syncs {
+    fn add(&mut self, done: Option<Done>) {
+        match done {
+            Some(Done::Kept) => {}
+            Some(Done::Changed) => self.changed += 1,
+            Some(Done::Remade) => self.remade += 1,
+            None => self.failed += 1,
+        }
+    }
+}
+
 /// What the engine shows.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
@@ -76,11 +102,13 @@ pub struct Report {
     pub relay_failure: Option<String>,
     /// The relay, once there was something for it to do.
     pub relay: Option<Watch>,
+    /// How the kernel came to it.
+    pub syncs: Syncs,
 }
 
 /// What the thread is asked.
 enum Order {
-    Report(Vec<Change>),
+    Report(Instant, Vec<Change>),
     Drain(Duration, Sender<usize>),
 }
 
@@ -127,8 +155,9 @@ impl Engine {
 
     /// Takes reports, all of which hold together.
     pub fn report(&self, changes: Vec<Change>) {
-        lock(&self.count).send(Instant::now());
-        self.order(Order::Report(changes));
+        let now = Instant::now();
+        lock(&self.count).send(now);
+        self.order(Order::Report(now, changes));
     }
 
     /// How it gets on now.
@@ -199,8 +228,8 @@ impl Work {
             };
             while let Some(order) = next.take() {
                 match order {
-                    Order::Report(first) => {
-                        next = self.take(first, waiting);
+                    Order::Report(since, first) => {
+                        next = self.take(since, first, waiting);
                         known = true;
                     }
                     Order::Drain(patience, reply) => {
@@ -246,12 +275,17 @@ impl Work {
     }
 
     /// Takes all reports that wait, and gives back what waited behind them.
-    fn take(&mut self, first: Vec<Change>, waiting: &Receiver<Order>) -> Option<Order> {
+    fn take(
+        &mut self,
+        since: Instant,
+        first: Vec<Change>,
+        waiting: &Receiver<Order>,
+    ) -> Option<Order> {
         let mut all = first;
         self.taken += 1;
         let behind = loop {
             match waiting.try_recv() {
-                Ok(Order::Report(more)) => {
+                Ok(Order::Report(_, more)) => {
                     all.extend(more);
                     self.taken += 1;
                 }
@@ -273,7 +307,13 @@ impl Work {
         let done = self
             .kernel
             .apply(Arc::clone(&table), &diff, self.sources.facts());
-        lock(&self.shown).table = table;
+        {
+            let mut shown = lock(&self.shown);
+            shown.table = table;
+            if done.is_ok() {
+                shown.syncs.took.add(since.elapsed());
+            }
+        }
         self.tell(done, "the rules of Services are made");
         behind
     }
@@ -314,6 +354,7 @@ impl Work {
 
     fn tell(&self, done: Result<Done, Error>, remade: &str) {
         let mut shown = lock(&self.shown);
+        shown.syncs.add(done.as_ref().ok().copied());
         match done {
             Ok(done) => {
                 if done == Done::Remade {

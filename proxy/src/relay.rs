@@ -28,7 +28,7 @@ use crate::mark::MARK;
 use crate::table::{Diff, Key, Table};
 use agree::{Budget, Open};
 use datagrams::Door;
-use pick::Seen;
+use pick::{Seen, Sum};
 use rules::{Listening, Ports, ROUTES, Rules};
 use shared::Shared;
 use worker::{Listener, WAKE, Worker};
@@ -283,6 +283,14 @@ impl Watch {
             displaced: counts.displaced.load(Relaxed),
             lost: counts.lost.load(Relaxed),
         }
+    }
+
+    /// What the endpoints of each port of a Service are like together, of those that are the relay's; in order.
+    pub fn groups(&self) -> Vec<(Key, Sum)> {
+        let now = Instant::now();
+        let groups = self.shared.routes.load().groups();
+        let sum = |group: &Arc<routes::Group>| (group.key.clone(), group.balancer().sum(now));
+        groups.iter().map(sum).collect()
     }
 
     /// The endpoints of each port of a Service that is the relay's.

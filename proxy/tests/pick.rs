@@ -337,3 +337,31 @@ proptest! {
         }
     }
 }
+
+/// What Prometheus adds up must not fall when an endpoint goes.
+#[test]
+fn counts_of_endpoints_that_have_gone_stay_in_the_sum() {
+    let mut world = World::new(&entry(Balance::Least, 0..4));
+    let picked: Vec<SocketAddr> = (0..100).map(|_| world.pick()).collect();
+    world.balancer.handle_failure(picked[0], world.now);
+    world
+        .balancer
+        .handle_connected(picked[1], 20 * MS, world.now);
+    let before = world.balancer.sum(world.now);
+    assert_eq!((before.open, before.listed, before.ejected), (100, 4, 0));
+    assert_eq!((before.counts.picks, before.counts.failures), (100, 1));
+    assert_eq!(
+        (before.latency, before.slowest),
+        (Some(20 * MS), Some(20 * MS))
+    );
+    world
+        .balancer
+        .update(&entry(Balance::Least, 0..1), world.now);
+    let fewer = world.balancer.sum(world.now);
+    assert_eq!((fewer.listed, fewer.counts), (1, before.counts));
+    picked
+        .iter()
+        .for_each(|one| world.balancer.handle_end(*one));
+    let ended = world.balancer.sum(world.now);
+    assert_eq!((ended.open, ended.counts), (0, before.counts));
+}

@@ -167,6 +167,8 @@ pub struct PeerStats {
     pub rekeys: u64,
     /// How often a handshake was begun again because nothing came of the one before.
     pub retries: u64,
+    /// How often a handshake came to an end as it should.
+    pub handshakes: u64,
 }
 
 impl Router {
@@ -358,6 +360,7 @@ fn read_stats(workers: &Workers) -> Stats {
             received_bytes,
             rekeys: peer.counters.rekeys.load(Relaxed),
             retries: peer.counters.retries.load(Relaxed),
+            handshakes: peer.counters.handshakes.load(Relaxed),
         };
         (peer.id, stats)
     });

@@ -114,6 +114,11 @@ impl Ipam {
         true
     }
 
+    /// The areas, ascending.
+    pub fn areas(&self) -> &[Block] {
+        &self.areas
+    }
+
     /// [`Ipam::allocate_in`] no area.
     pub fn allocate(
         &mut self,

@@ -1,10 +1,19 @@
 //! Every metric: its name, what it means, and where its value comes from.
 
-use weave_model::api::{Capture, Connection, Offload, PeerState, Status, Verdict};
-use weave_proxy::relay::Watch;
+use weave_linux::conntrack::Load;
+use weave_linux::myself::Usage;
+use weave_model::api::{Connection, Offload, PeerState, Services, Status, Verdict};
+use weave_proxy::driver::{Progress, Report};
 
 use super::page::{Page, only};
-use super::relay;
+use super::{addresses, host, operations, relay, services};
+use crate::node::{AddressUse, FlowsSeen, Tallies};
+
+/// The commit that this was built from, where the build was told.
+const COMMIT: &str = match option_env!("WEAVE_COMMIT") {
+    Some(commit) => commit,
+    None => "unknown",
+};
 
 /// What metrics are made of.
 #[derive(Clone, Debug)]
@@ -13,31 +22,51 @@ pub struct Facts {
     pub status: Status,
     /// Its sessions.
     pub connections: Vec<Connection>,
+    /// How the cluster's addresses stand.
+    pub addresses: AddressUse,
+    /// The Services of the cluster.
+    pub services: Services,
+    /// What serves them, and how it gets on.
+    pub engine: Report,
+    /// When it did what it was told.
+    pub progress: Progress,
+    /// What container runtimes had the node do.
+    pub operations: Tallies,
     /// How well it sees flows.
-    pub capture: Capture,
-    /// How many flows it knows.
-    pub flows: usize,
+    pub flows: FlowsSeen,
     /// How many look at its page.
     pub viewers: usize,
     /// How often one of them was given the whole picture anew.
     pub resyncs: u64,
-    /// What the relay of Services has done, once it was needed.
-    pub relay: Option<Watch>,
+    /// The kernel's table of connections, where it can be asked.
+    pub conntrack: Option<Load>,
+    /// What the process takes, where `/proc` says.
+    pub usage: Option<Usage>,
 }
 
 /// All metrics in the text format of Prometheus.
 pub fn render(facts: &Facts) -> String {
-    let page = Page::default();
-    node(&page, &facts.status);
-    containers(&page, &facts.status);
-    traffic(&page, &facts.status);
-    peers(&page, facts);
-    sessions(&page, &facts.connections);
-    exchanged(&page, &facts.connections);
-    addresses(&page, &facts.status);
-    sight(&page, facts);
-    if let Some(relay) = &facts.relay {
-        relay::families(&page, relay);
+    let mut page = Page::default();
+    node(&mut page, &facts.status);
+    containers(&mut page, &facts.status);
+    traffic(&mut page, &facts.status);
+    peers(&mut page, facts);
+    sessions(&mut page, &facts.connections);
+    kinds(&mut page, &facts.connections);
+    exchanged(&mut page, &facts.connections);
+    addresses::families(&mut page, &facts.status, &facts.addresses);
+    services::families(&mut page, &facts.services, &facts.engine.table);
+    services::syncs(&mut page, &facts.engine.syncs, &facts.progress);
+    if let Some(relay) = &facts.engine.relay {
+        relay::families(&mut page, relay);
+    }
+    operations::families(&mut page, &facts.operations);
+    sight(&mut page, facts);
+    if let Some(load) = &facts.conntrack {
+        host::conntrack(&mut page, load);
+    }
+    if let Some(usage) = &facts.usage {
+        host::process(&mut page, usage);
     }
     page.text()
 }
@@ -46,13 +75,13 @@ fn flag(value: bool) -> f64 {
     f64::from(u8::from(value))
 }
 
-fn node(page: &Page, status: &Status) {
-    let version = [status.version.clone()];
+fn node(page: &mut Page, status: &Status) {
+    let build = [&status.version, COMMIT, env!("WEAVE_RUSTC")].map(str::to_owned);
     page.gauge(
         "weave_build_info",
-        "The version of weaved, as a label.",
-        ["version"],
-        [(version, 1.0)],
+        "What weaved was built from and with, as labels.",
+        ["version", "commit", "rustc"],
+        [(build, 1.0)],
     );
     page.gauge(
         "weave_start_time_seconds",
@@ -95,7 +124,7 @@ fn node(page: &Page, status: &Status) {
     );
 }
 
-fn containers(page: &Page, status: &Status) {
+fn containers(page: &mut Page, status: &Status) {
     page.gauge(
         "weave_container_mtu_bytes",
         "The MTU of containers' interfaces.",
@@ -121,7 +150,7 @@ fn containers(page: &Page, status: &Status) {
     );
 }
 
-fn traffic(page: &Page, status: &Status) {
+fn traffic(page: &mut Page, status: &Status) {
     let datagrams = &status.datagrams;
     page.counter(
         "weave_datagrams_transmitted_total",
@@ -154,6 +183,18 @@ fn traffic(page: &Page, status: &Status) {
         only(datagrams.received_calls),
     );
     page.counter(
+        "weave_handed_on_datagrams_total",
+        "Datagrams between two other members that this node handed on; it cannot read them.",
+        [],
+        only(datagrams.handed_on),
+    );
+    page.counter(
+        "weave_handed_on_bytes_total",
+        "Bytes of these.",
+        [],
+        only(datagrams.handed_on_bytes),
+    );
+    page.counter(
         "weave_drops_total",
         "Packets and datagrams that were not passed on, by reason.",
         ["reason"],
@@ -164,7 +205,7 @@ fn traffic(page: &Page, status: &Status) {
     );
 }
 
-fn peers(page: &Page, facts: &Facts) {
+fn peers(page: &mut Page, facts: &Facts) {
     let count = |state| {
         facts
             .connections
@@ -182,6 +223,13 @@ fn peers(page: &Page, facts: &Facts) {
         ["state"],
         states.map(|(name, state)| ([name.to_owned()], count(state))),
     );
+    let members = facts.status.cluster.as_ref();
+    page.gauge(
+        "weave_members",
+        "Members of the cluster that this node knows, itself included.",
+        [],
+        only(members.map_or(0, |cluster| cluster.members).into()),
+    );
     page.counter(
         "weave_records_quarantined_total",
         "Records and sheets of members that are left because reading them failed, which is a fault of weaved.",
@@ -197,7 +245,7 @@ fn labels(one: &Connection) -> [String; 2] {
 
 const PEER: [&str; 2] = ["peer", "peer_id"];
 
-fn sessions(page: &Page, connections: &[Connection]) {
+fn sessions(page: &mut Page, connections: &[Connection]) {
     let some = |value: fn(&Connection) -> Option<f64>| {
         let value = move |one: &Connection| Some((labels(one), value(one)?));
         connections.iter().filter_map(value)
@@ -227,6 +275,24 @@ fn sessions(page: &Page, connections: &[Connection]) {
         some(|one| Some(one.mtu?.bytes.into())),
     );
     page.gauge(
+        "weave_peer_loss_ratio",
+        "Of the pings on the way to the member, how many were lost of late.",
+        PEER,
+        some(|one| Some(f64::from(one.path.as_ref()?.loss_permille?) / 1e3)),
+    );
+    page.gauge(
+        "weave_peer_relayed",
+        "Whether packets for the member are handed on by another one, as they do not get through straight.",
+        PEER,
+        some(|one| Some(flag(one.path.as_ref()?.via.is_some()))),
+    );
+    page.gauge(
+        "weave_peer_keys_timestamp_seconds",
+        "When the keys in use to the member were made, in seconds since the Unix epoch.",
+        PEER,
+        some(|one| Some(one.keys_at? as f64)),
+    );
+    page.gauge(
         "weave_peer_lanes",
         "Lanes in use to the member.",
         PEER,
@@ -234,18 +300,43 @@ fn sessions(page: &Page, connections: &[Connection]) {
     );
 }
 
-fn exchanged(page: &Page, connections: &[Connection]) {
+/// What of a session is no number.
+fn kinds(page: &mut Page, connections: &[Connection]) {
+    let kind = |one: &Connection| {
+        let [peer, id] = labels(one);
+        let via = one.path.as_ref()?.via.as_ref();
+        let via = via.map_or_else(String::new, ToString::to_string);
+        Some(([peer, id, one.suite?.to_string(), via], 1.0))
+    };
+    page.gauge(
+        "weave_peer_session_info",
+        "The cipher of the session with the member, and the member that hands its packets on, if any, as labels.",
+        ["peer", "peer_id", "suite", "via"],
+        connections.iter().filter_map(kind),
+    );
+    let handshakes = connections.iter().flat_map(|one| {
+        let [peer, id] = labels(one);
+        let results = [
+            ("completed", one.handshakes),
+            ("unanswered", one.handshake_retries),
+        ];
+        results.map(|(result, count)| ([peer.clone(), id.clone(), result.to_owned()], count))
+    });
+    page.counter(
+        "weave_handshakes_total",
+        "Handshakes with the member, the first and those for new keys: completed ones, and those that nothing came of.",
+        ["peer", "peer_id", "result"],
+        handshakes,
+    );
+}
+
+fn exchanged(page: &mut Page, connections: &[Connection]) {
     type Count = fn(&Connection) -> u64;
-    let counters: [(&str, &str, Count); 6] = [
+    let counters: [(&str, &str, Count); 5] = [
         (
             "weave_rekeys_total",
             "How often new keys took the place of keys in use.",
             |one| one.rekeys,
-        ),
-        (
-            "weave_handshake_retries_total",
-            "How often a handshake was begun again because nothing came of the one before.",
-            |one| one.handshake_retries,
         ),
         (
             "weave_transmit_bytes_total",
@@ -278,47 +369,23 @@ fn exchanged(page: &Page, connections: &[Connection]) {
     }
 }
 
-fn addresses(page: &Page, status: &Status) {
-    let (owned, used) = status.cluster.as_ref().map_or((0, 0), |cluster| {
-        (cluster.addresses, cluster.addresses_used)
-    });
-    let states = [
-        ("owned", owned),
-        ("used", used),
-        ("free", owned.saturating_sub(used)),
-    ];
-    page.gauge(
-        "weave_ipam_addresses",
-        "IPv4 addresses: those this node owns, and of these used and free ones.",
-        ["state"],
-        states.map(|(state, count)| ([state.to_owned()], count.into())),
-    );
-    let members = status.cluster.as_ref().map_or(0, |cluster| cluster.members);
-    page.gauge(
-        "weave_members",
-        "Members of the cluster that this node knows, itself included.",
-        [],
-        only(members.into()),
-    );
-}
-
-fn sight(page: &Page, facts: &Facts) {
-    let Facts { capture, .. } = facts;
+fn sight(page: &mut Page, facts: &Facts) {
+    let capture = &facts.flows.capture;
     page.gauge(
         "weave_flows",
         "Flows that are known to this node.",
         [],
-        only(facts.flows as f64),
+        only(facts.flows.kept as f64),
     );
-    page.gauge(
-        "weave_conntrack_entries",
-        "Connections that the kernel follows on this host.",
+    page.counter(
+        "weave_flow_events_total",
+        "Connections that were read from the kernel's table, and ends of connections that it told.",
         [],
-        only(capture.connections as f64),
+        only(facts.flows.events),
     );
     page.counter(
         "weave_flow_events_lost_total",
-        "Connections that were left out of flows because there were too many.",
+        "Connections that are missing from flows: there were too many to keep, or too many ended at once to be told.",
         [],
         only(capture.lost),
     );

@@ -124,9 +124,12 @@ impl Node {
     /// Takes what ended since it was last taken.
     fn take_ended(&self, door: &Conntrack, flows: &mut Flows) {
         let view = self.shared.router.view();
+        let mut events = 0;
         let missed = door.ended(|connection| {
+            events += 1;
             flows.ended(&connection, |ip| whose(&view, ip));
         });
+        lock(&self.shared.sight.seen).events += events;
         // A socket that failed is found out by the next look.
         if missed.unwrap_or(false) {
             flows.missed();
@@ -184,7 +187,12 @@ impl Node {
         };
         flows.begin(Instant::now(), wall_seconds());
         let count = door.dump(|connection| flows.take(&connection, |ip| whose(&view, ip)))?;
-        let missed = door.ended(|connection| flows.ended(&connection, |ip| whose(&view, ip)))?;
+        let mut events = count as u64;
+        let missed = door.ended(|connection| {
+            events += 1;
+            flows.ended(&connection, |ip| whose(&view, ip));
+        })?;
+        lock(&self.shared.sight.seen).events += events;
         if missed {
             flows.missed();
         }

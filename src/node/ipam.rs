@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 
 use weave_linux::nft::Found;
 use weave_model::api::{Ipam, IpamFinding, IpamFindings, IpamNode, NodeRef, Refusal};
-use weave_model::{Block, ClusterRange};
+use weave_model::{Block, ClusterRange, DeclaredNetwork, NetworkName};
 use weave_router::core::command::{Command, CommandError, Reply};
-use weave_router::core::view::View;
+use weave_router::core::view::{AreaUse, Owner, View};
 
 use super::book::Entry;
 use super::members::node_ref;
@@ -23,6 +23,63 @@ impl Node {
         let view = self.shared.router.view();
         let range = view.range.ok_or(CommandError::NotMember)?;
         Ok(show(&view, &range))
+    }
+}
+
+/// How the addresses of a cluster stand, as one node sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AddressUse {
+    /// The addresses of the range.
+    pub range: u64,
+    /// Those of them that members own which cannot be reached.
+    pub unreachable: u64,
+    /// Those that nobody owns.
+    pub unowned: u64,
+    /// This node's, by network.
+    pub networks: Vec<(NetworkName, AreaUse)>,
+}
+
+impl Node {
+    /// How the cluster's addresses stand.
+    pub fn address_use(&self) -> AddressUse {
+        let view = self.shared.router.view();
+        let book = self.shared.published.borrow().book.clone();
+        let declared = book.networks().known.declared();
+        let names = view.range.map_or_else(BTreeMap::new, |range| {
+            let named = |one: &DeclaredNetwork| Some((range.block(one.range)?, one.name.clone()));
+            declared.filter_map(named).collect()
+        });
+        count(&view, &names)
+    }
+}
+
+/// `names` are the networks by their part of the range.
+fn count(view: &View, names: &BTreeMap<Block, NetworkName>) -> AddressUse {
+    let Some(range) = view.range else {
+        return AddressUse::default();
+    };
+    let (mut owned, mut unreachable) = (0, 0);
+    for (first, last, owner) in view.owners() {
+        let size = u64::from(last - first) + 1;
+        owned += size;
+        if let Owner::Member(at) = owner
+            && view
+                .members
+                .get(*at as usize)
+                .is_some_and(|member| !member.connected)
+        {
+            unreachable += size;
+        }
+    }
+    let named = |area: &AreaUse| match area.area {
+        None => Some((NetworkName::default_network(), *area)),
+        Some(block) => Some((names.get(&block)?.clone(), *area)),
+    };
+    AddressUse {
+        range: range.size().into(),
+        unreachable,
+        unowned: u64::from(range.size()).saturating_sub(owned),
+        networks: view.areas.iter().filter_map(named).collect(),
     }
 }
 
@@ -160,5 +217,43 @@ mod tests {
         view.mine = vec![Block::new(0, 8).unwrap()];
         view.claim_own();
         assert_eq!(shown(&view), [""; 0]);
+    }
+
+    #[test]
+    fn what_members_own_that_cannot_be_reached_is_counted() {
+        let range = ClusterRange::new(
+            "10.32.0.0/24".parse().unwrap(),
+            "fd00::/48".parse().unwrap(),
+        );
+        let mut view = View::empty(
+            weave_model::NodeId::from_bytes([1; 32]),
+            "host1".parse().unwrap(),
+        );
+        assert_eq!(count(&view, &BTreeMap::new()), AddressUse::default());
+        view.range = range.ok();
+        view.mine = vec![Block::new(64, 5).unwrap()];
+        view.claim_own();
+        let (known, unknown) = (Block::new(128, 4).unwrap(), Block::new(160, 4).unwrap());
+        let area = |area| AreaUse {
+            area,
+            capacity: 8,
+            used: 3,
+            asking: area.is_none(),
+        };
+        view.areas = vec![area(None), area(Some(known)), area(Some(unknown))];
+        let names = BTreeMap::from([(known, "blue".parse().unwrap())]);
+        let counted = count(&view, &names);
+        let seen = (counted.range, counted.unreachable, counted.unowned);
+        assert_eq!(seen, (256, 0, 224), "its own are never out of reach");
+        let networks: Vec<&str> = counted
+            .networks
+            .iter()
+            .map(|(name, _)| name.as_str())
+            .collect();
+        assert_eq!(
+            networks,
+            ["default", "blue"],
+            "what is not declared any more has no name"
+        );
     }
 }

@@ -72,10 +72,23 @@ pub(super) struct Seen {
     /// How many flows are kept.
     pub(super) kept: usize,
     pub(super) capture: Capture,
+    /// Connections that were read, and ends of connections that were told, since the start.
+    pub(super) events: u64,
     /// When the kernel was looked at, and the CPU time that it took.
     pub(super) looked: Option<(Instant, Duration)>,
     /// The report that was posted last.
     posted: Vec<u8>,
+}
+
+/// How well this node sees flows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FlowsSeen {
+    /// What the last look told.
+    pub capture: Capture,
+    /// How many flows are kept.
+    pub kept: usize,
+    /// Connections that were read, and ends of connections that were told, since the start.
+    pub events: u64,
 }
 
 /// When somebody looked, and when others were asked for it.
@@ -138,9 +151,13 @@ impl Node {
     }
 
     /// How well flows are seen, and how many there are.
-    pub fn flow_capture(&self) -> (Capture, usize) {
+    pub fn flows_seen(&self) -> FlowsSeen {
         let seen = lock(&self.shared.sight.seen);
-        (seen.capture.clone(), seen.kept)
+        FlowsSeen {
+            capture: seen.capture.clone(),
+            kept: seen.kept,
+            events: seen.events,
+        }
     }
 
     /// The picture of the whole mesh now: waits a moment for a look here and for what others tell.

@@ -64,6 +64,8 @@ pub(super) fn status(
             received: stats.received.datagrams,
             received_batches: stats.received.batches,
             received_calls: stats.received.calls,
+            handed_on: stats.sent.handed_on + stats.received.handed_on,
+            handed_on_bytes: stats.sent.handed_on_bytes + stats.received.handed_on_bytes,
         },
         drops: drops(stats),
         quarantined: view.quarantined,
@@ -239,6 +241,7 @@ pub(super) fn connections(view: &View, stats: &Stats) -> Connections {
             since_at: member.since.map(|since| since.as_secs()),
             rekeys: counted.map_or(0, |counted| counted.rekeys),
             handshake_retries: counted.map_or(0, |counted| counted.retries),
+            handshakes: counted.map_or(0, |counted| counted.handshakes),
             traffic: counted.map_or_else(Traffic::default, traffic),
         }
     });

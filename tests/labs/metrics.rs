@@ -2,13 +2,19 @@
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
+use std::net::{IpAddr, SocketAddr};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use crate::cni::come_and_go;
 use crate::lab::traffic::{bulk, wait_for};
-use crate::lab::{Host, Lab};
+use crate::lab::{Container, Host, Lab, form};
+use crate::services::{balances, serve};
+
+/// Where a node tells them.
+const METRICS: &str = "http://127.0.0.1:6782/metrics";
 
 /// Where the rules and dashboards are that are shipped.
 const DEPLOY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy");
@@ -36,70 +42,210 @@ impl Drop for Running {
     }
 }
 
-/// `promtool` finds nothing to say about the metrics; a Prometheus that scrapes two nodes has what they count, every alert
-/// rule and panel that is shipped names metrics that it knows, and no alert fires on a cluster that is well.
+/// `promtool` finds nothing to say about the metrics; the reference lists them as they are; a Prometheus that scrapes a node
+/// has what it counts, every alert rule and panel that is shipped can be evaluated and names metrics that it knows, and no
+/// alert fires on a cluster that is well.
 #[test]
 fn prometheus_has_what_the_nodes_count() {
     Lab::run(|lab| {
-        let hosts = lab.cluster::<2>();
+        let hosts = [lab.host("h1", 1), lab.host("h2", 2)];
         let [h1, h2] = &hosts;
-        let [a, b] = [h1.attach("a"), h2.attach("b")];
+        let plugin = lab.dir().join("weave.sock").display().to_string();
+        h1.start_with(&[&format!("--docker-plugin={plugin}")]);
+        h2.start();
+        form(&hosts);
+        let a = h1.attach("a");
+        live(h1, h2, &a);
+        docker_asks(h1, &plugin);
+        let b = h2.attach("b");
         bulk(&a.ns, (&b.ns, b.v4.into()), 1 << 20);
-        let text = get(h1, "http://127.0.0.1:6782/metrics");
-        lint(&text);
-        let sent = value(&text, "weave_transmit_bytes_total");
-        assert!(
-            sent > f64::from(1 << 20),
-            "{sent} bytes were sent to the peer"
-        );
-        assert_eq!(code(h1, "http://127.0.0.1:6782/"), "404");
-
-        let server = prometheus(lab, h1);
-        let query = |expression: &str| -> Value {
-            let out = h1.ns.sh(&format!(
-                "curl -fsS -G --data-urlencode 'query={expression}' http://127.0.0.1:9090/api/v1/query"
-            ));
-            serde_json::from_str(&out).expect("Prometheus answers JSON")
-        };
-        wait_for("Prometheus scrapes", Duration::from_secs(30), || {
-            let up = h1
-                .ns
-                .try_sh("curl -fsS http://127.0.0.1:9090/api/v1/query?query=up");
-            let up: Value = serde_json::from_slice(&up.stdout).unwrap_or_default();
-            up["data"]["result"][0]["value"][1] == "1"
+        wait_for("loss was measured", Duration::from_secs(30), || {
+            get(h1, METRICS).contains("weave_peer_loss_ratio{")
         });
-        let connected = query("weave_peer_connected{peer=\"h2\"}");
-        assert_eq!(connected["data"]["result"][0]["value"][1], "1");
-        let names = get(h1, "http://127.0.0.1:9090/api/v1/label/__name__/values");
-        let names: Value = serde_json::from_str(&names).expect("JSON");
-        let known: BTreeSet<&str> = names["data"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_str)
-            .collect();
-        let mut used = BTreeSet::new();
-        for file in ["grafana/weave.json", "prometheus/weave.rules.yml"] {
-            let text = std::fs::read_to_string(format!("{DEPLOY}/{file}")).expect("it is shipped");
-            used.extend(names_in(&text));
-        }
-        assert!(used.len() > 15, "{used:?}");
-        let unknown: Vec<&String> = used
-            .iter()
-            .filter(|name| !known.contains(name.as_str()))
-            .collect();
-        assert!(
-            unknown.is_empty(),
-            "no node tells {unknown:?}; they tell {known:?}"
-        );
-        let firing = query("ALERTS{alertstate=\"firing\"}");
+        let text = get(h1, METRICS);
+        lint(&text);
         assert_eq!(
-            firing["data"]["result"],
-            serde_json::json!([]),
-            "all is well"
+            listed(),
+            described(&text),
+            "docs/metrics.md, and what a node tells"
         );
+        is_bounded(&text);
+        counts_are_right(&text);
+        assert_eq!(code(h1, "http://127.0.0.1:6782/"), "404");
+        let server = prometheus(lab, h1);
+        wait_for("Prometheus scrapes", Duration::from_secs(30), || {
+            value_of(&query(h1, "up")).as_deref() == Some("1")
+        });
+        let connected = query(h1, "weave_peer_connected{peer=\"h2\"}");
+        assert_eq!(value_of(&connected).as_deref(), Some("1"));
+        what_is_shipped_is_known(h1);
+        let firing = query(h1, "ALERTS{alertstate=\"firing\"}");
+        assert_eq!(firing["data"]["result"], json!([]), "all is well");
         drop(server);
     });
+}
+
+/// The alerts fire when they should, and not before.
+#[test]
+fn alerts_fire_on_what_they_are_for() {
+    let tests = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/prometheus/weave.rules.test.yml"
+    );
+    let tool = Command::new("promtool")
+        .args(["test", "rules", tests])
+        .output()
+        .expect("promtool is installed (Debian package prometheus)");
+    let words = String::from_utf8_lossy(&tool.stdout) + String::from_utf8_lossy(&tool.stderr);
+    assert!(tool.status.success(), "{words}");
+}
+
+/// A container that CNI adds and deletes, and two Services, one for each engine, that the container uses.
+fn live(host: &Host, other: &Host, client: &Container) {
+    come_and_go(host, "pod");
+    let ns = other.bare_container("w");
+    serve(&ns, "w");
+    other.attach_ns(ns, "w", &["--label", "app=web"]);
+    for (name, engine) in [("plain", "kernel"), ("proxied", "relay")] {
+        let words = ["service", "create", name, "--port", "80:8080"];
+        let more = ["--selector", "app=web", "--engine", engine];
+        let made = host.json(&[&words[..], &more].concat());
+        let address = made["addresses"][0].as_str().expect("an address");
+        let address: IpAddr = address.parse().expect("an address");
+        // The kernel serves what the relay does not yet.
+        let serves =
+            |line: &str| line.starts_with("weave_relay_picks_total{") && number(line) > 0.0;
+        wait_for("the engine serves", Duration::from_secs(30), || {
+            balances(&client.ns, (address, 80).into(), &["w"]);
+            engine == "kernel" || samples(&get(host, METRICS)).any(serves)
+        });
+    }
+}
+
+/// Docker asks for a pool of addresses, and for one that there is not.
+fn docker_asks(host: &Host, plugin: &str) {
+    let ask = |body: &str| {
+        let curl = format!("--unix-socket {plugin} -d '{body}' http://d/IpamDriver.RequestPool");
+        code(host, &curl)
+    };
+    assert_eq!(ask("{}"), "200");
+    assert_eq!(ask(r#"{"Pool": "192.0.2.0/24"}"#), "500");
+}
+
+/// What was done is what is counted.
+fn counts_are_right(text: &str) {
+    let all = |name: &str, labels: &str| -> f64 {
+        let lines = samples(text).filter(|line| {
+            line.strip_prefix(name)
+                .is_some_and(|rest| rest.starts_with('{'))
+                && line.contains(labels)
+        });
+        lines.map(number).sum()
+    };
+    let sent = all("weave_transmit_bytes_total", "peer=\"h2\"");
+    assert!(
+        sent > f64::from(1 << 20),
+        "{sent} bytes were sent to the peer"
+    );
+    for operation in ["add", "del"] {
+        let labels = format!("operation=\"{operation}\",result=\"ok\"");
+        assert_eq!(all("weave_cni_operations_total", &labels), 1.0, "{labels}");
+    }
+    let pools = |result: &str| {
+        let labels = format!("operation=\"request_pool\",result=\"{result}\"");
+        all("weave_docker_operations_total", &labels)
+    };
+    assert_eq!(
+        (pools("ok"), pools("invalid") + pools("not_found")),
+        (1.0, 1.0)
+    );
+    assert_eq!(
+        all("weave_service_ports", "engine=\"kernel\""),
+        2.0,
+        "one in either family"
+    );
+    assert!(all("weave_relay_picks_total", "service=\"proxied\"") >= 1.0);
+    assert!(all("weave_service_syncs_total", "result=\"changed\"") >= 1.0);
+    assert!(all("weave_handshakes_total", "result=\"completed\"") >= 1.0);
+    let loss = all("weave_peer_loss_ratio", "peer=\"h2\"");
+    assert!((0.0..=1.0).contains(&loss), "{loss}");
+}
+
+/// No label is an address: there are too many, and they come and go.
+fn is_bounded(text: &str) {
+    let values = samples(text).flat_map(|line| line.split('"').skip(1).step_by(2));
+    let addresses: Vec<&str> = values
+        .filter(|value| value.parse::<IpAddr>().is_ok() || value.parse::<SocketAddr>().is_ok())
+        .collect();
+    assert!(addresses.is_empty(), "{addresses:?}");
+}
+
+/// Every expression of what is shipped can be evaluated, and every metric that it names is there.
+fn what_is_shipped_is_known(host: &Host) {
+    let names = get(host, "http://127.0.0.1:9090/api/v1/label/__name__/values");
+    let names: Value = serde_json::from_str(&names).expect("JSON");
+    let known: BTreeSet<&str> = names["data"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
+    let rules = std::fs::read_to_string(format!("{DEPLOY}/prometheus/weave.rules.yml"));
+    let mut used: BTreeSet<String> = names_in(&rules.expect("it is shipped"))
+        .into_iter()
+        .collect();
+    let (mut files, mut panels) = (0, 0);
+    for file in std::fs::read_dir(format!("{DEPLOY}/grafana")).expect("dashboards are shipped") {
+        let text = std::fs::read_to_string(file.expect("it can be listed").path()).expect("text");
+        used.extend(names_in(&text));
+        let dashboard: Value = serde_json::from_str(&text).expect("a dashboard is JSON");
+        for expression in expressions(&dashboard) {
+            let answer = query(host, &expression);
+            assert_eq!(answer["status"], "success", "{expression}: {answer}");
+            panels += 1;
+        }
+        files += 1;
+    }
+    assert!(
+        files >= 3 && panels > 30 && used.len() > 40,
+        "{files} {panels} {used:?}"
+    );
+    let unknown: Vec<&String> = used
+        .iter()
+        .filter(|name| !known.contains(name.as_str()))
+        .collect();
+    assert!(
+        unknown.is_empty(),
+        "no node tells {unknown:?}; they tell {known:?}"
+    );
+}
+
+/// What the panels of a dashboard ask, with the variables that Grafana puts in.
+fn expressions(dashboard: &Value) -> Vec<String> {
+    let panels = dashboard["panels"].as_array().into_iter().flatten();
+    let targets = panels.flat_map(|panel| panel["targets"].as_array().into_iter().flatten());
+    let plain = |target: &Value| {
+        let expression = target["expr"].as_str().expect("a target asks something");
+        expression
+            .replace("$__rate_interval", "1m")
+            .replace("$instance", ".*")
+    };
+    targets.map(plain).collect()
+}
+
+/// Asks the Prometheus on a host.
+fn query(host: &Host, expression: &str) -> Value {
+    let expression = expression.replace('\'', "'\\''");
+    let said = host.ns.try_sh(&format!(
+        "curl -sS -G --data-urlencode 'query={expression}' http://127.0.0.1:9090/api/v1/query"
+    ));
+    serde_json::from_slice(&said.stdout).unwrap_or_default()
+}
+
+/// The value of an answer's first series.
+fn value_of(answer: &Value) -> Option<String> {
+    let value = &answer["data"]["result"][0]["value"][1];
+    value.as_str().map(str::to_owned)
 }
 
 /// Elsewhere than on loopback metrics need a token, and a port that is taken costs the metrics, not the network.
@@ -153,14 +299,52 @@ fn metrics_are_for_who_may_see_them() {
     });
 }
 
-/// The value of the first sample of a metric.
-fn value(text: &str, name: &str) -> f64 {
-    let line = text
-        .lines()
-        .find(|line| line.starts_with(&format!("{name}{{")));
-    let line = line.unwrap_or_else(|| panic!("no {name} in {text}"));
+/// The samples in a text of metrics.
+fn samples(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().filter(|line| !line.starts_with('#'))
+}
+
+/// The value of a sample.
+fn number(line: &str) -> f64 {
     let value = line.rsplit(' ').next().and_then(|word| word.parse().ok());
     value.unwrap_or_else(|| panic!("{line} has no value"))
+}
+
+/// The rows of the reference: name, type, labels, meaning.
+fn listed() -> BTreeSet<String> {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md");
+    let text = std::fs::read_to_string(path).expect("it is there");
+    let rows = text.lines().filter(|line| line.starts_with("| `"));
+    rows.map(str::to_owned).collect()
+}
+
+/// The same rows, made of what a node tells.
+fn described(text: &str) -> BTreeSet<String> {
+    let helps = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("# HELP ")?.split_once(' '));
+    let row = |(name, help): (&str, &str)| {
+        let kind = text.lines().find_map(|line| {
+            line.strip_prefix("# TYPE ")?
+                .strip_prefix(name)?
+                .strip_prefix(' ')
+        });
+        let kind = kind.unwrap_or_else(|| panic!("{name} has no type"));
+        let suffix = if kind == "histogram" { "_count" } else { "" };
+        let sample = samples(text).find_map(|line| {
+            let rest = line.strip_prefix(name)?.strip_prefix(suffix)?;
+            rest.starts_with([' ', '{']).then_some(rest)
+        });
+        let sample = sample.unwrap_or_else(|| panic!("{name} has no value"));
+        let labels: Vec<String> = sample
+            .split('"')
+            .step_by(2)
+            .filter_map(|part| part.trim_start_matches(['{', ',']).strip_suffix('='))
+            .map(|label| format!("`{label}`"))
+            .collect();
+        format!("| `{name}` | {kind} | {} | {help} |", labels.join(", "))
+    };
+    helps.map(row).collect()
 }
 
 /// Fails on anything that `promtool check metrics` has to say.
@@ -181,11 +365,11 @@ fn lint(text: &str) {
     assert!(said.status.success() && words.is_empty(), "{words}");
 }
 
-/// Every word that starts as our metrics do.
+/// Every word that starts as metrics of a node do.
 fn names_in(text: &str) -> Vec<String> {
     let words = text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
     words
-        .filter(|word| word.starts_with("weave_"))
+        .filter(|word| word.starts_with("weave_") || word.starts_with("process_"))
         .map(str::to_owned)
         .collect()
 }

@@ -131,7 +131,7 @@ fn cut_under_traffic(lab: &Lab, what: &str, [a, b]: [&Container; 2], pairs: &[(u
 #[test]
 fn cut_hosts_talk_through_a_third() {
     Lab::run(|lab| {
-        let [h1, _h2, h3] = lab.cluster();
+        let [h1, h2, h3] = lab.cluster();
         let [a, c] = [h1.attach("a"), h3.attach("c")];
         await_way(&h1, "h3", None);
         for round in 1..=3 {
@@ -154,6 +154,11 @@ fn cut_hosts_talk_through_a_third() {
             a.reaches(&c, 56);
             a.reaches(&c, 8000);
             bulk(&a.ns, (&c.ns, c.v4.into()), 8 << 20);
+            let handed_on = h2.status()["datagrams"]["handed_on_bytes"].as_u64();
+            assert!(
+                handed_on > Some(8 << 20),
+                "{handed_on:?} bytes went through h2"
+            );
             let flows = Flows::start(&a, &c);
             let healed = Instant::now();
             cut(lab, &[]);

@@ -167,6 +167,12 @@ pub struct Datagrams {
     pub received_batches: u64,
     /// System calls that received them; one may bring several batches.
     pub received_calls: u64,
+    /// Datagrams that went from one other member to another through this node, which cannot read them.
+    #[serde(default)]
+    pub handed_on: u64,
+    /// Bytes of these.
+    #[serde(default)]
+    pub handed_on_bytes: u64,
 }
 
 /// `GET /v1/peers`: the members of the cluster.
@@ -268,6 +274,9 @@ pub struct Connection {
     pub rekeys: u64,
     /// How often a handshake with it was begun again because nothing came of the one before, since the start.
     pub handshake_retries: u64,
+    /// How often a handshake with it came to an end as it should, since the start: the first, and one for each rekey.
+    #[serde(default)]
+    pub handshakes: u64,
     /// What crossed it since the start.
     pub traffic: Traffic,
 }

@@ -35,6 +35,24 @@ pub struct Counts {
     pub ejections: u64,
 }
 
+impl Counts {
+    /// None of all.
+    pub(super) const NONE: Self = Self {
+        picks: 0,
+        failures: 0,
+        retries: 0,
+        ejections: 0,
+    };
+
+    /// Adds those of another.
+    pub(super) const fn add(&mut self, other: Self) {
+        self.picks += other.picks;
+        self.failures += other.failures;
+        self.retries += other.retries;
+        self.ejections += other.ejections;
+    }
+}
+
 /// One endpoint.
 #[derive(Clone, Debug)]
 pub(super) struct Backend {
@@ -58,12 +76,7 @@ impl Backend {
         Self {
             listed: true,
             open: 0,
-            counts: Counts {
-                picks: 0,
-                failures: 0,
-                retries: 0,
-                ejections: 0,
-            },
+            counts: Counts::NONE,
             cold,
             latency: None,
             failed: 0,

@@ -47,6 +47,23 @@ pub struct Seen {
     pub counts: Counts,
 }
 
+/// What all endpoints are like, for a summary.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Sum {
+    /// Connections open or being made.
+    pub open: u64,
+    /// Endpoints that the table has.
+    pub listed: u64,
+    /// How many are left out at the moment.
+    pub ejected: u64,
+    /// The mean of the average latencies of those that were measured.
+    pub latency: Option<Duration>,
+    /// The longest of them.
+    pub slowest: Option<Duration>,
+    /// What happened so far, endpoints that have gone included.
+    pub counts: Counts,
+}
+
 /// The endpoints of one port of a Service in one family.
 #[derive(Debug)]
 pub struct Balancer {
@@ -56,6 +73,8 @@ pub struct Balancer {
     local: Targets,
     backends: HashMap<SocketAddr, Backend>,
     sticky: Sticky,
+    /// What happened to endpoints that have gone since.
+    past: Counts,
 }
 
 #[derive(Debug, Default)]
@@ -89,6 +108,7 @@ impl Balancer {
             local: Targets::default(),
             backends: HashMap::new(),
             sticky: Sticky::default(),
+            past: Counts::NONE,
         };
         new.take(entry, None);
         new
@@ -120,8 +140,14 @@ impl Balancer {
             }
             backend.listed = true;
         }
-        self.backends
-            .retain(|_, backend| backend.listed || backend.open > 0);
+        let past = &mut self.past;
+        self.backends.retain(|_, backend| {
+            let stays = backend.listed || backend.open > 0;
+            if !stays {
+                past.add(backend.counts);
+            }
+            stays
+        });
     }
 
     /// Picks for a connection, which counts as open until [`Balancer::handle_end`]. `tried` are those that did not
@@ -295,9 +321,33 @@ impl Balancer {
         if let Some(backend) = self.backends.get_mut(&address) {
             backend.open = backend.open.saturating_sub(1);
             if !backend.listed && backend.open == 0 {
+                self.past.add(backend.counts);
                 self.backends.remove(&address);
             }
         }
+    }
+
+    /// What all of its endpoints are like together.
+    pub fn sum(&self, now: Instant) -> Sum {
+        let mut sum = Sum {
+            counts: self.past,
+            ..Sum::default()
+        };
+        let mut measured = Vec::new();
+        for backend in self.backends.values() {
+            sum.open += u64::from(backend.open);
+            sum.listed += u64::from(backend.listed);
+            sum.ejected += u64::from(backend.is_out(now));
+            sum.counts.add(backend.counts);
+            measured.extend(backend.latency_at(now));
+        }
+        if !measured.is_empty() {
+            let mean = measured.iter().sum::<f64>() / measured.len() as f64;
+            let slowest = measured.into_iter().fold(0.0, f64::max);
+            sum.latency = Some(Duration::from_secs_f64(mean));
+            sum.slowest = Some(Duration::from_secs_f64(slowest));
+        }
+        sum
     }
 
     /// What its endpoints are like, in order.

@@ -154,6 +154,7 @@ impl Core {
             _ => {
                 let now = self.now.mono;
                 let need = self.urgent(&wants);
+                self.stale |= self.asked_for() != need;
                 let id = need.map(|within| (within, self.rng.next_u64()));
                 self.asking = id.map(|(within, id)| Asking::new(id, within, now));
             }
@@ -165,6 +166,11 @@ impl Core {
         {
             self.ask();
         }
+    }
+
+    /// Of what this node asks others for more: a network's area, or the rest (`None`).
+    pub(super) fn asked_for(&self) -> Option<Option<Block>> {
+        self.asking.as_ref().map(|asking| asking.within)
     }
 
     /// Which need to see to: not one that nobody could meet a moment ago, while there is another.

@@ -61,6 +61,19 @@ pub struct Member {
     pub observed: Option<SocketAddr>,
 }
 
+/// How this node's addresses of one network are used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AreaUse {
+    /// The network's area; absent for the rest of the range.
+    pub area: Option<Block>,
+    /// How many addresses of it this node can give.
+    pub capacity: u32,
+    /// How many of them are given.
+    pub used: u32,
+    /// Other members were asked for more of it, and have not given any yet.
+    pub asking: bool,
+}
+
 /// Addresses of a removed node that wait for members to confirm.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Waiting {
@@ -93,6 +106,8 @@ pub struct View {
     pub capacity: u32,
     /// How many of them are given.
     pub used: u32,
+    /// The same for each network, the default one first.
+    pub areas: Vec<AreaUse>,
     /// Why the node's state cannot be saved, while that is so: nothing is allocated or given away then.
     pub storage_failure: Option<String>,
     /// The other members, by id.
@@ -141,6 +156,7 @@ impl View {
             mine: Vec::new(),
             capacity: 0,
             used: 0,
+            areas: Vec::new(),
             storage_failure: None,
             members: Vec::new(),
             awaited: BTreeMap::new(),
@@ -213,6 +229,7 @@ impl Core {
         view.admin = membership.authority(&self.keys).is_some();
         view.mine = self.ipam.blocks().to_vec();
         (view.capacity, view.used) = (self.ipam.capacity(), self.ipam.used());
+        view.areas = self.look_at_areas();
         let alive = self.alive();
         let members = self.records.values();
         view.members = members.map(|record| self.look_at(record, &alive)).collect();
@@ -249,6 +266,18 @@ impl Core {
         }
         view.set_owners(claims);
         view
+    }
+
+    fn look_at_areas(&self) -> Vec<AreaUse> {
+        let asked_for = self.asked_for();
+        let of = |area| AreaUse {
+            area,
+            capacity: self.ipam.capacity_in(area),
+            used: self.ipam.used_in(area),
+            asking: asked_for == Some(area),
+        };
+        let areas = self.ipam.areas().iter().copied().map(Some);
+        std::iter::once(None).chain(areas).map(of).collect()
     }
 
     fn look_at(&self, record: &Record, alive: &BTreeSet<NodeId>) -> Member {

@@ -347,6 +347,7 @@ impl Control {
                 outbound,
                 way,
             } => {
+                self.counters_of(peer).handshakes.fetch_add(1, Relaxed);
                 let same_run = |link: &Link| link.outbound.boot() == outbound.boot();
                 if self.links.get(&peer).is_some_and(same_run) {
                     self.counters_of(peer).rekeys.fetch_add(1, Relaxed);
@@ -521,7 +522,10 @@ impl Control {
 
     fn publish(&mut self) {
         let view = self.core.view();
-        self.counters.retain(|id, _| view.member(*id).is_some());
+        let links = &self.links;
+        // With who was let in there is a session before its record is here.
+        let stays = |id: &NodeId| view.member(*id).is_some() || links.contains_key(id);
+        self.counters.retain(|id, _| stays(id));
         let routes = self.routes(&view);
         self.workers.routes.store(Arc::new(routes));
         self.shared.view.store(view);

@@ -95,6 +95,7 @@ impl Relay {
             self.batch.push(&send.outbound, lane, datagram, &trailer)?;
         }
         self.waiting = Some(to);
+        self.counters.handed_on(datagram.len());
         Ok(())
     }
 

@@ -18,6 +18,10 @@ pub struct Counters {
     pub batches: AtomicU64,
     /// System calls for these: fewer than batches where one call receives several.
     pub calls: AtomicU64,
+    /// Datagrams of other members that were handed on.
+    pub handed_on: AtomicU64,
+    /// Bytes of these, as they came.
+    pub handed_on_bytes: AtomicU64,
     drops: [AtomicU64; Drop::ALL.len()],
 }
 
@@ -46,6 +50,12 @@ impl Counters {
         self.calls.fetch_add(calls as u64, Relaxed);
     }
 
+    /// Counts a datagram of `bytes` that was handed on to another member.
+    pub fn handed_on(&self, bytes: usize) {
+        self.handed_on.fetch_add(1, Relaxed);
+        self.handed_on_bytes.fetch_add(bytes as u64, Relaxed);
+    }
+
     /// Counts a drop.
     pub fn dropped(&self, reason: Drop) {
         self.drops[reason as usize].fetch_add(1, Relaxed);
@@ -58,6 +68,8 @@ impl Counters {
         sum.datagrams += self.datagrams.load(Relaxed);
         sum.batches += self.batches.load(Relaxed);
         sum.calls += self.calls.load(Relaxed);
+        sum.handed_on += self.handed_on.load(Relaxed);
+        sum.handed_on_bytes += self.handed_on_bytes.load(Relaxed);
         for (total, drops) in sum.drops.iter_mut().zip(&self.drops) {
             *total += drops.load(Relaxed);
         }
@@ -77,6 +89,10 @@ pub struct Sum {
     pub batches: u64,
     /// System calls for these.
     pub calls: u64,
+    /// Datagrams of other members that were handed on.
+    pub handed_on: u64,
+    /// Bytes of these.
+    pub handed_on_bytes: u64,
     /// Drops, in the order of [`Drop::ALL`].
     pub drops: [u64; Drop::ALL.len()],
 }
@@ -107,6 +123,8 @@ pub struct PeerCounters {
     pub rekeys: AtomicU64,
     /// How often a handshake was begun again because nothing came of the one before.
     pub retries: AtomicU64,
+    /// How often a handshake came to an end as it should: at first, and for every rekey.
+    pub handshakes: AtomicU64,
 }
 
 impl PeerCounters {

@@ -56,6 +56,13 @@ fn the_plugin_is_static_and_small() {
 /// Where Debian puts the reference plugins.
 const REFERENCE: &str = "/usr/lib/cni";
 
+/// Has the plugin add a container of this name to a host's network, and take it off again.
+pub(crate) fn come_and_go(host: &Host, id: &str) {
+    let (runtime, ns) = (Runtime::new(host), host.bare_container(id));
+    runtime.add(id, &ns);
+    runtime.del(id, &ns);
+}
+
 /// A runtime on a host, with one network.
 #[derive(Clone)]
 struct Runtime<'a> {
