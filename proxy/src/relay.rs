@@ -40,6 +40,7 @@ mod sticky;
 pub mod pick;
 
 mod agree;
+mod answer;
 mod dial;
 mod duplex;
 mod lane;
@@ -330,6 +331,7 @@ fn listen(threads: usize) -> io::Result<(Ports, Vec<Ears>)> {
             socket: TcpListener::from_std(socket),
             host,
             waits: false,
+            full: false,
         });
         at
     })?;
