@@ -109,6 +109,8 @@ fn dialler(to: SocketAddr) -> io::Result<Socket> {
         Some(Protocol::TCP),
     )?;
     socket.set_tcp_nodelay(true)?;
+    // The other end may be lost without a word too.
+    keep_alive(&socket)?;
     Ok(socket)
 }
 
@@ -236,5 +238,22 @@ fn change(socket: &Netlink, what: RouteNetlinkMessage, flags: u16) -> io::Result
     match ask(socket, what, NLM_F_ACK | flags) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         answer => answer.map(drop),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_other_end_of_a_connection_that_is_made_is_asked_whether_it_is_there() {
+        let there = TcpListener::bind("127.0.0.1:0").unwrap();
+        let made = dial(there.local_addr().unwrap(), Name::Host, 0).unwrap();
+        let made = SockRef::from(&made);
+        assert!(made.keepalive().unwrap() && made.tcp_nodelay().unwrap());
+        let (time, interval) = KEEPALIVE;
+        assert_eq!(made.tcp_keepalive_time().unwrap(), time);
+        assert_eq!(made.tcp_keepalive_interval().unwrap(), interval);
     }
 }

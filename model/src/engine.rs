@@ -1,14 +1,9 @@
-//! Which engine serves a Service, and how it chooses among the endpoints: the words of flags, annotations and sheets.
+//! Which engine serves a Service, and how it chooses among the endpoints: the words of flags and sheets.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
-
-/// The annotation by which a Service asks for an [`Engine`].
-pub const ENGINE_ANNOTATION: &str = "weave.works/engine";
-/// The annotation by which a Service asks for a [`Balance`].
-pub const BALANCE_ANNOTATION: &str = "weave.works/balance";
 
 /// Who carries the connections of a Service.
 #[derive(

@@ -24,7 +24,7 @@ mod way;
 pub use bandwidth::{Bandwidth, Rate};
 pub use drops::Drop;
 pub use durations::{BOUNDS, Durations};
-pub use engine::{BALANCE_ANNOTATION, BadWord, Balance, ENGINE_ANNOTATION, Engine, EngineChoice};
+pub use engine::{BadWord, Balance, Engine, EngineChoice};
 pub use health::{
     BadHealthCheck, CheckedService, FailedCheck, HealthCheck, MAX_CHECK_SECONDS, MAX_PATH,
 };

@@ -195,9 +195,9 @@ pub struct Service {
     pub other_proxy: bool,
     /// The label `service.kubernetes.io/headless`.
     pub headless: bool,
-    /// The engine it asks for: the annotation [`ENGINE_ANNOTATION`](crate::ENGINE_ANNOTATION).
+    /// The engine it asks for.
     pub engine: Option<Engine>,
-    /// How it asks to be balanced: the annotation [`BALANCE_ANNOTATION`](crate::BALANCE_ANNOTATION).
+    /// How it asks to be balanced.
     pub balance: Option<Balance>,
 }
 

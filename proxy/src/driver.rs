@@ -135,6 +135,7 @@ impl Engine {
         let work = Work {
             kernel,
             relay: None,
+            draining: false,
             relay_looked: Instant::now(),
             sources: Sources::default(),
             shown: Arc::clone(&shown),
@@ -204,6 +205,8 @@ impl Drop for Engine {
 struct Work {
     kernel: Kernel,
     relay: Option<Relay>,
+    /// No relay is started any more.
+    draining: bool,
     relay_looked: Instant,
     sources: Sources,
     shown: Arc<Mutex<Report>>,
@@ -233,6 +236,7 @@ impl Work {
                         known = true;
                     }
                     Order::Drain(patience, reply) => {
+                        self.draining = true;
                         let relay = self.relay.as_mut();
                         let left = relay.map_or(0, |relay| relay.drain(patience));
                         // Whoever asked may have gone.
@@ -327,7 +331,7 @@ impl Work {
         let facts = self.sources.facts();
         let applied = match &mut self.relay {
             Some(relay) => relay.apply(table, diff, facts).map_err(|e| e.to_string()),
-            None if concerned => match Relay::start() {
+            None if concerned && !self.draining => match Relay::start() {
                 Ok(mut relay) => {
                     let all = Diff::between(&Table::default(), table);
                     let applied = relay.apply(table, &all, facts);

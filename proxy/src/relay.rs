@@ -40,6 +40,7 @@ mod sticky;
 pub mod pick;
 
 mod agree;
+mod answer;
 mod dial;
 mod duplex;
 mod lane;
@@ -73,6 +74,8 @@ pub struct Relay {
     nft: nft::Socket,
     ports: Ports,
     rules: Option<Rules>,
+    /// It takes no new connections any more.
+    draining: bool,
     facts: Facts,
     shared: Arc<Shared>,
     threads: Vec<(Waker, JoinHandle<()>)>,
@@ -150,6 +153,7 @@ impl Relay {
             nft,
             ports,
             rules: None,
+            draining: false,
             facts: Facts::default(),
             shared,
             threads: Vec::new(),
@@ -170,7 +174,8 @@ impl Relay {
         Ok(relay)
     }
 
-    /// Makes it serve what `table` says; `diff` is what is other than in the table given last.
+    /// Makes it serve what `table` says; `diff` is what is other than in the table given last. After [`Relay::drain`] only
+    /// what it carries already, such as sessions of UDP, goes by it.
     ///
     /// # Errors
     /// When the kernel refuses its rules: then all Services are the kernel's. The next call tries everything again.
@@ -182,6 +187,9 @@ impl Relay {
         self.shared.routes.store(Arc::new(next));
         if !same_facts || diff.pairs().any(|(key, ..)| key.protocol == Protocol::Udp) {
             self.move_sessions();
+        }
+        if self.draining {
+            return Ok(());
         }
         match self.rules.take() {
             Some(rules) if same_facts => {
@@ -230,6 +238,7 @@ impl Relay {
     /// Takes no new connections, which are the kernel's from now on, and waits until those that are open have ended, but
     /// not longer than `patience`. How many are left.
     pub fn drain(&mut self, patience: Duration) -> usize {
+        self.draining = true;
         let stopped = self.rules.take().map(|rules| self.nft.send(&rules.none()));
         if let Some(Err(error)) = stopped {
             tracing::warn!(%error, "the relay goes on to get connections until it ends");
@@ -330,6 +339,7 @@ fn listen(threads: usize) -> io::Result<(Ports, Vec<Ears>)> {
             socket: TcpListener::from_std(socket),
             host,
             waits: false,
+            full: false,
         });
         at
     })?;

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use mio::net::TcpStream;
 
+use super::answer::Answer;
 use super::dial::Dial;
 use super::duplex::{Duplex, Way};
 use super::lane::{Broke, Lane, Pipes, Turn};
@@ -48,14 +49,12 @@ pub(super) struct Connection {
     /// When it was picked.
     pub(super) began: Instant,
     pub(super) duplex: Duplex,
-    /// Whether the client has sent its end while there was no endpoint yet.
-    pub(super) closing: bool,
     /// Tells this try of this connection from all others.
     pub(super) serial: u64,
+    /// In which of the thread's rounds the endpoint was picked. What else that round brings is of one before it.
+    pub(super) round: u64,
     lanes: [Lane; 2],
-    /// Since when an answer is waited for whose time is to be measured.
-    asked: Option<Instant>,
-    measured: bool,
+    answer: Answer,
 }
 
 impl Connection {
@@ -79,11 +78,10 @@ impl Connection {
             target: None,
             began: now,
             duplex: Duplex::default(),
-            closing: false,
             serial,
+            round: 0,
             lanes: [Lane::default(), Lane::default()],
-            asked: None,
-            measured: false,
+            answer: Answer::default(),
         }
     }
 
@@ -105,9 +103,14 @@ impl Connection {
         server.is_none_or(|server| !matches!(server.take_error(), Ok(None)))
     }
 
-    /// Whether no byte has passed in either direction, so that another endpoint may take over.
+    /// Whether no byte has passed in either direction, nor the endpoint's end, so that another one may take over. The
+    /// client's end can be told again.
     pub(super) const fn is_untouched(&self) -> bool {
-        !self.lanes[0].moved && !self.lanes[1].moved
+        !self.has_moved(Way::Up) && !self.has_moved(Way::Down) && !self.duplex.has_ended(Way::Down)
+    }
+
+    const fn has_moved(&self, way: Way) -> bool {
+        self.lanes[way as usize].moved
     }
 
     /// The endpoint answers.
@@ -117,13 +120,16 @@ impl Connection {
             let took = now.saturating_duration_since(self.began);
             self.group.balancer().handle_connected(target, took, now);
         }
-        self.asked = Some(now);
+        self.answer.handle_connected(now);
     }
 
     /// The endpoint does not. `blamed` says whether it is its fault.
     pub(super) fn handle_failure(&mut self, blamed: bool, now: Instant) {
         self.server = None;
         self.stage = Stage::Dialling;
+        // What the client has sent, its end too, is for the next one; nothing of this one is the next one's.
+        self.duplex.reopen(Way::Up);
+        self.lanes[Way::Down as usize] = Lane::default();
         if let Some(target) = self.target.take() {
             let mut balancer = self.group.balancer();
             balancer.handle_end(target);
@@ -135,13 +141,20 @@ impl Connection {
         }
     }
 
-    /// It is over, and both sides have said so, or one of them broke.
-    pub(super) fn handle_end(&mut self, ending: Ending) {
+    /// It is over, and both sides have said so, or one of them broke. An endpoint that ended it first without a word is
+    /// not praised, and where it was asked something it has failed: it would be the one with the fewest connections.
+    pub(super) fn handle_end(&mut self, ending: Ending, now: Instant) {
         if let Some(target) = self.target.take() {
             let mut balancer = self.group.balancer();
             balancer.handle_end(target);
-            if ending == Ending::Orderly {
+            if ending == Ending::Reset {
+                return;
+            }
+            let is_mute = !self.has_moved(Way::Down) && self.duplex.first() == Some(Way::Down);
+            if !is_mute {
                 balancer.handle_served(target);
+            } else if self.has_moved(Way::Up) {
+                balancer.handle_failure(target, now);
             }
         }
     }
@@ -149,10 +162,7 @@ impl Connection {
     /// The endpoint broke it, after bytes of the client have passed: nobody else may have them. Unless it has answered
     /// something before, that is its fault.
     pub(super) fn handle_break(&mut self, now: Instant) {
-        if let Some(target) = self
-            .target
-            .filter(|_| !self.lanes[Way::Down as usize].moved)
-        {
+        if let Some(target) = self.target.filter(|_| !self.has_moved(Way::Down)) {
             self.group.balancer().handle_failure(target, now);
         }
     }
@@ -161,7 +171,6 @@ impl Connection {
     pub(super) fn turn(
         &mut self,
         way: Way,
-        closing: bool,
         buffer: &mut [u8],
         pipes: &mut Pipes,
         now: Instant,
@@ -173,20 +182,19 @@ impl Connection {
             Way::Up => (&self.client, server),
             Way::Down => (server, &self.client),
         };
-        let result = self.lanes[way as usize].turn((from, to), closing, buffer, pipes);
-        if !self.measured && self.lanes[Way::Down as usize].moved {
-            self.measured = true;
-            if let Some(asked) = self.asked {
-                self.note_answer(now.saturating_duration_since(asked), now);
-            }
-        } else if way == Way::Up && !self.measured && self.lanes[Way::Up as usize].moved {
-            self.asked.get_or_insert(now);
+        let result = self.lanes[way as usize].turn((from, to), buffer, pipes);
+        if self.has_moved(Way::Down) {
+            self.note_answer(now);
+        } else if self.has_moved(Way::Up) {
+            self.answer.handle_question(now);
         }
         result
     }
 
-    fn note_answer(&self, took: std::time::Duration, now: Instant) {
-        if let Some(target) = self.target {
+    fn note_answer(&mut self, now: Instant) {
+        if let Some(took) = self.answer.handle_answer(now)
+            && let Some(target) = self.target
+        {
             self.group.balancer().handle_answer(target, took, now);
         }
     }

@@ -30,6 +30,7 @@ pub(super) enum Then {
 pub(super) struct Duplex {
     up: bool,
     down: bool,
+    first: Option<Way>,
 }
 
 impl Duplex {
@@ -47,11 +48,28 @@ impl Duplex {
             Way::Up => self.up = true,
             Way::Down => self.down = true,
         }
+        if self.first.is_none() {
+            self.first = Some(way);
+        }
         if self.up && self.down {
             Then::Close
         } else {
             Then::Shut
         }
+    }
+
+    /// Which has ended first, if any has.
+    pub(super) const fn first(self) -> Option<Way> {
+        self.first
+    }
+
+    /// Somebody else is at the end of the direction, who was not told that it has ended. It has to be the only one.
+    pub(super) const fn reopen(&mut self, way: Way) {
+        match way {
+            Way::Up => self.up = false,
+            Way::Down => self.down = false,
+        }
+        self.first = None;
     }
 }
 
@@ -67,6 +85,16 @@ mod tests {
             let other = if first == Way::Up { Way::Down } else { Way::Up };
             assert!(duplex.has_ended(first) && !duplex.has_ended(other));
             assert_eq!(duplex.end(other), Then::Close);
+            assert_eq!(duplex.first(), Some(first));
         }
+    }
+
+    #[test]
+    fn an_end_can_be_told_to_somebody_else() {
+        let mut duplex = Duplex::default();
+        duplex.end(Way::Up);
+        duplex.reopen(Way::Up);
+        assert_eq!(duplex, Duplex::default());
+        assert_eq!(duplex.end(Way::Up), Then::Shut);
     }
 }

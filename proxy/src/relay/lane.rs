@@ -74,6 +74,9 @@ pub(super) struct Lane {
     pub(super) moved: bool,
     /// Whether the receiver had no room.
     pub(super) full: bool,
+    /// Whether the sender's end is near, so that a read which did not fill the buffer is not the last. The socket tells it
+    /// once, which may be long before there is room for what comes before it.
+    pub(super) closing: bool,
     ended: bool,
 }
 
@@ -96,12 +99,10 @@ pub(super) enum Broke {
 }
 
 impl Lane {
-    /// Moves what can be moved. `closing` says that the sender's end is near, so that a read which did not fill the
-    /// buffer is not the last.
+    /// Moves what can be moved.
     pub(super) fn turn(
         &mut self,
         (from, to): (&TcpStream, &TcpStream),
-        closing: bool,
         buffer: &mut [u8],
         pipes: &mut Pipes,
     ) -> Result<Turn, Broke> {
@@ -116,7 +117,7 @@ impl Lane {
             let got = if self.pipe.is_some() {
                 self.fill(from, pipes)?
             } else {
-                self.copy((from, to), closing, buffer, pipes)?
+                self.copy((from, to), buffer, pipes)?
             };
             match got {
                 Got::Some => {}
@@ -163,7 +164,6 @@ impl Lane {
     fn copy(
         &mut self,
         (mut from, mut to): (&TcpStream, &TcpStream),
-        closing: bool,
         buffer: &mut [u8],
         pipes: &mut Pipes,
     ) -> Result<Got, Broke> {
@@ -196,7 +196,7 @@ impl Lane {
             }
         } else {
             self.filled = 0;
-            if !closing && self.kept.is_empty() {
+            if !self.closing && self.kept.is_empty() {
                 return Ok(Got::Dry);
             }
         }
@@ -238,4 +238,200 @@ enum Got {
 
 fn waits(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::WouldBlock
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use std::net::Shutdown;
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixStream;
+    use std::time::{Duration, Instant};
+
+    use mio::{Events, Interest, Poll, Token};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const FROM: Token = Token(0);
+    const TO: Token = Token(1);
+    /// How long the end may take once nothing is left to do but to read.
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    /// What happens on either side of a lane.
+    #[derive(Clone, Debug)]
+    enum Step {
+        /// The sender sends this much, as far as there is room.
+        Send(usize),
+        /// The receiver reads this much, as far as there is any.
+        Receive(usize),
+        /// The lane hears what happened since it heard last.
+        Hear,
+    }
+
+    /// A lane between two pairs of sockets, driven as [`super::super::worker`] drives it: by edges and nothing else.
+    struct Scene {
+        sender: UnixStream,
+        receiver: UnixStream,
+        from: TcpStream,
+        to: TcpStream,
+        lane: Lane,
+        pipes: Pipes,
+        buffer: Vec<u8>,
+        poll: Poll,
+        again: bool,
+        over: bool,
+        sent: usize,
+        received: usize,
+    }
+
+    /// The byte that stands at a place of what is sent.
+    const fn byte(place: usize) -> u8 {
+        (place.wrapping_mul(2_654_435_761) >> 13) as u8
+    }
+
+    fn pair() -> (UnixStream, TcpStream) {
+        let (outer, inner) = UnixStream::pair().unwrap();
+        outer.set_nonblocking(true).unwrap();
+        inner.set_nonblocking(true).unwrap();
+        let inner = std::net::TcpStream::from(OwnedFd::from(inner));
+        (outer, TcpStream::from_std(inner))
+    }
+
+    impl Scene {
+        fn new(pipes: usize, buffer: usize) -> Self {
+            let ((sender, mut from), (receiver, mut to)) = (pair(), pair());
+            let poll = Poll::new().unwrap();
+            let both = Interest::READABLE | Interest::WRITABLE;
+            poll.registry().register(&mut from, FROM, both).unwrap();
+            poll.registry().register(&mut to, TO, both).unwrap();
+            Self {
+                sender,
+                receiver,
+                from,
+                to,
+                lane: Lane::default(),
+                pipes: Pipes::new(pipes),
+                buffer: vec![0; buffer],
+                poll,
+                again: false,
+                over: false,
+                sent: 0,
+                received: 0,
+            }
+        }
+
+        fn take(&mut self, step: &Step) {
+            match step {
+                Step::Send(count) => self.send(*count),
+                Step::Receive(count) => drop(self.receive(*count)),
+                Step::Hear => self.hear(),
+            }
+        }
+
+        fn send(&mut self, count: usize) {
+            let bytes: Vec<u8> = (self.sent..self.sent + count).map(byte).collect();
+            match self.sender.write(&bytes) {
+                Ok(count) => self.sent += count,
+                Err(error) => assert!(waits(&error), "{error}"),
+            }
+        }
+
+        /// Whether the end was read.
+        fn receive(&mut self, count: usize) -> bool {
+            let mut bytes = vec![0; count];
+            match self.receiver.read(&mut bytes) {
+                Ok(0) => return true,
+                Ok(count) => {
+                    let expected = (self.received..self.received + count).map(byte);
+                    assert!(expected.eq(bytes[..count].iter().copied()));
+                    self.received += count;
+                }
+                Err(error) => assert!(waits(&error), "{error}"),
+            }
+            false
+        }
+
+        fn hear(&mut self) {
+            let mut events = Events::with_capacity(8);
+            let none = Some(Duration::ZERO);
+            self.poll.poll(&mut events, none).unwrap();
+            if std::mem::take(&mut self.again) {
+                self.turn();
+            }
+            for event in &events {
+                if event.token() == FROM {
+                    self.lane.closing |= event.is_read_closed();
+                    self.turn();
+                } else if event.is_writable() && self.lane.full {
+                    self.turn();
+                }
+            }
+        }
+
+        fn turn(&mut self) {
+            let (ends, buffer) = ((&self.from, &self.to), &mut self.buffer);
+            if self.over {
+                return;
+            }
+            match self.lane.turn(ends, buffer, &mut self.pipes).unwrap() {
+                Turn::Waits => {}
+                Turn::More => self.again = true,
+                Turn::Ended => {
+                    self.over = true;
+                    self.to.shutdown(Shutdown::Write).unwrap();
+                }
+            }
+        }
+
+        /// The sender sends no more; all that it sent has to come, and then its end, without a word from it.
+        fn finish(mut self) {
+            self.sender.shutdown(Shutdown::Write).unwrap();
+            let deadline = Instant::now() + PATIENCE;
+            self.hear();
+            while !self.receive(BUFFER) {
+                assert!(Instant::now() < deadline, "the end never came");
+                self.hear();
+            }
+            assert_eq!(self.received, self.sent);
+            self.lane.close(&mut self.pipes);
+        }
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            3 => (1..200_000_usize).prop_map(Step::Send),
+            1 => (1..300_usize).prop_map(Step::Send),
+            2 => (1..100_000_usize).prop_map(Step::Receive),
+            4 => Just(Step::Hear),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// However bytes come and are read, and whenever the sender ends: they arrive whole, and so does the end.
+        #[test]
+        fn bytes_arrive_whole_and_the_end_behind_them(
+            steps in proptest::collection::vec(step(), 0..40),
+            pipes in 0..2_usize,
+            buffer in prop_oneof![Just(BUFFER), Just(4096)],
+        ) {
+            let mut scene = Scene::new(pipes, buffer);
+            steps.iter().for_each(|step| scene.take(step));
+            scene.finish();
+        }
+    }
+
+    /// The sender's end is told while the receiver has no room, and never again.
+    #[test]
+    fn an_end_that_is_told_to_a_lane_that_is_full_is_not_forgotten() {
+        let mut scene = Scene::new(0, BUFFER);
+        while !scene.lane.full {
+            scene.send(50_000);
+            scene.hear();
+        }
+        scene.send(50_000);
+        scene.finish();
+    }
 }

@@ -203,9 +203,9 @@ impl Balancer {
         } else {
             self.of_two(&targets.all, can, now, draw)
         };
-        let untried = || targets.all.iter().find(|one| !tried.contains(&one.address));
+        let untried = |one: &Target| !tried.contains(&one.address);
         chosen
-            .or_else(untried)
+            .or_else(|| first_from(below(mix(!draw), targets.all.len()), &targets.all, untried))
             .or_else(|| targets.all.get(below(draw, targets.all.len())))
             .copied()
     }
@@ -243,9 +243,7 @@ impl Balancer {
                 (false, false) => {}
             }
         }
-        let start = below(random, all.len());
-        let (end, beginning) = all.split_at(start.min(all.len()));
-        beginning.iter().chain(end).find(|target| can(target))
+        first_from(below(random, all.len()), all, can)
     }
 
     fn better<'a>(
@@ -365,7 +363,67 @@ impl Balancer {
     }
 }
 
+/// The first that can be taken from a place on, round and round.
+fn first_from(start: usize, all: &[Target], can: impl Fn(&Target) -> bool) -> Option<&Target> {
+    let (end, beginning) = all.split_at(start.min(all.len()));
+    beginning.iter().chain(end).find(|target| can(target))
+}
+
 /// A number below another one, out of a random number.
 const fn below(random: u64, end: usize) -> usize {
     ((random as u128 * end as u128) >> 64) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use weave_model::{Engine, TrafficPolicy};
+
+    use super::*;
+
+    fn endpoint(number: u8) -> SocketAddr {
+        SocketAddr::from(([10, 32, 0, number], 8080))
+    }
+
+    fn entry() -> Entry {
+        let target = |number| Target {
+            address: endpoint(number),
+            local: false,
+        };
+        Entry {
+            fronts: Vec::new(),
+            cluster: (0..4).map(target).collect(),
+            local: Vec::new(),
+            any: true,
+            internal: TrafficPolicy::Cluster,
+            external: TrafficPolicy::Cluster,
+            affinity: Affinity::None,
+            source_ranges: Vec::new(),
+            serving: BTreeSet::new(),
+            engine: Engine::Relay,
+            balance: Balance::Least,
+            loopback: true,
+        }
+    }
+
+    /// When all that are left are ejected, they share what nobody else can have.
+    #[test]
+    fn of_those_that_are_left_out_each_is_a_last_resort() {
+        let (mut balancer, now) = (Balancer::new(&entry()), Instant::now());
+        for out in [0, 1].map(endpoint) {
+            (0..3).for_each(|_| balancer.handle_failure(out, now));
+        }
+        let tried = [2, 3].map(endpoint);
+        let client = SocketAddr::from(([172, 0, 0, 1], 40_000));
+        let mut times = [0; 2];
+        for draw in (0..200).map(mix) {
+            let target = balancer.pick(client, Set::Cluster, &tried, now, draw);
+            let address = target.expect("one is left").address;
+            let place = [0, 1].map(endpoint).iter().position(|one| *one == address);
+            times[place.expect("it was not tried")] += 1;
+        }
+        // Places of two that were tried lead to the first: it has three of four.
+        assert!(times.iter().all(|times| *times > 20), "{times:?}");
+    }
 }

@@ -51,6 +51,8 @@ pub(super) struct Listener {
     pub(super) host: bool,
     /// Whether connections may wait there.
     pub(super) waits: bool,
+    /// Whether there was no room for them when it was last looked.
+    pub(super) full: bool,
 }
 
 /// What a thread owns.
@@ -71,6 +73,8 @@ pub(super) struct Worker {
     serial: u64,
     /// Which of the threads it is.
     number: usize,
+    /// How often it has waited for its sockets.
+    round: u64,
     /// What it was asked of its queues and has answered.
     answered: u64,
     random: u64,
@@ -113,6 +117,7 @@ impl Worker {
             again: Vec::new(),
             serial: 0,
             number,
+            round: 0,
             answered: 0,
             random: seed,
         })
@@ -132,6 +137,7 @@ impl Worker {
                 }
             }
             let now = Instant::now();
+            self.round += 1;
             for event in &events {
                 match event.token() {
                     WAKE => {}
@@ -147,7 +153,7 @@ impl Worker {
             }
             for (id, serial, way) in std::mem::take(&mut self.again) {
                 if self.is_same(id, serial) {
-                    self.turn(id, way, false, now);
+                    self.turn(id, way, now);
                 }
             }
             self.give_up(now);
@@ -205,9 +211,11 @@ impl Worker {
                     }
                 }
             }
-            if self.listeners[number].waits {
+            let listener = &mut self.listeners[number];
+            if listener.waits && !listener.full {
                 self.shared.counts.waits.fetch_add(1, Relaxed);
             }
+            listener.full = listener.waits;
         }
     }
 
@@ -266,7 +274,7 @@ impl Worker {
                 Some((patience, target))
             });
             let Some((patience, target)) = picked else {
-                self.close(id, Ending::Reset);
+                self.close(id, Ending::Reset, now);
                 return;
             };
             let source = self.shared.routes.load().source(
@@ -278,6 +286,7 @@ impl Worker {
             );
             self.serial += 1;
             connection.serial = self.serial;
+            connection.round = self.round;
             let turn = self.shared.turn.fetch_add(1, Relaxed);
             let made = intercept::dial(target.address, name(source), turn).map(TcpStream::from_std);
             let made = made.and_then(|mut stream| {
@@ -319,12 +328,16 @@ impl Worker {
         let Some(connection) = self.connections.get_mut(id) else {
             return;
         };
+        if !is_client && connection.round == self.round {
+            // Of the endpoint before, whose place was taken in this round: that of now has not been waited for yet.
+            return;
+        }
         if connection.stage == Stage::Dialling {
             if is_client {
                 // Its bytes wait in the kernel; only that it broke is worth an end.
-                connection.closing |= event.is_read_closed();
+                connection.lane(Way::Up).closing |= event.is_read_closed();
                 if event.is_error() {
-                    self.close(id, Ending::Reset);
+                    self.close(id, Ending::Reset, now);
                 }
             } else if event.is_error() {
                 if connection.has_failed() {
@@ -341,12 +354,13 @@ impl Worker {
         } else {
             (Way::Down, Way::Up)
         };
-        if event.is_writable() && connection.lane(writes).full {
-            self.turn(id, writes, false, now);
-        }
         let closing = event.is_read_closed() || event.is_error();
+        connection.lane(reads).closing |= closing;
+        if event.is_writable() && connection.lane(writes).full {
+            self.turn(id, writes, now);
+        }
         if event.is_readable() || closing {
-            self.turn(id, reads, closing, now);
+            self.turn(id, reads, now);
         }
     }
 
@@ -355,25 +369,25 @@ impl Worker {
             return;
         };
         connection.handle_connected(now);
-        let closing = connection.closing;
-        self.turn(id, Way::Up, closing, now);
+        connection.lane(Way::Down).closing |= event.is_read_closed();
+        self.turn(id, Way::Up, now);
         if event.is_readable() {
-            self.turn(id, Way::Down, event.is_read_closed(), now);
+            self.turn(id, Way::Down, now);
         }
     }
 
-    fn turn(&mut self, id: usize, way: Way, closing: bool, now: Instant) {
+    fn turn(&mut self, id: usize, way: Way, now: Instant) {
         let Some(connection) = self.connections.get_mut(id) else {
             return;
         };
         if connection.duplex.has_ended(way) || connection.stage == Stage::Dialling {
             return;
         }
-        match connection.turn(way, closing, &mut self.buffer, &mut self.pipes, now) {
+        match connection.turn(way, &mut self.buffer, &mut self.pipes, now) {
             Ok(Turn::Waits) => {}
             Ok(Turn::More) => self.again.push((id, connection.serial, way)),
             Ok(Turn::Ended) => match connection.duplex.end(way) {
-                Then::Close => self.close(id, Ending::Orderly),
+                Then::Close => self.close(id, Ending::Orderly, now),
                 Then::Shut => {
                     // It fails only when the connection is broken, which the next read tells.
                     let _ = connection
@@ -383,27 +397,37 @@ impl Worker {
             },
             Err(broke) => {
                 let by_server = (way == Way::Down) == (broke == Broke::Sender);
-                if by_server && connection.is_untouched() {
-                    connection.handle_failure(true, now);
-                    self.dial(id, now);
+                if by_server {
+                    self.handle_broken(id, now);
                 } else {
-                    if by_server {
-                        connection.handle_break(now);
-                    }
-                    self.close(id, Ending::Reset);
+                    self.close(id, Ending::Reset, now);
                 }
             }
         }
     }
 
-    fn close(&mut self, id: usize, ending: Ending) {
+    /// The endpoint broke a connection.
+    fn handle_broken(&mut self, id: usize, now: Instant) {
+        let Some(connection) = self.connections.get_mut(id) else {
+            return;
+        };
+        if connection.is_untouched() {
+            connection.handle_failure(true, now);
+            self.dial(id, now);
+        } else {
+            connection.handle_break(now);
+            self.close(id, Ending::Reset, now);
+        }
+    }
+
+    fn close(&mut self, id: usize, ending: Ending, now: Instant) {
         let Some(mut connection) = self.connections.try_remove(id) else {
             return;
         };
         for way in Way::BOTH {
             connection.lane(way).close(&mut self.pipes);
         }
-        connection.handle_end(ending);
+        connection.handle_end(ending, now);
         if ending == Ending::Reset {
             self.shared.counts.reset.fetch_add(1, Relaxed);
             let both = [Some(&connection.client), connection.server.as_ref()];
@@ -424,14 +448,36 @@ fn break_off(stream: &TcpStream) {
     let _ = intercept::reset_on_drop(stream);
 }
 
-/// Whether the process or the system has no descriptor or memory left, which is no endpoint's fault.
+/// Whether the process or the system has no descriptor, memory or port left, which is no endpoint's fault.
 fn is_exhausted(error: &io::Error) -> bool {
+    use io::ErrorKind::{AddrInUse, AddrNotAvailable};
     const ENOMEM: i32 = 12;
     const ENFILE: i32 = 23;
     const EMFILE: i32 = 24;
     const ENOBUFS: i32 = 105;
+    let has_no_port = matches!(error.kind(), AddrInUse | AddrNotAvailable);
     let code = error.raw_os_error();
-    [ENOMEM, ENFILE, EMFILE, ENOBUFS]
-        .into_iter()
-        .any(|one| code == Some(one))
+    has_no_port
+        || [ENOMEM, ENFILE, EMFILE, ENOBUFS]
+            .into_iter()
+            .any(|one| code == Some(one))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn that_nothing_is_left_here_is_no_endpoints_fault() {
+        const EMFILE: i32 = 24;
+        const EADDRINUSE: i32 = 98;
+        const EADDRNOTAVAIL: i32 = 99;
+        const ENETUNREACH: i32 = 101;
+        for code in [EMFILE, EADDRINUSE, EADDRNOTAVAIL] {
+            assert!(is_exhausted(&io::Error::from_raw_os_error(code)), "{code}");
+        }
+        // As it comes when all ports that were tried are taken.
+        assert!(is_exhausted(&io::ErrorKind::AddrInUse.into()));
+        assert!(!is_exhausted(&io::Error::from_raw_os_error(ENETUNREACH)));
+    }
 }

@@ -55,6 +55,7 @@ mod lab;
 mod lifecycle;
 mod mutants;
 mod relay;
+mod relay_ends;
 mod relay_udp;
 mod rolling;
 mod raw;

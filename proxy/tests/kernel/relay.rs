@@ -390,7 +390,10 @@ fn at_the_limit_new_ones_wait_and_the_others_feel_nothing() {
         }
     }
     assert!(served.len() <= 8 && !waiting.is_empty());
-    assert!(relay(&lab).counts().open <= 8 && relay(&lab).counts().waits > 0);
+    let counts = relay(&lab).counts();
+    assert!(counts.open <= 8);
+    // Those of a listener wait together, however long.
+    assert!((1..=40).contains(&counts.waits), "{}", counts.waits);
     for stream in &mut served {
         let mut line = Vec::new();
         while line.last() != Some(&b'\n') {

@@ -1,0 +1,206 @@
+//! The ends of what the relay carries: behind a receiver without room, at an endpoint that fails, without an answer, and
+//! the relay's own.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use weave_linux::intercept::reset_on_drop;
+use weave_linux::netns::{Netns, run_in};
+use weave_model::{EngineChoice, SlicePort};
+use weave_proxy::relay::Relay;
+use weave_proxy::sources::Change;
+
+use crate::lab::{B, C, Lab, at, ip, ok, slice, until, web};
+
+const WEB: &str = "10.96.0.1:80";
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How long those who read are late.
+const LATE: Duration = Duration::from_millis(300);
+
+fn lab() -> Lab {
+    let lab = Lab::new(EngineChoice::Relay);
+    for reader in [&lab.a, &lab.c] {
+        ok(reader, "sysctl -qw net.ipv4.tcp_rmem='4096 16384 16384'");
+    }
+    lab
+}
+
+/// Serves at port 8082 of a container, each connection by itself.
+fn serve(netns: &Netns, each: impl Fn(TcpStream) + Send + Sync + 'static) {
+    let listener = run_in(netns, || TcpListener::bind("[::]:8082").unwrap()).unwrap();
+    let each = Arc::new(each);
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let each = Arc::clone(&each);
+            thread::spawn(move || {
+                stream.set_read_timeout(Some(PATIENCE)).unwrap();
+                each(stream);
+            });
+        }
+    });
+}
+
+/// Has the Service lead to port 8082 of containers.
+fn report(lab: &mut Lab, addresses: &[&str]) {
+    let Change::Slice(mut all) = slice(addresses.iter().map(|address| at(address))) else {
+        unreachable!("it is a slice")
+    };
+    all.ports = vec![SlicePort {
+        name: "tcp".to_owned(),
+        protocol: weave_model::Protocol::Tcp,
+        port: Some(8082),
+    }];
+    lab.report([Change::Service(web()), Change::Slice(all)]);
+}
+
+fn relay(lab: &Lab) -> &Relay {
+    lab.relay.as_ref().unwrap()
+}
+
+/// How often an endpoint was picked, and has failed.
+fn noted(lab: &Lab, address: &str) -> (u64, u64) {
+    let groups = relay(lab).routes().groups();
+    let seen = groups[0].balancer().seen(Instant::now());
+    let one = seen.iter().find(|seen| seen.address.ip() == ip(address));
+    let counts = one.unwrap().counts;
+    (counts.picks, counts.failures)
+}
+
+fn open(from: &Netns) -> TcpStream {
+    let stream = run_in(from, || TcpStream::connect(WEB)).unwrap().unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+/// How many bytes come before the end, to one who begins late.
+fn read_late(mut stream: &TcpStream) -> usize {
+    thread::sleep(LATE);
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).unwrap();
+    bytes.len()
+}
+
+/// For some of them the relay waits for room having read all but what comes last; the largest have a pipe.
+fn sizes() -> Vec<usize> {
+    let many = (20_000..200_000).step_by(3_000);
+    many.chain([600_000, 1_000_000]).collect()
+}
+
+/// Sends so much in two parts, the second one being small, and its end.
+fn send(mut stream: &TcpStream, size: usize) {
+    stream.write_all(&vec![7; size - 100]).unwrap();
+    thread::sleep(LATE / 3);
+    stream.write_all(&[7; 100]).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+}
+
+#[test]
+fn the_clients_end_arrives_behind_an_endpoint_that_reads_late() {
+    let (told, heard) = channel();
+    let mut lab = lab();
+    serve(&lab.c, move |stream| told.send(read_late(&stream)).unwrap());
+    report(&mut lab, &[C]);
+    let sent = sizes();
+    let streams: Vec<TcpStream> = sent.iter().map(|_| open(&lab.a)).collect();
+    thread::scope(|scope| {
+        for (stream, size) in streams.iter().zip(&sent) {
+            scope.spawn(move || send(stream, *size));
+        }
+    });
+    let each = sent.iter().map(|_| heard.recv_timeout(PATIENCE).unwrap());
+    let mut came: Vec<usize> = each.collect();
+    came.sort_unstable();
+    assert_eq!(came, sent);
+    drop(streams);
+    until("nothing is open", || is_empty(&lab));
+}
+
+#[test]
+fn the_endpoints_end_arrives_behind_a_client_that_reads_late() {
+    let (sent, next) = (sizes(), AtomicUsize::new(0));
+    let mut lab = lab();
+    serve(&lab.c, move |stream| {
+        send(&stream, sizes()[next.fetch_add(1, Relaxed)]);
+    });
+    report(&mut lab, &[C]);
+    let streams: Vec<TcpStream> = sent.iter().map(|_| open(&lab.a)).collect();
+    let mut came: Vec<usize> = thread::scope(|scope| {
+        let read = |stream| scope.spawn(move || read_late(stream));
+        let each: Vec<_> = streams.iter().map(read).collect();
+        each.into_iter().map(|one| one.join().unwrap()).collect()
+    });
+    came.sort_unstable();
+    assert_eq!(came, sent);
+    drop(streams);
+    until("nothing is open", || is_empty(&lab));
+}
+
+fn is_empty(lab: &Lab) -> bool {
+    relay(lab).counts().open == 0
+}
+
+/// A client may have said all that it has to say, which is nothing, before the endpoint that heard it fails.
+#[test]
+fn an_end_that_one_endpoint_has_heard_is_told_to_the_next_one() {
+    let mut lab = lab();
+    serve(&lab.c, |mut stream| {
+        assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+        reset_on_drop(&stream).unwrap();
+    });
+    serve(&lab.b, |mut stream| {
+        assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+        stream.write_all(b"b").unwrap();
+    });
+    report(&mut lab, &[B, C]);
+    for _ in 0..20 {
+        let mut stream = open(&lab.a);
+        stream.shutdown(Shutdown::Write).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        assert_eq!(answer, b"b");
+    }
+    let (picks, failures) = noted(&lab, C);
+    assert!(failures > 0 && picks == failures, "{picks} {failures}");
+}
+
+/// With few connections open it would get all others: one that takes what is asked and ends without a word has failed.
+#[test]
+fn an_endpoint_that_ends_connections_without_an_answer_is_left_out() {
+    let mut lab = lab();
+    serve(&lab.c, |mut stream| stream.read_exact(&mut [0]).unwrap());
+    serve(&lab.b, |mut stream| {
+        stream.read_exact(&mut [0]).unwrap();
+        stream.write_all(b"b").unwrap();
+    });
+    report(&mut lab, &[B, C]);
+    let mut mute = 0;
+    for _ in 0..60 {
+        let mut stream = open(&lab.a);
+        stream.write_all(b"?").unwrap();
+        mute += usize::from(stream.read(&mut [0]).unwrap() == 0);
+    }
+    assert!((1..=10).contains(&mute), "{mute} of 60");
+    until("nothing is open", || is_empty(&lab));
+    let (picks, failures) = noted(&lab, C);
+    assert_eq!((picks, failures), (mute as u64, mute as u64));
+}
+
+/// What changes while the relay ends must not bring it new connections.
+#[test]
+fn one_that_ends_takes_nothing_more_whatever_changes() {
+    let mut lab = lab();
+    serve(&lab.c, |mut stream| stream.write_all(b"c").unwrap());
+    serve(&lab.b, |mut stream| stream.write_all(b"b").unwrap());
+    report(&mut lab, &[C]);
+    assert_eq!(open(&lab.a).read(&mut [0]).unwrap(), 1);
+    assert_eq!(lab.relay.as_mut().unwrap().drain(PATIENCE), 0);
+    report(&mut lab, &[B]);
+    let mut answer = [0];
+    open(&lab.a).read_exact(&mut answer).unwrap();
+    assert_eq!((answer, relay(&lab).counts().accepted), (*b"b", 1));
+}
