@@ -242,6 +242,31 @@ proptest! {
     }
 }
 
+/// Of a Service that keeps clients: every endpoint that may be picked is asked first whether it knows the client, the lot
+/// comes last, and an endpoint's chain remembers the client in the very set that was asked.
+#[test]
+fn a_client_is_looked_for_at_every_endpoint_before_a_lot_is_drawn() {
+    let affinity = Affinity::ClientIp { seconds: 60 };
+    let (sources, state) = states(&exposed(TrafficPolicy::Cluster, affinity), endpoints(3, 4));
+    for entry in sources.table().entries.values() {
+        let front = &entry.fronts[0].0;
+        let chain = chain_of(&state, front).expect("somebody picks");
+        let (lot, asked) = state.chains[&chain].split_last().expect("there are rules");
+        assert!(lot.iter().any(|one| one.drawn_below() == Some(7)));
+        let mut found = BTreeSet::new();
+        for rule in asked {
+            let set = rule.iter().find_map(Expression::set).expect("a lookup");
+            let to = rule.iter().find_map(Expression::leads_to).expect("a way");
+            let updated = |one: &Expression| (one.name == "dynset").then(|| one.set()).flatten();
+            let remembers = state.chains[&to].iter().flatten().find_map(updated);
+            assert_eq!(remembers, Some(set));
+            found.insert(translates_to(&state, &to));
+        }
+        let all = entry.cluster.iter().map(|target| socket(target.address));
+        assert_eq!(found, all.collect());
+    }
+}
+
 #[test]
 fn a_protocol_is_part_of_a_front() {
     let ports = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp]

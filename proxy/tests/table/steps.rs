@@ -247,4 +247,17 @@ proptest! {
             prop_assert!(!theirs.chains.contains_key(chain), "{}", chain);
         }
     }
+
+    /// What the endpoints that stay remember of clients stays too: only sets of those that come or go are made or removed.
+    #[test]
+    fn what_endpoints_remember_stays_with_them(spec in spec(), other in proptest::collection::btree_set(0..30u8, 0..8)) {
+        let spec = Spec { seconds: Some(60), both_families: false, udp: false, internal: TrafficPolicy::Cluster, ..spec };
+        let next = Spec { endpoints: other, ..spec.clone() };
+        let moved = spec.endpoints.symmetric_difference(&next.endpoints).count();
+        let mut host = Host::new(&[(1, spec)].into());
+        let (_, steps) = host.go_to(&[(1, next)].into());
+        let sets: BTreeSet<&String> = steps.sets.iter().collect();
+        prop_assert_eq!(sets.len(), steps.sets.len(), "each at most once");
+        prop_assert_eq!(sets.len(), moved);
+    }
 }
