@@ -252,7 +252,7 @@ proptest! {
     #[test]
     fn what_endpoints_remember_stays_with_them(spec in spec(), other in proptest::collection::btree_set(0..30u8, 0..8)) {
         let spec = Spec { seconds: Some(60), both_families: false, udp: false, internal: TrafficPolicy::Cluster, ..spec };
-        let next = Spec { endpoints: other, ..spec.clone() };
+        let next = Spec { endpoints: other, ..spec };
         let moved = spec.endpoints.symmetric_difference(&next.endpoints).count();
         let mut host = Host::new(&[(1, spec)].into());
         let (_, steps) = host.go_to(&[(1, next)].into());
