@@ -43,6 +43,7 @@ mod targets;
 mod testing;
 mod tools;
 mod trace;
+mod tracking;
 mod traffic;
 mod view;
 mod works;

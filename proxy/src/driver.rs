@@ -301,12 +301,7 @@ impl Work {
             .for_each(|change| self.sources.handle(change));
         let before = Arc::clone(self.sources.table());
         let (table, diff): (Arc<Table>, Diff) = self.sources.build();
-        for (name, refused) in &table.refused {
-            if before.refused.get(name) != Some(refused) {
-                let refused: Vec<String> = refused.iter().map(ToString::to_string).collect();
-                tracing::warn!(service = %name, ?refused, "left out of a service");
-            }
-        }
+        tell_left_out(&before, &table);
         self.relay(&table, &diff);
         let done = self
             .kernel
@@ -374,6 +369,19 @@ impl Work {
                 }
                 shown.failure = Some(failure);
             }
+        }
+    }
+}
+
+/// Tells what of Services is left out now that was not before.
+fn tell_left_out(before: &Table, now: &Table) {
+    for (name, left_out) in &now.refused {
+        let old = before.refused.get(name).map(Arc::as_ref);
+        let news = left_out.news(old);
+        if !news.is_empty() {
+            let refused: Vec<String> = news.iter().map(ToString::to_string).collect();
+            let more = left_out.more();
+            tracing::warn!(service = %name, ?refused, more, "left out of a service");
         }
     }
 }

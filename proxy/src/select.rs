@@ -17,26 +17,7 @@ use weave_model::{
 };
 
 use crate::facts::Facts;
-use crate::table::{Entry, Family, Front, MAX_REFUSED, MAX_TARGETS, Refused, Target, Way, Why};
-
-/// What was left out so far; bounded.
-#[derive(Clone, Debug, Default)]
-pub struct Refusals(BTreeSet<Refused>);
-
-impl Refusals {
-    /// Notes one.
-    pub fn add(&mut self, what: impl ToString, why: Why) {
-        if self.0.len() < MAX_REFUSED {
-            let what = what.to_string();
-            self.0.insert(Refused { what, why });
-        }
-    }
-
-    /// All of them, in order.
-    pub fn into_vec(self) -> Vec<Refused> {
-        self.0.into_iter().collect()
-    }
-}
+use crate::table::{Entry, Family, Front, LeftOut, MAX_TARGETS, Target, Way, Why};
 
 /// What one port of a Service leads to in one family. `fronts` are the caller's to choose.
 pub fn entry<'a>(
@@ -46,9 +27,9 @@ pub fn entry<'a>(
     family: Family,
     slices: impl IntoIterator<Item = &'a Slice>,
     facts: &Facts,
-    refusals: &mut Refusals,
+    left_out: &mut LeftOut,
 ) -> Entry {
-    let known = endpoints(port, family, slices, facts, refusals);
+    let known = endpoints(port, family, slices, facts, left_out);
     let (cluster, local) = (cluster(&known, facts), local(&known, facts));
     Entry {
         fronts,
@@ -110,7 +91,7 @@ fn endpoints<'a>(
     family: Family,
     slices: impl IntoIterator<Item = &'a Slice>,
     facts: &Facts,
-    refusals: &mut Refusals,
+    left_out: &mut LeftOut,
 ) -> BTreeMap<SocketAddr, &'a Endpoint> {
     let mut known = BTreeMap::new();
     for slice in slices.into_iter().filter(|slice| is_of(slice, family)) {
@@ -118,10 +99,10 @@ fn endpoints<'a>(
             for endpoint in &slice.endpoints {
                 let at = SocketAddr::new(endpoint.address, number);
                 match refusal(at, family, facts) {
-                    Some(why) => refusals.add(at, why),
+                    Some(why) => left_out.add(at, why),
                     None if known.contains_key(&at) && !is_local(endpoint, facts) => {}
                     None if known.len() >= MAX_TARGETS && !known.contains_key(&at) => {
-                        refusals.add(at, Why::TooMany);
+                        left_out.add(at, Why::TooMany);
                     }
                     None => {
                         known.insert(at, endpoint);

@@ -13,8 +13,8 @@ use weave_model::{
 };
 
 use crate::facts::{ExternalIps, Facts};
-use crate::select::{self, Refusals, is_special};
-use crate::table::{Diff, Entry, Family, Front, Health, Key, Table, Way, Why};
+use crate::select::{self, is_special};
+use crate::table::{Diff, Entry, Family, Front, Health, Key, LeftOut, Table, Way, Why};
 
 /// One who wants a front: virtual addresses first, then by name.
 type Claim = (bool, Key);
@@ -140,9 +140,9 @@ impl Sources {
 
     /// Makes the entries of a Service anew.
     fn rebuild(&self, name: &ServiceName, table: &mut Table, diff: &mut Diff) {
-        let mut refusals = Refusals::default();
+        let mut left_out = LeftOut::default();
         let entries = match self.services.get(name).filter(|service| is_ours(service)) {
-            Some(service) => self.entries(service, &mut refusals),
+            Some(service) => self.entries(service, &mut left_out),
             None => BTreeMap::new(),
         };
         let old: Vec<Key> = keys_of(table, name);
@@ -165,18 +165,19 @@ impl Sources {
         if let Some((port, health)) = self.health(name) {
             table.health.insert(port, health);
         }
-        match refusals.into_vec() {
-            none if none.is_empty() => drop(table.refused.remove(name)),
-            some => drop(table.refused.insert(name.clone(), some.into())),
+        if left_out.is_empty() {
+            table.refused.remove(name);
+        } else {
+            table.refused.insert(name.clone(), Arc::new(left_out));
         }
     }
 
-    fn entries(&self, service: &Service, refusals: &mut Refusals) -> BTreeMap<Key, Arc<Entry>> {
+    fn entries(&self, service: &Service, left_out: &mut LeftOut) -> BTreeMap<Key, Arc<Entry>> {
         let mut entries = BTreeMap::new();
         for port in &service.ports {
             for family in families(service) {
                 let key = key(service, port, family);
-                let fronts = self.fronts(service, port, &key, refusals);
+                let fronts = self.fronts(service, port, &key, left_out);
                 let slices = self.slices.get(&service.name).into_iter();
                 let entry = select::entry(
                     service,
@@ -185,7 +186,7 @@ impl Sources {
                     family,
                     slices.flat_map(BTreeMap::values),
                     &self.facts,
-                    refusals,
+                    left_out,
                 );
                 entries.entry(key).or_insert_with(|| Arc::new(entry));
             }
@@ -199,18 +200,18 @@ impl Sources {
         service: &Service,
         port: &ServicePort,
         key: &Key,
-        refusals: &mut Refusals,
+        left_out: &mut LeftOut,
     ) -> Vec<(Front, Way)> {
         let mut fronts = BTreeMap::new();
         for (front, way) in wanted(service, port, key.family) {
             match refusal(&front, way, &self.facts) {
-                Some(why) => refusals.add(front, why),
+                Some(why) => left_out.add(front, why),
                 None => {
                     let winner = self.claims.get(&front).and_then(BTreeSet::first);
                     if winner.is_some_and(|(_, winner)| winner == key) {
                         fronts.entry(front).or_insert(way);
                     } else {
-                        refusals.add(front, Why::Taken);
+                        left_out.add(front, Why::Taken);
                     }
                 }
             }

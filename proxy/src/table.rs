@@ -253,8 +253,55 @@ pub enum Why {
 
 /// The most endpoints that one port of a Service may have in one family.
 pub const MAX_TARGETS: usize = 10_000;
-/// The most refusals that are kept of one Service.
+/// The most refusals that are listed of one Service, besides one for each reason.
 pub const MAX_REFUSED: usize = 20;
+
+/// What was left out of a Service: some of it by name, the rest by number.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LeftOut {
+    listed: BTreeSet<Refused>,
+    more: usize,
+}
+
+impl LeftOut {
+    /// Notes one. Beyond [`MAX_REFUSED`] only the first of each reason is listed.
+    pub fn add(&mut self, what: impl ToString, why: Why) {
+        if self.listed.len() >= MAX_REFUSED && self.iter().any(|one| one.why == why) {
+            self.more += 1;
+        } else {
+            let what = what.to_string();
+            self.listed.insert(Refused { what, why });
+        }
+    }
+
+    /// What is listed, in order.
+    pub fn iter(&self) -> impl Iterator<Item = &Refused> + Clone {
+        self.listed.iter()
+    }
+
+    /// How often something was left out that is not listed.
+    pub const fn more(&self) -> usize {
+        self.more
+    }
+
+    /// Whether nothing was left out.
+    pub fn is_empty(&self) -> bool {
+        self.listed.is_empty()
+    }
+
+    /// What of this nobody was told of when there was that before. Where more is left out than is listed, which of it is
+    /// listed changes with every change of endpoints; then only a new reason is news.
+    pub fn news(&self, before: Option<&Self>) -> Vec<&Refused> {
+        let Some(before) = before else {
+            return self.iter().collect();
+        };
+        let was_told = |one: &Refused| {
+            let reason = || before.iter().any(|old| old.why == one.why);
+            before.listed.contains(one) || before.more > 0 && reason()
+        };
+        self.iter().filter(|one| !was_told(one)).collect()
+    }
+}
 
 /// All Services as one node sees them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -264,7 +311,7 @@ pub struct Table {
     /// Health-check node ports.
     pub health: BTreeMap<u16, Health>,
     /// What was left out, by Service.
-    pub refused: BTreeMap<ServiceName, Arc<[Refused]>>,
+    pub refused: BTreeMap<ServiceName, Arc<LeftOut>>,
 }
 
 /// What one table has that another has not.

@@ -365,3 +365,101 @@ fn counts_of_endpoints_that_have_gone_stay_in_the_sum() {
     let ended = world.balancer.sum(world.now);
     assert_eq!((ended.open, ended.counts), (0, before.counts));
 }
+
+/// What a client and the endpoints may do, where clients are kept.
+#[derive(Clone, Debug)]
+enum Visit {
+    Comes(u32),
+    Lists(BTreeSet<u8>),
+    Waits(u32),
+}
+
+/// For how long clients are kept, in seconds.
+const KEPT: u32 = 60;
+
+fn visit() -> impl Strategy<Value = Visit> {
+    prop_oneof![
+        8 => (0..6_u32).prop_map(Visit::Comes),
+        1 => prop::collection::btree_set(0..8_u8, 1..8).prop_map(Visit::Lists),
+        1 => (0..40_u32).prop_map(Visit::Waits),
+    ]
+}
+
+/// Pearson's sum over equal shares.
+fn chi_square(shares: &BTreeMap<SocketAddr, usize>, endpoints: usize, draws: usize) -> f64 {
+    let expected = draws as f64 / endpoints as f64;
+    let seen: f64 = shares
+        .values()
+        .map(|share| (*share as f64 - expected).powi(2) / expected)
+        .sum();
+    // Those that nobody got.
+    seen + (endpoints - shares.len()) as f64 * expected
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// However many there are and whatever is drawn: as even as lots are. The bound is seven standard deviations above
+    /// what the sum is for fair lots, and more for few of them, which fewer than one in 10^9 tries exceed.
+    #[test]
+    fn lots_are_fair_for_any_number_of_endpoints(count in 1..=200_u8, seed in any::<u64>(), latency in any::<bool>()) {
+        let balance = if latency { Balance::Latency } else { Balance::Least };
+        let mut world = World::new(&entry(balance, 0..count));
+        world.random = seed;
+        let draws = 200 * usize::from(count);
+        let shares = world.shares(draws);
+        let freedom = f64::from(count) - 1.0;
+        let bound = freedom + 7.0 * (2.0 * freedom).sqrt() + 40.0;
+        let sum = chi_square(&shares, usize::from(count), draws);
+        prop_assert!(sum <= bound, "{} endpoints: {} > {}", count, sum, bound);
+    }
+
+    /// The hash gives each endpoint the same share of its table within a hundredth (`maglev.rs`); clients fall on places
+    /// like lots.
+    #[test]
+    fn hashed_clients_are_even_for_any_number_of_endpoints(count in 1..=100_u8, first in any::<u16>()) {
+        let mut world = World::new(&entry(Balance::Maglev, 0..count));
+        world.clients = u32::from(first);
+        let shares = world.shares(400 * usize::from(count));
+        prop_assert_eq!(shares.len(), usize::from(count));
+        // 400 each: seven standard deviations are 140.
+        for (one, share) in shares {
+            prop_assert!((250..=550).contains(&share), "{} of 400 for {}", share, one);
+        }
+    }
+
+    /// Whoever comes again in time gets the same endpoint for as long as that is listed, however the others change, and by
+    /// any way to choose.
+    #[test]
+    fn a_client_moves_only_when_its_endpoint_goes_or_its_time_is_over(
+        visits in prop::collection::vec(visit(), 1..150), how in 0..3_usize,
+    ) {
+        let balance = [Balance::Least, Balance::Latency, Balance::Maglev][how];
+        let sticky = |numbers: BTreeSet<u8>| Entry {
+            affinity: Affinity::ClientIp { seconds: KEPT },
+            ..entry(balance, numbers)
+        };
+        let mut listed: BTreeSet<u8> = (0..4).collect();
+        let mut world = World::new(&sticky(listed.clone()));
+        let mut known: BTreeMap<u32, (SocketAddr, Instant)> = BTreeMap::new();
+        for visit in visits {
+            match visit {
+                Visit::Comes(who) => {
+                    let picked = world.pick_for(client(who), &[]);
+                    prop_assert!(listed.iter().any(|number| endpoint(*number) == picked));
+                    if let Some((before, until)) = known.get(&who) && world.now < *until {
+                        prop_assert_eq!(picked, *before, "client {}", who);
+                    }
+                    known.insert(who, (picked, world.now + Duration::from_secs(KEPT.into())));
+                }
+                Visit::Lists(numbers) => {
+                    listed = numbers;
+                    // Whose endpoint went is free to go anywhere, also back to it.
+                    known.retain(|_, (at, _)| listed.iter().any(|number| endpoint(*number) == *at));
+                    world.balancer.update(&sticky(listed.clone()), world.now);
+                }
+                Visit::Waits(seconds) => world.now += Duration::from_secs(seconds.into()),
+            }
+        }
+    }
+}

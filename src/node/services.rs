@@ -19,6 +19,7 @@ use weave_proxy::facts::{ExternalIps, Facts, Unknown};
 use weave_proxy::health::Wanted;
 use weave_proxy::relay::Watch;
 use weave_proxy::sources::Change;
+use weave_proxy::table::{LeftOut, Table};
 use weave_router::attach::glance::Glance;
 use weave_router::core::command::Command;
 use weave_router::core::view::View;
@@ -340,17 +341,13 @@ pub(super) fn listed(known: &Known, engine: &Engine) -> Services {
     let Report { table, relay, .. } = engine.shown();
     let relayed = relay.map_or_else(BTreeMap::new, |relay| by_endpoint(&relay));
     let info = |(name, declared): (&ServiceName, &Declared)| {
-        let refused = table.refused.get(name);
-        let refused = refused.iter().flat_map(|all| all.iter());
         let mut info = info(declared, &known.names);
         for backend in &mut info.backends {
             backend.relayed = relayed.get(&(name.clone(), backend.address)).copied();
-            let what = backend.address.to_string();
-            if refused.clone().any(|one| one.what == what) {
-                backend.state = BackendState::Refused;
-            }
         }
-        info.refused = refused.map(ToString::to_string).collect();
+        if let Some(left_out) = table.refused.get(name) {
+            note_left_out(left_out, &served(name, &table), &mut info);
+        }
         if info.addresses.is_empty() {
             let address = declared.made.address;
             info.refused.push(format!(
@@ -361,6 +358,33 @@ pub(super) fn listed(known: &Known, engine: &Engine) -> Services {
     };
     Services {
         services: known.declared.iter().map(info).collect(),
+    }
+}
+
+/// The addresses of a Service's endpoints that the table has.
+fn served(name: &ServiceName, table: &Table) -> BTreeSet<IpAddr> {
+    let entries = table.entries.iter();
+    let of_service = entries.filter(|(key, _)| key.service == *name);
+    of_service
+        .flat_map(|(_, entry)| entry.serving.clone())
+        .collect()
+}
+
+/// Says of what was left out why, and of an endpoint that is listed nowhere that it is not served.
+fn note_left_out(left_out: &LeftOut, served: &BTreeSet<IpAddr>, info: &mut ServiceInfo) {
+    let refused: BTreeSet<&str> = left_out.iter().map(|one| one.what.as_str()).collect();
+    for backend in &mut info.backends {
+        let unlisted = left_out.more() > 0
+            && backend.state == BackendState::Ready
+            && !served.contains(&backend.address.ip());
+        if unlisted || refused.contains(&*backend.address.to_string()) {
+            backend.state = BackendState::Refused;
+        }
+    }
+    info.refused = left_out.iter().map(ToString::to_string).collect();
+    if left_out.more() > 0 {
+        info.refused
+            .push(format!("{} more, for the same reasons", left_out.more()));
     }
 }
 

@@ -20,6 +20,7 @@ use super::book::Book;
 use super::host::HostSide;
 use super::journal::Journal;
 use super::missing::Missing;
+use super::tracking::{Tracking, TrackingWatch};
 use super::{Published, addresses, containers};
 use crate::config::Config;
 use crate::obstacle::{Obstacle, cause_and_fix};
@@ -58,6 +59,8 @@ pub(super) struct Works {
     pub(super) swept: u64,
     /// The container that is to be looked at closely next, by its place in the book.
     pub(super) turn: usize,
+    /// How much room the kernel had for connections.
+    pub(super) tracking: TrackingWatch,
     /// Why this node has no address for the sake of services, as it was told last.
     pub(super) no_source: Option<Refusal>,
 }
@@ -85,6 +88,7 @@ impl Works {
             missing: Missing::default(),
             swept: 0,
             turn: 0,
+            tracking: TrackingWatch::default(),
             no_source: None,
         }
     }
@@ -267,6 +271,7 @@ impl Works {
         }
         obstacles.extend(self.route_services().await);
         obstacles.extend(self.network_obstacles());
+        obstacles.extend(self.tracking.look(Tracking::read()));
         self.obstacles = obstacles.into();
         if self.tell_ports().await {
             self.sweep().await;

@@ -45,7 +45,7 @@ fn connect(from: &Ns, to: SocketAddr) -> std::io::Result<(TcpStream, String, IpA
     connect_within(PATIENCE, from, to)
 }
 
-fn connect_within(
+pub(crate) fn connect_within(
     patience: Duration,
     from: &Ns,
     to: SocketAddr,
@@ -63,7 +63,7 @@ fn connect_within(
     Ok((stream, name.to_owned(), saw))
 }
 
-fn echoes(stream: &mut TcpStream) -> bool {
+pub(crate) fn echoes(stream: &mut TcpStream) -> bool {
     let mut back = [0; 4];
     let done = stream
         .write_all(b"ping")

@@ -1,13 +1,19 @@
 //! The table: each rule of selection by itself ([`rules`]), all of them against a second implementation that is as
-//! naive as the words of the contract ([`naive`], [`against`]), what is other from table to table ([`changes`]), and what that makes other in the rules ([`minimal`]).
+//! naive as the words of the contract ([`naive`], [`against`]), what is other from table to table ([`changes`]), what that
+//! makes other in the rules ([`minimal`], [`steps`]), and whom these pick ([`layout`]); both by the rule set that a batch
+//! makes ([`nft`]). What is odd is left out ([`odd`]).
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod against;
 mod changes;
+mod layout;
 mod minimal;
 mod naive;
+mod nft;
+mod odd;
 mod rules;
+mod steps;
 
 use std::net::IpAddr;
 

@@ -1,0 +1,241 @@
+//! Services that nobody means well: what of them is left out is said, in `describe` and once in the log; what cannot be
+//! at all is refused; and the Services beside them serve.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::lab::node::said;
+use crate::lab::traffic::wait_for;
+use crate::lab::{Container, Host, Lab};
+use crate::services::{SOON, balances, serve};
+
+/// What a node tells in its log of what it left out.
+const LEFT_OUT: &str = "left out of a service";
+
+/// A container that serves, with a label of its own.
+fn server(host: &Host, name: &str) -> Container {
+    let ns = host.bare_container(name);
+    serve(&ns, name);
+    host.attach_ns(ns, name, &["--label", &format!("app={name}")])
+}
+
+/// Makes a Service in front of endpoints; its address.
+fn create(host: &Host, name: &str, endpoints: &[String]) -> SocketAddr {
+    let mut words = vec!["service", "create", name, "--port", "80"];
+    for endpoint in endpoints {
+        words.extend(["--endpoint", endpoint]);
+    }
+    first_address(&host.json(&words))
+}
+
+fn first_address(made: &Value) -> SocketAddr {
+    let address = made["addresses"][0].as_str().expect("an address");
+    SocketAddr::new(address.parse().expect("an address"), 80)
+}
+
+/// How often something is in a host's log.
+fn logged(lab: &Lab, host: &Host, what: &str) -> usize {
+    let log = std::fs::read_to_string(lab.dir().join(format!("{}.log", host.name)));
+    log.expect("the log is there").matches(what).count()
+}
+
+/// Has the API make a Service, however it is asked: the status and the body.
+fn post(lab: &Lab, host: &Host, body: &str) -> (String, String) {
+    let file = lab.dir().join("body.json");
+    std::fs::write(&file, body).expect("a file can be written");
+    let mut curl = Command::new("curl");
+    curl.args(["--silent", "--max-time", "30", "--unix-socket"])
+        .arg(host.socket())
+        .args([
+            "-H",
+            "content-type: application/json",
+            "-w",
+            "\n%{http_code}",
+        ])
+        .arg("--data-binary")
+        .arg(format!("@{}", file.display()))
+        .arg("http://localhost/v1/services");
+    let out = said(&mut curl).out;
+    let (body, status) = out.rsplit_once('\n').expect("a body and a status");
+    (status.to_owned(), body.to_owned())
+}
+
+/// Endpoints of both families that can be nobody's, or are a node's: each is shown with its reason on every node and is in
+/// the log of each once, however often other Services change; the good ones serve.
+#[test]
+fn endpoints_that_cannot_be_are_shown_everywhere_and_logged_once() {
+    Lab::run(|lab| {
+        let hosts: [Host; 2] = lab.cluster();
+        let good = server(&hosts[0], "good");
+        let nodes = [
+            format!("{}:22", hosts[0].v4),
+            format!("{}:22", hosts[1].v4),
+            format!("[{}]:22", hosts[0].v6),
+            format!("[{}]:22", hosts[1].v6),
+        ];
+        let special = [
+            "127.0.0.1:80",
+            "169.254.169.254:80",
+            "224.0.0.251:80",
+            "255.255.255.255:80",
+            "0.0.0.0:80",
+            "[::1]:80",
+            "[::]:80",
+            "[fe80::1]:80",
+            "[ff02::fb]:80",
+            "[::ffff:127.0.0.1]:80",
+        ]
+        .map(str::to_owned);
+        let virtual_one = "10.96.0.1:80".to_owned();
+        let good = [format!("{}:8080", good.v4), format!("{}:8080", good.v4)];
+        let all = [
+            &special[..],
+            &nodes,
+            std::slice::from_ref(&virtual_one),
+            &good,
+        ]
+        .concat();
+        let at = create(&hosts[0], "odd", &all);
+        let mut reasons = Vec::new();
+        reasons.extend(
+            special
+                .iter()
+                .map(|one| format!("{one}: it is a loopback, ")),
+        );
+        reasons.extend(
+            nodes
+                .iter()
+                .map(|one| format!("{one}: it is an address of a node")),
+        );
+        reasons.push(format!("{virtual_one}: it is in the range of virtual"));
+        for host in &hosts {
+            wait_for("every reason is shown", SOON, || {
+                let described = host.ctl(&["service", "describe", "odd"]).out;
+                reasons.iter().all(|reason| described.contains(reason))
+            });
+        }
+        let client = hosts[1].attach("client");
+        balances(&client.ns, at, &["good"]);
+        // More changes, each of which makes a new table.
+        for turn in 0..5 {
+            let name = format!("plain{turn}");
+            let at = create(&hosts[1], &name, &good);
+            balances(&client.ns, at, &["good"]);
+        }
+        for host in &hosts {
+            assert_eq!(logged(lab, host, LEFT_OUT), 1, "{}", host.name);
+        }
+        assert!(hosts[1].ok(&["service", "list"]).contains("plain4"));
+    });
+}
+
+/// More than may be listed: the rest is counted, and none of it is shown as if it were served.
+#[test]
+fn what_is_too_much_is_counted_or_refused_and_others_serve() {
+    Lab::run(|lab| {
+        let [host] = lab.cluster();
+        let one = server(&host, "one");
+        let good = format!("{}:8080", one.v4);
+        let served = create(&host, "served", std::slice::from_ref(&good));
+        let loopback = (1..1000).map(|n| format!("127.0.{}.{}:80", n / 250, n % 250));
+        let all: Vec<String> = loopback.chain([good]).collect();
+        let body =
+            json!({ "name": "many", "ports": [{ "port": 80, "target": 80 }], "endpoints": all });
+        let (status, made) = post(lab, &host, &body.to_string());
+        assert_eq!(status, "200", "{made}");
+        let many = first_address(&serde_json::from_str(&made).expect("a Service"));
+        wait_for("the rest is counted", SOON, || {
+            let described = host.ctl(&["service", "describe", "many"]).out;
+            described.contains("left out   979 more, for the same reasons")
+        });
+        let described = host.json(&["service", "describe", "many"]);
+        let backends = described["backends"].as_array().expect("a list");
+        let refused = backends.iter().filter(|one| one["state"] == "refused");
+        assert_eq!(refused.count(), 999, "{described}");
+        balances(&one.ns, many, &["one"]);
+
+        // A hundred thousand by the API, and one more than there may be.
+        for (count, says) in [(100_000, ""), (1001, "at most 1000 endpoints")] {
+            let mut list = String::new();
+            for n in 0..count {
+                let _ = write!(
+                    list,
+                    "\"10.{}.{}.{}:80\",",
+                    32 + n / 65_536,
+                    n / 256 % 256,
+                    n % 256
+                );
+            }
+            let list = list.trim_end_matches(',');
+            let body = format!(
+                r#"{{"name":"big","ports":[{{"port":80,"target":80}}],"endpoints":[{list}]}}"#
+            );
+            let (status, body) = post(lab, &host, &body);
+            assert!(
+                status.starts_with('4') && body.contains(says),
+                "{count}: {status} {body}"
+            );
+        }
+        balances(&one.ns, served, &["one"]);
+        let list = host.ok(&["service", "list"]);
+        assert!(!list.contains("big"), "{list}");
+        assert_eq!(logged(lab, &host, LEFT_OUT), 1);
+    });
+}
+
+/// Names that are no names, by the command line and by the API: refused, and no rule knows them.
+#[test]
+fn names_that_are_none_are_refused() {
+    Lab::run(|lab| {
+        let [host] = lab.cluster();
+        let one = server(&host, "one");
+        let served = create(&host, "served", &[format!("{}:8080", one.v4)]);
+        balances(&one.ns, served, &["one"]);
+        let rules = || host.ns.sh("nft list table inet weave-service");
+        let before = rules();
+        let long = "a".repeat(64);
+        let longer = "a".repeat(20_000);
+        let odd = [
+            "",
+            " ",
+            "web\nweb",
+            "web\"; flush ruleset",
+            "'web'",
+            "wéb",
+            "\u{202e}bew",
+            "$(reboot)",
+            "`reboot`",
+            "web } ; add table inet t {",
+            "../web",
+            "-web",
+            "web-",
+            "a/b/c",
+            "/web",
+            "*",
+            "web\t",
+            &long,
+            &longer,
+        ];
+        for name in odd {
+            let by = ["service", "create", "--port", "80", "--selector", "app=one"];
+            let words = [&by[..], &["--", name]].concat();
+            let said = host.ctl(&words);
+            assert!(
+                said.code != 0 && said.err.contains("service name"),
+                "{name:?}: {said:?}"
+            );
+            let body = json!({
+                "name": name,
+                "ports": [{ "port": 80, "target": 8080 }],
+                "selector": { "app": "one" },
+            });
+            let (status, answer) = post(lab, &host, &body.to_string());
+            assert!(status.starts_with('4'), "{name:?}: {status} {answer}");
+        }
+        assert_eq!(rules(), before);
+        balances(&one.ns, served, &["one"]);
+    });
+}
