@@ -11,9 +11,9 @@ const HEAD: &str = "\
 
 Those that begin with `should` have the names of Kubernetes' own tests ([sig-network], `test/e2e/network`; where one case
 here is several there, their protocols or directions are together). Each asserts on traffic, on both engines unless said
-otherwise, and must fail on its mutant (`mutants.rs`). Written by the test `the_list_of_cases_is_kept`.
+otherwise, and must fail on each of its mutants (`mutants.rs`). Written by the test `the_list_of_cases_is_kept`.
 
-| case | kernel | relay | mutant that fails it |
+| case | kernel | relay | mutants that fail it |
 |---|---|---|---|
 ";
 const TAIL: &str = "
@@ -39,30 +39,36 @@ fn list() -> String {
     let both = [
         crate::services::CASES,
         crate::external::CASES,
+        crate::balancer::CASES,
+        crate::rolling::CASES,
         crate::affinity::CASES,
         crate::lifecycle::CASES,
         crate::granular::CASES,
+        crate::slices::CASES,
+        crate::dual::CASES,
         crate::udp::CASES,
         crate::raw::CASES,
         crate::hostile::CASES,
         crate::keeping::CASES,
     ];
-    let mut rows: Vec<(&str, &str, Mutant)> = Vec::new();
-    for (case, mutant) in both.into_iter().flatten() {
-        rows.push((case, "yes", *mutant));
+    let mut rows: Vec<(&str, &str, &[Mutant])> = Vec::new();
+    for (case, mutants) in both.into_iter().flatten() {
+        rows.push((case, "yes", mutants));
     }
     let kernel = [
         crate::lifecycle::OF_THE_KERNEL,
         crate::granular::OF_THE_KERNEL,
         crate::raw::OF_THE_KERNEL,
     ];
-    for (case, mutant) in kernel.into_iter().flatten() {
-        rows.push((case, "no", *mutant));
+    for (case, mutants) in kernel.into_iter().flatten() {
+        rows.push((case, "no", mutants));
     }
     let mut text = HEAD.to_owned();
-    for (case, relay, mutant) in rows {
+    for (case, relay, mutants) in rows {
         let words = case.replace('_', " ");
-        let _ = writeln!(text, "| {words} | yes | {relay} | {mutant:?} |");
+        let names: Vec<String> = mutants.iter().map(|one| format!("{one:?}")).collect();
+        let names = names.join(", ");
+        let _ = writeln!(text, "| {words} | yes | {relay} | {names} |");
     }
     text + TAIL
 }

@@ -15,15 +15,15 @@ use crate::mutants::patience;
 cases! {
     should_function_for_intra_pod_communication => Thief,
     should_function_for_node_pod_communication => Thief,
-    should_function_for_pod_service => Nobody,
-    should_function_for_node_service => Nobody,
+    should_function_for_pod_service => NotFromContainers,
+    should_function_for_node_service => NotFromHost,
     should_function_for_endpoint_service => Unmasked,
-    should_function_for_multiple_endpoint_services_with_same_selector => Nobody,
+    should_function_for_multiple_endpoint_services_with_same_selector => Once,
     should_update_endpoints => Deaf,
-    should_update_node_port => Deaf,
+    should_update_node_port => Deaf | KeepsFronts,
     should_function_for_client_ip_based_session_affinity => NoAffinity,
     should_support_basic_node_port_udp_functionality => Inside,
-    should_be_able_to_handle_large_requests => Nobody,
+    should_be_able_to_handle_large_requests => Small,
 }
 
 kernel_cases! {
