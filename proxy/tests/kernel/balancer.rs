@@ -344,12 +344,12 @@ fn should_handle_updates_to_external_traffic_policy_field(on: EngineChoice) {
     let (mut stream, _) = connect(&lab.outside, BALANCER, PATIENCE).unwrap();
     for _ in 0..2 {
         lab.report([policy(TrafficPolicy::Local)]);
-        assert_eq!(told(&lab), Some(1));
         for front in [BALANCER, NODE_PORT] {
             assert_eq!(lab.servers(&lab.outside, front, 20), ["b"], "{front}");
             assert_eq!(tcp(&lab.outside, front).saw(), Some(ip(OUTSIDE)));
             assert_eq!(udp(&lab.outside, front).saw(), Some(ip(OUTSIDE)));
         }
+        assert_eq!(told(&lab), Some(1));
         assert!(echoes(&mut stream), "what is open stays");
         lab.report([policy(TrafficPolicy::Cluster)]);
         assert_eq!(told(&lab), None);

@@ -214,6 +214,7 @@ fn should_be_able_to_handle_large_requests_secondary_ip_family(on: EngineChoice)
     let patience = patience(Duration::from_secs(10));
     let (stream, _) = connect(&lab.a, WEB6, patience).unwrap();
     let sent: Vec<u8> = (0..1 << 20).map(|at: u32| (at % 251) as u8).collect();
+    stream.set_write_timeout(Some(patience)).unwrap();
     let mut writer = stream.try_clone().unwrap();
     let mut back = vec![0; sent.len()];
     std::thread::scope(|scope| {

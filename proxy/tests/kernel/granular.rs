@@ -147,6 +147,7 @@ fn should_be_able_to_handle_large_requests(on: EngineChoice) {
     let patience = patience(std::time::Duration::from_secs(10));
     let (stream, _) = connect(&lab.a, WEB, patience).unwrap();
     let sent: Vec<u8> = (0..1 << 20).map(|at: u32| (at % 251) as u8).collect();
+    stream.set_write_timeout(Some(patience)).unwrap();
     let mut writer = stream.try_clone().unwrap();
     let mut back = vec![0; sent.len()];
     std::thread::scope(|scope| {

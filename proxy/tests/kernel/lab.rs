@@ -190,9 +190,15 @@ impl Lab {
             relay.apply(&table, &diff, self.sources.facts()).unwrap();
         }
         let done = self.kernel.apply(table, &diff, self.sources.facts());
+        if let Err(error) = &done {
+            mutants::is_broken(error);
+        }
         let script = mutants::now().and_then(mutants::Mutant::script);
         if let Some(script) = script.filter(|_| !self.given.entries.is_empty()) {
-            ok(&self.host, script);
+            let output = sh(&self.host, script);
+            if !output.status.success() {
+                mutants::is_broken(String::from_utf8_lossy(&output.stderr));
+            }
         }
         done.unwrap()
     }

@@ -1,9 +1,10 @@
 //! Mutants: each breaks one rule, between what is reported and what the engine is given, and a case that is about the rule
 //! must fail on it. A case that passes on its mutant shows nothing.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::fmt::Display;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,18 +24,14 @@ use crate::lab::{B, C, FAR, FAR6, HOST, ip, port, sh, slice_of};
 macro_rules! small {
     () => {
         "nft add table inet small
-         nft add chain inet small all '{ type filter hook forward priority 0; }'
-         nft add rule inet small all "
+         nft add chain inet small passing '{ type filter hook forward priority 0; }'
+         nft add rule inet small passing "
     };
 }
 
 /// What a mutant does wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Mutant {
-    /// No Service is served.
-    Nobody,
-    /// Only the first endpoint is ever picked.
-    FirstOnly,
     /// What nobody is behind vanishes instead of being refused.
     Dropped,
     /// Traffic policies are not looked at.
@@ -133,12 +130,18 @@ pub(crate) enum Mutant {
     LocalElsewhere,
     /// A load balancer's address is served only together with a port of the node.
     NeedsNodePort,
+    /// Loopback addresses are endpoints like all others.
+    Believes,
+    /// Where one Service has many endpoints, the others have none.
+    Crowded,
     /// Addresses that a load balancer keeps to itself are taken.
     NoProxyMode,
     /// There is no IPv4.
     V6Only,
     /// Only the first virtual address of a Service counts.
     FirstFamily,
+    /// There is no SCTP over IPv6.
+    NoSctp6,
     /// There is no UDP over IPv6.
     NoUdp6,
     /// Ports of the node are not taken over IPv6.
@@ -163,6 +166,8 @@ pub(crate) enum Mutant {
 
 thread_local! {
     static NOW: Cell<Option<Mutant>> = const { Cell::new(None) };
+    /// What the mutant could not be made by.
+    static BROKEN: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
 /// The mutant that this thread's labs are.
@@ -170,11 +175,18 @@ pub(crate) fn now() -> Option<Mutant> {
     NOW.get()
 }
 
+/// Says that a mutant could not be made: then no failure of its case shows anything.
+pub(crate) fn is_broken(why: impl Display) {
+    BROKEN.set(Some(why.to_string()));
+}
+
 /// Fails unless the case fails on the mutant. What the case says when it fails is shown, and is right.
 pub(crate) fn must_fail(mutant: Mutant, case: fn(EngineChoice)) {
     NOW.set(Some(mutant));
     let ended = catch_unwind(AssertUnwindSafe(|| case(EngineChoice::Kernel)));
     NOW.set(None);
+    let broken = BROKEN.take();
+    assert!(broken.is_none(), "{mutant:?} could not be made: {broken:?}");
     assert!(ended.is_err(), "the case passes though {mutant:?}");
 }
 
@@ -320,8 +332,14 @@ impl Mutant {
     pub(crate) fn table(self, table: &Table, given: &Table) -> Table {
         let mut entries = BTreeMap::new();
         let mut seen = BTreeSet::new();
+        let many = |entry: &Arc<Entry>| entry.cluster.len() > 1000;
+        let crowded = self == Self::Crowded && table.entries.values().any(many);
         for (key, entry) in table.entries.iter().filter(|(key, _)| self.keeps(key)) {
+            let is_many = many(entry);
             let mut entry = Entry::clone(entry);
+            if crowded && !is_many {
+                entry.cluster.clear();
+            }
             if self != Self::Once {
                 self.entry(key, &mut entry);
             } else if let Some(first) = entry.cluster.first()
@@ -350,11 +368,11 @@ impl Mutant {
 
     fn keeps(self, key: &Key) -> bool {
         match self {
-            Self::Nobody => false,
             Self::V4Only => key.family == Family::V4,
             Self::V6Only => key.family == Family::V6,
             Self::NoUdp => key.protocol != Protocol::Udp,
             Self::NoUdp6 => (key.protocol, key.family) != (Protocol::Udp, Family::V6),
+            Self::NoSctp6 => (key.protocol, key.family) != (Protocol::Sctp, Family::V6),
             Self::NoSctp => key.protocol != Protocol::Sctp,
             Self::OnePort => key.port == 80,
             _ => true,
@@ -364,13 +382,14 @@ impl Mutant {
     fn entry(self, key: &Key, entry: &mut Entry) {
         let v6 = key.family == Family::V6;
         match self {
-            Self::FirstOnly => {
-                entry.cluster.truncate(1);
-                entry.local.truncate(1);
-            }
             Self::Weighted => {
                 let first = entry.cluster.first().copied();
                 entry.cluster.extend(first.into_iter().cycle().take(3));
+            }
+            Self::Believes if !v6 => {
+                let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 8080));
+                let local = false;
+                entry.cluster.push(Target { address, local });
             }
             Self::OnlyHere => entry.cluster.retain(|target| target.local),
             Self::Dropped => entry.any = true,
@@ -473,10 +492,10 @@ impl Mutant {
             Self::NotFromHost6 => {
                 Some("nft insert rule inet weave-service pick-out meta nfproto ipv6 return")
             }
-            Self::Small => Some(concat!(small!(), "meta length > 1000 drop")),
+            Self::Small => Some(concat!(small!(), "meta length '>' 1000 drop")),
             Self::Small6 => Some(concat!(
                 small!(),
-                "meta nfproto ipv6 meta length > 1000 drop"
+                "meta nfproto ipv6 meta length '>' 1000 drop"
             )),
             _ => None,
         }
