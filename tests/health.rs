@@ -197,6 +197,18 @@ fn healthcheck_node_port_counts_local_ready_endpoints_and_fails_if_only_terminat
     while lab.get(PORT, "/").is_some() {
         assert!(Instant::now() < deadline, "the port is still served");
     }
+    // The policy of a Service may change back, and its port may be another one then.
+    lab.engine.report(vec![Change::Service(local())]);
+    lab.until(200, 1);
+    let moved = Service {
+        health_port: Some(PORT + 1),
+        ..local()
+    };
+    lab.engine.report(vec![Change::Service(moved)]);
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while lab.get(PORT, "/").is_some() || lab.get(PORT + 1, "/").is_none() {
+        assert!(Instant::now() < deadline, "the port does not follow");
+    }
 }
 
 #[test]

@@ -1,8 +1,8 @@
 """The beginning of an association of SCTP by packets made by hand, for kernels without sockets of it.
 
-usage: sctp.py SECONDS client ADDRESS PORT | SECONDS server
+usage: sctp.py SECONDS client ADDRESS PORT | SECONDS server [ADDRESS]
 
-The client sends an INIT from port 4321 and says who answered; the server answers one and says whom it saw.
+The server hears the family of its address, IPv4 without one. The client sends an INIT from port 4321 and says who answered; the server answers one and says whom it saw.
 Each waits for a packet for so many seconds at most.
 """
 
@@ -21,14 +21,15 @@ def packet(source, target, tag, kind, mine):
     head = lambda sum: struct.pack("!HHI", source, target, tag) + struct.pack("<I", sum)
     return head(crc32c(head(0) + chunk)) + chunk
 
-raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, 132)
+v6 = len(sys.argv) > 3 and ":" in sys.argv[3]
+raw = socket.socket(socket.AF_INET6 if v6 else socket.AF_INET, socket.SOCK_RAW, 132)
 raw.settimeout(float(sys.argv[1]))
 print("ready", flush=True)
 
 def receive(kind):
     while True:
-        data, (address, _) = raw.recvfrom(2048)
-        body = data[(data[0] & 15) * 4:]
+        data, (address, *_) = raw.recvfrom(2048)
+        body = data if v6 else data[(data[0] & 15) * 4:] # raw sockets of IPv6 keep the header to themselves
         source, target, tag = struct.unpack("!HHI", body[:8])
         if body[12] == kind:
             return address, source, target, struct.unpack("!I", body[16:20])[0]

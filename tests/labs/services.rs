@@ -198,6 +198,56 @@ fn endpoints_follow_containers_and_nodes() {
     });
 }
 
+/// How soon a node's endpoints follow its containers on other nodes: mostly, and always.
+const FOLLOWS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(3)];
+
+/// How long it took since `begun` until something held, looking again and again without much of a pause.
+#[track_caller]
+fn took(begun: Instant, what: &str, mut holds: impl FnMut() -> bool) -> Duration {
+    while !holds() {
+        let [_, always] = FOLLOWS;
+        assert!(begun.elapsed() < always, "{what}: not within {always:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    begun.elapsed()
+}
+
+/// A container is started and stopped some times, seen from another node: from the beginning of the command to the first
+/// connection that is served, and to the first that is refused as nobody is behind the Service.
+#[test]
+fn endpoints_follow_containers_on_other_nodes_within_a_second() {
+    Lab::run(|lab| {
+        let hosts: [Host; 2] = lab.cluster();
+        let client = hosts[1].attach("client");
+        let [v4, _] = create(&hosts[0], &[]);
+        // One to an endpoint that is not there any more would wait for long.
+        let connects = || connect_within(Duration::from_millis(100), &client.ns, v4);
+        let refuses = |error: std::io::Error| error.kind() == std::io::ErrorKind::ConnectionRefused;
+        wait_for("a refusal", SOON, || connects().is_err_and(refuses));
+        let (mut came, mut went) = (Vec::new(), Vec::new());
+        for turn in 0..9 {
+            let name = format!("w{turn}");
+            let ns = hosts[0].bare_container(&name);
+            serve(&ns, &name);
+            let begun = Instant::now();
+            let _server = hosts[0].attach_ns(ns, &name, &["--label", "app=web"]);
+            came.push(took(begun, "it is in", || connects().is_ok()));
+            let begun = Instant::now();
+            hosts[0].ok(&["detach", &name]);
+            went.push(took(begun, "it is out", || connects().is_err_and(refuses)));
+        }
+        for (what, mut times) in [("in", came), ("out", went)] {
+            times.sort();
+            let (median, longest) = (times[times.len() / 2], times[times.len() - 1]);
+            println!(
+                "endpoints were {what} on another node {median:.2?} after the command began, or {longest:.2?} at most"
+            );
+            let [mostly, _] = FOLLOWS;
+            assert!(median <= mostly, "{what}: {times:?}");
+        }
+    });
+}
+
 /// The rules that come back after somebody removed them all: how long that takes at most.
 const REMADE: Duration = Duration::from_secs(3);
 

@@ -9,7 +9,7 @@ use crate::lab::{A, B, C, Lab, at, exposed, slice, tcp, udp, until, web};
 
 cases! {
     should_have_session_affinity_work_for_service_with_type_cluster_ip => NoAffinity,
-    should_be_able_to_switch_session_affinity_for_service_with_type_cluster_ip => NoAffinity,
+    should_be_able_to_switch_session_affinity_for_service_with_type_cluster_ip => NoAffinity | StaysSticky,
     should_have_session_affinity_timeout_work_for_service_with_type_cluster_ip => Forever,
     should_have_session_affinity_work_for_node_port_service_across_its_fronts => NoAffinity,
     a_client_whose_endpoint_vanished_is_picked_for_anew_and_others_stay => NoAffinity,

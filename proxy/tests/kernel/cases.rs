@@ -11,9 +11,10 @@ const HEAD: &str = "\
 
 Those that begin with `should` have the names of Kubernetes' own tests ([sig-network], `test/e2e/network`; where one case
 here is several there, their protocols or directions are together). Each asserts on traffic, on both engines unless said
-otherwise, and must fail on its mutant (`mutants.rs`). Written by the test `the_list_of_cases_is_kept`.
+otherwise, and must fail on each of its mutants (`mutants.rs`), which are made of the engine in the kernel. There is one
+node; others are a network behind it. Written by the test `the_list_of_cases_is_kept`.
 
-| case | kernel | relay | mutant that fails it |
+| case | kernel | relay | mutants that fail it |
 |---|---|---|---|
 ";
 const TAIL: &str = "
@@ -26,12 +27,16 @@ Cases of Kubernetes about Services that have no line of their own:
 | there | here |
 |---|---|
 | should create endpoints for unready pods | the two of publish not ready addresses: who calls endpoints ready writes the slices, and that is none of the proxy's |
-| healthcheck node port fails with only terminating endpoints | `tests/health.rs` of the root crate, `healthcheck_node_port_…`, with a running node |
+| healthcheck node port fails with only terminating endpoints | `tests/health.rs` of the root crate, `healthcheck_node_port_…`, over HTTP, with a running engine |
+| health checks of a load balancer: their port while the policy is Local, their interval | the port comes and goes with the policy: the same test; the interval is the balancer's |
+| traffic distribution (PreferClose, PreferSameZone, PreferSameNode), topology hints | the cases of the same zone and the same node: a proxy sees none of these words, only the hints that slices have |
+| mirroring of Endpoints, slices made for a selector | what a proxy makes of such slices is above; making them is a controller's work, and there is none |
+| dual stack: addresses of pods and nodes, families that are not said | what is sent over both families is above; the rest is the API server's |
 | service endpoints latency | measured, not tested: from a report to the kernel in `BENCHMARKS.md`; what lies before it is the API server's |
 | leading zeros in addresses (CVE-2021-29923) | Rust's addresses refuse them, so no Service or endpoint can have one |
 | recreate its iptables rules | `keeping.rs`: rules that are flushed, altered or removed come back |
 | DNS of ExternalName, headless and all other Services | absent: there is no DNS |
-| load balancers: creating one, its cleanup, its own health checks | absent: there is no cloud; what reaches a balancer's address at a node is above |
+| load balancers: creating one, its cleanup, its classes | absent: there is no cloud; what reaches a balancer's address at a node is above |
 | lifecycles, status and lists of objects; collisions, ranges and release of node ports and addresses; events | absent: they are the API server's, and there is none |
 ";
 
@@ -39,30 +44,36 @@ fn list() -> String {
     let both = [
         crate::services::CASES,
         crate::external::CASES,
+        crate::balancer::CASES,
+        crate::rolling::CASES,
         crate::affinity::CASES,
         crate::lifecycle::CASES,
         crate::granular::CASES,
+        crate::slices::CASES,
+        crate::dual::CASES,
         crate::udp::CASES,
         crate::raw::CASES,
         crate::hostile::CASES,
         crate::keeping::CASES,
     ];
-    let mut rows: Vec<(&str, &str, Mutant)> = Vec::new();
-    for (case, mutant) in both.into_iter().flatten() {
-        rows.push((case, "yes", *mutant));
+    let mut rows: Vec<(&str, &str, &[Mutant])> = Vec::new();
+    for (case, mutants) in both.into_iter().flatten() {
+        rows.push((case, "yes", mutants));
     }
     let kernel = [
         crate::lifecycle::OF_THE_KERNEL,
         crate::granular::OF_THE_KERNEL,
         crate::raw::OF_THE_KERNEL,
     ];
-    for (case, mutant) in kernel.into_iter().flatten() {
-        rows.push((case, "no", *mutant));
+    for (case, mutants) in kernel.into_iter().flatten() {
+        rows.push((case, "no", mutants));
     }
     let mut text = HEAD.to_owned();
-    for (case, relay, mutant) in rows {
+    for (case, relay, mutants) in rows {
         let words = case.replace('_', " ");
-        let _ = writeln!(text, "| {words} | yes | {relay} | {mutant:?} |");
+        let names: Vec<String> = mutants.iter().map(|one| format!("{one:?}")).collect();
+        let names = names.join(", ");
+        let _ = writeln!(text, "| {words} | yes | {relay} | {names} |");
     }
     text + TAIL
 }

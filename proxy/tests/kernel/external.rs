@@ -13,7 +13,7 @@ cases! {
     should_preserve_the_client_with_external_traffic_policy_local => NoPolicy,
     should_only_allow_access_from_service_loadbalancer_source_ranges => NoRanges,
     should_be_possible_to_connect_to_a_service_via_external_ip_when_it_is_not_assigned_to_a_node => NoExternal,
-    a_port_of_the_node_is_one_of_its_primary_addresses_and_the_relays_loopback => Inside,
+    a_port_of_the_node_is_one_of_its_primary_addresses_and_the_relays_loopback => Everywhere,
 }
 
 const NODE_PORT: &str = "192.0.2.2:30080";

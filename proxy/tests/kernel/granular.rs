@@ -15,15 +15,15 @@ use crate::mutants::patience;
 cases! {
     should_function_for_intra_pod_communication => Thief,
     should_function_for_node_pod_communication => Thief,
-    should_function_for_pod_service => Nobody,
-    should_function_for_node_service => Nobody,
+    should_function_for_pod_service => NotFromContainers,
+    should_function_for_node_service => NotFromHost,
     should_function_for_endpoint_service => Unmasked,
-    should_function_for_multiple_endpoint_services_with_same_selector => Nobody,
+    should_function_for_multiple_endpoint_services_with_same_selector => Once,
     should_update_endpoints => Deaf,
-    should_update_node_port => Deaf,
+    should_update_node_port => Deaf | KeepsFronts,
     should_function_for_client_ip_based_session_affinity => NoAffinity,
     should_support_basic_node_port_udp_functionality => Inside,
-    should_be_able_to_handle_large_requests => Nobody,
+    should_be_able_to_handle_large_requests => Small,
 }
 
 kernel_cases! {
@@ -147,6 +147,7 @@ fn should_be_able_to_handle_large_requests(on: EngineChoice) {
     let patience = patience(std::time::Duration::from_secs(10));
     let (stream, _) = connect(&lab.a, WEB, patience).unwrap();
     let sent: Vec<u8> = (0..1 << 20).map(|at: u32| (at % 251) as u8).collect();
+    stream.set_write_timeout(Some(patience)).unwrap();
     let mut writer = stream.try_clone().unwrap();
     let mut back = vec![0; sent.len()];
     std::thread::scope(|scope| {

@@ -9,8 +9,8 @@ use weave_proxy::table::{MAX_TARGETS, Why};
 use crate::lab::{B, C, HOST, Lab, at, ip, slice, slice_of, tcp, web};
 
 cases! {
-    endpoints_that_cannot_be_are_left_out_and_said_and_the_others_serve => FirstOnly,
-    a_service_of_a_hundred_thousand_endpoints_is_bounded_and_others_serve => Nobody,
+    endpoints_that_cannot_be_are_left_out_and_said_and_the_others_serve => Believes,
+    a_service_of_a_hundred_thousand_endpoints_is_bounded_and_others_serve => Crowded,
 }
 
 const WEB: &str = "10.96.0.1:80";

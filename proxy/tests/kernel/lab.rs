@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 use std::process::{Command, Output};
 use std::sync::Arc;
@@ -32,6 +32,7 @@ pub(crate) const B: &str = "10.32.0.3";
 pub(crate) const C: &str = "10.32.0.4";
 /// Of another node, behind `weave0`.
 pub(crate) const FAR: &str = "10.40.0.2";
+pub(crate) const FAR6: &str = "fd77::f2";
 pub(crate) const VIP: &str = "10.96.0.1";
 pub(crate) const HOST: &str = "192.0.2.2";
 pub(crate) const OUTSIDE: &str = "192.0.2.1";
@@ -132,7 +133,7 @@ impl Lab {
             );
         }
         // What stands for the overlay: its far end knows no way back but to addresses of nodes' own.
-        container(&host, "weave0", &far, FAR, "fd77::f2");
+        container(&host, "weave0", &far, FAR, FAR6);
         ok(&host, "ip addr add fd77::1/128 dev weave0");
         for (netns, name) in [(&a, "a"), (&b, "b"), (&c, "c"), (&far, "far")] {
             serve(netns, name);
@@ -180,17 +181,24 @@ impl Lab {
     fn apply(&mut self) -> Done {
         let (mut table, mut diff) = self.sources.build();
         if let Some(mutant) = mutants::now() {
-            table = Arc::new(mutant.table(&table));
+            table = Arc::new(mutant.table(&table, &self.given));
             diff = Diff::between(&self.given, &table);
+            mutant.meanwhile(&self.host);
         }
         self.given = Arc::clone(&table);
         if let Some(relay) = &mut self.relay {
             relay.apply(&table, &diff, self.sources.facts()).unwrap();
         }
         let done = self.kernel.apply(table, &diff, self.sources.facts());
+        if let Err(error) = &done {
+            mutants::is_broken(error);
+        }
         let script = mutants::now().and_then(mutants::Mutant::script);
         if let Some(script) = script.filter(|_| !self.given.entries.is_empty()) {
-            ok(&self.host, script);
+            let output = sh(&self.host, script);
+            if !output.status.success() {
+                mutants::is_broken(String::from_utf8_lossy(&output.stderr));
+            }
         }
         done.unwrap()
     }
@@ -198,6 +206,9 @@ impl Lab {
     /// What a former run left is found by a new engine.
     pub(crate) fn restart(&mut self) -> Done {
         self.kernel = run_in(&self.host, Kernel::open).unwrap().unwrap();
+        if mutants::now() == Some(mutants::Mutant::Amnesia) {
+            self.given = Arc::default();
+        }
         let diff = Diff::default();
         self.kernel
             .apply(Arc::clone(&self.given), &diff, self.sources.facts())
@@ -288,13 +299,16 @@ fn wire(host: &Netns, name: &str, other: &Netns) {
     ok(other, "ip link set lo up; ip link set eth0 up");
 }
 
-/// Answers on port 8080, TCP and UDP, with its name and whom it sees; a TCP connection then echoes.
+/// Answers on port 8080 with its name.
 pub(crate) fn serve(netns: &Netns, name: &'static str) {
+    serve_at(netns, name, 8080);
+}
+
+/// Answers on a port, TCP and UDP, with its name and whom it sees; a TCP connection then echoes.
+pub(crate) fn serve_at(netns: &Netns, name: &'static str, port: u16) {
+    let at = (Ipv6Addr::UNSPECIFIED, port);
     let (tcp, udp) = run_in(netns, || {
-        (
-            TcpListener::bind("[::]:8080").unwrap(),
-            UdpSocket::bind("[::]:8080").unwrap(),
-        )
+        (TcpListener::bind(at).unwrap(), UdpSocket::bind(at).unwrap())
     })
     .unwrap();
     let said = move |peer: SocketAddr| format!("{name} {}\n", peer.ip().to_canonical());
@@ -489,7 +503,11 @@ pub(crate) fn slice6(endpoints: &[&str]) -> Change {
 
 /// One that is ready, on this node or on another.
 pub(crate) fn at(address: &str) -> Endpoint {
-    let node = if address == FAR { "n2" } else { "n1" };
+    let node = if [FAR, FAR6].contains(&address) {
+        "n2"
+    } else {
+        "n1"
+    };
     Endpoint::ready(ip(address), Some(node.to_owned()))
 }
 

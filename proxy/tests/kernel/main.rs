@@ -8,12 +8,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-/// Runs each case on the engine in the kernel and on the one in user space, and on a mutant that must fail it.
+/// Runs each case on the engine in the kernel and on the one in user space, and on each mutant that must fail it.
 macro_rules! cases {
-    ($($case:ident => $mutant:ident),+ $(,)?) => {
-        /// The cases, and the mutant of each.
-        pub(crate) const CASES: &[(&str, crate::mutants::Mutant)] =
-            &[$((stringify!($case), crate::mutants::Mutant::$mutant)),+];
+    ($($case:ident => $($mutant:ident)|+),+ $(,)?) => {
+        /// The cases, and the mutants of each.
+        pub(crate) const CASES: &[(&str, &[crate::mutants::Mutant])] =
+            &[$((stringify!($case), &[$(crate::mutants::Mutant::$mutant),+])),+];
         mod kernel {
             $(#[test] fn $case() { super::$case(weave_model::EngineChoice::Kernel); })+
         }
@@ -21,8 +21,10 @@ macro_rules! cases {
             $(#[test] fn $case() { super::$case(weave_model::EngineChoice::Relay); })+
         }
         mod mutants {
-            $(#[test] fn $case() {
-                crate::mutants::must_fail(crate::mutants::Mutant::$mutant, super::$case);
+            $(mod $case {
+                $(#[test] #[allow(non_snake_case, reason = "it bears the mutant's name")] fn $mutant() {
+                    crate::mutants::must_fail(crate::mutants::Mutant::$mutant, super::super::$case);
+                })+
             })+
         }
     };
@@ -32,8 +34,8 @@ macro_rules! cases {
 macro_rules! kernel_cases {
     ($($case:ident => $mutant:ident),+ $(,)?) => {
         /// The cases of the kernel alone, and the mutant of each.
-        pub(crate) const OF_THE_KERNEL: &[(&str, crate::mutants::Mutant)] =
-            &[$((stringify!($case), crate::mutants::Mutant::$mutant)),+];
+        pub(crate) const OF_THE_KERNEL: &[(&str, &[crate::mutants::Mutant])] =
+            &[$((stringify!($case), &[crate::mutants::Mutant::$mutant])),+];
         mod kernel_alone {
             $(#[test] fn $case() { super::$case(weave_model::EngineChoice::Kernel); })+
             mod mutants {
@@ -46,7 +48,9 @@ macro_rules! kernel_cases {
 }
 
 mod affinity;
+mod balancer;
 mod cases;
+mod dual;
 mod external;
 mod granular;
 mod hostile;
@@ -60,4 +64,5 @@ mod relay_udp;
 mod rolling;
 mod raw;
 mod services;
+mod slices;
 mod udp;

@@ -12,7 +12,7 @@ use weave_linux::netns::{Netns, run_in};
 use weave_model::{EngineChoice, Protocol, Service, ServiceKind};
 use weave_proxy::sources::Change;
 
-use crate::lab::{A, B, Lab, at, connect, echoes, exposed, port, slice, web};
+use crate::lab::{A, B, C, Lab, at, connect, echoes, exposed, ip, port, slice, slice6, web};
 
 cases! {
     should_create_a_basic_sctp_service_with_pod_and_endpoints => NoSctp,
@@ -20,6 +20,9 @@ cases! {
     should_function_for_node_service_sctp => NoSctp,
     should_function_for_endpoint_service_sctp => Unmasked,
     should_function_for_intra_pod_and_node_pod_communication_sctp => Thief,
+    should_function_for_pod_service_sctp_secondary_ip_family => NoSctp6,
+    should_function_for_node_service_sctp_secondary_ip_family => NoSctp6,
+    should_function_for_endpoint_service_sctp_secondary_ip_family => Unmasked6,
 }
 
 /// Both ends: `SECONDS client ADDRESS PORT` says who answered, `SECONDS server` answers one and says whom it saw.
@@ -64,7 +67,7 @@ impl Drop for End {
 /// One begins an association with a front; the server that gets it, what that saw, and who answered.
 #[track_caller]
 fn associates(from: &Netns, to: (&str, &str), server: &Netns) -> (String, String) {
-    let mut answering = End::start(server, &["server"]);
+    let mut answering = End::start(server, &["server", to.0]);
     let mut asking = End::start(from, &["client", to.0, to.1]);
     let saw = answering.says();
     assert!(saw.ends_with(" 8080"), "the server got {saw:?}");
@@ -88,8 +91,19 @@ fn lab(on: EngineChoice, endpoint: &str) -> Lab {
     lab
 }
 
+/// The same with a virtual address and an endpoint of IPv6 besides.
+fn lab6(on: EngineChoice, endpoint: &str) -> Lab {
+    let mut lab = lab(on, C);
+    let mut both = with_sctp();
+    both.addresses.push(ip("fd96::1"));
+    lab.report([Change::Service(both), slice6(&[endpoint])]);
+    lab
+}
+
 const WEB: (&str, &str) = ("10.96.0.1", "80");
 const NODE_PORT: (&str, &str) = ("192.0.2.2", "30080");
+const WEB6: (&str, &str) = ("fd96::1", "80");
+const NODE_PORT6: (&str, &str) = ("2001:db8::2", "30080");
 
 fn should_create_a_basic_sctp_service_with_pod_and_endpoints(on: EngineChoice) {
     let lab = lab(on, B);
@@ -125,6 +139,28 @@ fn should_function_for_intra_pod_and_node_pod_communication_sctp(on: EngineChoic
     for from in [&lab.a, &lab.host] {
         associates(from, (B, "8080"), &lab.b);
     }
+}
+
+fn should_function_for_pod_service_sctp_secondary_ip_family(on: EngineChoice) {
+    let lab = lab6(on, "fd77::3");
+    let (saw, _) = associates(&lab.a, WEB6, &lab.b);
+    assert_eq!(saw, "fd77::2 8080", "the client is seen as it is");
+    associates(&lab.c, NODE_PORT6, &lab.b);
+}
+
+fn should_function_for_node_service_sctp_secondary_ip_family(on: EngineChoice) {
+    let lab = lab6(on, "fd77::3");
+    associates(&lab.host, WEB6, &lab.b);
+    associates(&lab.outside, NODE_PORT6, &lab.b);
+}
+
+fn should_function_for_endpoint_service_sctp_secondary_ip_family(on: EngineChoice) {
+    let lab = lab6(on, "fd77::2");
+    let (saw, _) = associates(&lab.a, WEB6, &lab.a);
+    assert_ne!(
+        saw, "fd77::2 8080",
+        "an answer to itself would not come back"
+    );
 }
 
 kernel_cases! {

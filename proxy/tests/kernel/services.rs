@@ -9,8 +9,8 @@ use crate::lab::{
 };
 
 cases! {
-    should_serve_a_basic_endpoint_from_pods => Nobody,
-    every_endpoint_gets_its_share => FirstOnly,
+    should_serve_a_basic_endpoint_from_pods => OnlyHere | NoUdp,
+    every_endpoint_gets_its_share => Weighted,
     should_preserve_source_pod_ip_for_traffic_thru_service_cluster_ip => Masked,
     should_allow_pods_to_hairpin_back_to_themselves_through_services => Unmasked,
     should_be_rejected_when_no_endpoints_exist => Dropped,
