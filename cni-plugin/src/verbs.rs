@@ -6,7 +6,7 @@ use serde_json::Value;
 use weave_model::ContainerName;
 use weave_model::api::{
     AttachRequest, Attachment, Attachments, CniFindings, CniGcRequest, CniOwner, CniRef, Code,
-    Status,
+    Networks, Status,
 };
 
 use crate::config::{self, Config};
@@ -252,13 +252,7 @@ impl Call<'_> {
             let fix = "make one with weavectl init, or join one with weavectl join TOKEN";
             return Err(Error::new(code::NOT_AVAILABLE, message).with(fix));
         };
-        if cluster.addresses_used >= cluster.addresses {
-            let message = format!(
-                "all {} addresses of this node are in use",
-                cluster.addresses
-            );
-            return Err(Error::new(code::NOT_AVAILABLE, message));
-        }
+        self.has_room()?;
         if cluster.members > 1 && cluster.connected <= 1 {
             let message = format!(
                 "none of the {} other members can be reached",
@@ -267,6 +261,33 @@ impl Call<'_> {
             return Err(Error::new(code::LIMITED, message).with("see weavectl status"));
         }
         self.delegate("STATUS")
+    }
+
+    /// Whether the network is there, and, unless another plugin chooses addresses, has one left on this node.
+    fn has_room(&self) -> Result<(), Error> {
+        let unavailable = |message| Error::new(code::NOT_AVAILABLE, message);
+        let found: Result<Networks, NoAnswer> = node::get(&self.config.socket, "/networks");
+        let networks = found.map_err(|reason| Error {
+            code: code::NOT_AVAILABLE,
+            ..reason.into()
+        })?;
+        let wanted = &self.config.network;
+        let mut networks = networks.networks.into_iter();
+        let Some(network) = networks.find(|one| one.name == *wanted) else {
+            let fix = format!("make it with weavectl network create {wanted}");
+            return Err(unavailable(format!("there is no network {wanted}")).with(fix));
+        };
+        if let Some(problem) = network.problem {
+            return Err(unavailable(format!("the network {wanted}: {problem}")));
+        }
+        // A node that has none of it yet asks the others.
+        let full = network.addresses > 0 && network.addresses_used >= network.addresses;
+        if full && self.config.ipam.is_none() {
+            let all = network.addresses;
+            let message = format!("all {all} addresses of {wanted} on this node are in use");
+            return Err(unavailable(message));
+        }
+        Ok(())
     }
 
     /// Calls the IPAM plugin, if there is one.

@@ -59,7 +59,13 @@ impl Node {
         let range = view.range.ok_or(CommandError::NotMember)?;
         let book = self.shared.published.borrow().book.clone();
         let members = sheets::members_now(&view, &book);
-        Ok(listed(&book, &range, &members))
+        let mut listed = listed(&book, &range, &members);
+        for (name, area) in self.address_use().networks {
+            if let Some(one) = listed.networks.iter_mut().find(|one| one.name == name) {
+                (one.addresses, one.addresses_used) = (area.capacity, area.used);
+            }
+        }
+        Ok(listed)
     }
 }
 
@@ -86,6 +92,8 @@ fn listed(book: &Book, range: &ClusterRange, members: &[Member]) -> Networks {
         gateway: range.gateway(),
         spec: NetworkSpec::default(),
         containers: containers.saturating_sub(others),
+        addresses: 0,
+        addresses_used: 0,
         node: None,
         problem: None,
     };
@@ -108,6 +116,8 @@ fn info(
         gateway: part.gateway(),
         spec: declared.spec,
         containers: users(members, declared.range).len() as u32,
+        addresses: 0,
+        addresses_used: 0,
         node: maker.map(|maker| maker.name.clone()),
         problem,
     }

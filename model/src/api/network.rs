@@ -42,6 +42,12 @@ pub struct NetworkInfo {
     pub spec: NetworkSpec,
     /// How many interfaces of containers it has, on all nodes that this one has heard of.
     pub containers: u32,
+    /// How many of its addresses the node that answers may give out, those in use included; others lend it more in time.
+    #[serde(default)]
+    pub addresses: u32,
+    /// How many of these are in use.
+    #[serde(default)]
+    pub addresses_used: u32,
     /// The node it was made on, while that is a member; none for the default network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<NodeName>,

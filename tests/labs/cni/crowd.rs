@@ -90,7 +90,7 @@ fn all_addresses_in_use_and_nobody_to_reach() {
 
         runtime
             .call("STATUS", &[])
-            .refused(50, "addresses of this node are in use");
+            .refused(50, "addresses of default on this node are in use");
         let before = last.1.snapshot();
         runtime
             .on("ADD", &last.0, &last.1)

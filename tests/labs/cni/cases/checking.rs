@@ -127,4 +127,33 @@ pub(super) fn status_unavailable(world: &World<'_>) {
         .refused(11, "not a member");
     lonely.end("TERM");
     crate::lab::await_mesh_of(&[world.h1, world.h2]);
+    of_a_network(world);
+}
+
+/// STATUS is about the network of the configuration: one that is not there, and one that is full while others are not.
+fn of_a_network(world: &World<'_>) {
+    let of = |name: &str| world.r1().with("network", name);
+    of("absent")
+        .call("STATUS", &[])
+        .refused(50, "there is no network absent");
+    world
+        .h1
+        .ok(&["network", "create", "small", "--range", "10.47.1.0/26"]);
+    let small = of("small");
+    let mut added = 0;
+    while small.call("STATUS", &[]).ok {
+        assert!(added < 64, "it has no more than 64 addresses");
+        let id = format!("small{added}");
+        small.add(&id, &world.container(&id));
+        added += 1;
+    }
+    small
+        .call("STATUS", &[])
+        .refused(50, "addresses of small on this node are in use");
+    assert!(world.r1().call("STATUS", &[]).ok, "the other one has room");
+    for at in 0..added {
+        let id = format!("small{at}");
+        small.del(&id, &world.container(&id));
+    }
+    world.h1.ok(&["network", "rm", "small"]);
 }

@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::World;
 use crate::lab::await_mesh_of;
+use crate::lab::ns::Ns;
 use crate::lab::traffic::wait_for;
 
 pub(super) fn failed_after_ipam(world: &World<'_>) {
@@ -46,7 +47,8 @@ fn unheard_after_ipam(world: &World<'_>, ns: &Ns) {
 pub(super) fn failed_del(world: &World<'_>) {
     let ns = world.container("c");
     let runtime = world.with_ipam("10.32.0.72/24", "");
-    let stolen = runtime.add("c", &ns).outer();
+    let added = runtime.add("c", &ns);
+    let stolen = added.outer();
     // A device that is not ours has taken its name: it must not be removed, and the node refuses.
     world.h1.ns.sh(&format!(
         "ip link del {stolen}; ip link add {stolen} type bridge"
