@@ -63,6 +63,20 @@ fn post(lab: &Lab, host: &Host, body: &str) -> (String, String) {
     (status.to_owned(), body.to_owned())
 }
 
+/// Endpoints that can be nobody's.
+const SPECIAL: [&str; 10] = [
+    "127.0.0.1:80",
+    "169.254.169.254:80",
+    "224.0.0.251:80",
+    "255.255.255.255:80",
+    "0.0.0.0:80",
+    "[::1]:80",
+    "[::]:80",
+    "[fe80::1]:80",
+    "[ff02::fb]:80",
+    "[::ffff:127.0.0.1]:80",
+];
+
 /// Endpoints of both families that can be nobody's, or are a node's: each is shown with its reason on every node and is in
 /// the log of each once, however often other Services change; the good ones serve.
 #[test]
@@ -76,19 +90,7 @@ fn endpoints_that_cannot_be_are_shown_everywhere_and_logged_once() {
             format!("[{}]:22", hosts[0].v6),
             format!("[{}]:22", hosts[1].v6),
         ];
-        let special = [
-            "127.0.0.1:80",
-            "169.254.169.254:80",
-            "224.0.0.251:80",
-            "255.255.255.255:80",
-            "0.0.0.0:80",
-            "[::1]:80",
-            "[::]:80",
-            "[fe80::1]:80",
-            "[ff02::fb]:80",
-            "[::ffff:127.0.0.1]:80",
-        ]
-        .map(str::to_owned);
+        let special = SPECIAL.map(str::to_owned);
         let virtual_one = "10.96.0.1:80".to_owned();
         let good = [format!("{}:8080", good.v4), format!("{}:8080", good.v4)];
         let all = [

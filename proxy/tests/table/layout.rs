@@ -111,7 +111,7 @@ fn slots(state: &State, chain: &str, front: &Front) -> Vec<Vec<u8>> {
     let expressions = || state.chains[chain].iter().flatten();
     let below = expressions().find_map(Expression::drawn_below);
     let below = below.expect("a number is drawn at random");
-    let looked_up = expressions().filter(|one| one.set().is_some()).next_back();
+    let looked_up = expressions().rfind(|one| one.set().is_some());
     let looked_up = looked_up.expect("it is looked up");
     let slot = |number: u32| match &looked_up.anonymous {
         // Of a Service that keeps clients: a chain for each endpoint, which translates.
