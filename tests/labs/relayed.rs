@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use crate::lab::ns::Ns;
@@ -14,6 +14,8 @@ use crate::lab::{Host, Lab};
 const PATIENCE: Duration = Duration::from_secs(5);
 /// For what only has to happen some time.
 const SOON: Duration = Duration::from_secs(30);
+/// The longest time without a new connection that is served, whatever happens to the node.
+const GAP: Duration = Duration::from_secs(1);
 /// How many connections are open of each kind.
 const MANY: usize = 8;
 
@@ -97,6 +99,8 @@ pub(crate) struct Tries {
     pub(crate) over: AtomicBool,
     made: AtomicUsize,
     failed: AtomicUsize,
+    /// The longest time from one that was served to the next, in microseconds.
+    gap: AtomicU64,
 }
 
 impl Tries {
@@ -108,10 +112,16 @@ impl Tries {
     pub(crate) fn go_on_while(&self, is_served: impl Fn() -> bool) {
         // Not for ever: what fails meanwhile is to be told.
         let end = Instant::now() + 4 * SOON;
+        let mut last = Instant::now();
         while !self.over.load(Relaxed) && Instant::now() < end {
             let served = is_served();
             self.made.fetch_add(1, Relaxed);
             self.failed.fetch_add(usize::from(!served), Relaxed);
+            if served {
+                let gap = last.elapsed().as_micros() as u64;
+                self.gap.fetch_max(gap, Relaxed);
+                last = Instant::now();
+            }
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -220,7 +230,11 @@ fn what_breaks_when_a_node_with_a_relay_is_killed() {
             tries.over.store(true, Relaxed);
         });
         let (made, failed) = (tries.made.into_inner(), tries.failed.into_inner());
-        println!("{failed} of {made} new connections failed from before the kill until after");
+        let gap = Duration::from_micros(tries.gap.into_inner());
+        println!(
+            "{failed} of {made} new connections failed from before the kill until after; the longest time without one: {gap:.2?}"
+        );
+        assert!(gap <= GAP, "{gap:?}");
         assert!(failed <= 1, "only the one that was open when it was killed");
         assert!(kept.iter_mut().all(echoes), "they stay the kernel's");
         wait_for("datagrams are the relay's again", SOON, || {
@@ -255,5 +269,70 @@ fn a_relay_that_is_stopped_lets_its_connections_end() {
         });
         assert_eq!(tries.failed(), 0);
         scene.host.end("KILL");
+    });
+}
+
+/// All values of a metric together.
+fn metric(host: &Host, name: &str) -> f64 {
+    let text = host
+        .ns
+        .sh("curl -fsS --max-time 5 http://127.0.0.1:6782/metrics");
+    let values = text.lines().filter(|line| {
+        let rest = line.strip_prefix(name);
+        rest.is_some_and(|rest| rest.starts_with(['{', ' ']))
+    });
+    let number = |line: &str| line.rsplit_once(' ')?.1.parse::<f64>().ok();
+    values.filter_map(number).sum()
+}
+
+/// One of two containers behind a Service has no server: no client notices, and `service describe` and the metrics say
+/// what it cost.
+#[test]
+fn what_an_endpoint_that_refuses_costs_can_be_seen() {
+    Lab::run(|lab| {
+        let [host] = lab.cluster();
+        let client = host.attach("client").ns;
+        for name in ["server", "idle"] {
+            let container = host.bare_container(name);
+            if name == "server" {
+                echo(&container);
+            }
+            host.attach_ns(container, name, &["--label", "app=echo"]);
+        }
+        let to = create(&host, "half", "80:8080", "relay");
+        wait_for("both are picked from", SOON, || {
+            let described = host.json(&["service", "describe", "half"]);
+            let backends = described["backends"].as_array().expect("a list");
+            let known = backends.iter().filter(|one| one["relayed"].is_object());
+            // Of each family.
+            known.count() == 4
+        });
+        let served = |_: &u32| connect(&client, to).is_ok_and(|mut one| echoes(&mut one));
+        assert_eq!((0..100).filter(served).count(), 100);
+        let described = host.json(&["service", "describe", "half"]);
+        let of = |container: &str| {
+            let mut all = described["backends"].as_array().expect("a list").iter();
+            let one = all.find(|one| {
+                let address = one["address"].as_str().expect("an address");
+                one["container"] == container && address.starts_with("10.")
+            });
+            one.expect("it is behind it")["relayed"].clone()
+        };
+        let (idle, server) = (of("idle"), of("server"));
+        let picks = idle["picks"].as_u64().expect("a number");
+        assert!(picks > 0 && idle["ejections"].as_u64() > Some(0), "{idle}");
+        assert!(
+            idle["failures"] == picks && idle["retries"] == picks,
+            "{idle}"
+        );
+        assert_eq!(server["picks"], 100, "{server}");
+        assert!(server["latency_us"].as_u64() > Some(0), "{server}");
+        for name in ["picks", "failures", "retries", "ejections"] {
+            let sum = [&idle, &server].map(|one| one[name].as_f64().expect("a number"));
+            let shown = metric(&host, &format!("weave_relay_{name}_total"));
+            assert!(shown == sum[0] + sum[1], "{name}: {shown}");
+        }
+        assert!(metric(&host, "weave_relay_latency_seconds") > 0.0);
+        host.end("KILL");
     });
 }
