@@ -90,4 +90,21 @@ fn the_list_of_cases_is_kept() {
         kept == list,
         "CASES.md was wrong and is written anew: look at it and keep it"
     );
+    let rows = list.lines().skip_while(|line| !line.starts_with("|---"));
+    let rows: Vec<Vec<&str>> = rows
+        .skip(1)
+        .take_while(|line| !line.is_empty())
+        .map(|line| line.split(" | ").collect())
+        .collect();
+    let passed = |engine: usize| {
+        let yes = rows.iter().filter(|row| row[engine] == "yes").count();
+        format!("{yes} of {}", rows.len())
+    };
+    let counts = format!("| {} | {} |", passed(1), passed(2));
+    let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md");
+    let readme = std::fs::read_to_string(readme).unwrap();
+    assert!(
+        readme.contains(&counts),
+        "the README has other counts than {counts}"
+    );
 }
