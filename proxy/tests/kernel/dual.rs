@@ -269,8 +269,11 @@ fn source_ranges_of_ipv6_are_kept(on: EngineChoice) {
     assert!(vanishes(&lab.a, BALANCER));
 }
 
+/// Who asks, and where.
+type Asks = fn(&Lab) -> (&Netns, &str);
+
 fn udp_traffic_over_ipv6_is_preserved_when_its_server_cycles(on: EngineChoice) {
-    let clients: [fn(&Lab) -> (&Netns, &str); 3] = [
+    let clients: [Asks; 3] = [
         |lab| (&lab.a, WEB6),
         |lab| (&lab.host, WEB6),
         |lab| (&lab.outside, NODE_PORT6),
