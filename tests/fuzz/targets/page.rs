@@ -1,6 +1,7 @@
 //! What a browser, or anybody who is no browser, can send to the server behind the page.
 
 use std::sync::Once;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -48,7 +49,11 @@ fn page() -> Dashboard {
         node: NodeId::from_bytes([1; 32]),
         key: [2; 32],
     });
-    page.publish(sight::picture_of(&shown()));
+    let mut picture = sight::picture_of(&shown());
+    // For an older one the server waits whether there is a newer.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    picture.at = now.expect("it is after 1970").as_secs();
+    page.publish(picture);
     page
 }
 
