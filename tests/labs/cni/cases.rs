@@ -329,7 +329,7 @@ impl World<'_> {
             }
             // Some go by themselves meanwhile.
             host.ns.try_sh(
-                "for link in $(ip -br link | grep -o '^w[bv][0-9a-f]*'); do ip link del $link; done",
+                "for link in $(ip -br link | grep -o '^w[bv][0-9a-f]*') leak0; do ip link del $link; done",
             );
             let known = host.json(&["ps"])["attachments"].clone();
             for one in known.as_array().into_iter().flatten() {
