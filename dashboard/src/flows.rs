@@ -84,6 +84,10 @@ pub struct Flows {
     at: Option<(Instant, u64)>,
     before: Option<Instant>,
     lost: u64,
+    /// Connections of this look for which there was no room, and of the one before.
+    left_out: [u64; 2],
+    /// There is no room for another flow before the next look.
+    packed: bool,
     accounting: bool,
 }
 
@@ -94,6 +98,7 @@ impl Flows {
         self.at = Some((now, wall));
         self.look += 1;
         self.accounting = false;
+        self.packed = false;
         for flow in self.flows.values_mut() {
             (flow.counts.open, flow.counts.unanswered) = (0, 0);
             flow.counts.tcp = None;
@@ -142,7 +147,7 @@ impl Flows {
             .filter(|known| known.key == key)
             .copied();
         if known.is_none() && self.known.len() >= MAX_CONNECTIONS || !self.has_room(&key) {
-            self.lost += 1;
+            self.left_out[0] += 1;
             return;
         }
         let flow = self
@@ -186,6 +191,10 @@ impl Flows {
             return;
         };
         let look = self.look;
+        // What stands and was left out at the last look too is lost once, not at each.
+        let [now_out, before_out] = self.left_out;
+        self.lost += now_out.saturating_sub(before_out);
+        self.left_out = [0, now_out];
         self.known.retain(|_, known| known.look == look);
         let elapsed = self
             .before
@@ -246,14 +255,23 @@ impl Flows {
         self.accounting
     }
 
-    /// Whether there is a place for the flow, after the idlest one made room if it had to.
+    /// Whether there is a place for the flow, after the idlest made room if they had to: many at once, since looking for
+    /// them means looking at all.
     fn has_room(&mut self, key: &Key) -> bool {
         if self.flows.len() < MAX_FLOWS || self.flows.contains_key(key) {
             return true;
         }
+        if self.packed {
+            return false;
+        }
         let idle = self.flows.iter().filter(|(_, flow)| flow.counts.open == 0);
-        let oldest = idle.min_by_key(|(_, flow)| flow.last).map(|(key, _)| *key);
-        oldest.is_some_and(|key| self.flows.remove(&key).is_some())
+        let mut idle: Vec<(Instant, Key)> = idle.map(|(key, flow)| (flow.last, *key)).collect();
+        idle.sort_unstable();
+        for (_, key) in idle.iter().take(MAX_FLOWS / 16) {
+            self.flows.remove(key);
+        }
+        self.packed = idle.is_empty();
+        !self.packed
     }
 }
 

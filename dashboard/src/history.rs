@@ -33,7 +33,7 @@ impl History {
     pub(crate) fn is_due(&self, at: u64) -> bool {
         self.pictures
             .back()
-            .is_none_or(|(last, _)| at >= last + EVERY)
+            .is_none_or(|(last, _)| at >= last + EVERY || at < *last)
     }
 
     /// Keeps a picture, and forgets what is too old or too much.
@@ -43,6 +43,11 @@ impl History {
         let Ok(picture) = written.and_then(|()| packed.finish()).map(Bytes::from) else {
             return;
         };
+        // The clock was set back: what was made after this is of another time.
+        while self.pictures.back().is_some_and(|(last, _)| *last >= at) {
+            let (_, later) = self.pictures.pop_back().unwrap_or_default();
+            self.bytes -= later.len();
+        }
         self.bytes += picture.len();
         self.pictures.push_back((at, picture));
         while let Some((oldest, picture)) = self.pictures.front() {
@@ -79,6 +84,19 @@ pub(crate) fn unpacked(picture: &[u8]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_clock_that_is_set_back_begins_the_past_anew() {
+        let mut history = History::default();
+        for at in [1000, 1005, 1010, 1007] {
+            assert!(history.is_due(at), "{at}");
+            history.keep(at, "picture");
+        }
+        assert_eq!(history.times(), [1000, 1005, 1007]);
+        history.keep(500, "picture");
+        assert_eq!(history.times(), [500]);
+        assert!(history.at(500).is_some() && history.bytes < 100);
+    }
 
     #[test]
     fn time_and_bytes_are_bounded() {

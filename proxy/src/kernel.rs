@@ -90,6 +90,7 @@ impl Kernel {
     }
 
     fn make(&mut self, diff: &Diff, same_facts: bool) -> Result<Done, Error> {
+        let first = self.rules.is_none();
         let done = match self.rules.take() {
             None if self.table.entries.is_empty() => self.clear()?,
             Some(rules) if same_facts => self.change(rules, diff)?,
@@ -97,6 +98,8 @@ impl Kernel {
             None => self.adopt()?,
         };
         let places = match done {
+            // A former run may have ended between its rules and the flows that they leave.
+            Done::Kept if first => vec![To::Any],
             Done::Kept => Vec::new(),
             Done::Changed => places(diff),
             Done::Remade => vec![To::Any],
@@ -117,7 +120,13 @@ impl Kernel {
         if generation == self.generation {
             return Ok(Done::Kept);
         }
-        let looked = self.look(generation);
+        let looked = self.look(generation).and_then(|done| {
+            if done == Done::Remade {
+                // While the rules were gone, datagrams began flows that lead nowhere.
+                self.forget_stale(&[To::Any])?;
+            }
+            Ok(done)
+        });
         if looked.is_err() {
             self.generation = 0;
         }

@@ -38,7 +38,8 @@ use maps::{Map, Maps};
 /// The name of the table.
 pub const TABLE: &str = "weave-service";
 
-/// The most chains that are kept though nothing may lead to them any more; beyond that the table is made anew.
+/// The most chains that may have come since the table was made, to some of which nothing may lead any more; beyond that it
+/// is made anew.
 const MAX_KEPT: usize = 1024;
 
 /// How many entries are turned into elements at a time when all are made: elements take several times the memory of the
@@ -52,6 +53,8 @@ pub struct Rules {
     maps: Maps,
     /// Shared chains that there are.
     chains: BTreeSet<String>,
+    /// How many of these there were when the table was made: so many it needed.
+    needed: usize,
     /// How many entries have the address.
     vips: Counted<IpAddr>,
     loops: Counted<IpAddr>,
@@ -90,6 +93,7 @@ impl Rules {
             table: nft::Table::inet(TABLE).comment("weave"),
             maps: Maps::new(),
             chains: BTreeSet::new(),
+            needed: 0,
             vips: Counted(BTreeMap::new()),
             loops: Counted(BTreeMap::new()),
         };
@@ -107,6 +111,7 @@ impl Rules {
             };
             rules.change(&mut batch, &diff, facts);
         }
+        rules.needed = rules.chains.len();
         (rules, batch)
     }
 
@@ -119,7 +124,7 @@ impl Rules {
     pub fn next(&mut self, diff: &Diff, facts: &Facts) -> Option<Batch> {
         let mut batch = Batch::new();
         self.change(&mut batch, diff, facts);
-        (self.chains.len() <= MAX_KEPT).then_some(batch)
+        (self.chains.len() <= self.needed + MAX_KEPT).then_some(batch)
     }
 
     /// Takes over chains that were found beside the expected ones; whether all of them are chains that may stay.

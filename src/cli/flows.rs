@@ -223,11 +223,18 @@ fn passes(flow: &Flow, filter: &FlowFilter) -> bool {
             .as_ref()
             .is_none_or(|wanted| end.name == *wanted || end.ip.to_string() == *wanted)
     };
-    let either =
-        filter.with.is_none() || names(&flow.from, &filter.with) || names(&flow.to, &filter.with);
+    // Who asks for a Service means what goes through it.
+    let through = |wanted: &Option<String>| {
+        let service = flow.service.as_ref().map(ToString::to_string);
+        wanted.is_some() && service == *wanted
+    };
+    let either = filter.with.is_none()
+        || names(&flow.from, &filter.with)
+        || names(&flow.to, &filter.with)
+        || through(&filter.with);
     either
         && names(&flow.from, &filter.from)
-        && names(&flow.to, &filter.to)
+        && (names(&flow.to, &filter.to) || through(&filter.to))
         && filter.port.is_none_or(|port| port == flow.port)
         && (!filter.failing || flow.counts.failing)
 }
@@ -371,6 +378,13 @@ mod tests {
             ..filter(None, None, None)
         };
         assert!(!passes(&one, &failing));
+        let through = Flow {
+            service: Some("web".parse().unwrap()),
+            ..one
+        };
+        assert!(passes(&through, &filter(None, Some("web"), None)));
+        assert!(!passes(&through, &filter(None, Some("db"), None)));
+        assert!(!passes(&through, &filter(Some("web"), None, None)));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! What the watch ([`super::flow_watch`]) finds is posted as this node's report. The other members' reports are asked for while
 //! somebody looks, and more rarely at other times, so that the page has a past to show whenever it is opened: each
-//! [`PAST`] for a quarter of an hour after somebody looked, else each [`quiet`]. A picture waits for the answers: so what
+//! [`PAST`] for a quarter of an hour after somebody looked, else as [`quiet`] has it. A picture waits for the answers: so what
 //! happened at a member is in it after the member's look and one question, 1.5 s at most.
 
 use std::net::SocketAddr;
@@ -28,8 +28,14 @@ pub(super) const PAST: Duration = Duration::from_secs(5);
 /// Between two such questions when nobody has looked for long, in a small mesh.
 const QUIET: Duration = Duration::from_secs(15);
 
-/// In a larger one, so long for each member: whatever its size, a member is asked every two seconds at most.
+/// In a larger one, so long for each member: a member is asked every two seconds at most.
 const QUIET_EACH: Duration = Duration::from_secs(2);
+
+/// With more members than this what they told would be too old for a picture: the past begins when somebody looks.
+const QUIET_MEMBERS: usize = 30;
+
+/// A question so soon after another one has no answer of its own, and would void the other's.
+const HASTY: Duration = Duration::from_millis(400);
 
 /// How long after the last viewer the past is recorded as closely.
 pub(super) const LINGER: Duration = Duration::from_secs(900);
@@ -37,7 +43,7 @@ pub(super) const LINGER: Duration = Duration::from_secs(900);
 /// How long somebody who asked once counts as looking.
 const ASKED: Duration = Duration::from_secs(10);
 
-/// A report older than this says nothing about now.
+/// A report older than this, and than the pause before the last question, says nothing about now.
 const STALE: Duration = Duration::from_secs(15);
 
 /// A report younger than this need not be asked for again.
@@ -97,6 +103,8 @@ struct Looked {
     asked_by: Option<Instant>,
     viewed: Option<Instant>,
     asked: Option<Instant>,
+    /// Between the last two questions.
+    pause: Duration,
 }
 
 impl Sight {
@@ -258,15 +266,22 @@ impl Node {
             Why::ForThePast
         };
         let pause = match why {
-            Why::Watched => Duration::ZERO,
-            Why::ForThePast if within(viewed, LINGER) => PAST,
+            Why::Watched => Some(Duration::ZERO),
+            Why::ForThePast if within(viewed, LINGER) => Some(PAST),
             Why::ForThePast => quiet(self.shared.router.view().members.len()),
         };
-        if within(asked, pause) {
+        if pause.is_none_or(|pause| within(asked, pause)) {
             return;
         }
         self.ask_others(now, why);
-        while !self.all_told(now) && now.elapsed() < ANSWER {
+        let patience = match why {
+            Why::Watched => ANSWER,
+            Why::ForThePast => PATIENCE,
+        };
+        while !self.all_told(now) && now.elapsed() < patience {
+            if why == Why::ForThePast && self.is_watched(Instant::now()) {
+                break;
+            }
             tokio::time::sleep(ROUND).await;
         }
         sight.dashboard.publish(self.picture());
@@ -284,7 +299,14 @@ impl Node {
     }
 
     fn ask_others(&self, now: Instant, why: Why) {
-        lock(&self.shared.sight.looked).asked = Some(now);
+        {
+            let mut looked = lock(&self.shared.sight.looked);
+            let before = looked.asked.map(|at| now.saturating_duration_since(at));
+            if before.is_some_and(|pause| pause < HASTY) {
+                return;
+            }
+            (looked.asked, looked.pause) = (Some(now), before.unwrap_or_default());
+        }
         self.shared.router.ask_bulletins(why);
     }
 
@@ -301,10 +323,11 @@ impl Node {
     fn picture(&self) -> Topology {
         let status = self.status();
         let told = self.shared.router.bulletins();
+        let stale = STALE + lock(&self.shared.sight.looked).pause;
         let members = self.peers().peers.into_iter().map(|peer| Member {
             report: match peer.state {
                 PeerState::Myself => Ok(self.report()),
-                PeerState::Connected => read(told.get(&peer.id)),
+                PeerState::Connected => read(told.get(&peer.id), stale),
                 PeerState::Unreachable => Err("there is no session with it".to_owned()),
             },
             id: peer.id,
@@ -326,16 +349,17 @@ impl Node {
     }
 }
 
-/// How often the past is recorded while nobody looks, by how many members there are.
-fn quiet(members: usize) -> Duration {
-    QUIET.max(QUIET_EACH * u32::try_from(members).unwrap_or(u32::MAX))
+/// How often the past is recorded while nobody looks, by how many members there are; not at all where they are too many.
+fn quiet(members: usize) -> Option<Duration> {
+    (members <= QUIET_MEMBERS).then(|| QUIET.max(QUIET_EACH * members as u32))
 }
 
 /// A member's report, or why there is none.
-fn read(told: Option<&Bulletin>) -> Result<Report, String> {
+fn read(told: Option<&Bulletin>, stale: Duration) -> Result<Report, String> {
     let told = told.ok_or("it has told nothing yet; an older version of weaved never does")?;
-    if told.at.elapsed() > STALE {
-        return Err("it has told nothing for a while".to_owned());
+    let silent = told.at.elapsed();
+    if silent > stale {
+        return Err(format!("it has told nothing for {} s", silent.as_secs()));
     }
     serde_json::from_slice(&told.text)
         .map_err(|_| "it tells what this version of weaved cannot read".to_owned())
@@ -419,6 +443,16 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+
+    #[test]
+    fn while_nobody_looks_a_member_is_asked_every_two_seconds_at_most() {
+        for members in 1..=QUIET_MEMBERS {
+            let pause = quiet(members).unwrap();
+            assert!(pause >= QUIET && pause >= QUIET_EACH * members as u32);
+            assert!(pause <= Duration::from_secs(60), "it is still a past");
+        }
+        assert_eq!(quiet(QUIET_MEMBERS + 1), None);
+    }
 
     #[test]
     fn a_report_that_is_too_long_loses_flows_then_containers_and_says_so() {

@@ -108,7 +108,7 @@ fn every_node_tells_who_talks_to_whom() {
         });
         outside(lab, &a);
         delays.take(&hosts, ("a", "192.168.77.9"), ("tcp", 8004), |flow| {
-            flow["to"]["kind"] == "outside"
+            flow["to"]["kind"] == "outside" && carries(flow, "sent_bytes", SIZE as u64)
         });
         delays.check();
         told_in_words(h1, h2);
@@ -202,6 +202,8 @@ fn hosts_the_outside_and_services_are_ends_too() {
         let made = h1.json(&[&web[..], &selected].concat());
         let udp_too = ["service", "create", "names", "--port", "53:8006/udp"];
         let names = h1.json(&[&udp_too[..], &selected[..2]].concat());
+        let six = ["service", "create", "six", "--port", "81:8012"];
+        let six = h1.json(&[&six[..], &selected[..2]].concat());
         let machine = Ns::add("outside");
         lab.plug(&machine, "u0", 9);
         lab.allow_outside(h2.v4);
@@ -220,10 +222,13 @@ fn hosts_the_outside_and_services_are_ends_too() {
         delays.take(&hosts, ("b", "h1"), ("tcp", 8011), |flow| {
             carried(flow) && flow["to"]["kind"] == "host"
         });
-        let through = front(&made, 0);
-        send_to(&a.ns, through, (&b.ns, (b.v4, 8005).into()));
+        send_to(&a.ns, front(&made, 0), (&b.ns, (b.v4, 8005).into()));
         delays.take(&hosts, ("a", "b"), ("tcp", 8005), |flow| {
             carried(flow) && flow["service"] == "web"
+        });
+        send_to(&a.ns, front(&six, 1), (&b.ns, (b.v6, 8012).into()));
+        delays.take(&hosts, ("a", "b"), ("tcp", 8012), |flow| {
+            carried(flow) && flow["service"] == "six"
         });
         let asked = SocketAddr::new(front(&names, 0).ip(), 53);
         datagrams_to((&a.ns, a.v4.into()), asked, (&b.ns, (b.v4, 8006).into()));

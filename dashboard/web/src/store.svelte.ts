@@ -134,14 +134,19 @@ class Store {
     return before && bytes >= before.bytes ? (bytes - before.bytes) / (at - before.at) : 0;
   }
 
-  /** Shows the picture of a second; the present again without one. */
-  async show(at: number | null): Promise<void> {
+  /** Shows the picture of a second; the present again without one, or when there is none of that second. Whether it is shown. */
+  async show(at: number | null): Promise<boolean> {
     if (at === null) {
       this.past = null;
-      return;
+      return true;
     }
     const answer = await fetch(`/api/history/${at}`);
-    if (answer.ok) this.past = ((await answer.json()) as Whole).topology;
+    this.past = answer.ok ? ((await answer.json()) as Whole).topology : null;
+    if (answer.ok) return true;
+    // It is forgotten, or was never kept: what there is is asked for anew.
+    const times = await fetch("/api/history");
+    if (times.ok) this.times = await times.json();
+    return false;
   }
 }
 

@@ -1,10 +1,14 @@
 //! The kernel's table over time: small changes, flushes, strangers, restarts, and connections that stand through all.
 
+use std::time::Duration;
+
 use weave_model::{Affinity, EngineChoice, Protocol, Service};
 use weave_proxy::kernel::Done;
 use weave_proxy::sources::Change;
 
-use crate::lab::{A, B, C, Lab, at, connect, echoes, ip, ok, port, slice, tcp, web};
+use crate::lab::{
+    A, B, C, Lab, ask, at, connect, echoes, ip, ok, port, slice, tcp, udp_socket, until, web,
+};
 
 cases! {
     endpoints_that_come_and_go_cost_no_connection => Gap,
@@ -76,6 +80,27 @@ fn what_was_flushed_or_altered_is_made_again() {
     }
 }
 
+/// Where connections are followed for somebody else as well, a datagram that comes while the rules are gone begins a flow
+/// without translation, which every later one would go by.
+#[test]
+fn datagrams_that_came_while_the_rules_were_gone_are_led_right_again() {
+    let mut lab = lab(EngineChoice::Kernel);
+    ok(
+        &lab.host,
+        "nft add table inet other; nft add chain inet other c '{ type filter hook prerouting priority 0; }'; \
+         nft add rule inet other c ct state new accept; ip route add blackhole default metric 4000; \
+         ip route add 10.96.0.0/16 via 10.32.0.9 dev weave0 onlink 2>/dev/null || ip route add 10.96.0.0/16 dev weave0",
+    );
+    ok(&lab.host, "nft delete table inet weave-service");
+    let socket = udp_socket(&lab.c, WEB);
+    let astray = ask(&socket, Duration::from_millis(300));
+    assert!(astray.saw().is_none(), "{astray:?}");
+    assert_eq!(lab.kernel.look_after().unwrap(), Done::Remade);
+    until("an answer", || {
+        ask(&socket, Duration::from_millis(300)).saw().is_some()
+    });
+}
+
 #[test]
 fn foreign_tables_are_left_alone() {
     let mut lab = lab(EngineChoice::Kernel);
@@ -96,11 +121,7 @@ fn foreign_tables_are_left_alone() {
 fn connections_stand_through_changes_flushes_and_restarts() {
     let mut lab = lab(EngineChoice::Kernel);
     let mut streams: Vec<_> = (0..10)
-        .map(|_| {
-            connect(&lab.c, WEB, std::time::Duration::from_secs(10))
-                .unwrap()
-                .0
-        })
+        .map(|_| connect(&lab.c, WEB, Duration::from_secs(10)).unwrap().0)
         .collect();
     let mut check = |when: &str| assert!(streams.iter_mut().all(echoes), "{when}");
     lab.report([slice([at(C)])]);
@@ -127,7 +148,7 @@ fn endpoints_that_come_and_go_cost_no_connection(on: EngineChoice) {
     };
     lab.report([Change::Service(only_tcp), slice([at(A), at(B)])]);
     let (over, made) = (AtomicBool::new(false), AtomicUsize::new(0));
-    let (mut lasting, _) = connect(&lab.c, WEB, std::time::Duration::from_secs(10)).unwrap();
+    let (mut lasting, _) = connect(&lab.c, WEB, Duration::from_secs(10)).unwrap();
     let c = lab.c.try_clone().unwrap();
     std::thread::scope(|scope| {
         let asking = scope.spawn(|| {

@@ -1,7 +1,7 @@
 //! The rules change as little as the table: what goes to the kernel is the difference, whatever else there is.
 
 use proptest::prelude::*;
-use weave_model::{Affinity, Service};
+use weave_model::{Affinity, BalancerIp, BalancerMode, Service, ServiceKind};
 use weave_proxy::rules::Rules;
 use weave_proxy::sources::{Change, Sources};
 
@@ -63,6 +63,30 @@ fn a_change_costs_the_same_among_few_services_and_among_many() {
             "there is much that a change could have cost"
         );
     }
+}
+
+/// A host may need more chains of its own than may be left over: a change costs no new table there either.
+#[test]
+fn a_change_is_small_though_many_services_have_chains_of_their_own() {
+    let mut sources = Sources::default();
+    sources.handle(Change::Facts(facts()));
+    for number in 0..1100_u32 {
+        let (high, low) = (number >> 8, number & 0xff);
+        let name = format!("s{number}");
+        let mut one = service(&name, &format!("10.96.{high}.{low}"));
+        one.kind = ServiceKind::LoadBalancer;
+        one.balancer = vec![BalancerIp {
+            ip: format!("203.0.{high}.{low}").parse().unwrap(),
+            mode: BalancerMode::Vip,
+        }];
+        one.source_ranges = vec![format!("192.{high}.{low}.0/24").parse().unwrap()];
+        sources.handle(Change::Service(one));
+        sources.handle(endpoints(&name, 1, 3));
+    }
+    let (table, _) = sources.build();
+    let (mut rules, whole) = Rules::new(&table, sources.facts());
+    let cost = costs(&mut sources, &mut rules, endpoints("s1", 1, 4));
+    assert!(cost * 100 < whole.as_bytes().len(), "{cost}");
 }
 
 #[test]
