@@ -4,7 +4,7 @@
 //! directions, how far it got, and, where accounting is on (`net.netfilter.nf_conntrack_acct`), its packets and bytes.
 //! Most entries outlive their connection for a while, TCP's by 120 s; one that is refused is gone at once. So there are
 //! two ways to look: [`Conntrack::dump`] gives what there is, [`Conntrack::ended`] what the kernel took out since, with
-//! its last counts. [`flows`] is for Services, which have the kernel forget some, and [`load`]
+//! its last counts. [`flows`] is for Services, which have the kernel forget some, and [`load()`]
 //! tells how full the table is.
 
 mod dump;
