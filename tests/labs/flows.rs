@@ -202,7 +202,7 @@ fn hosts_the_outside_and_services_are_ends_too() {
         let made = h1.json(&[&web[..], &selected].concat());
         let udp_too = ["service", "create", "names", "--port", "53:8006/udp"];
         let names = h1.json(&[&udp_too[..], &selected[..2]].concat());
-        let six = ["service", "create", "six", "--port", "81:8012"];
+        let six = ["service", "create", "six", "--port", "80:8012"];
         let six = h1.json(&[&six[..], &selected[..2]].concat());
         let machine = Ns::add("outside");
         lab.plug(&machine, "u0", 9);
