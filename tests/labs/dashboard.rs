@@ -231,3 +231,49 @@ fn the_link_leads_to_the_node_where_it_can() {
         );
     });
 }
+
+/// What another host tells is in the past that is there before anybody looks.
+#[test]
+fn the_past_has_other_hosts_before_anybody_looks() {
+    Lab::run(|lab| {
+        let hosts = lab.cluster::<2>();
+        let [h1, h2] = &hosts;
+        let [_a, b] = [h1.attach("a"), h2.attach("b")];
+        let c = h2.attach("c");
+        let (left, right) = (udp(&b.ns, (b.v4, 0)), udp(&c.ns, (c.v4, 7000)));
+        let ask = format!("{WEAVECTL} --socket {} dashboard", h1.socket().display());
+        let said = h1.ns.sh(&ask);
+        let link = said.lines().next().unwrap_or_default();
+        let code = link.split('=').next_back().unwrap_or_default();
+        let jar = lab.dir().join("jar");
+        let jar = jar.display();
+        h1.ns.sh(&format!(
+            "curl -fsS -c {jar} -H 'Origin: http://127.0.0.1:4040' -d '{{\"code\":\"{code}\"}}' http://127.0.0.1:4040/api/login"
+        ));
+        // To ask for the past is not to look.
+        let get = |path: &str| {
+            let line = format!("curl -fsS --max-time 10 -b {jar} http://127.0.0.1:4040{path}");
+            h1.ns.sh(&line)
+        };
+        let times = || -> Vec<u64> { serde_json::from_str(&get("/api/history")).expect("JSON") };
+        let tells = |at: &u64| {
+            let picture: Value =
+                serde_json::from_str(&get(&format!("/api/history/{at}"))).expect("JSON");
+            let picture = &picture["topology"];
+            let hosts = picture["hosts"].as_array().expect("a list");
+            let flows = picture["flows"].as_array().expect("a list");
+            hosts.iter().all(|host| host["silent"].is_null())
+                && flows.iter().any(|flow| flow["from"]["name"] == "b")
+        };
+        wait_for(
+            "a picture of the past has it all",
+            Duration::from_secs(90),
+            || {
+                left.send_to(&[1; 100], (c.v4, 7000)).expect("it leaves");
+                right.recv_from(&mut [0; 100]).expect("it arrives");
+                std::thread::sleep(Duration::from_secs(1));
+                times().last().is_some_and(tells)
+            },
+        );
+    });
+}
