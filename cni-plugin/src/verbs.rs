@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::MetadataExt as _;
 
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use weave_model::ContainerName;
 use weave_model::api::{
@@ -242,11 +243,7 @@ impl Call<'_> {
     }
 
     fn status(&self) -> Result<(), Error> {
-        let found: Result<Status, NoAnswer> = node::get(&self.config.socket, "/status");
-        let status = found.map_err(|reason| Error {
-            code: code::NOT_AVAILABLE,
-            ..reason.into()
-        })?;
+        let status: Status = self.told("/status")?;
         let Some(cluster) = status.cluster else {
             let message = "the node is not a member of a cluster";
             let fix = "make one with weavectl init, or join one with weavectl join TOKEN";
@@ -263,14 +260,18 @@ impl Call<'_> {
         self.delegate("STATUS")
     }
 
+    /// What the node says; without its answer nothing can be added.
+    fn told<A: DeserializeOwned>(&self, path: &str) -> Result<A, Error> {
+        node::get(&self.config.socket, path).map_err(|reason| Error {
+            code: code::NOT_AVAILABLE,
+            ..reason.into()
+        })
+    }
+
     /// Whether the network is there, and, unless another plugin chooses addresses, has one left on this node.
     fn has_room(&self) -> Result<(), Error> {
         let unavailable = |message| Error::new(code::NOT_AVAILABLE, message);
-        let found: Result<Networks, NoAnswer> = node::get(&self.config.socket, "/networks");
-        let networks = found.map_err(|reason| Error {
-            code: code::NOT_AVAILABLE,
-            ..reason.into()
-        })?;
+        let networks: Networks = self.told("/networks")?;
         let wanted = &self.config.network;
         let mut networks = networks.networks.into_iter();
         let Some(network) = networks.find(|one| one.name == *wanted) else {

@@ -5,7 +5,7 @@
 use std::net::UdpSocket;
 use std::process::Command;
 
-use weave_linux::conntrack::{Conntrack, flows};
+use weave_linux::conntrack::{Conntrack, flows, load};
 use weave_linux::netns::{Netns, run_in};
 
 const UDP: u8 = 17;
@@ -47,6 +47,10 @@ fn what_ended_is_told_and_what_there_was_no_room_for_is_known_to_be_lost() {
     let netns = followed();
     let table = run_in(&netns, || Conntrack::open().unwrap()).unwrap();
     begin(&netns, 200);
+    let load = run_in(&netns, || load().unwrap()).unwrap();
+    assert!(load.entries >= 200, "{load:?}");
+    assert!(load.limit.is_some_and(|limit| limit > load.entries));
+    assert_eq!((load.dropped, load.evicted), (0, 0));
     assert!(forget_all(&netns) >= 200);
     let mut told = 0;
     assert!(!table.ended(|_| told += 1).unwrap(), "all were told");

@@ -338,6 +338,25 @@ proptest! {
     }
 }
 
+/// When all that are left are ejected, they share what nobody else can have.
+#[test]
+fn of_those_that_are_left_out_each_is_a_last_resort() {
+    let mut world = World::new(&entry(Balance::Least, 0..4));
+    let out = [0, 1].map(endpoint);
+    for one in out {
+        (0..3).for_each(|_| world.balancer.handle_failure(one, world.now));
+    }
+    let tried = [2, 3].map(endpoint);
+    let mut times = [0; 2];
+    for _ in 0..200 {
+        let picked = world.pick_for(client(1), &tried);
+        let place = out.iter().position(|one| *one == picked);
+        times[place.expect("it was not tried")] += 1;
+    }
+    // Places of two that were tried lead to the first: it has three of four.
+    assert!(times.iter().all(|times| *times > 20), "{times:?}");
+}
+
 /// What Prometheus adds up must not fall when an endpoint goes.
 #[test]
 fn counts_of_endpoints_that_have_gone_stay_in_the_sum() {

@@ -124,16 +124,9 @@ impl Node {
     /// Takes what ended since it was last taken.
     fn take_ended(&self, door: &Conntrack, flows: &mut Flows) {
         let view = self.shared.router.view();
-        let mut events = 0;
-        let missed = door.ended(|connection| {
-            events += 1;
-            flows.ended(&connection, |ip| whose(&view, ip));
-        });
-        lock(&self.shared.sight.seen).events += events;
         // A socket that failed is found out by the next look.
-        if missed.unwrap_or(false) {
-            flows.missed();
-        }
+        let events = take_ended(door, flows, &view).unwrap_or_default();
+        lock(&self.shared.sight.seen).events += events;
         self.tell(flows);
     }
 
@@ -187,15 +180,8 @@ impl Node {
         };
         flows.begin(Instant::now(), wall_seconds());
         let count = door.dump(|connection| flows.take(&connection, |ip| whose(&view, ip)))?;
-        let mut events = count as u64;
-        let missed = door.ended(|connection| {
-            events += 1;
-            flows.ended(&connection, |ip| whose(&view, ip));
-        })?;
+        let events = count as u64 + take_ended(door, flows, &view)?;
         lock(&self.shared.sight.seen).events += events;
-        if missed {
-            flows.missed();
-        }
         flows.finish();
         Ok(count)
     }
@@ -213,6 +199,19 @@ impl Node {
 /// Has the kernel count bytes; whether it does. Connections that are there already stay without.
 pub(super) fn count_bytes() -> bool {
     sysctl::ensure(ACCOUNTING, "1").is_ok()
+}
+
+/// Takes what ended since it was last taken; how many connections that were.
+fn take_ended(door: &Conntrack, flows: &mut Flows, view: &View) -> io::Result<u64> {
+    let mut events = 0;
+    let missed = door.ended(|connection| {
+        events += 1;
+        flows.ended(&connection, |ip| whose(view, ip));
+    })?;
+    if missed {
+        flows.missed();
+    }
+    Ok(events)
 }
 
 /// Whose an address is.

@@ -60,8 +60,13 @@ impl Node {
         let book = self.shared.published.borrow().book.clone();
         let members = sheets::members_now(&view, &book);
         let mut listed = listed(&book, &range, &members);
-        for (name, area) in self.address_use().networks {
-            if let Some(one) = listed.networks.iter_mut().find(|one| one.name == name) {
+        for one in &mut listed.networks {
+            let area = if one.name.is_default() {
+                None
+            } else {
+                range.block(one.range)
+            };
+            if let Some(area) = view.areas.iter().find(|known| known.area == area) {
                 (one.addresses, one.addresses_used) = (area.capacity, area.used);
             }
         }

@@ -260,24 +260,18 @@ impl Node {
             let looked = lock(&sight.looked);
             (looked.asked, looked.viewed)
         };
-        let why = if self.is_watched(now) {
-            Why::Watched
+        let (why, pause, patience) = if self.is_watched(now) {
+            (Why::Watched, Some(Duration::ZERO), ANSWER)
+        } else if within(viewed, LINGER) {
+            (Why::ForThePast, Some(PAST), PATIENCE)
         } else {
-            Why::ForThePast
-        };
-        let pause = match why {
-            Why::Watched => Some(Duration::ZERO),
-            Why::ForThePast if within(viewed, LINGER) => Some(PAST),
-            Why::ForThePast => quiet(self.shared.router.view().members.len()),
+            let pause = quiet(self.shared.router.view().members.len());
+            (Why::ForThePast, pause, PATIENCE)
         };
         if pause.is_none_or(|pause| within(asked, pause)) {
             return;
         }
         self.ask_others(now, why);
-        let patience = match why {
-            Why::Watched => ANSWER,
-            Why::ForThePast => PATIENCE,
-        };
         while !self.all_told(now) && now.elapsed() < patience {
             if why == Why::ForThePast && self.is_watched(Instant::now()) {
                 break;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use tokio::sync::watch;
+use weave_linux::conntrack;
 use weave_model::api::{
     Code, DEFAULT_RANGE, ExposeRequest, HostAddress, InitRequest, JoinRequest, Membership, Refusal,
     TokenAnswer, TokenRequest,
@@ -20,7 +21,7 @@ use super::book::Book;
 use super::host::HostSide;
 use super::journal::Journal;
 use super::missing::Missing;
-use super::tracking::{Tracking, TrackingWatch};
+use super::tracking::TrackingWatch;
 use super::{Published, addresses, containers};
 use crate::config::Config;
 use crate::obstacle::{Obstacle, cause_and_fix};
@@ -271,7 +272,7 @@ impl Works {
         }
         obstacles.extend(self.route_services().await);
         obstacles.extend(self.network_obstacles());
-        obstacles.extend(self.tracking.look(Tracking::read()));
+        obstacles.extend(self.tracking.look(conntrack::load().ok()));
         self.obstacles = obstacles.into();
         if self.tell_ports().await {
             self.sweep().await;

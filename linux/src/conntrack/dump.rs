@@ -109,26 +109,40 @@ impl Conntrack {
     /// # Errors
     /// Without `CAP_NET_ADMIN`, or where the kernel follows no connections.
     pub fn dump(&self, mut each: impl FnMut(Connection)) -> io::Result<usize> {
-        let mut request = Vec::new();
-        message(&mut request, GET, REQUEST_DUMP, 1, 0, 0, &Attrs::default());
-        self.socket.send(&request, 0)?;
-        let mut buffer = Vec::with_capacity(BUFFER);
         let mut seen = 0;
-        loop {
-            buffer.clear();
-            self.socket.recv(&mut buffer, 0)?;
-            for answer in Messages(&buffer) {
-                match answer.kind {
-                    DONE => return Ok(seen),
-                    ERROR => return Err(refusal(&answer)),
-                    _ => {
-                        if let Some(connection) = parse(answer.attributes()) {
-                            seen += 1;
-                            each(connection);
-                        }
-                    }
-                }
+        ask(&self.socket, GET, REQUEST_DUMP, |attributes| {
+            if let Some(connection) = parse(attributes) {
+                seen += 1;
+                each(connection);
             }
+        })?;
+        Ok(seen)
+    }
+}
+
+/// Sends a request and gives every answer to `each`; one that is no dump has one answer.
+pub(super) fn ask(
+    socket: &Socket,
+    kind: u16,
+    flags: u16,
+    mut each: impl FnMut(Attributes<'_>),
+) -> io::Result<()> {
+    let mut request = Vec::new();
+    message(&mut request, kind, flags, 1, 0, 0, &Attrs::default());
+    socket.send(&request, 0)?;
+    let mut buffer = Vec::with_capacity(BUFFER);
+    loop {
+        buffer.clear();
+        socket.recv(&mut buffer, 0)?;
+        for answer in Messages(&buffer) {
+            match answer.kind {
+                DONE => return Ok(()),
+                ERROR => return Err(refusal(&answer)),
+                _ => each(answer.attributes()),
+            }
+        }
+        if flags == REQUEST {
+            return Ok(());
         }
     }
 }
@@ -232,7 +246,8 @@ const DELETE: u16 = 0x102;
 const NFNLGRP_CONNTRACK_DESTROY: u32 = 3;
 /// Bytes of news that may wait, which the kernel doubles: some five thousand connections.
 const ROOM: libc::c_int = 2 << 20;
-const REQUEST_DUMP: u16 = 0x301;
+pub(super) const REQUEST: u16 = 1;
+pub(super) const REQUEST_DUMP: u16 = 0x301;
 const ERROR: u16 = 2;
 const DONE: u16 = 3;
 /// A dump comes in datagrams of at most 32 KB.

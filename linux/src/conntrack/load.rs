@@ -9,7 +9,7 @@ use std::io;
 use netlink_sys::Socket;
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
-use crate::nft::wire::{Attributes, Attrs, Message, Messages, message};
+use super::dump::{REQUEST, REQUEST_DUMP, ask};
 
 /// The table of one network namespace.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,47 +47,10 @@ pub fn load() -> io::Result<Load> {
     Ok(load)
 }
 
-/// Sends a request and gives every answer to `each`; one that is no dump has one answer.
-fn ask(
-    socket: &Socket,
-    kind: u16,
-    flags: u16,
-    mut each: impl FnMut(Attributes<'_>),
-) -> io::Result<()> {
-    let mut request = Vec::new();
-    message(&mut request, kind, flags, 1, 0, 0, &Attrs::default());
-    socket.send(&request, 0)?;
-    let mut buffer = Vec::with_capacity(BUFFER);
-    loop {
-        buffer.clear();
-        socket.recv(&mut buffer, 0)?;
-        for answer in Messages(&buffer) {
-            match answer.kind {
-                DONE => return Ok(()),
-                ERROR => return Err(refusal(&answer)),
-                _ => each(answer.attributes()),
-            }
-        }
-        if flags == REQUEST {
-            return Ok(());
-        }
-    }
-}
-
-fn refusal(answer: &Message<'_>) -> io::Error {
-    let code = answer.payload.first_chunk().copied();
-    io::Error::from_raw_os_error(-i32::from_ne_bytes(code.unwrap_or_default()))
-}
-
 /// `NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_GET_STATS_CPU`.
 const GET_STATS_CPU: u16 = 0x104;
 /// `NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_GET_STATS`.
 const GET_STATS: u16 = 0x105;
-const REQUEST: u16 = 1;
-const REQUEST_DUMP: u16 = 0x301;
-const ERROR: u16 = 2;
-const DONE: u16 = 3;
-const BUFFER: usize = 64 * 1024;
 
 const ENTRIES: u16 = 1;
 const MAX_ENTRIES: u16 = 2;

@@ -1,7 +1,6 @@
 //! Services of two families, by what is sent over IPv6: the tests of "Dual stack" and of "Granular Checks: Services
 //! Secondary IP Family", whose http is TCP here.
 
-use std::io::{Read, Write};
 use std::time::Duration;
 
 use weave_linux::netns::Netns;
@@ -10,11 +9,11 @@ use weave_model::{
 };
 use weave_proxy::sources::Change;
 
+use crate::granular::takes_large_requests;
 use crate::lab::{
-    A, Answer, B, FAR6, Lab, VIP, ask, at, connect, exposed, ip, port, slice, slice6, tcp, udp,
-    udp_socket, until, vanishes, web,
+    A, Answer, B, FAR6, Lab, VIP, ask, at, exposed, ip, port, slice, slice6, tcp, udp, udp_socket,
+    until, vanishes, web,
 };
-use crate::mutants::patience;
 
 cases! {
     should_be_able_to_reach_pod_on_ipv4_and_ipv6_ip => Thief,
@@ -208,23 +207,8 @@ fn should_function_for_client_ip_based_session_affinity_secondary_ip_family(on: 
     assert_eq!(lab.servers(&lab.far, WEB6, 60), ["a", "b", "c"]);
 }
 
-/// A request of 1 MiB comes back whole; a datagram of several fragments arrives.
 fn should_be_able_to_handle_large_requests_secondary_ip_family(on: EngineChoice) {
-    let lab = lab(on, both(), &[FAR6]);
-    let patience = patience(Duration::from_secs(10));
-    let (stream, _) = connect(&lab.a, WEB6, patience).unwrap();
-    let sent: Vec<u8> = (0..1 << 20).map(|at: u32| (at % 251) as u8).collect();
-    stream.set_write_timeout(Some(patience)).unwrap();
-    let mut writer = stream.try_clone().unwrap();
-    let mut back = vec![0; sent.len()];
-    std::thread::scope(|scope| {
-        scope.spawn(|| writer.write_all(&sent).unwrap());
-        (&stream).read_exact(&mut back).unwrap();
-    });
-    assert!(back == sent);
-    let socket = udp_socket(&lab.a, WEB6);
-    socket.send(&[7; 4000]).unwrap();
-    assert_eq!(ask(&socket, patience).server(), "far");
+    takes_large_requests(&lab(on, both(), &[FAR6]), WEB6);
 }
 
 fn should_be_rejected_when_no_endpoints_of_the_secondary_ip_family_exist(on: EngineChoice) {

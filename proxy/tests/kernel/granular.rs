@@ -140,12 +140,15 @@ fn should_support_basic_node_port_udp_functionality(on: EngineChoice) {
     }
 }
 
-/// A request of 1 MiB comes back whole; a datagram of several fragments arrives.
 fn should_be_able_to_handle_large_requests(on: EngineChoice) {
+    takes_large_requests(&lab(on, web(), &[FAR]), WEB);
+}
+
+/// A request of 1 MiB comes back whole; a datagram of several fragments arrives.
+pub(crate) fn takes_large_requests(lab: &Lab, front: &str) {
     use std::io::{Read, Write};
-    let lab = lab(on, web(), &[FAR]);
     let patience = patience(std::time::Duration::from_secs(10));
-    let (stream, _) = connect(&lab.a, WEB, patience).unwrap();
+    let (stream, _) = connect(&lab.a, front, patience).unwrap();
     let sent: Vec<u8> = (0..1 << 20).map(|at: u32| (at % 251) as u8).collect();
     stream.set_write_timeout(Some(patience)).unwrap();
     let mut writer = stream.try_clone().unwrap();
@@ -155,7 +158,7 @@ fn should_be_able_to_handle_large_requests(on: EngineChoice) {
         (&stream).read_exact(&mut back).unwrap();
     });
     assert!(back == sent);
-    let socket = udp_socket(&lab.a, WEB);
+    let socket = udp_socket(&lab.a, front);
     socket.send(&[7; 4000]).unwrap();
     assert_eq!(ask(&socket, patience).server(), "far");
 }
