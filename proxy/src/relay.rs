@@ -92,6 +92,8 @@ pub struct Counts {
     pub reset: u64,
     /// How often connections had to wait because there were as many as there may be.
     pub waits: u64,
+    /// Bytes of connections that wait in the relay's memory for receivers that read too slowly.
+    pub kept: usize,
     /// Sessions of UDP that are remembered.
     pub sessions: usize,
     /// Sessions that began.
@@ -287,6 +289,7 @@ impl Watch {
             accepted: counts.accepted.load(Relaxed),
             reset: counts.reset.load(Relaxed),
             waits: counts.waits.load(Relaxed),
+            kept: counts.kept.load(Relaxed),
             sessions: counts.sessions.load(Relaxed),
             begun: counts.begun.load(Relaxed),
             displaced: counts.displaced.load(Relaxed),

@@ -41,6 +41,12 @@ pub(super) fn families(page: &mut Page, relay: &Watch) {
         [],
         only(counts.waits),
     );
+    page.gauge(
+        "weave_relay_kept_bytes",
+        "Bytes of connections that wait in the relay's memory for receivers that read too slowly.",
+        [],
+        only(counts.kept as f64),
+    );
     sessions(page, counts);
     ports(page, &relay.groups());
 }

@@ -9,7 +9,7 @@ use mio::net::TcpStream;
 use super::answer::Answer;
 use super::dial::Dial;
 use super::duplex::{Duplex, Way};
-use super::lane::{Broke, Lane, Pipes, Turn};
+use super::lane::{Broke, Lane, Means, Turn};
 use super::pick::Set;
 use super::routes::Group;
 use crate::table::{self, Origin};
@@ -55,6 +55,15 @@ pub(super) struct Connection {
     pub(super) round: u64,
     lanes: [Lane; 2],
     answer: Answer,
+    /// The endpoint broke it while the client was heard; what the endpoint has said before is on its way to the client.
+    broken: Option<Broken>,
+}
+
+/// See [`Connection::broken`].
+#[derive(Clone, Copy, Debug)]
+struct Broken {
+    /// Whether the endpoint had said something before.
+    had_answered: bool,
 }
 
 impl Connection {
@@ -82,6 +91,7 @@ impl Connection {
             round: 0,
             lanes: [Lane::default(), Lane::default()],
             answer: Answer::default(),
+            broken: None,
         }
     }
 
@@ -110,7 +120,39 @@ impl Connection {
     }
 
     const fn has_moved(&self, way: Way) -> bool {
-        self.lanes[way as usize].moved
+        let before = matches!(
+            (way, self.broken),
+            (Way::Down, Some(Broken { had_answered: true }))
+        );
+        before || self.lanes[way as usize].moved
+    }
+
+    /// The endpoint takes no more of what the client sends, and has broken; what it said before that, as one does who
+    /// refuses what is too long, still goes to the client.
+    pub(super) const fn handle_deaf(&mut self) {
+        let lane = &mut self.lanes[Way::Down as usize];
+        self.broken = Some(Broken {
+            had_answered: lane.moved,
+        });
+        lane.moved = false;
+        self.duplex.end(Way::Up);
+    }
+
+    /// How it ends when the endpoint broke it: that is noted once.
+    pub(super) fn ending_broken(&mut self, now: Instant) -> Ending {
+        if self.broken.is_some() {
+            return self.ending();
+        }
+        self.handle_break(now);
+        Ending::Reset
+    }
+
+    /// How it ends when both directions have.
+    pub(super) const fn ending(&self) -> Ending {
+        match self.broken {
+            Some(_) if !self.lanes[Way::Down as usize].moved => Ending::Reset,
+            _ => Ending::Orderly,
+        }
     }
 
     /// The endpoint answers.
@@ -171,8 +213,7 @@ impl Connection {
     pub(super) fn turn(
         &mut self,
         way: Way,
-        buffer: &mut [u8],
-        pipes: &mut Pipes,
+        means: &mut Means,
         now: Instant,
     ) -> Result<Turn, Broke> {
         let Some(server) = &self.server else {
@@ -182,7 +223,7 @@ impl Connection {
             Way::Up => (&self.client, server),
             Way::Down => (server, &self.client),
         };
-        let result = self.lanes[way as usize].turn((from, to), buffer, pipes);
+        let result = self.lanes[way as usize].turn((from, to), means);
         if self.has_moved(Way::Down) {
             self.note_answer(now);
         } else if self.has_moved(Way::Up) {

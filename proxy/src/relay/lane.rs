@@ -4,15 +4,24 @@
 //! the receiver has no room for stays with the direction, and nothing more is read until it is gone, so the sender
 //! feels it. A direction that fills the buffer time and again is a stream: it gets a pipe, and its bytes are not copied
 //! any more. An idle connection has neither.
+//!
+//! Receivers that read nothing cost little, however many they are: when much is kept already, no more is read at once
+//! than a sip.
 
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use mio::net::TcpStream;
 use weave_linux::pipe::Pipe;
 
 /// The buffer of a thread, in bytes; also the most that a direction keeps.
 pub(super) const BUFFER: usize = 64 * 1024;
+/// How many bytes all directions of the relay may keep before they read in sips.
+pub(super) const KEPT: usize = 64 << 20;
+/// The most that is read at once from then on, in bytes.
+const SIP: usize = 4096;
 /// How often in a row the buffer has to be filled until there is a pipe.
 const STREAM: u8 = 2;
 /// The most that is moved through a pipe at once, in bytes.
@@ -20,21 +29,68 @@ const PIPEFUL: usize = 1 << 20;
 /// How many times a direction may read in its turn, so that others get theirs.
 const TURN: u32 = 16;
 
-/// Pipes that are not in use, and how many there are in all.
+/// What the directions of a thread have to move bytes with.
 #[derive(Debug)]
-pub(super) struct Pipes {
+pub(super) struct Means {
+    /// What is read into, when it is given on at once.
+    buffer: Vec<u8>,
+    pipes: Pipes,
+    /// How many bytes all directions of the relay keep.
+    kept: Arc<AtomicUsize>,
+}
+
+impl Means {
+    /// With at most so many pipes.
+    pub(super) fn new(pipes: usize, kept: Arc<AtomicUsize>) -> Self {
+        Self {
+            buffer: vec![0; BUFFER],
+            pipes: Pipes {
+                free: Vec::new(),
+                left: pipes,
+            },
+            kept,
+        }
+    }
+
+    /// The bytes that were read into the buffer and not written, in memory of their own.
+    fn keep(&self, rest: std::ops::Range<usize>) -> Kept {
+        self.kept.fetch_add(rest.len(), Relaxed);
+        Kept {
+            bytes: self.buffer[rest].to_vec(),
+            written: 0,
+            all: Arc::clone(&self.kept),
+        }
+    }
+
+    /// How much may be read at once.
+    fn gulp(&self) -> usize {
+        let plenty = self.kept.load(Relaxed) < KEPT;
+        if plenty { self.buffer.len() } else { SIP }
+    }
+}
+
+/// Bytes that the receiver had no room for.
+#[derive(Debug)]
+struct Kept {
+    bytes: Vec<u8>,
+    written: usize,
+    all: Arc<AtomicUsize>,
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.all.fetch_sub(self.bytes.len(), Relaxed);
+    }
+}
+
+/// Pipes that are not in use, and how many more there may be.
+#[derive(Debug)]
+struct Pipes {
     free: Vec<Pipe>,
     left: usize,
 }
 
 impl Pipes {
-    pub(super) const fn new(most: usize) -> Self {
-        Self {
-            free: Vec::new(),
-            left: most,
-        }
-    }
-
     /// One, unless there are too many already: copying does as well.
     fn take(&mut self) -> Option<Pipe> {
         if let Some(pipe) = self.free.pop() {
@@ -61,9 +117,7 @@ impl Pipes {
 /// The bytes under way in one direction.
 #[derive(Debug, Default)]
 pub(super) struct Lane {
-    kept: Vec<u8>,
-    /// How much of `kept` was written already.
-    written: usize,
+    kept: Option<Kept>,
     pipe: Option<Pipe>,
     /// How many bytes are in the pipe.
     held: usize,
@@ -103,8 +157,7 @@ impl Lane {
     pub(super) fn turn(
         &mut self,
         (from, to): (&TcpStream, &TcpStream),
-        buffer: &mut [u8],
-        pipes: &mut Pipes,
+        means: &mut Means,
     ) -> Result<Turn, Broke> {
         for _ in 0..TURN {
             self.full = !self.flush(to)?;
@@ -115,9 +168,9 @@ impl Lane {
                 return Ok(Turn::Ended);
             }
             let got = if self.pipe.is_some() {
-                self.fill(from, pipes)?
+                self.fill(from, means)?
             } else {
-                self.copy((from, to), buffer, pipes)?
+                self.copy((from, to), means)?
             };
             match got {
                 Got::Some => {}
@@ -129,9 +182,9 @@ impl Lane {
     }
 
     /// Gives back what it has for others.
-    pub(super) fn close(&mut self, pipes: &mut Pipes) {
+    pub(super) fn close(&mut self, means: &mut Means) {
         if let Some(pipe) = self.pipe.take() {
-            pipes.give(pipe, self.held);
+            means.pipes.give(pipe, self.held);
         }
     }
 
@@ -145,18 +198,20 @@ impl Lane {
             }
             self.moved = true;
         }
-        while self.written < self.kept.len() {
+        while let Some(kept) = self
+            .kept
+            .as_mut()
+            .filter(|kept| kept.written < kept.bytes.len())
+        {
             let mut to = to;
-            match to.write(&self.kept[self.written..]) {
-                Ok(count) => self.written += count,
+            match to.write(&kept.bytes[kept.written..]) {
+                Ok(count) => kept.written += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return waits(&error).then_some(false).ok_or(Broke::Receiver),
             }
             self.moved = true;
         }
-        if self.written > 0 {
-            (self.kept, self.written) = (Vec::new(), 0);
-        }
+        self.kept = None;
         Ok(true)
     }
 
@@ -164,10 +219,10 @@ impl Lane {
     fn copy(
         &mut self,
         (mut from, mut to): (&TcpStream, &TcpStream),
-        buffer: &mut [u8],
-        pipes: &mut Pipes,
+        means: &mut Means,
     ) -> Result<Got, Broke> {
-        let count = match from.read(buffer) {
+        let most = means.gulp();
+        let count = match from.read(&mut means.buffer[..most]) {
             Ok(0) => return Ok(Got::End),
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(Got::Some),
@@ -177,11 +232,11 @@ impl Lane {
             }
             Err(_) => return Err(Broke::Sender),
         };
-        let written = to.write(&buffer[..count]);
+        let written = to.write(&means.buffer[..count]);
         let gone = *written.as_ref().unwrap_or(&0);
         self.moved |= gone > 0;
         if gone < count {
-            self.kept = buffer[gone..count].to_vec();
+            self.kept = Some(means.keep(gone..count));
         }
         match written {
             Err(error) if !waits(&error) && error.kind() != io::ErrorKind::Interrupted => {
@@ -189,14 +244,14 @@ impl Lane {
             }
             _ => {}
         }
-        if count == buffer.len() {
+        if count == most {
             self.filled = self.filled.saturating_add(1);
             if self.filled >= STREAM {
-                self.pipe = pipes.take();
+                self.pipe = means.pipes.take();
             }
         } else {
             self.filled = 0;
-            if !self.closing && self.kept.is_empty() {
+            if !self.closing && self.kept.is_none() {
                 return Ok(Got::Dry);
             }
         }
@@ -204,7 +259,7 @@ impl Lane {
     }
 
     /// Into the pipe, from where it is flushed.
-    fn fill(&mut self, from: &TcpStream, pipes: &mut Pipes) -> Result<Got, Broke> {
+    fn fill(&mut self, from: &TcpStream, means: &mut Means) -> Result<Got, Broke> {
         let Some(pipe) = &self.pipe else {
             return Ok(Got::Some);
         };
@@ -218,7 +273,7 @@ impl Lane {
             Err(error) if waits(&error) => {
                 // A stream that became a trickle needs no pipe.
                 if self.streamed < BUFFER {
-                    self.close(pipes);
+                    self.close(means);
                     self.filled = 0;
                 }
                 self.streamed = 0;
@@ -276,8 +331,7 @@ mod tests {
         from: TcpStream,
         to: TcpStream,
         lane: Lane,
-        pipes: Pipes,
-        buffer: Vec<u8>,
+        means: Means,
         poll: Poll,
         again: bool,
         over: bool,
@@ -311,8 +365,10 @@ mod tests {
                 from,
                 to,
                 lane: Lane::default(),
-                pipes: Pipes::new(pipes),
-                buffer: vec![0; buffer],
+                means: Means {
+                    buffer: vec![0; buffer],
+                    ..Means::new(pipes, Arc::default())
+                },
                 poll,
                 again: false,
                 over: false,
@@ -370,11 +426,11 @@ mod tests {
         }
 
         fn turn(&mut self) {
-            let (ends, buffer) = ((&self.from, &self.to), &mut self.buffer);
             if self.over {
                 return;
             }
-            match self.lane.turn(ends, buffer, &mut self.pipes).unwrap() {
+            let ends = (&self.from, &self.to);
+            match self.lane.turn(ends, &mut self.means).unwrap() {
                 Turn::Waits => {}
                 Turn::More => self.again = true,
                 Turn::Ended => {
@@ -394,7 +450,16 @@ mod tests {
                 self.hear();
             }
             assert_eq!(self.received, self.sent);
-            self.lane.close(&mut self.pipes);
+            self.lane.close(&mut self.means);
+        }
+
+        /// Until the receiver has room for no more, and the sender neither.
+        fn stuff(&mut self) {
+            while !self.lane.full {
+                self.send(50_000);
+                self.hear();
+            }
+            self.send(50_000);
         }
     }
 
@@ -427,11 +492,26 @@ mod tests {
     #[test]
     fn an_end_that_is_told_to_a_lane_that_is_full_is_not_forgotten() {
         let mut scene = Scene::new(0, BUFFER);
-        while !scene.lane.full {
-            scene.send(50_000);
-            scene.hear();
-        }
-        scene.send(50_000);
+        scene.stuff();
         scene.finish();
+    }
+
+    /// What is kept is counted until it is gone, and when it is much, a direction whose receiver reads nothing keeps little.
+    #[test]
+    fn receivers_that_read_nothing_cost_little_when_much_is_kept() {
+        let mut one = Scene::new(0, BUFFER);
+        let kept = Arc::clone(&one.means.kept);
+        one.stuff();
+        let alone = kept.load(Relaxed);
+        assert!(alone > SIP, "{alone} bytes");
+        kept.fetch_add(KEPT, Relaxed);
+        let mut other = Scene::new(0, BUFFER);
+        other.means.kept = Arc::clone(&kept);
+        other.stuff();
+        let both = kept.load(Relaxed) - KEPT;
+        assert!(both > alone && both - alone <= SIP, "{alone}, {both} bytes");
+        one.finish();
+        other.finish();
+        assert_eq!(kept.load(Relaxed), KEPT);
     }
 }

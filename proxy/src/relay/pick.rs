@@ -7,7 +7,7 @@
 //!
 //! At most half of the endpoints are out at a time: when more fail, the fault is likely on this side.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -129,8 +129,9 @@ impl Balancer {
         self.cluster = Targets::of(&entry.cluster, entry.balance);
         self.local = Targets::of(&entry.local, entry.balance);
         let targets = || entry.cluster.iter().chain(&entry.local);
+        let listed: HashSet<SocketAddr> = targets().map(|target| target.address).collect();
         for (address, backend) in &mut self.backends {
-            backend.listed &= targets().any(|target| target.address == *address);
+            backend.listed &= listed.contains(address);
         }
         for target in targets() {
             let known = self.backends.entry(target.address);

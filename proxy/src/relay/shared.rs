@@ -1,5 +1,6 @@
 //! What the relay's threads have in common: the routes, a word to stop, counters, and what they may have open.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
 
 use arc_swap::ArcSwap;
@@ -32,6 +33,8 @@ pub(super) struct Counts {
     pub(super) reset: AtomicU64,
     /// How often connections had to wait because there were as many as there may be.
     pub(super) waits: AtomicU64,
+    /// Bytes of connections that were read and whose receivers had no room for them.
+    pub(super) kept: Arc<AtomicUsize>,
     /// Sessions of UDP that are remembered.
     pub(super) sessions: AtomicUsize,
     /// Sessions that began.

@@ -22,7 +22,7 @@ use weave_model::Protocol;
 use super::connection::{Connection, Ending, Stage};
 use super::datagrams::{Datagrams, Door};
 use super::duplex::{Then, Way};
-use super::lane::{BUFFER, Broke, Pipes, Turn};
+use super::lane::{Broke, Means, Turn};
 use super::maglev::mix;
 use super::shared::{Shared, name};
 use crate::table::Origin;
@@ -63,8 +63,7 @@ pub(super) struct Worker {
     connections: Slab<Connection>,
     datagrams: Datagrams,
     shared: Arc<Shared>,
-    buffer: Vec<u8>,
-    pipes: Pipes,
+    means: Means,
     /// When tries to reach an endpoint are given up: when, which connection, which of its tries.
     deadlines: BinaryHeap<Reverse<(Instant, usize, u64)>>,
     /// Directions whose turn was over before their bytes were.
@@ -105,14 +104,14 @@ impl Worker {
             (SESSIONS, sessions),
             mix(seed),
         );
+        let kept = Arc::clone(&shared.counts.kept);
         Ok(Self {
             poll,
             listeners,
             connections: Slab::new(),
             datagrams,
             shared,
-            buffer: vec![0; BUFFER],
-            pipes: Pipes::new(pipes),
+            means: Means::new(pipes, kept),
             deadlines: BinaryHeap::new(),
             again: Vec::new(),
             serial: 0,
@@ -354,6 +353,7 @@ impl Worker {
         } else {
             (Way::Down, Way::Up)
         };
+        let serial = connection.serial;
         let closing = event.is_read_closed() || event.is_error();
         connection.lane(reads).closing |= closing;
         if event.is_writable() && connection.lane(writes).full {
@@ -361,6 +361,22 @@ impl Worker {
         }
         if event.is_readable() || closing {
             self.turn(id, reads, now);
+        }
+        if event.is_error() {
+            self.handle_error(id, serial, is_client, now);
+        }
+    }
+
+    /// A side of an open connection broke, and what could be moved has been. It is told once: where nobody reads from that
+    /// side any more, or nobody writes to it, nothing else would tell.
+    fn handle_error(&mut self, id: usize, serial: u64, is_client: bool, now: Instant) {
+        if !self.is_same(id, serial) {
+            return;
+        }
+        if is_client {
+            self.close(id, Ending::Reset, now);
+        } else if self.connections[id].duplex.has_ended(Way::Down) {
+            self.handle_broken(id, now);
         }
     }
 
@@ -383,11 +399,14 @@ impl Worker {
         if connection.duplex.has_ended(way) || connection.stage == Stage::Dialling {
             return;
         }
-        match connection.turn(way, &mut self.buffer, &mut self.pipes, now) {
+        match connection.turn(way, &mut self.means, now) {
             Ok(Turn::Waits) => {}
             Ok(Turn::More) => self.again.push((id, connection.serial, way)),
             Ok(Turn::Ended) => match connection.duplex.end(way) {
-                Then::Close => self.close(id, Ending::Orderly, now),
+                Then::Close => {
+                    let ending = connection.ending();
+                    self.close(id, ending, now);
+                }
                 Then::Shut => {
                     // It fails only when the connection is broken, which the next read tells.
                     let _ = connection
@@ -397,7 +416,14 @@ impl Worker {
             },
             Err(broke) => {
                 let by_server = (way == Way::Down) == (broke == Broke::Sender);
-                if by_server {
+                let may_have_answered = way == Way::Up
+                    && !connection.is_untouched()
+                    && !connection.duplex.has_ended(Way::Down);
+                if by_server && may_have_answered {
+                    connection.handle_break(now);
+                    connection.handle_deaf();
+                    self.turn(id, Way::Down, now);
+                } else if by_server {
                     self.handle_broken(id, now);
                 } else {
                     self.close(id, Ending::Reset, now);
@@ -415,8 +441,8 @@ impl Worker {
             connection.handle_failure(true, now);
             self.dial(id, now);
         } else {
-            connection.handle_break(now);
-            self.close(id, Ending::Reset, now);
+            let ending = connection.ending_broken(now);
+            self.close(id, ending, now);
         }
     }
 
@@ -425,7 +451,7 @@ impl Worker {
             return;
         };
         for way in Way::BOTH {
-            connection.lane(way).close(&mut self.pipes);
+            connection.lane(way).close(&mut self.means);
         }
         connection.handle_end(ending, now);
         if ending == Ending::Reset {

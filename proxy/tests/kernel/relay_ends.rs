@@ -204,3 +204,75 @@ fn one_that_ends_takes_nothing_more_whatever_changes() {
     open(&lab.a).read_exact(&mut answer).unwrap();
     assert_eq!((answer, relay(&lab).counts().accepted), (*b"b", 1));
 }
+
+/// Breaks a connection as whoever is killed does.
+fn break_off(stream: TcpStream) {
+    reset_on_drop(&stream).unwrap();
+    drop(stream);
+}
+
+/// Nobody reads from the client any more, or what it sent has nowhere to go: that it broke is seen all the same.
+#[test]
+fn a_client_that_breaks_leaves_nothing_open_at_an_endpoint_that_hangs() {
+    let mut lab = lab();
+    let (sender, held) = channel();
+    serve(&lab.b, move |stream| sender.send(stream).unwrap());
+    report(&mut lab, &[B]);
+
+    let ended = open(&lab.a);
+    send(&ended, 100);
+    ended.shutdown(Shutdown::Write).unwrap();
+    let _first = held.recv_timeout(PATIENCE).unwrap();
+    let full = open(&lab.a);
+    full.set_write_timeout(Some(LATE)).unwrap();
+    let _second = held.recv_timeout(PATIENCE).unwrap();
+    while (&full).write(&[0; 65_536]).is_ok() {}
+    until("both are carried", || relay(&lab).counts().open == 2);
+    break_off(ended);
+    break_off(full);
+    until("nothing is left", || is_empty(&lab));
+}
+
+/// The same for an endpoint that has sent its end, and breaks before the client has sent its own.
+#[test]
+fn an_endpoint_that_breaks_behind_its_end_leaves_nothing_open() {
+    let mut lab = lab();
+    let (sender, ended) = channel();
+    serve(&lab.b, move |stream| {
+        stream.shutdown(Shutdown::Write).unwrap();
+        sender.send(stream).unwrap();
+    });
+    report(&mut lab, &[B]);
+
+    let client = open(&lab.a);
+    assert_eq!(read_late(&client), 0);
+    break_off(ended.recv_timeout(PATIENCE).unwrap());
+    until("nothing is left", || is_empty(&lab));
+}
+
+/// An endpoint that refuses what is too long answers and closes while the client still sends: the answer arrives.
+#[test]
+fn an_answer_to_what_is_still_being_sent_arrives() {
+    const ANSWER: &[u8] = b"413 too long";
+    let mut lab = lab();
+    serve(&lab.b, |mut stream| {
+        stream.read_exact(&mut [0; 1]).unwrap();
+        // Until the relay has no room any more either.
+        thread::sleep(LATE);
+        stream.write_all(ANSWER).unwrap();
+    });
+    report(&mut lab, &[B]);
+
+    for _ in 0..10 {
+        let client = open(&lab.a);
+        client.set_write_timeout(Some(PATIENCE)).unwrap();
+        let writer = client.try_clone().unwrap();
+        let writing = thread::spawn(move || while (&writer).write(&[7; 65_536]).is_ok() {});
+        let mut said = Vec::new();
+        // The break comes behind it, or the end.
+        let _ = (&client).read_to_end(&mut said);
+        writing.join().unwrap();
+        assert_eq!(said, ANSWER);
+    }
+    until("nothing is left", || is_empty(&lab));
+}
