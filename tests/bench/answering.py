@@ -2,7 +2,7 @@
 """A server for the benches of failures and of endurance: answers on port 8080, TCP and UDP, with its name.
 
 How it behaves is read anew for each connection from a file, which somebody else may write: `ok`, `hang` (takes
-connections and never says a word), `reset` (breaks each at once) or `slow` (answers after 300 ms).
+connections and never says a word), `reset` (breaks each at once), `close` (ends each at once) or `slow` (answers after 300 ms).
 """
 
 import asyncio
@@ -23,7 +23,7 @@ async def answer(name, mode, reader, writer):
             await reader.read()
         elif how == "reset":
             writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-        else:
+        elif how != "close":
             while await reader.readuntil(b"\r\n\r\n"):
                 if how == "slow":
                     await asyncio.sleep(SLOW)

@@ -1,7 +1,8 @@
 #!/usr/bin/env -S python3 -B
 """The bench of failures: one of three servers misbehaves, and how many requests fail through each kind of Service.
 
-One host with a running node and four containers: a client and three servers. haproxy has its own checks (every second,
+One host with a running node and four containers: a client and three servers. Where a node is lost the third server is on a
+second host, whose wire is cut. haproxy has its own checks (every second,
 two to change its mind), tries another server when one does not take a connection, and picks the one with the fewest. Ours
 have no checks here: what they know of an endpoint they learn from the clients' own connections. Each request is a
 connection of its own; it failed when it was refused, broke, or had no answer within two seconds.
@@ -14,21 +15,27 @@ import subprocess
 import sys
 from pathlib import Path
 
-from hosts import PREFIX, Failed, remove_leftovers, run, wait_until
+from hosts import PREFIX, Failed, netns, remove_leftovers, run, wait_until
 from services import PROXIED, TARGET, Host
 
 HERE = Path(__file__).resolve().parent
+FAR_PROXIED = "10.99.0.14"  # as PROXIED, for the Services with the server on the second host
 NAMES = ["haproxy", "ours-kernel", "ours-relay"]
 SERVERS = ["b1", "b2", "b3"]
 VICTIM = "b3"
+# The third server instead of the victim where the whole node of it is lost, and the end of its wire there.
+FAR, FAR_WIRE = "b4", "u1"
+LOST = "lost"
 # What the victim does: how its server behaves, or a rule in its namespace.
 FAULTS = {
     "none": "ok",
     "hangs": "hang",
     "resets": "reset",
+    "closes": "close",
     "slow": "slow",
     "refuses": "add rule inet fault in tcp dport 8080 reject with tcp reset",
-    "gone": "add rule inet fault in drop",
+    "silent": "add rule inet fault in drop",
+    LOST: "ok",
 }
 EMPTY = """
 add table inet fault
@@ -47,10 +54,12 @@ defaults
  timeout connect 500ms
  timeout client 60s
  timeout server 60s
-frontend web
+"""
+WEBS = """
+frontend {name}
  bind {address}:80
- default_backend webs
-backend webs
+ default_backend of-{name}
+backend of-{name}
  balance leastconn
  default-server check inter 1s fall 2 rise 2
 """
@@ -80,19 +89,26 @@ class Servers(Host):
         wait_until(lambda: self.ctl("status", "-o", "json", check=False), 10, "an answer of weaved")
 
     def put_in_front(self):
-        self.inside("h", "ip", "addr", "add", f"{PROXIED}/32", "dev", "lo")
-        servers = "".join(f" server {name} {self.ips[name]}:8080\n" for name in SERVERS)
-        config = self.folder / "haproxy.conf"
-        config.write_text(HAPROXY.format(address=PROXIED) + servers)
-        self.start("h", "haproxy", "-db", "-f", config)
+        self.start_haproxy({PROXIED: SERVERS})
         ours = {f"ours-{engine}": self.service(engine, self.behind()) for engine in ("kernel", "relay")}
         return {"haproxy": PROXIED, **ours}
 
-    def behind(self):
-        return [word for name in SERVERS for word in ("--endpoint", f"{self.ips[name]}:8080")]
+    def start_haproxy(self, fronts):
+        """One haproxy for fronts, {address: servers}."""
+        text = HAPROXY
+        for number, (address, servers) in enumerate(fronts.items()):
+            self.inside("h", "ip", "addr", "replace", f"{address}/32", "dev", "lo")
+            text += WEBS.format(name=f"web{number}", address=address)
+            text += "".join(f" server {name} {self.ips[name]}:8080\n" for name in servers)
+        config = self.folder / "haproxy.conf"
+        config.write_text(text)
+        self.start("h", "haproxy", "-db", "-f", config)
 
-    def service(self, engine, behind, protocol="tcp"):
-        name = engine if protocol == "tcp" else f"{engine}-{protocol}"
+    def behind(self, servers=SERVERS):
+        return [word for name in servers for word in ("--endpoint", f"{self.ips[name]}:8080")]
+
+    def service(self, engine, behind, protocol="tcp", name=None):
+        name = name or (engine if protocol == "tcp" else f"{engine}-{protocol}")
         said = self.ctl("service", "create", name, "--port", f"80:8080/{protocol}", "--engine", engine, *behind, "-o", "json")
         return json.loads(said)["addresses"][0]
 
@@ -117,15 +133,55 @@ class Servers(Host):
         return json.loads(said)
 
 
+class AndAFarHost(Servers):
+    """A second host beside it, with one container: the third server of Services of their own."""
+
+    def put_in_front(self):
+        self.add_host()
+        servers = [*SERVERS[:2], FAR]
+        self.start_haproxy({PROXIED: SERVERS, FAR_PROXIED: servers})
+        ours = {f"ours-{engine}": self.service(engine, self.behind()) for engine in ("kernel", "relay")}
+        far = {f"ours-{engine}": self.service(engine, self.behind(servers), name=f"far-{engine}") for engine in ("kernel", "relay")}
+        self.far_addresses = {"haproxy": FAR_PROXIED, **far}
+        return {"haproxy": PROXIED, **ours}
+
+    def add_host(self):
+        for name in ("f", FAR):
+            run("ip", "netns", "add", PREFIX + name)
+            self.inside(name, "ip", "link", "set", "lo", "up")
+        self.inside("h", "ip", "link", "add", "u0", "type", "veth", "peer", "name", FAR_WIRE, "netns", PREFIX + "f")
+        for place, device, address in (("h", "u0", "10.98.0.1"), ("f", FAR_WIRE, "10.98.0.2")):
+            self.inside(place, "ip", "addr", "add", f"{address}/24", "dev", device)
+            self.inside(place, "ip", "link", "set", device, "up")
+        socket = self.folder / "far.sock"
+        self.start("f", TARGET / "weaved", "--name", "f", "--state-dir", self.folder / "far", "--socket", socket)
+        wait_until(socket.is_socket, 10, "the second host's socket")
+        token = json.loads(self.ctl("token", "create", "-o", "json"))["token"]
+        far = lambda *words: run(TARGET / "weavectl", "--socket", socket, *words)  # noqa: E731
+        far("join", token)
+        said = json.loads(far("attach", netns(FAR), "--name", FAR, "-o", "json"))
+        self.ips[FAR] = said["ips"][0]["address"].split("/")[0]
+        self.tell(FAR, "ok")
+        self.start(FAR, HERE / "answering.py", FAR, self.folder / f"{FAR}.mode")
+
+    def misbehave(self, fault):
+        super().misbehave(fault)
+        self.inside("f", "ip", "link", "set", FAR_WIRE, "down" if fault == LOST else "up")
+
+    def address(self, name, fault):
+        return (self.far_addresses if fault == LOST else self.addresses)[name]
+
+
 def measure(host, asked):
     rows = []
     for fault in asked.faults:
         for name in asked.names:
             host.misbehave("none")
             # Whoever remembers what was before forgets it here, as far as it ever does.
-            wait_until(lambda: not host.ask(host.addresses[name], 50, 1)["failed"], 60, f"{name} serves all")
+            address = host.address(name, fault)
+            wait_until(lambda: not host.ask(address, 50, 1)["failed"], 60, f"{name} serves all")
             host.misbehave(fault)
-            row = host.ask(host.addresses[name], asked.rate, asked.seconds)
+            row = host.ask(address, asked.rate, asked.seconds)
             row = {"fault": fault, "name": name, **row, "share": sum(row["failed"].values()) / row["asked"]}
             print(f"{fault:8} {name:12} {row['share']:7.2%} of {row['asked']} failed {row['failed']}  p50 {row['p50_ms']:.1f} ms  p99 {row['p99_ms']:.0f} ms", flush=True)
             rows.append(row)
@@ -146,12 +202,12 @@ def arguments():
     return asked
 
 
-def with_servers(work):
+def with_servers(work, kind=Servers):
     """What `work` makes of a host with its servers, which are removed afterwards. Ends the program, with the cause, on failure."""
     if os.geteuid() != 0:
         sys.exit("bench: making network namespaces needs root: run it as root")
     try:
-        host = Servers()
+        host = kind()
         try:
             return work(host)
         finally:
@@ -162,7 +218,7 @@ def with_servers(work):
 
 def main():
     asked = arguments()
-    rows = with_servers(lambda host: measure(host, asked))
+    rows = with_servers(lambda host: measure(host, asked), AndAFarHost)
     if asked.json:
         asked.json.write_text(json.dumps({"bench": "failures", "rows": rows}, indent=1) + "\n")
 
