@@ -1,8 +1,8 @@
 //! The watch: looks at the kernel's connections, for as long as the node runs.
 //!
 //! It looks every [`RESTED`], or every [`AWAKE`] while somebody looks at the picture here or on another member, but never so
-//! often that looking takes more than an eightieth of a core ([`SHARE`]): the kernel goes through all of its table, 2 to 10 ms
-//! even when next to nothing is in it. What ended in between is taken every [`TICK`], which costs what there is. What the
+//! often that looking takes more than an eightieth of a core ([`SHARE`]), or a 4,000th while nobody cares: the kernel goes through
+//! all of its table, 2 to 10 ms even when next to nothing is in it. What ended in between is taken every [`TICK`], which costs what there is. What the
 //! sockets of TCP tell ([`sockets`]) is read only while somebody looks.
 //!
 //! The flows belong to the watch alone, so nobody waits while a large table is read; the others see what it found last.
@@ -33,8 +33,14 @@ const AWAKE: Duration = Duration::from_millis(500);
 /// How long a member that asked because somebody looks there counts as looking.
 const ASKED_BY_MEMBER: Duration = Duration::from_millis(2500);
 
-/// A look that took some CPU time is followed by a pause this many times as long.
+/// A look that took some CPU time is followed by a pause at least this many times as long.
 const SHARE: u32 = 80;
+
+/// The same while nobody cares: the kernel's table is long even when little is in it.
+const RESTED_SHARE: u32 = 4000;
+
+/// The longest pause for that.
+const LONGEST: Duration = Duration::from_secs(60);
 
 /// The most flows in a report.
 const MAX_FLOWS: usize = 256;
@@ -87,10 +93,19 @@ impl Node {
         let Some((at, took)) = lock(&self.shared.sight.seen).looked else {
             return true;
         };
-        now.saturating_duration_since(at) >= self.rest(now).max(took * SHARE)
+        now.saturating_duration_since(at) >= self.pause(now, took)
     }
 
-    /// How long to rest between two looks.
+    /// How long to rest after a look that took so much CPU time.
+    fn pause(&self, now: Instant, took: Duration) -> Duration {
+        let rest = match self.rest(now) {
+            RESTED => RESTED.max((took * RESTED_SHARE).min(LONGEST)),
+            rest => rest,
+        };
+        rest.max(took * SHARE)
+    }
+
+    /// How long to rest between two looks that cost nothing.
     fn rest(&self, now: Instant) -> Duration {
         let within = |at: Option<Instant>, time| {
             at.is_some_and(|at| now.saturating_duration_since(at) < time)
@@ -113,7 +128,7 @@ impl Node {
             (watch, clock::thread_cpu().saturating_sub(before))
         });
         let (watch, took) = looking.await.unwrap_or_default();
-        let rest = self.rest(began).max(took * SHARE);
+        let rest = self.pause(began, took);
         let mut seen = lock(&self.shared.sight.seen);
         seen.looked = Some((began, took));
         seen.capture.took_us = took.as_micros() as u64;

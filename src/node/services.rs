@@ -33,8 +33,11 @@ use super::{Published, addresses, networks};
 use crate::config::Config;
 use crate::vital::Part;
 
-/// How often the mesh is looked at.
+/// How often it is looked whether the mesh has changed.
 const LOOK: Duration = Duration::from_millis(250);
+
+/// How long a look is good for while nothing has changed: what was put off is tried again, and what waits for a time comes.
+const GOOD: Duration = Duration::from_secs(1);
 
 /// How often the host's addresses are looked at.
 const ADDRESSES: Duration = Duration::from_secs(5);
@@ -73,6 +76,8 @@ pub(super) struct Serving {
 /// What was so last time.
 pub(super) struct Memory {
     started: Instant,
+    /// When it was looked last, and at which view of the mesh.
+    looked: Option<(Instant, Arc<View>)>,
     /// Whether the first results of checks are here, or were waited for long enough.
     settled: bool,
     told: Option<Sheet>,
@@ -94,6 +99,7 @@ impl Memory {
     pub(super) fn new(now: Instant) -> Self {
         Self {
             started: now,
+            looked: None,
             settled: false,
             told: None,
             outlook: Glance::default(),
@@ -125,14 +131,23 @@ impl Serving {
             tokio::select! {
                 changed = self.published.changed() => if changed.is_err() { return },
                 changed = self.found.changed() => if changed.is_err() { return },
-                _ = watch.tick() => {}
+                _ = watch.tick() => if self.has_looked() { continue },
             }
             self.look().await;
         }
     }
 
+    /// Whether the last look was at the mesh as it is, and not long ago.
+    fn has_looked(&self) -> bool {
+        let looked = self.memory.looked.as_ref();
+        looked.is_some_and(|(when, view)| {
+            when.elapsed() < GOOD && Arc::ptr_eq(view, &self.router.view())
+        })
+    }
+
     async fn look(&mut self) {
         let view = self.router.view();
+        self.memory.looked = Some((Instant::now(), Arc::clone(&view)));
         let Some(range) = view.range else {
             return self.forget();
         };
