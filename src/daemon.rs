@@ -36,6 +36,13 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// How often the overlay's threads are looked at.
 const HEALTH: Duration = Duration::from_secs(1);
 
+/// How long a thread for what would block stays when there is nothing to do: longer than between two looks at the flows, so
+/// that there always is one. A host that has as many threads as it may have gives no other.
+const THREAD_STAYS: Duration = Duration::from_secs(180);
+
+/// How long work that blocks may go on after all else has ended.
+const UNFINISHED: Duration = Duration::from_millis(500);
+
 /// How long the end may take once a part has ended by itself.
 const LAST_WORDS: Duration = Duration::from_secs(10);
 
@@ -85,6 +92,7 @@ fn run(config: Config) -> Result<(), Obstacle> {
     preflight::check_port(config.overlay.listen)?;
     let runtime = Builder::new_current_thread()
         .enable_all()
+        .thread_keep_alive(THREAD_STAYS)
         .build()
         .map_err(|error| {
             Obstacle::new(
@@ -92,7 +100,7 @@ fn run(config: Config) -> Result<(), Obstacle> {
                 "raise the limits of this process",
             )
         })?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         let (listener, _file) = socket.into_listener().map_err(|error| {
             Obstacle::new(
                 format!("cannot serve the API: {error}"),
@@ -135,7 +143,9 @@ fn run(config: Config) -> Result<(), Obstacle> {
         sight.stop().await;
         desk.stop().await;
         end.await.unwrap_or(Ok(()))
-    })
+    });
+    runtime.shutdown_timeout(UNFINISHED);
+    ended
 }
 
 /// Waits until something has ended by itself that must not, and says what.

@@ -42,7 +42,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const MOST: usize = 64;
 
 /// How often it is looked whether Services have other health-check node ports.
-const LOOK: Duration = Duration::from_millis(250);
+const LOOK: Duration = Duration::from_secs(1);
 
 /// How many ready endpoints of a Service the node has, for a balancer that weighs nodes.
 const WEIGHT: &str = "x-load-balancing-endpoint-weight";
@@ -66,8 +66,8 @@ pub async fn serve(listener: TcpListener, engine: Arc<Engine>) {
 }
 
 /// Answers at the health-check node ports of all Services for as long as it is awaited. Of a port that it cannot listen
-/// at it tells once, and tries again.
-pub async fn serve_node_ports(engine: Arc<Engine>, tell: impl Fn(Obstacle)) {
+/// at it tells why, once, and tries again; when it can, or need not any more, it tells that there is nothing amiss.
+pub async fn serve_node_ports(engine: Arc<Engine>, tell: impl Fn(u16, Option<Obstacle>)) {
     let mut running = JoinSet::new();
     let mut ports: BTreeMap<u16, (ServiceName, AbortHandle)> = BTreeMap::new();
     let mut told: BTreeSet<u16> = BTreeSet::new();
@@ -87,7 +87,13 @@ pub async fn serve_node_ports(engine: Arc<Engine>, tell: impl Fn(Obstacle)) {
             }
             stays
         });
-        told.retain(|port| table.health.contains_key(port));
+        told.retain(|port| {
+            let stays = table.health.contains_key(port);
+            if !stays {
+                tell(*port, None);
+            }
+            stays
+        });
         for (port, health) in &table.health {
             if ports.contains_key(port) {
                 continue;
@@ -96,8 +102,13 @@ pub async fn serve_node_ports(engine: Arc<Engine>, tell: impl Fn(Obstacle)) {
                 Ok(listener) => {
                     let task = serve_node_port(listener, *port, Arc::clone(&engine));
                     ports.insert(*port, (health.service.clone(), running.spawn(task)));
+                    if told.remove(port) {
+                        tell(*port, None);
+                    }
                 }
-                Err(error) if told.insert(*port) => tell(taken(*port, health, &error)),
+                Err(error) if told.insert(*port) => {
+                    tell(*port, Some(taken(*port, health, &error)));
+                }
                 Err(_) => {}
             }
         }

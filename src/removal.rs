@@ -22,6 +22,9 @@ use crate::obstacle::Obstacle;
 /// The names of a node's tables all begin so.
 const TABLES: &str = "weave-";
 
+/// The file of the CNI plugin, which is also its type.
+pub const PLUGIN: &str = "weave-cni";
+
 /// Devices of a node.
 const TUN: &str = "weave0";
 const VETHS: &str = "wv";
@@ -151,11 +154,19 @@ fn tables() -> Result<Vec<String>, nft::Error> {
 
 fn files(places: &Places) -> Vec<Thing> {
     let journal = places.socket.with_file_name(weave_model::api::CNI_JOURNAL);
-    let files = places.runtimes.iter().chain([&places.socket]);
+    let files = places.runtimes.iter().filter(|path| is_for_us(path));
+    let files = files.chain([&places.socket]);
     let folders = [&journal, &places.state_dir];
     let files = files.filter(|path| path.exists()).cloned().map(Thing::File);
     let folders = folders.into_iter().filter(|path| path.is_dir());
     files.chain(folders.cloned().map(Thing::Folder)).collect()
+}
+
+/// Whether a file that runtimes look for is ours. The configuration of other networks may have the same name, as Weave
+/// Net's has.
+pub fn is_for_us(path: &Path) -> bool {
+    let is_plugin = path.file_name().is_some_and(|name| name == PLUGIN);
+    is_plugin || fs::read_to_string(path).is_ok_and(|text| text.contains(PLUGIN))
 }
 
 /// Removes what was found, runtimes' files first so that no container is begun that cannot be. What failed is returned.
@@ -277,6 +288,11 @@ mod tests {
             socket: folder.join("weaved.sock"),
             runtimes: vec![folder.join("10-weave.conflist")],
         };
+        fs::write(
+            &places.runtimes[0],
+            r#"{"plugins": [{"type": "weave-net"}]}"#,
+        )
+        .unwrap();
         let found = files(&places);
         assert_eq!(
             found,

@@ -18,6 +18,9 @@ use crate::vital::Vitals;
 /// How long a scrape in progress may take at the end.
 const DRAIN: Duration = Duration::from_millis(500);
 
+/// How long until it is tried again to listen where that was not possible.
+const AGAIN: Duration = Duration::from_secs(2);
+
 /// What runs beside the node API.
 #[derive(Debug)]
 pub struct Sight {
@@ -36,29 +39,43 @@ impl Sight {
             watch.await;
             drop(part);
         });
-        if let Some(listener) = listen(node, config.metrics, "metrics").await {
-            let token = config.metrics_token.clone();
-            metrics.spawn(metrics::serve(listener, node.clone(), token, stopped));
+        if let Some(at) = config.metrics {
+            let door = Door::new(node, at, "metrics").await;
+            let (node, token) = (node.clone(), config.metrics_token.clone());
+            metrics.spawn(async move {
+                metrics::serve(door.open().await, node, token, stopped).await;
+            });
         }
-        if let Some(listener) = listen(node, config.dashboard, "dashboard").await {
-            if let Ok(at) = listener.local_addr() {
-                node.page_listens(at);
-            }
-            let page = node.dashboard();
+        if let Some(at) = config.dashboard {
+            let door = Door::new(node, at, "dashboard").await;
+            let node = node.clone();
             others.spawn(async move {
-                if let Err(error) = page.serve(listener).await {
+                let listener = door.open().await;
+                if let Ok(at) = listener.local_addr() {
+                    node.page_listens(at);
+                }
+                if let Err(error) = node.dashboard().serve(listener).await {
                     tracing::warn!(%error, "the page ended");
                 }
             });
         }
         let engine = node.service_engine();
-        if let Some(listener) = listen(node, config.health, "health").await {
-            others.spawn(health::serve(listener, engine.clone()));
+        if let Some(at) = config.health {
+            let door = Door::new(node, at, "health").await;
+            let engine = engine.clone();
+            others.spawn(async move { health::serve(door.open().await, engine).await });
         }
-        let (told, tell) = (node.clone(), vitals.part("the health-check node ports"));
+        let (node, part) = (node.clone(), vitals.part("the health-check node ports"));
         others.spawn(async move {
-            health::serve_node_ports(engine, |obstacle| told.cannot_serve(obstacle)).await;
-            drop(tell);
+            let tell = |port: u16, obstacle: Option<Obstacle>| {
+                let what = format!("health-check node port {port}");
+                match obstacle {
+                    Some(obstacle) => node.cannot_serve(&what, obstacle),
+                    None => node.serves(&what),
+                }
+            };
+            health::serve_node_ports(engine, tell).await;
+            drop(part);
         });
         Self {
             stopping,
@@ -78,16 +95,50 @@ impl Sight {
     }
 }
 
-/// Listens for one of the servers; `None` if it is off, or cannot, which the node then says.
-async fn listen(node: &Node, at: Option<SocketAddr>, flag: &str) -> Option<TcpListener> {
-    let at = at?;
-    match TcpListener::bind(at).await {
-        Ok(listener) => Some(listener),
-        Err(error) => {
-            let cause = format!("the {flag} cannot be served at {at}: {error}");
-            let fix = format!("choose another address with --{flag}, or --{flag} off");
-            node.cannot_serve(Obstacle::new(cause, fix));
-            None
+/// The address of one of the servers, which may not be this host's yet when it starts.
+struct Door {
+    node: Node,
+    at: SocketAddr,
+    flag: &'static str,
+    listener: Option<TcpListener>,
+}
+
+impl Door {
+    /// Tries once, so that what can be served is from the start.
+    async fn new(node: &Node, at: SocketAddr, flag: &'static str) -> Self {
+        let mut door = Self {
+            node: node.clone(),
+            at,
+            flag,
+            listener: None,
+        };
+        door.try_once().await;
+        door
+    }
+
+    /// Tries until it can be listened at; meanwhile the node says that it cannot.
+    async fn open(mut self) -> TcpListener {
+        loop {
+            if let Some(listener) = self.listener {
+                return listener;
+            }
+            tokio::time::sleep(AGAIN).await;
+            self.try_once().await;
+        }
+    }
+
+    async fn try_once(&mut self) {
+        let Self { at, flag, .. } = self;
+        match TcpListener::bind(*at).await {
+            Ok(listener) => {
+                self.node.serves(flag);
+                self.listener = Some(listener);
+            }
+            Err(error) => {
+                let cause = format!("the {flag} cannot be served at {at}: {error}");
+                let fix = format!("choose another address with --{flag}, or --{flag} off");
+                self.node.cannot_serve(flag, Obstacle::new(cause, fix));
+            }
         }
     }
 }

@@ -529,7 +529,24 @@ fn cni_is_taken_away_configuration_first() {
         folders.run(&["uninstall"]).out,
         "nothing of ours was there\n"
     );
-    assert!(std::fs::exists(foreign).unwrap());
+    let refused = folders.run(&["install", "--plugin", env!("CARGO_BIN_EXE_weavectl")]);
+    assert_eq!(refused.code, 1);
+    assert!(
+        refused
+            .err
+            .contains("10-weave.conflist is not of this plugin"),
+        "{}",
+        refused.err
+    );
+    assert!(refused.err.contains("fix: move it away"), "{}", refused.err);
+    assert_eq!(
+        Folders::names(conf),
+        ["05-first.conflist", "10-weave.conflist"]
+    );
+    assert_eq!(
+        std::fs::read_to_string(foreign).unwrap(),
+        r#"{"name": "somebody's"}"#
+    );
 }
 
 #[test]

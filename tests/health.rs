@@ -61,7 +61,7 @@ impl Lab {
             let listener = tokio::net::TcpListener::bind("127.0.0.1:10256")
                 .await
                 .unwrap();
-            let tell = |obstacle| told.lock().unwrap().push(obstacle);
+            let tell = |_: u16, obstacle: Option<_>| told.lock().unwrap().extend(obstacle);
             tokio::join!(
                 serve(listener, engine.clone()),
                 serve_node_ports(engine, tell)

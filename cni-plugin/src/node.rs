@@ -5,7 +5,9 @@
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -16,6 +18,9 @@ use crate::error::{Error, code};
 
 /// How long the node may take. Runtimes give up after minutes; a node that works needs milliseconds.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long all of it may take, connecting included.
+const WHOLE: Duration = Duration::from_secs(35);
 
 /// The longest answer that is read, in bytes.
 const LONGEST: u64 = 16 << 20;
@@ -78,7 +83,7 @@ fn call<A: DeserializeOwned>(
     )
     .into_bytes();
     request.extend_from_slice(body);
-    let answer = exchange(socket, &request).map_err(unheard)?;
+    let answer = within(WHOLE, socket.to_owned(), request).map_err(unheard)?;
     let strange =
         |why: String| NoAnswer::Unheard(format!("the node's answer cannot be read: {why}"));
     let (status, body) = split(&answer).ok_or_else(|| strange("it is not HTTP".to_owned()))?;
@@ -89,6 +94,17 @@ fn call<A: DeserializeOwned>(
         Ok(refusal) => Err(NoAnswer::Refused(refusal)),
         Err(error) => Err(strange(format!("HTTP {status}, {error}"))),
     }
+}
+
+/// The whole exchange on a thread of its own: to connect waits without an end where the node takes no connections.
+fn within(patience: Duration, socket: PathBuf, request: Vec<u8>) -> std::io::Result<Vec<u8>> {
+    let (told, answer) = mpsc::sync_channel(1);
+    thread::Builder::new().spawn(move || {
+        // Nobody waits for what comes too late.
+        let _ = told.send(exchange(&socket, &request));
+    })?;
+    let late = |_| Err(ErrorKind::TimedOut.into());
+    answer.recv_timeout(patience).unwrap_or_else(late)
 }
 
 fn exchange(socket: &Path, request: &[u8]) -> std::io::Result<Vec<u8>> {

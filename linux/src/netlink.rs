@@ -54,6 +54,9 @@ pub enum Ensured {
 const DUMP_ATTEMPTS: usize = 10;
 const DUMP_PAUSE: Duration = Duration::from_millis(5);
 
+/// How long the kernel may take for each answer. One that it had no memory for never comes.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// An rtnetlink socket in one network namespace. Clones share it; it closes with the last one.
 #[derive(Clone, Debug)]
 pub struct Netlink {
@@ -158,7 +161,12 @@ impl Netlink {
             .map_err(|_| Error::Closed)?;
         let mut found = Vec::new();
         let mut whole = true;
-        while let Some(answer) = answers.next().await {
+        loop {
+            let next = tokio::time::timeout(PATIENCE, answers.next()).await;
+            let late = |_| Error::failed(doing, io::ErrorKind::TimedOut.into());
+            let Some(answer) = next.map_err(late)? else {
+                return Err(Error::Closed);
+            };
             whole &= answer.header.flags & NLM_F_DUMP_INTR == 0;
             let end = match answer.payload {
                 NetlinkPayload::InnerMessage(inner) => {
@@ -177,7 +185,6 @@ impl Netlink {
                 Err(source) => Err(Error::answered(doing, source)),
             };
         }
-        Err(Error::Closed)
     }
 }
 

@@ -158,14 +158,14 @@ impl Netns {
 
     /// Makes a namespace that has no name: it ends with the last descriptor, process and device in it.
     pub fn create() -> Result<Self, Error> {
-        on_thread(|| {
+        let origin = NetnsRef::Path(PathBuf::from("(new)"));
+        on_thread(&origin, || {
             // SAFETY: unshare takes no pointer; it changes the namespace of this thread only, which ends right after.
             if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
-                let origin = NetnsRef::Path(PathBuf::from("(new)"));
                 return Err(Error::new(&origin, io::Error::last_os_error()));
             }
             Self::current()
-        })
+        })?
     }
 
     /// A second descriptor of the same namespace.
@@ -208,15 +208,19 @@ impl AsFd for Netns {
 /// Runs a closure on a new thread inside a namespace and waits for it.
 ///
 /// Processes and threads that the closure starts are inside too; sockets it opens stay inside wherever they are used.
-/// The wait blocks, so the closure should be short. Panics if the closure does, or if no thread can be started.
+/// The wait blocks, so the closure should be short. Panics if the closure does.
 pub fn run_in<T: Send>(netns: &Netns, body: impl FnOnce() -> T + Send) -> Result<T, Error> {
-    on_thread(|| netns.enter().map(|()| body()))
+    on_thread(&netns.origin, || netns.enter().map(|()| body()))?
 }
 
-fn on_thread<T: Send>(body: impl FnOnce() -> T + Send) -> T {
-    std::thread::scope(|scope| match scope.spawn(body).join() {
-        Ok(value) => value,
-        Err(panic) => std::panic::resume_unwind(panic),
+/// Fails where no thread can be started, as on a host that has as many as it may have.
+fn on_thread<T: Send>(origin: &NetnsRef, body: impl FnOnce() -> T + Send) -> Result<T, Error> {
+    std::thread::scope(|scope| {
+        let started = std::thread::Builder::new().spawn_scoped(scope, body);
+        match started.map_err(|source| Error::new(origin, source))?.join() {
+            Ok(value) => Ok(value),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
     })
 }
 

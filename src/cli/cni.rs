@@ -13,9 +13,7 @@ use weave_linux::file;
 use weave_model::api::DEFAULT_SOCKET;
 
 use super::failure::{Exit, Failure};
-
-/// The plugin's file, which is also its type.
-const PLUGIN: &str = "weave-cni";
+use crate::removal::{PLUGIN, is_for_us};
 
 /// The configuration's file. Of several, containerd and CRI-O take the first by name.
 const CONFLIST: &str = "10-weave.conflist";
@@ -78,6 +76,12 @@ pub(super) fn install(
     plugin: Option<&Path>,
     socket: &Path,
 ) -> Result<Done, Failure> {
+    let before = places.conf_dir.join(CONFLIST);
+    if before.exists() && !is_for_us(&before) {
+        let cause = format!("{} is not of this plugin", before.display());
+        let fix = "move it away, or take off first what it is for, such as Weave Net";
+        return Err(Failure::new(Exit::Failed, cause, fix));
+    }
     let source = match plugin {
         Some(path) => path.to_owned(),
         None => beside_us()?,
@@ -102,7 +106,7 @@ pub(super) fn install(
 /// Removes the configuration, then the plugins. What is not ours stays.
 pub(super) fn uninstall(places: &Places) -> Result<Done, Failure> {
     let conflist = places.conf_dir.join(CONFLIST);
-    let is_ours = fs::read_to_string(&conflist).is_ok_and(|text| text.contains(PLUGIN));
+    let is_ours = is_for_us(&conflist);
     let plugins = places.bin_dirs.iter().map(|folder| folder.join(PLUGIN));
     let ours = is_ours.then_some(conflist).into_iter().chain(plugins);
     let mut removed = Vec::new();

@@ -4,7 +4,8 @@
 //! our own devices, and bridges without a default route, which are the private networks of container runtimes. Devices
 //! with a default route come first, because they are how this host talks to others.
 
-use std::net::{IpAddr, SocketAddr};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Instant;
 
 use weave_linux::netlink::route::{Kind, MAIN_TABLE};
@@ -47,20 +48,30 @@ pub(super) async fn reachable(
 }
 
 /// The ranges this host has addresses in or routes to, as far as they mean something of their own: neither ours, nor
-/// the default route or a piece of it.
-pub(super) async fn taken() -> Result<Vec<Taken>, Error> {
+/// the default route or a piece of it. `last` is what was found before.
+pub(super) async fn taken(last: &mut Glance<Vec<Taken>>) -> Result<Vec<Taken>, Error> {
     let netlink = Netlink::open()?;
-    let links = netlink.links().await?;
-    let addresses = netlink.addresses(None).await?;
+    let mut links = netlink.links().await?;
+    links.retain(|link| !ours(link));
+    let mut addresses = netlink.addresses(None).await?;
+    addresses.retain(|address| links.iter().any(|link| link.index == address.link));
+    let began = Instant::now();
+    if let Some(taken) = last.recall(&links, &addresses, began) {
+        return Ok(taken);
+    }
     let routes = netlink.routes(Some(MAIN_TABLE)).await?;
-    Ok(claims(&links, &addresses, &routes))
+    let taken = claims(&links, &addresses, &routes);
+    let took = began.elapsed();
+    last.keep((&links, &addresses), taken.clone(), took, began);
+    Ok(taken)
 }
 
 fn claims(links: &[Link], addresses: &[Address], routes: &[Route]) -> Vec<Taken> {
-    let foreign = |index: u32| {
-        let link = links.iter().find(|link| link.index == index)?;
-        (!ours(link)).then_some(link.name.as_str())
-    };
+    let others = links.iter().filter(|link| !ours(link));
+    let names: BTreeMap<u32, &str> = others
+        .map(|link| (link.index, link.name.as_str()))
+        .collect();
+    let foreign = |index: u32| names.get(&index).copied();
     let addresses = addresses.iter().filter_map(|address| {
         let device = foreign(address.link)?;
         let by = format!("the address {} of {device}", address.net);
@@ -83,18 +94,15 @@ fn claims(links: &[Link], addresses: &[Address], routes: &[Route]) -> Vec<Taken>
     routes.chain(addresses).filter(own_meaning).collect()
 }
 
-/// The MTU of the device that the IPv4 default route leads to, in bytes, if there is one: what fits on the way out.
+/// Some address of the Internet, to look up the way to; nothing is sent there.
+const OUTSIDE: IpAddr = IpAddr::V4(Ipv4Addr::new(1, 1, 1, 1));
+
+/// The MTU of the device that packets leave this host by, in bytes, if there is one: what fits on the way out.
 pub(super) async fn uplink_mtu() -> Option<u32> {
     let netlink = Netlink::open().ok()?;
-    let routes = netlink.routes(Some(MAIN_TABLE)).await.ok()?;
-    let out = routes
-        .into_iter()
-        .filter(|route| route.kind == Kind::Unicast && route.to.prefix_len() == 0);
-    let best = out
-        .filter(|route| route.to.addr().is_ipv4())
-        .min_by_key(|route| route.metric)?;
-    let device = netlink.link_at(best.link?).await.ok()??;
-    Some(best.mtu.unwrap_or(device.mtu))
+    let out = netlink.route_for(OUTSIDE).await.ok()??;
+    let device = netlink.link_at(out.link?).await.ok()??;
+    Some(out.mtu.unwrap_or(device.mtu))
 }
 
 fn choose(links: &[Link], addresses: &[Address], routes: &[Route]) -> Vec<IpAddr> {

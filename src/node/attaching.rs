@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use weave_linux::netlink::Link;
 use weave_linux::netns::Netns;
 use weave_model::api::{AttachRequest, Attachment, Attachments, Code, Refusal};
 use weave_model::{ClusterRange, ContainerName, IfName, Mac, NetworkName, NetworkSpec};
@@ -232,6 +233,10 @@ impl Works {
                 return false;
             }
         };
+        let by_name: BTreeMap<&str, &Link> = links
+            .iter()
+            .map(|link| (link.name.as_str(), link))
+            .collect();
         let port = |entry: &Entry| {
             let Attachment {
                 host_ifname,
@@ -239,9 +244,7 @@ impl Works {
                 network,
                 ..
             } = &entry.attachment;
-            let link = links
-                .iter()
-                .find(|link| link.name == host_ifname.as_str())?;
+            let link = by_name.get(host_ifname.as_str())?;
             let offset = range.offset_v4(ip.addr())?;
             let network = self.group_number(network)?;
             Some((link.index, Port { offset, network }))
@@ -306,7 +309,7 @@ impl Works {
 
     /// Makes the allocator and the book agree: a kill may have come between the two. The book is what containers live
     /// by.
-    async fn settle_leases(&self, range: ClusterRange) {
+    async fn settle_leases(&mut self, range: ClusterRange) {
         let leases = match self.router.command(Command::Leases).await {
             Ok(Reply::Leases(leases)) => leases,
             Ok(_) => return,

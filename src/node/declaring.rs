@@ -137,12 +137,8 @@ impl Works {
             if let Err(refusal) = self.save() {
                 tracing::warn!(%refusal, "what others say of services is not written down");
             }
-            self.obstacles = self
-                .obstacles
-                .iter()
-                .cloned()
-                .chain(self.route_services().await)
-                .collect();
+            let amiss = self.route_services().await;
+            self.obstacles = self.obstacles.iter().cloned().chain(amiss).collect();
             self.publish();
         }
     }
@@ -169,12 +165,12 @@ impl Works {
     }
 
     /// Gives the host a way to virtual addresses, once there was a Service.
-    pub(super) async fn route_services(&self) -> Option<Obstacle> {
+    pub(super) async fn route_services(&mut self) -> Option<Obstacle> {
         let services = self.book.services();
         let range = self.config.services.range;
         let net = services.source.is_some().then_some(range);
         if net.is_some() {
-            let taken = addresses::taken().await.ok()?;
+            let taken = addresses::taken(&mut self.taken).await.ok()?;
             let other = taken.into_iter().find(|taken| {
                 let inside = |net: ipnet::IpNet| net.contains(&ipnet::IpNet::V4(range));
                 inside(taken.net) || ipnet::IpNet::V4(range).contains(&taken.net)

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
 use tokio::time::timeout;
 use weave_linux::nft::{self, Found};
 use weave_model::ClusterRange;
@@ -52,9 +52,23 @@ pub(super) struct HostSide {
 enum Firewall {
     Idle(HostFirewall),
     /// At work on a thread of its own.
-    Working(JoinHandle<(HostFirewall, Result<Vec<String>, hostfw::Error>)>),
+    Working(JoinHandle<Worked>),
     /// Its thread panicked, which was reported when it happened.
     Lost,
+}
+
+type Worked = (HostFirewall, Result<Vec<String>, hostfw::Error>);
+
+/// Takes back what was changed in the host's firewall, on a thread of its own.
+fn close(mut firewall: HostFirewall) -> JoinHandle<Worked> {
+    tokio::task::spawn_blocking(move || {
+        let done = firewall.remove();
+        (firewall, done)
+    })
+}
+
+fn or_panic(ended: Result<Worked, JoinError>) -> Worked {
+    ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }
 
 impl HostSide {
@@ -156,14 +170,15 @@ impl HostSide {
         let removed = self.rules(range).rule_set().remove(&self.nft);
         failed.extend(removed.err().map(|error| error.to_string()));
         match std::mem::replace(&mut self.firewall, Firewall::Lost) {
-            Firewall::Idle(mut firewall) => {
-                let work = tokio::task::spawn_blocking(move || {
-                    let done = firewall.remove();
-                    (firewall, done)
-                });
-                self.firewall = Firewall::Working(work);
+            Firewall::Idle(firewall) => self.firewall = Firewall::Working(close(firewall)),
+            // What is being made now is removed behind it.
+            Firewall::Working(work) => {
+                self.firewall = Firewall::Working(tokio::spawn(async move {
+                    let (firewall, _) = or_panic(work.await);
+                    or_panic(close(firewall).await)
+                }));
             }
-            other => self.firewall = other,
+            Firewall::Lost => {}
         }
         failed
     }

@@ -70,10 +70,15 @@ impl Responder {
         let secret: Secret = rand::random();
         let stop = Arc::new(AtomicBool::new(false));
         let [one, two] = [Arc::clone(&stop), Arc::clone(&stop)];
-        let threads = vec![
-            thread::spawn(move || answer_datagrams(&datagrams, &secret, &one)),
-            thread::spawn(move || answer_streams(&streams, &secret, &two)),
-        ];
+        let first = spawn(move || answer_datagrams(&datagrams, &secret, &one));
+        let second = spawn(move || answer_streams(&streams, &secret, &two));
+        let threads = match (first, second) {
+            (Ok(first), Ok(second)) => vec![first, second],
+            (Err(error), _) | (_, Err(error)) => {
+                stop.store(true, Ordering::Relaxed);
+                return Err(failed(&error));
+            }
+        };
         let at = At {
             addresses,
             udp,
@@ -100,6 +105,10 @@ impl Drop for Responder {
         self.stop.store(true, Ordering::Relaxed);
         self.threads.clear();
     }
+}
+
+fn spawn(body: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    thread::Builder::new().spawn(body)
 }
 
 fn open(v6: bool) -> io::Result<(UdpSocket, TcpListener)> {

@@ -34,6 +34,9 @@ const LONGEST: usize = 8 << 20;
 /// The most containers of one runtime that are known at a time.
 const MOST: usize = 1024;
 
+/// The most containers that a runtime is asked about one by one each time; the others come the next time.
+const NEW: usize = 100;
+
 /// The most labels of a container, and the longest, name and value together.
 const MOST_LABELS: usize = 32;
 const LONGEST_LABEL: usize = 256;

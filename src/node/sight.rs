@@ -5,6 +5,7 @@
 //! [`PAST`] for a quarter of an hour after somebody looked, else as [`quiet`] has it. A picture waits for the answers: so what
 //! happened at a member is in it after the member's look and one question, 1.5 s at most.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
@@ -66,7 +67,8 @@ pub(super) struct Sight {
     page: OnceLock<SocketAddr>,
     pub(super) seen: Mutex<Seen>,
     looked: Mutex<Looked>,
-    problems: Mutex<Vec<Problem>>,
+    /// What cannot be served now, by what it is.
+    problems: Mutex<BTreeMap<String, Problem>>,
     pub(super) facts: Facts,
 }
 
@@ -121,7 +123,7 @@ impl Sight {
 
     /// What could not be served.
     pub(super) fn problems(&self) -> Vec<Problem> {
-        lock(&self.problems).clone()
+        lock(&self.problems).values().cloned().collect()
     }
 }
 
@@ -137,13 +139,24 @@ impl Node {
         let _ = self.shared.sight.page.set(at);
     }
 
-    /// Says that something cannot be served; the network works all the same.
-    pub fn cannot_serve(&self, obstacle: Obstacle) {
-        tracing::warn!(cause = obstacle.cause, fix = obstacle.fix, "not served");
-        lock(&self.shared.sight.problems).push(Problem {
+    /// Says that something cannot be served, until it is; the network works all the same.
+    pub fn cannot_serve(&self, what: &str, obstacle: Obstacle) {
+        let problem = Problem {
             cause: obstacle.cause,
             fix: obstacle.fix,
-        });
+        };
+        let (cause, fix) = (problem.cause.clone(), problem.fix.clone());
+        let before = lock(&self.shared.sight.problems).insert(what.to_owned(), problem.clone());
+        if before.as_ref() != Some(&problem) {
+            tracing::warn!(cause, fix, "not served");
+        }
+    }
+
+    /// Says that what could not be served is, or need not be any more.
+    pub fn serves(&self, what: &str) {
+        if lock(&self.shared.sight.problems).remove(what).is_some() {
+            tracing::info!(what, "served now");
+        }
     }
 
     /// Makes a login for the page.

@@ -1,6 +1,6 @@
 //! What the desk does for each request, and how it looks after the host in between.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use weave_model::api::{
 };
 use weave_model::{BadRange, BadToken, ClusterRange, NetworkName};
 use weave_router::attach::{self, glance::Glance};
-use weave_router::core::command::{Command, CommandError, Reply};
+use weave_router::core::command::{Command, CommandError, Reply, Taken};
 use weave_router::driver::Router;
 
 use super::book::Book;
@@ -28,6 +28,9 @@ use crate::obstacle::{Obstacle, cause_and_fix};
 
 /// How long an attach waits for this node's part of a network that has just been made.
 const PART_WAIT: Duration = Duration::from_secs(5);
+
+/// How long after that it is not waited for again.
+const PART_AGAIN: Duration = Duration::from_secs(30);
 
 /// How often it looks meanwhile.
 const PART_PAUSE: Duration = Duration::from_millis(20);
@@ -54,6 +57,8 @@ pub(super) struct Works {
     pub(super) told: Vec<SocketAddr>,
     /// What those were found from.
     pub(super) outlook: Glance<Vec<IpAddr>>,
+    /// The ranges that this host has otherwise, for the sake of services.
+    pub(super) taken: Glance<Vec<Taken>>,
     /// Interfaces of attachments that were not there at the last look.
     pub(super) missing: Missing,
     /// How many attachments were freed because their interface was gone.
@@ -64,6 +69,8 @@ pub(super) struct Works {
     pub(super) tracking: TrackingWatch,
     /// Why this node has no address for the sake of services, as it was told last.
     pub(super) no_source: Option<Refusal>,
+    /// Networks of which this node was given no part in time, and when.
+    pub(super) no_part: BTreeMap<NetworkName, Instant>,
 }
 
 impl Works {
@@ -86,11 +93,13 @@ impl Works {
             obstacles: Arc::default(),
             told: Vec::new(),
             outlook: Glance::default(),
+            taken: Glance::default(),
             missing: Missing::default(),
             swept: 0,
             turn: 0,
             tracking: TrackingWatch::default(),
             no_source: None,
+            no_part: BTreeMap::new(),
         }
     }
 
@@ -127,14 +136,16 @@ impl Works {
     pub(super) async fn join(&mut self, request: JoinRequest) -> Result<Membership, Refusal> {
         self.outside_of_clusters()?;
         let token = request.token.parse().map_err(|error| bad_token(&error))?;
-        let taken = addresses::taken().await.map_err(|error| {
-            let cause = format!("cannot see which addresses this host uses: {error}");
-            Refusal::new(
-                Code::Failed,
-                cause,
-                "look at the log of weaved and of the kernel",
-            )
-        })?;
+        let taken = addresses::taken(&mut Glance::default())
+            .await
+            .map_err(|error| {
+                let cause = format!("cannot see which addresses this host uses: {error}");
+                Refusal::new(
+                    Code::Failed,
+                    cause,
+                    "look at the log of weaved and of the kernel",
+                )
+            })?;
         self.became_member(Command::Join { token, taken }).await
     }
 
@@ -322,20 +333,30 @@ impl Works {
     }
 
     /// Finds an address; the same lease gets the same again.
-    pub(super) async fn allocate(&self, lease: &str, want: Option<u32>) -> Result<u32, Refusal> {
+    pub(super) async fn allocate(
+        &mut self,
+        lease: &str,
+        want: Option<u32>,
+    ) -> Result<u32, Refusal> {
         self.allocate_of(&NetworkName::default_network(), lease, want)
             .await
     }
 
-    /// Finds an address of a network. Of a network that has just been made this node's part may be on its way.
+    /// Finds an address of a network. Of a network that has just been made this node's part may be on its way; but whoever
+    /// else wants something waits meanwhile, so where it did not come it is not waited for again at once.
     pub(super) async fn allocate_of(
-        &self,
+        &mut self,
         network: &NetworkName,
         lease: &str,
         want: Option<u32>,
     ) -> Result<u32, Refusal> {
         let area = self.area_of(network);
         let began = Instant::now();
+        let waited = |at: &Instant| began.saturating_duration_since(*at) < PART_AGAIN;
+        let patience = match self.no_part.get(network).is_some_and(waited) {
+            true => Duration::ZERO,
+            false => PART_WAIT,
+        };
         loop {
             let command = Command::Allocate {
                 id: lease.to_owned(),
@@ -343,12 +364,18 @@ impl Works {
                 area,
             };
             let none_yet = match self.router.command(command).await {
-                Ok(Reply::Address(offset)) => return Ok(offset),
+                Ok(Reply::Address(offset)) => {
+                    self.no_part.remove(network);
+                    return Ok(offset);
+                }
                 Ok(_) => return Err(strange_reply()),
                 Err(error @ CommandError::Exhausted { capacity: 0, .. }) if area.is_some() => error,
                 Err(error) => return Err(address_refused(error)),
             };
-            if began.elapsed() > PART_WAIT {
+            if began.elapsed() > patience {
+                if !patience.is_zero() {
+                    self.no_part.insert(network.clone(), Instant::now());
+                }
                 return Err(address_refused(none_yet));
             }
             tokio::time::sleep(PART_PAUSE).await;

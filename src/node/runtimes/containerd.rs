@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 
-use super::{LONGEST, MOST, POD, Told, info, netns_of};
+use super::{LONGEST, MOST, NEW, POD, Told, info, netns_of};
 use crate::grpc::{Door, Metadata};
 
 /// The methods that are called (`api/services` of containerd 1.0 and later).
@@ -120,6 +120,7 @@ pub(super) async fn ask(socket: PathBuf, mut before: Known) -> io::Result<Known>
     let mut door = Door::open(&socket, LONGEST).await?;
     let spaces: Namespaces = door.call(NAMESPACES, None, &Nothing {}).await?;
     let mut pieces = BTreeMap::new();
+    let mut new = 0;
     for space in spaces.namespaces {
         if space.name == OF_DOCKER {
             continue;
@@ -133,7 +134,11 @@ pub(super) async fn ask(socket: PathBuf, mut before: Known) -> io::Result<Known>
             let known = before.pieces.remove(&key);
             let piece = match known.filter(|known| known.pid == task.pid && known.netns != 0) {
                 Some(piece) => Some(piece),
-                None => get(&mut door, metadata, &key.1, task.pid).await?,
+                None if new == NEW => None,
+                None => {
+                    new += 1;
+                    get(&mut door, metadata, &key.1, task.pid).await?
+                }
             };
             pieces.extend(piece.map(|piece| (key, piece)));
         }

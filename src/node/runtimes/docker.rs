@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use super::{LONGEST, MOST, Told, info, netns_of};
+use super::{LONGEST, MOST, NEW, Told, info, netns_of};
 
 /// The version of Docker's API that is spoken: all since 1.12 have it.
 const VERSION: &str = "/v1.24";
@@ -75,6 +75,7 @@ pub(super) async fn ask(socket: PathBuf, mut before: Known) -> io::Result<Known>
     let mut door = connect(&socket).await?;
     let listed: Vec<Listed> = get(&mut door, "/containers/json").await?;
     let mut known = Known::new();
+    let mut new = 0;
     for one in listed.into_iter().take(MOST) {
         let is_id = |id: &str| !id.is_empty() && id.bytes().all(|b| b.is_ascii_hexdigit());
         if !is_id(&one.id) {
@@ -82,8 +83,12 @@ pub(super) async fn ask(socket: PathBuf, mut before: Known) -> io::Result<Known>
         }
         let entry = match before.remove(&one.id).filter(|known| known.netns != 0) {
             Some(known) => known,
+            None if new == NEW => continue,
             None => match get(&mut door, &format!("/containers/{}/json", one.id)).await {
-                Ok(inspected) => read(&one.id, inspected),
+                Ok(inspected) => {
+                    new += 1;
+                    read(&one.id, inspected)
+                }
                 // It may have ended meanwhile.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(error),
