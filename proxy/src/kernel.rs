@@ -2,19 +2,20 @@
 //!
 //! A change goes in as one batch of elements. What the kernel does not take that way is made anew, whole, still in one
 //! batch: packets see the old rules or the new ones, and connections that stand are translated by connection tracking,
-//! which no batch touches. When anybody changed any rule set of the host since, ours is looked at, and made anew if it is
-//! not as it should be.
+//! which no batch touches, and which goes on without these rules as long as there is the [`anchor`]. When anybody changed
+//! any rule set of the host since, ours is looked at, and made anew if it is not as it should be.
 
 use std::io;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use weave_linux::conntrack::flows::{Conntrack, To};
 use weave_linux::nft::{self, Batch, Expected, Seen, Socket};
 use weave_linux::sysctl;
 use weave_model::Protocol;
 
 use crate::facts::Facts;
-use crate::rules::Rules;
+use crate::rules::{Rules, anchor};
 use crate::stale::{Answers, places};
 use crate::table::{Diff, Table};
 
@@ -49,6 +50,10 @@ pub struct Kernel {
     table: Arc<Table>,
     /// Absent until the kernel's table is known to be right, and as long as there has been no Service.
     rules: Option<Rules>,
+    /// The ranges that the anchor was made for.
+    anchored: Option<Vec<IpNet>>,
+    /// That there is no anchor was told.
+    told: bool,
     /// The number of the host's rule sets when ours was right; 0, which no number is, when it is not.
     generation: u32,
     /// Stale flows could not be forgotten.
@@ -68,6 +73,8 @@ impl Kernel {
             facts: Facts::default(),
             table: Arc::default(),
             rules: None,
+            anchored: None,
+            told: false,
             generation: 0,
             behind: false,
         })
@@ -86,6 +93,7 @@ impl Kernel {
         if applied.is_err() {
             self.generation = 0;
         }
+        self.anchor();
         applied
     }
 
@@ -145,6 +153,7 @@ impl Kernel {
         match expected.look(&self.nft, rules.table())? {
             Seen::Right { more } if more.iter().all(|chain| rules.has(chain)) => {
                 (self.rules, self.generation) = (Some(rules), generation);
+                self.anchor();
                 Ok(Done::Kept)
             }
             _ => self.remake(),
@@ -240,6 +249,22 @@ impl Kernel {
         self.send(&batch)?;
         self.rules = Some(rules);
         Ok(Done::Remade)
+    }
+
+    /// Makes what holds connections when the rules go, once there are rules. Without it they hold as long as the rules.
+    fn anchor(&mut self) {
+        let ranges = &self.facts.ranges;
+        if self.rules.is_none() || self.anchored.as_ref() == Some(ranges) {
+            return;
+        }
+        match self.send(&anchor::batch(&self.facts.ranges)) {
+            Ok(()) => self.anchored = Some(self.facts.ranges.clone()),
+            Err(error) if !self.told => {
+                self.told = true;
+                tracing::warn!(%error, "connections to Services do not outlive a flush of the rules (Linux 5.12 has what it takes)");
+            }
+            Err(_) => {}
+        }
     }
 
     fn expected(&self) -> (Rules, Expected) {

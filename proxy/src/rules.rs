@@ -25,6 +25,8 @@ use weave_linux::nft::{self, Batch, Element};
 use crate::facts::Facts;
 use crate::table::{Diff, Table};
 
+pub mod anchor;
+
 mod base;
 mod chains;
 mod choice;

@@ -84,8 +84,8 @@ pub fn is_special(address: IpAddr) -> bool {
     link_local || address.is_loopback() || address.is_multicast() || address.is_unspecified()
 }
 
-/// The endpoints of all slices, each once. Of two that say the same address and port, the one on this node counts,
-/// else the first.
+/// The endpoints of all slices that can be of use, each once. Of two that say the same address and port, the one on this
+/// node counts, else the first. Of too many those stay that are ready, then those that are going but serve.
 fn endpoints<'a>(
     port: &ServicePort,
     family: Family,
@@ -93,7 +93,7 @@ fn endpoints<'a>(
     facts: &Facts,
     left_out: &mut LeftOut,
 ) -> BTreeMap<SocketAddr, &'a Endpoint> {
-    let mut known = BTreeMap::new();
+    let mut known: BTreeMap<SocketAddr, &Endpoint> = BTreeMap::new();
     for slice in slices.into_iter().filter(|slice| is_of(slice, family)) {
         for number in ports(slice, &port.name, port.protocol) {
             for endpoint in &slice.endpoints {
@@ -101,9 +101,6 @@ fn endpoints<'a>(
                 match refusal(at, family, facts) {
                     Some(why) => left_out.add(at, why),
                     None if known.contains_key(&at) && !is_local(endpoint, facts) => {}
-                    None if known.len() >= MAX_TARGETS && !known.contains_key(&at) => {
-                        left_out.add(at, Why::TooMany);
-                    }
                     None => {
                         known.insert(at, endpoint);
                     }
@@ -111,7 +108,25 @@ fn endpoints<'a>(
             }
         }
     }
-    known
+    // Who neither is ready nor serves is nowhere asked for.
+    known.retain(|_, endpoint| endpoint.ready || endpoint.serving);
+    bounded(known, left_out)
+}
+
+fn bounded<'a>(
+    known: BTreeMap<SocketAddr, &'a Endpoint>,
+    left_out: &mut LeftOut,
+) -> BTreeMap<SocketAddr, &'a Endpoint> {
+    if known.len() <= MAX_TARGETS {
+        return known;
+    }
+    let mut all: Vec<_> = known.into_iter().collect();
+    all.sort_by_key(|(at, endpoint)| (!endpoint.ready, !endpoint.terminating, *at));
+    let too_many = all.split_off(MAX_TARGETS);
+    too_many
+        .iter()
+        .for_each(|(at, _)| left_out.add(at, Why::TooMany));
+    all.into_iter().collect()
 }
 
 fn ports(slice: &Slice, name: &str, protocol: Protocol) -> impl Iterator<Item = u16> {

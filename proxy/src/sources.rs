@@ -2,14 +2,14 @@
 //!
 //! A report marks its Service; [`Sources::build`] looks at marked ones only, so a change costs what it concerns and not
 //! what there is. Addresses and ports that two Services want go to one of them, always the same: virtual addresses
-//! before all others, then by name. When the winner goes, the other one gets them in the same table.
+//! before all others, then by name; so do health-check node ports. When the winner goes, the other one gets them in the same table.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use weave_model::{
-    BalancerMode, Service, ServiceKind, ServiceName, ServicePort, Slice, TrafficPolicy,
+    BalancerMode, Protocol, Service, ServiceKind, ServiceName, ServicePort, Slice, TrafficPolicy,
 };
 
 use crate::facts::{ExternalIps, Facts};
@@ -162,7 +162,7 @@ impl Sources {
             }
         }
         table.health.retain(|_, health| health.service != *name);
-        if let Some((port, health)) = self.health(name) {
+        if let Some((port, health)) = self.health(name, &mut left_out) {
             table.health.insert(port, health);
         }
         if left_out.is_empty() {
@@ -219,12 +219,17 @@ impl Sources {
         fronts.into_iter().collect()
     }
 
-    fn health(&self, name: &ServiceName) -> Option<(u16, Health)> {
+    fn health(&self, name: &ServiceName, left_out: &mut LeftOut) -> Option<(u16, Health)> {
         let service = self.services.get(name)?;
-        let asks = service.kind == ServiceKind::LoadBalancer
-            && service.external == TrafficPolicy::Local
-            && is_ours(service);
-        let port = service.health_port.filter(|_| asks)?;
+        let port = health_port(service)?;
+        let wins = |(front, claim): (Front, Claim)| {
+            let claims = self.claims.get(&front);
+            claims.and_then(BTreeSet::first) == Some(&claim)
+        };
+        if !health_claims(service).all(wins) {
+            left_out.add(format!("health-check node port {port}"), Why::Taken);
+            return None;
+        }
         let slices = self.slices.get(name).into_iter();
         let health = Health {
             service: name.clone(),
@@ -240,6 +245,38 @@ fn is_ours(service: &Service) -> bool {
         && !service.addresses.is_empty()
         && !service.headless
         && !service.other_proxy
+}
+
+/// The health-check node port of a Service, if it is to be served.
+fn health_port(service: &Service) -> Option<u16> {
+    let asks = service.kind == ServiceKind::LoadBalancer
+        && service.external == TrafficPolicy::Local
+        && is_ours(service);
+    service.health_port.filter(|_| asks)
+}
+
+/// Its claims: like a node port's, at every address of the host.
+fn health_claims(service: &Service) -> impl Iterator<Item = (Front, Claim)> {
+    let name = &service.name;
+    let claims = health_port(service).map(|port| {
+        [Family::V4, Family::V6].map(|family| {
+            let (address, protocol) = (family.any(), Protocol::Tcp);
+            let front = Front {
+                address,
+                port,
+                protocol,
+            };
+            // No port of a Service is 0.
+            let key = Key {
+                service: name.clone(),
+                port: 0,
+                protocol,
+                family,
+            };
+            (front, (true, key))
+        })
+    });
+    claims.into_iter().flatten()
 }
 
 fn families(service: &Service) -> BTreeSet<Family> {
@@ -259,7 +296,7 @@ fn keys_of(table: &Table, name: &ServiceName) -> Vec<Key> {
     let first = Key {
         service: name.clone(),
         port: 0,
-        protocol: weave_model::Protocol::Tcp,
+        protocol: Protocol::Tcp,
         family: Family::V4,
     };
     let from = table.entries.range(first..).map(|(key, _)| key);
@@ -312,7 +349,7 @@ fn refusal(front: &Front, way: Way, facts: &Facts) -> Option<Why> {
 }
 
 fn claims_of(service: &Service, facts: &Facts) -> Vec<(Front, Claim)> {
-    let mut claims = Vec::new();
+    let mut claims: Vec<(Front, Claim)> = health_claims(service).collect();
     for port in &service.ports {
         for family in families(service) {
             let key = key(service, port, family);

@@ -251,7 +251,7 @@ pub enum Why {
     External,
 }
 
-/// The most endpoints that one port of a Service may have in one family.
+/// The most endpoints that one port of a Service may have in one family; those that nobody would pick do not count.
 pub const MAX_TARGETS: usize = 10_000;
 /// The most refusals that are listed of one Service, besides one for each reason.
 pub const MAX_REFUSED: usize = 20;

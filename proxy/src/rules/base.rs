@@ -88,7 +88,7 @@ fn services(batch: &mut Batch, table: &Table, maps: &Maps) {
 }
 
 /// What the relay has taken is none of the kernel's work.
-fn relayed() -> Rule {
+pub(super) fn relayed() -> Rule {
     Rule::new().is(Field::Mark, Value::Number(MARK)).ret()
 }
 

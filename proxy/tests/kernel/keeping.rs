@@ -1,13 +1,17 @@
 //! The kernel's table over time: small changes, flushes, strangers, restarts, and connections that stand through all.
 
-use std::time::Duration;
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
+use weave_linux::netns::run_in;
 use weave_model::{Affinity, EngineChoice, Protocol, Service};
-use weave_proxy::kernel::Done;
+use weave_proxy::kernel::{Done, Kernel};
 use weave_proxy::sources::Change;
 
 use crate::lab::{
-    A, B, C, Lab, ask, at, connect, echoes, ip, ok, port, slice, tcp, udp_socket, until, web,
+    A, B, C, Lab, ask, at, connect, echoes, exposed, ip, ok, port, sh, slice, tcp, udp_socket,
+    until, vanishes, web,
 };
 
 cases! {
@@ -85,14 +89,16 @@ fn what_was_flushed_or_altered_is_made_again() {
 #[test]
 fn datagrams_that_came_while_the_rules_were_gone_are_led_right_again() {
     let mut lab = lab(EngineChoice::Kernel);
+    // What goes to virtual addresses waits; a load balancer's may be anywhere.
+    lab.report([Change::Service(exposed())]);
     ok(
         &lab.host,
         "nft add table inet other; nft add chain inet other c '{ type filter hook prerouting priority 0; }'; \
          nft add rule inet other c ct state new accept; ip route add blackhole default metric 4000; \
-         ip route add 10.96.0.0/16 via 10.32.0.9 dev weave0 onlink 2>/dev/null || ip route add 10.96.0.0/16 dev weave0",
+         ip route add 203.0.113.5 dev weave0",
     );
     ok(&lab.host, "nft delete table inet weave-service");
-    let socket = udp_socket(&lab.c, WEB);
+    let socket = udp_socket(&lab.c, "203.0.113.5:80");
     let astray = ask(&socket, Duration::from_millis(300));
     assert!(astray.saw().is_none(), "{astray:?}");
     assert_eq!(lab.kernel.look_after().unwrap(), Done::Remade);
@@ -126,20 +132,133 @@ fn connections_stand_through_changes_flushes_and_restarts() {
     let mut check = |when: &str| assert!(streams.iter_mut().all(echoes), "{when}");
     lab.report([slice([at(C)])]);
     check("their endpoints are not picked any more");
-    // Without any rule of translation the kernel translates nothing, not even what it did before.
     ok(&lab.host, "nft flush ruleset");
+    check("the rules are gone");
     lab.kernel.look_after().unwrap();
-    check("the rules were gone and are back");
+    check("the rules are back");
     lab.restart();
     lab.report([Change::NoService("web".parse().unwrap())]);
     check("the service is gone");
+}
+
+/// A connection that sends all the time, and how it gets on.
+#[derive(Default)]
+struct Stream {
+    echoes: AtomicUsize,
+    broken: AtomicBool,
+    /// The longest that an echo took, in milliseconds.
+    longest: AtomicU64,
+}
+
+impl Stream {
+    fn go_on_until(&self, over: &AtomicBool, mut stream: TcpStream) {
+        while !over.load(Ordering::Relaxed) {
+            let begun = Instant::now();
+            if !echoes(&mut stream) {
+                self.broken.store(true, Ordering::Relaxed);
+                return;
+            }
+            let took = begun.elapsed().as_millis() as u64;
+            self.longest.fetch_max(took, Ordering::Relaxed);
+            self.echoes.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Waits for some more echoes.
+    fn goes_on(&self, when: &str) {
+        let before = self.echoes.load(Ordering::Relaxed);
+        until(when, || {
+            assert!(
+                !self.broken.load(Ordering::Relaxed),
+                "{when}: a connection broke"
+            );
+            self.echoes.load(Ordering::Relaxed) > before + 20
+        });
+    }
+}
+
+/// How long a stream may stand still, whatever is done to the rules.
+const STILL: Duration = Duration::from_secs(2);
+
+/// Eight streams, of a container and of a client outside, while somebody removes the rules ten times. They go on while
+/// there are none, not only afterwards: no packet of theirs reaches anybody as it should not look. What is new meanwhile
+/// waits, and does not leave for the address as if it were anybody's.
+#[test]
+fn connections_do_not_notice_that_the_rules_are_gone() {
+    let mut lab = lab(EngineChoice::Kernel);
+    let count = |rule: &str| {
+        format!(
+            "nft 'table inet seen {{ chain c {{ type filter hook prerouting priority -400; {rule} counter; }}; }}'"
+        )
+    };
+    ok(&lab.c, &count("ip saddr 10.32.0.2-10.32.0.3"));
+    ok(&lab.outside, &count("ip daddr 10.96.0.0/16"));
+    let (over, streams): (_, [Stream; 8]) = (AtomicBool::new(false), Default::default());
+    std::thread::scope(|scope| {
+        for (number, stream) in streams.iter().enumerate() {
+            let client = [&lab.c, &lab.outside][usize::from(number % 4 == 0)];
+            let (open, _) = connect(client, WEB, Duration::from_secs(10)).unwrap();
+            let over = &over;
+            scope.spawn(move || stream.go_on_until(over, open));
+        }
+        // However this ends, so do the streams.
+        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            for turn in 0..10 {
+                let by_hand = ["nft flush ruleset", "nft delete table inet weave-service"];
+                ok(&lab.host, by_hand[turn % 2]);
+                streams.iter().for_each(|one| one.goes_on("without rules"));
+                if turn < 4 {
+                    new_ones_wait(&lab);
+                }
+                assert!(
+                    !sh(&lab.host, "nft list table inet weave-service")
+                        .status
+                        .success()
+                );
+                assert_eq!(lab.kernel.look_after().unwrap(), Done::Remade);
+                streams.iter().for_each(|one| one.goes_on("with rules"));
+            }
+        }));
+        over.store(true, Ordering::Relaxed);
+        ended.unwrap_or_else(|why| std::panic::resume_unwind(why));
+    });
+    for netns in [&lab.c, &lab.outside] {
+        let seen = ok(netns, "nft list table inet seen");
+        assert!(seen.contains("packets 0 "), "packets went astray: {seen}");
+    }
+    for stream in streams {
+        let longest = Duration::from_millis(stream.longest.into_inner());
+        assert!(longest < STILL, "a stream stood still for {longest:?}");
+    }
+    assert_eq!(lab.servers(&lab.c, WEB, 30), ["a", "b"]);
+}
+
+fn new_ones_wait(lab: &Lab) {
+    assert!(vanishes(&lab.c, WEB) && vanishes(&lab.host, WEB));
+    let socket = udp_socket(&lab.c, WEB);
+    let answer = ask(&socket, Duration::from_millis(300));
+    assert!(answer.saw().is_none(), "{answer:?}");
+}
+
+#[test]
+fn what_holds_connections_comes_with_the_rules_and_goes_with_the_engine() {
+    let mut lab = Lab::new(EngineChoice::Kernel);
+    let tables = |lab: &Lab| ok(&lab.host, "nft list tables");
+    assert_eq!(tables(&lab), "", "without Services there is nothing");
+    lab.report([Change::Service(web()), slice([at(A)])]);
+    let both = ["table inet weave-service", "table inet weave-anchor"];
+    assert!(both.iter().all(|one| tables(&lab).contains(one)));
+    // The rules stay, as whoever comes next needs them; what is owned has nobody any more.
+    lab.kernel = run_in(&lab.host, Kernel::open).unwrap().unwrap();
+    assert_eq!(tables(&lab).trim(), both[0]);
+    assert_eq!(lab.restart(), Done::Kept);
+    assert!(both.iter().all(|one| tables(&lab).contains(one)));
 }
 
 /// Under constant load endpoints come and go 1,000 times in the kernel: no old connection breaks, and no new one is refused. A batch is
 /// one step for the kernel, but a packet that is on its way through the rules in that instant may see a rule from before
 /// it and an element from after it; that costs it a second until it is sent again.
 fn endpoints_that_come_and_go_cost_no_connection(on: EngineChoice) {
-    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
     let mut lab = Lab::new(on);
     // With UDP, each change would look through all connections that were ever made here.
     let only_tcp = Service {

@@ -18,7 +18,7 @@ use weave_proxy::facts::{ExternalIps, Facts, Unknown};
 use weave_proxy::sources::Change;
 use weave_proxy::table::{Entry, Family, Front, Key, Table, Target, Way};
 
-use crate::lab::{B, C, FAR, FAR6, HOST, ip, port, sh, slice_of};
+use crate::lab::{B, C, FAR, FAR6, HOST, ip, ok, port, slice_of};
 
 /// The beginning of a script that adds a rule for all that the host forwards.
 macro_rules! small {
@@ -104,7 +104,7 @@ pub(crate) enum Mutant {
     Small,
     /// A new engine makes nothing of what was reported before it.
     Amnesia,
-    /// While one set of rules becomes the next there are none.
+    /// While one set of rules becomes the next, what is new is refused.
     Gap,
     /// Endpoints that have gone are still picked.
     Lingers,
@@ -469,7 +469,11 @@ impl Mutant {
     /// What happens between a report and what the kernel makes of it.
     pub(crate) fn meanwhile(self, host: &Netns) {
         if self == Self::Gap {
-            sh(host, "nft delete table inet weave-service; sleep 0.2");
+            ok(
+                host,
+                "nft 'table inet gap { chain c { type filter hook forward priority -20; tcp flags syn reject with tcp reset; }; }'
+                 sleep 0.2; nft delete table inet gap",
+            );
         }
     }
 

@@ -377,6 +377,31 @@ fn too_many_endpoints_are_bounded() {
 }
 
 #[test]
+fn endpoints_that_nobody_would_pick_leave_room_for_those_that_are_ready() {
+    let first = 0x0a20_0000_u32;
+    let at = |n: u32| std::net::Ipv4Addr::from(first + n).to_string();
+    let unready = |n| Endpoint {
+        ready: false,
+        serving: false,
+        ..on("n2", &at(n))
+    };
+    let crowd = MAX_TARGETS as u32;
+    let gone: Vec<Endpoint> = (0..crowd).map(unready).collect();
+    let leaving: Vec<Endpoint> = (crowd..2 * crowd).map(|n| going("n2", &at(n))).collect();
+    let ready: Vec<Endpoint> = (2 * crowd..2 * crowd + 3)
+        .map(|n| on("n2", &at(n)))
+        .collect();
+    let table = table(
+        [service("web", "10.96.0.1")],
+        vec![slice("web", [gone, leaving, ready].concat())],
+    );
+    let entry = table.entries.values().next().unwrap();
+    assert_eq!(entry.cluster.len(), 3, "the ready ones");
+    assert_eq!(entry.serving.len(), MAX_TARGETS);
+    assert_eq!(why(&table), [Why::TooMany; 3], "of those that are going");
+}
+
+#[test]
 fn a_virtual_address_wins_over_all_others_then_the_first_by_name() {
     let both = |name: &str| Service {
         external_ips: vec![ip("203.0.113.9")],
@@ -432,6 +457,61 @@ fn health_counts_own_endpoints_that_are_ready() {
         ..web.clone()
     };
     assert!(table([cluster], vec![]).health.is_empty());
+}
+
+#[test]
+fn a_health_check_node_port_is_one_service_s_and_the_other_is_told() {
+    let web = |name: &str, vip: &str, health_port| Service {
+        kind: ServiceKind::LoadBalancer,
+        external: TrafficPolicy::Local,
+        health_port: Some(health_port),
+        ..service(name, vip)
+    };
+    let (a, b) = (web("a", "10.96.0.8", 32_000), web("b", "10.96.0.9", 32_000));
+    let mut sources = Sources::default();
+    sources.handle(Change::Facts(facts()));
+    let report = |sources: &mut Sources, change| {
+        sources.handle(change);
+        let (table, _) = sources.build();
+        let has = |port: u16| table.health.get(&port).map(|one| one.service.to_string());
+        let told = |name: &str| {
+            let left_out = table.refused.get(&name.parse().unwrap());
+            left_out.map(|all| all.iter().map(ToString::to_string).collect::<Vec<_>>())
+        };
+        (has(32_000), has(32_001), told("a"), told("b"))
+    };
+    let taken = || {
+        let line = "health-check node port 32000: another Service has it already";
+        Some(vec![line.to_owned()])
+    };
+    let name = |name: &str| Some(name.to_owned());
+    let first = report(&mut sources, Change::Service(b.clone()));
+    assert_eq!(first, (name("b"), None, None, None));
+    let both = report(&mut sources, Change::Service(a.clone()));
+    assert_eq!(both, (name("a"), None, None, taken()), "the first by name");
+    // A report of the one that lost changes nothing.
+    assert_eq!(report(&mut sources, Change::Service(b)), both);
+    let moved = Service {
+        health_port: Some(32_001),
+        ..a.clone()
+    };
+    let apart = report(&mut sources, Change::Service(moved));
+    assert_eq!(apart, (name("b"), name("a"), None, None));
+    assert_eq!(report(&mut sources, Change::Service(a)), both);
+    let alone = report(&mut sources, Change::NoService("a".parse().unwrap()));
+    assert_eq!(alone, (name("b"), None, None, None));
+    // Nor is it served where a port of the node is to lead to endpoints.
+    let leading = Service {
+        name: "a".parse().unwrap(),
+        addresses: vec![ip("10.96.0.8")],
+        ports: vec![ServicePort {
+            node_port: Some(32_000),
+            ..http()
+        }],
+        ..external(TrafficPolicy::Cluster)
+    };
+    let none = report(&mut sources, Change::Service(leading));
+    assert_eq!(none, (None, None, None, taken()));
 }
 
 #[test]
