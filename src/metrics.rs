@@ -56,9 +56,12 @@ fn routes(node: Node, token: Option<String>) -> Router {
 
 async fn scrape(State(node): State<Node>) -> Response {
     let (page, engine) = (node.dashboard(), node.service_engine());
+    let (stats, tally) = node.overlay();
     let facts = Facts {
         status: node.status(),
         connections: node.connections().connections,
+        stats,
+        tally,
         addresses: node.address_use(),
         services: node.services(),
         engine: engine.shown(),

@@ -62,7 +62,8 @@ use weave_model::api::{
 use weave_model::docker::Call;
 use weave_model::{ContainerName, IfName, NetworkName, ServiceName};
 use weave_proxy::driver::Engine;
-use weave_router::driver::{self, Offloads, Router, RouterConfig};
+use weave_router::core::tally;
+use weave_router::driver::{self, Offloads, Router, RouterConfig, Stats};
 
 use crate::config::{Config, Facility};
 use crate::obstacle::Obstacle;
@@ -73,6 +74,7 @@ pub use desk::Desk;
 pub use docker::{Answer as DockerAnswer, Lent, Pool};
 pub(crate) use facts::own_netns;
 pub use ipam::AddressUse;
+pub(crate) use operations::ALLOCATE;
 pub use operations::{Runtime, Tallies, Tally};
 pub use sight::FlowsSeen;
 
@@ -110,8 +112,8 @@ struct Shared {
     started_at: u64,
     /// What was asked of other members.
     asked: notes::Asked,
-    /// What container runtimes asked for.
-    operations: Operations,
+    /// What container runtimes asked for, and the node itself.
+    operations: Arc<Operations>,
     /// Held by the test that is under way.
     testing: Mutex<()>,
 }
@@ -184,6 +186,7 @@ impl Node {
         let files = (journal, book);
         let mut works = Works::new(config.clone(), Arc::clone(&router), side, files, publisher);
         works.begin().await;
+        let operations = Arc::clone(&works.operations);
         let (jobs, waiting) = mpsc::channel(WAITING);
         let engine = Arc::new(Engine::start().map_err(|error| no_engine(&error))?);
         let (knower, services) = watch::channel(Known::default());
@@ -210,7 +213,7 @@ impl Node {
             sight,
             started_at: wall_seconds(),
             asked: notes::Asked::default(),
-            operations: Operations::default(),
+            operations,
             testing: Mutex::new(()),
         };
         let shared = Arc::new(shared);
@@ -410,6 +413,11 @@ impl Node {
     /// The sessions with other members.
     pub fn connections(&self) -> Connections {
         view::connections(&self.shared.router.view(), &self.shared.router.stats())
+    }
+
+    /// What crosses the overlay, and what members tell one another.
+    pub fn overlay(&self) -> (Stats, tally::Tally) {
+        (self.shared.router.stats(), self.shared.router.tally())
     }
 
     /// What container runtimes had this node do.

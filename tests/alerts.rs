@@ -1,4 +1,5 @@
-//! The alerts that are shipped: each leads to what to do about it, and every page of the runbook is some alert's.
+//! The alerts that are shipped: each leads to what to do about it, every page of the runbook is some alert's, and each is
+//! tried out.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -47,4 +48,18 @@ fn an_alert_is_called_as_its_heading() {
         let url = after(alert, "runbook_url: RUNBOOK.md#");
         assert_eq!(format!("weave{}", plain(url[0])), plain(name), "{name}");
     }
+}
+
+/// `promtool test rules`, which a lab runs, has a time at which it fires and one at which it does not.
+#[test]
+fn every_alert_is_tried_out_firing_and_silent() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/prometheus/weave.rules.test.yml");
+    let cases = std::fs::read_to_string(path).expect("it is there");
+    let firing: BTreeSet<&str> = after(&cases, "- alertname: ").into_iter().collect();
+    let silent = after(&cases, "- {alertname: ").into_iter();
+    let silent: BTreeSet<&str> = silent.filter_map(|rest| rest.split(',').next()).collect();
+    let rules = shipped("weave.rules.yml");
+    let alerts: BTreeSet<&str> = after(&rules, "- alert: ").into_iter().collect();
+    assert_eq!(alerts, firing, "firing");
+    assert_eq!(alerts, silent, "silent");
 }

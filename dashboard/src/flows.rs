@@ -4,7 +4,8 @@
 //! Pure: a look is [`Flows::begin`], [`Flows::take`] for each connection that there is, [`Flows::ended`] for each that was
 //! taken out of the table, and [`Flows::finish`], in that order; between two looks there may be more that ended. A connection's own counters
 //! only grow, so the difference to the look before is what it carried in between; rates are these differences over the
-//! time between two looks. What was there before the first look counts for the sums, not for the rates.
+//! time between two looks. What was there before the first look counts for the sums, not for the rates. Of what a relay
+//! carries the table has two connections, which are one when it told of them before ([`Flows::relayed`]).
 //!
 //! The table is bounded: beyond [`MAX_FLOWS`] the flow that is idle for longest makes room, and when none is idle, or
 //! beyond [`MAX_CONNECTIONS`], what comes is counted as lost. A flow of which nothing was seen for [`KEPT`] is forgotten.
@@ -14,8 +15,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use weave_linux::conntrack::{Connection, Count};
+use weave_model::Relayed;
 use weave_model::api::{FlowCounts, Protocol, ReportFlow};
 
+use legs::{Legs, Part};
+
+mod legs;
 mod tcp;
 
 /// The most flows that are kept.
@@ -80,6 +85,7 @@ pub struct Flows {
     flows: BTreeMap<Key, Flow>,
     /// By the kernel's id and the port it came from.
     known: HashMap<(u32, u16), Known>,
+    legs: Legs,
     look: u64,
     at: Option<(Instant, u64)>,
     before: Option<Instant>,
@@ -121,6 +127,13 @@ impl Flows {
         }
     }
 
+    /// Takes what a relay tells of a connection that it made, before or soon after the connection is seen.
+    pub fn relayed(&mut self, one: &Relayed, now: Instant) {
+        if !self.legs.add(one, MAX_CONNECTIONS, self.look, now) {
+            self.missed();
+        }
+    }
+
     /// More came than could be told: so many are unknown that one is counted for all.
     pub const fn missed(&mut self) {
         self.lost += 1;
@@ -139,8 +152,18 @@ impl Flows {
         if !ours {
             return;
         }
-        let key = key_of(connection);
+        let mut key = key_of(connection);
         let id = (connection.id, connection.from.port);
+        match self.legs.see(connection, self.look, now) {
+            Part::Whole => {}
+            Part::Asked => return self.withdraw(id),
+            Part::Made { client, front } => {
+                (key.from, key.via) = (client.unwrap_or(key.from), Some(front));
+                if self.known.get(&id).is_some_and(|known| known.key != key) {
+                    self.withdraw(id);
+                }
+            }
+        }
         let known = self
             .known
             .get(&id)
@@ -196,6 +219,7 @@ impl Flows {
         self.lost += now_out.saturating_sub(before_out);
         self.left_out = [0, now_out];
         self.known.retain(|_, known| known.look == look);
+        self.legs.finish(look, now);
         let elapsed = self
             .before
             .map(|before| now.saturating_duration_since(before));
@@ -253,6 +277,33 @@ impl Flows {
     /// Whether some connection of the last look had counters.
     pub const fn has_counters(&self) -> bool {
         self.accounting
+    }
+
+    /// Takes a connection out of the flow that it was counted in before a relay told what it is.
+    fn withdraw(&mut self, id: (u32, u16)) {
+        let Some(known) = self.known.remove(&id) else {
+            return;
+        };
+        let Some(flow) = self.flows.get_mut(&known.key) else {
+            return;
+        };
+        let counts = &mut flow.counts;
+        counts.connections = counts.connections.saturating_sub(1);
+        counts.open = counts
+            .open
+            .saturating_sub(u32::from(known.look == self.look));
+        counts.refused = counts.refused.saturating_sub(known.refused.into());
+        for (sum, part) in [
+            (&mut counts.sent_bytes, known.sent.bytes),
+            (&mut counts.sent_packets, known.sent.packets),
+            (&mut counts.received_bytes, known.received.bytes),
+            (&mut counts.received_packets, known.received.packets),
+        ] {
+            *sum = sum.saturating_sub(part);
+        }
+        if counts.connections == 0 {
+            self.flows.remove(&known.key);
+        }
     }
 
     /// Whether there is a place for the flow, after the idlest made room if they had to: many at once, since looking for

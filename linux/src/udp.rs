@@ -8,6 +8,7 @@
 //! Sources: `udp(7)`, `Documentation/networking/segmentation-offloads.rst`, `ip(7)`, `ipv6(7)`.
 
 mod inbox;
+mod queue;
 
 use std::io;
 use std::mem::{size_of, zeroed};
@@ -18,6 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use inbox::Inbox;
 use libc::{c_int, c_void};
+pub use queue::Queue;
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// The most datagrams that one [`UdpSocket::send`] may carry: `UDP_MAX_SEGMENTS` of kernels before 6.9.

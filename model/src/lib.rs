@@ -15,6 +15,7 @@ mod name;
 mod network;
 mod publish;
 mod range;
+mod relayed;
 mod service;
 mod sheet;
 mod suite;
@@ -37,6 +38,7 @@ pub use name::{
 pub use network::{DeclaredNetwork, LONGEST_PREFIX, MAX_NETWORKS, NetworkSpec, RemovedNetwork};
 pub use publish::{BadPublishedPort, PublishedPort};
 pub use range::{BadRange, Block, ClusterRange};
+pub use relayed::Relayed;
 pub use service::{
     AddressKind, Affinity, BadProtocol, BalancerIp, BalancerMode, Endpoint, Protocol, Service,
     ServiceKind, ServiceName, ServicePort, Slice, SlicePort, TrafficPolicy,

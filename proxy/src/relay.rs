@@ -34,8 +34,11 @@ use shared::Shared;
 use worker::{Listener, WAKE, Worker};
 
 mod backend;
+mod legs;
 mod maglev;
 mod sticky;
+
+pub use legs::Made;
 
 pub mod pick;
 
@@ -303,6 +306,11 @@ impl Watch {
         let groups = self.shared.routes.load().groups();
         let sum = |group: &Arc<routes::Group>| (group.key.clone(), group.balancer().sum(now));
         groups.iter().map(sum).collect()
+    }
+
+    /// What connections it made for whom since the last call; for one who asks again and again.
+    pub fn made(&self) -> Made {
+        self.shared.legs.take()
     }
 
     /// The endpoints of each port of a Service that is the relay's.

@@ -30,6 +30,7 @@ mod saved;
 mod saving;
 mod sheets;
 mod start;
+pub mod tally;
 mod ways;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -74,6 +75,7 @@ use rotating::Rotating;
 use saved::{Membership, Snapshot};
 use saving::{Pending, Saving};
 use sheets::Sheets;
+use tally::Tally;
 use view::View;
 use ways::Ways;
 
@@ -190,6 +192,7 @@ pub struct Core {
     unmet: BTreeMap<Option<Block>, Instant>,
     giving: Giving,
     saving: Saving,
+    tally: Tally,
     view: Arc<View>,
     stale: bool,
     /// A token, a join or a secret may be another than when [`Core::poll_locks`] was called last.
@@ -412,6 +415,13 @@ impl Core {
             self.view = Arc::new(self.look());
         }
         Arc::clone(&self.view)
+    }
+
+    /// What it counted since its start.
+    pub fn tally(&self) -> Tally {
+        let mut tally = self.tally.clone();
+        tally.handshakes = self.sessions.handshakes();
+        tally
     }
 
     /// The addresses in use: id and offset, by id.

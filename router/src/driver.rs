@@ -25,10 +25,12 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot};
+use weave_linux::udp::Queue;
 use weave_model::{NodeId, NodeName, PathMtu, Suite};
 
 use crate::core::command::{Command, CommandError, Reply};
 use crate::core::dialled::Discovery;
+use crate::core::tally::Tally;
 use crate::core::view::View;
 use crate::core::{Config, Core};
 use crate::path::Input;
@@ -110,6 +112,7 @@ pub struct Router {
 struct Shared {
     view: ArcSwap<View>,
     stats: Mutex<StatsSource>,
+    tally: Mutex<Tally>,
     bulletins: ArcSwap<Bulletins>,
     /// When a member was answered last.
     told: Mutex<Option<Instant>>,
@@ -144,6 +147,8 @@ pub struct Stats {
     pub received: Sum,
     /// By member.
     pub peers: BTreeMap<NodeId, PeerStats>,
+    /// What waits to be read from the node's port, of all lanes.
+    pub queue: Queue,
     /// Every data thread runs, and the control thread.
     pub healthy: bool,
     /// What the kernel does for it.
@@ -200,6 +205,7 @@ impl Router {
             stats: Mutex::new(StatsSource {
                 workers: Some(Arc::clone(&workers)),
             }),
+            tally: Mutex::default(),
             bulletins: ArcSwap::default(),
             told: Mutex::default(),
             orders: Mutex::default(),
@@ -285,6 +291,11 @@ impl Router {
         stats
     }
 
+    /// What the control core counted since the start.
+    pub fn tally(&self) -> Tally {
+        lock(&self.shared.tally).clone()
+    }
+
     /// Whether every thread of the overlay runs; not once it was stopped.
     pub fn is_healthy(&self) -> bool {
         let workers = lock(&self.shared.stats).workers.clone();
@@ -368,6 +379,7 @@ fn read_stats(workers: &Workers) -> Stats {
         sent,
         received,
         peers: peers.collect(),
+        queue: workers.queue(),
         healthy: workers.healthy(),
         granted: workers.granted(),
     }

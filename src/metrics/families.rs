@@ -2,8 +2,11 @@
 
 use weave_linux::conntrack::Load;
 use weave_linux::myself::Usage;
+use weave_model::Drop;
 use weave_model::api::{Connection, Offload, PeerState, Services, Status, Verdict};
 use weave_proxy::driver::{Progress, Report};
+use weave_router::core::tally::Tally;
+use weave_router::driver::Stats;
 
 use super::page::{Page, only};
 use super::{addresses, host, operations, relay, services};
@@ -22,6 +25,10 @@ pub struct Facts {
     pub status: Status,
     /// Its sessions.
     pub connections: Vec<Connection>,
+    /// What crossed the overlay.
+    pub stats: Stats,
+    /// What members told one another.
+    pub tally: Tally,
     /// How the cluster's addresses stand.
     pub addresses: AddressUse,
     /// The Services of the cluster.
@@ -50,11 +57,15 @@ pub fn render(facts: &Facts) -> String {
     node(&mut page, &facts.status);
     containers(&mut page, &facts.status);
     traffic(&mut page, &facts.status);
+    queue(&mut page, &facts.stats);
+    drops(&mut page, &facts.stats);
     peers(&mut page, facts);
     sessions(&mut page, &facts.connections);
     kinds(&mut page, &facts.connections);
     exchanged(&mut page, &facts.connections);
+    messages(&mut page, &facts.tally);
     addresses::families(&mut page, &facts.status, &facts.addresses);
+    operations::allocations(&mut page, &facts.operations);
     services::families(&mut page, &facts.services, &facts.engine.table);
     services::syncs(&mut page, &facts.engine.syncs, &facts.progress);
     if let Some(relay) = &facts.engine.relay {
@@ -194,14 +205,41 @@ fn traffic(page: &mut Page, status: &Status) {
         [],
         only(datagrams.handed_on_bytes),
     );
+}
+
+fn queue(page: &mut Page, stats: &Stats) {
+    let queue = stats.queue;
+    page.gauge(
+        "weave_receive_queue_bytes",
+        "Memory of the kernel that datagrams take which wait to be read from the node's port.",
+        [],
+        only(queue.waiting as f64),
+    );
+    page.gauge(
+        "weave_receive_queue_limit_bytes",
+        "How much they may take; datagrams of more are dropped.",
+        [],
+        only(queue.room as f64),
+    );
+    page.counter(
+        "weave_receive_queue_dropped_total",
+        "Datagrams that the kernel dropped at the node's port, because they found no room or were damaged.",
+        [],
+        only(queue.dropped),
+    );
+}
+
+fn drops(page: &mut Page, stats: &Stats) {
+    let directions = [("transmit", &stats.sent), ("receive", &stats.received)];
+    let counts = directions.into_iter().flat_map(|(direction, sum)| {
+        let counts = Drop::ALL.into_iter().zip(sum.drops);
+        counts.map(move |(reason, count)| ([reason.name().to_owned(), direction.to_owned()], count))
+    });
     page.counter(
         "weave_drops_total",
-        "Packets and datagrams that were not passed on, by reason.",
-        ["reason"],
-        status
-            .drops
-            .iter()
-            .map(|(reason, count)| ([reason.name().to_owned()], *count)),
+        "Packets and datagrams that were not passed on, by reason, and by whether they were on their way out or in.",
+        ["reason", "direction"],
+        counts,
     );
 }
 
@@ -327,6 +365,32 @@ fn kinds(page: &mut Page, connections: &[Connection]) {
         "Handshakes with the member, the first and those for new keys: completed ones, and those that nothing came of.",
         ["peer", "peer_id", "result"],
         handshakes,
+    );
+}
+
+fn messages(page: &mut Page, tally: &Tally) {
+    page.histogram(
+        "weave_handshake_duration_seconds",
+        "How long handshakes took that this node began, from the message that was answered to the keys.",
+        [],
+        only(tally.handshakes),
+    );
+    let counts = tally.messages().flat_map(|(about, sent, received)| {
+        let directions = [("transmit", sent), ("receive", received)];
+        directions
+            .map(|(direction, count)| ([about.name().to_owned(), direction.to_owned()], count))
+    });
+    page.counter(
+        "weave_gossip_messages_total",
+        "Messages of members to one another about the cluster, by what they are about.",
+        ["kind", "direction"],
+        counts,
+    );
+    page.histogram(
+        "weave_gossip_convergence_seconds",
+        "How long it took until every member with a session had what is new of this node: its addresses, and where it is.",
+        [],
+        only(tally.spread),
     );
 }
 

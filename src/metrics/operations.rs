@@ -1,7 +1,7 @@
-//! The metrics of what container runtimes had the node do.
+//! The metrics of what container runtimes had the node do, and of the addresses that it found.
 
 use super::page::Page;
-use crate::node::{Runtime, Tallies, Tally};
+use crate::node::{ALLOCATE, Runtime, Tallies, Tally};
 
 /// The metrics of one runtime: who asks, and the names and meanings of the counter and the histogram.
 struct Names {
@@ -34,6 +34,24 @@ const RUNTIMES: [Names; 2] = [
         ),
     },
 ];
+
+/// How addresses were found, for whatever asked.
+pub(super) fn allocations(page: &mut Page, tallies: &Tallies) {
+    let tally = tallies.get(&(Runtime::Node, ALLOCATE));
+    let results = tally.into_iter().flat_map(|tally| &tally.results);
+    page.counter(
+        "weave_ipam_allocations_total",
+        "Addresses that were asked for, by how it ended; the same one again counts too.",
+        ["result"],
+        results.map(|(result, count)| ([(*result).to_owned()], *count)),
+    );
+    page.histogram(
+        "weave_ipam_allocation_duration_seconds",
+        "How long it took to find an address and save that it is taken; longer where members were asked for more.",
+        [],
+        tally.map(|tally| ([], tally.took)),
+    );
+}
 
 pub(super) fn families(page: &mut Page, tallies: &Tallies) {
     for names in RUNTIMES {

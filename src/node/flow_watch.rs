@@ -138,6 +138,7 @@ impl Node {
 
     /// Takes what ended since it was last taken.
     fn take_ended(&self, door: &Conntrack, flows: &mut Flows) {
+        self.take_relayed(flows);
         let view = self.shared.router.view();
         // A socket that failed is found out by the next look.
         let events = take_ended(door, flows, &view).unwrap_or_default();
@@ -193,12 +194,25 @@ impl Node {
             Some(door) => door,
             None => door.insert(Conntrack::open()?),
         };
+        self.take_relayed(flows);
         flows.begin(Instant::now(), wall_seconds());
         let count = door.dump(|connection| flows.take(&connection, |ip| whose(&view, ip)))?;
+        self.take_relayed(flows);
         let events = count as u64 + take_ended(door, flows, &view)?;
         lock(&self.shared.sight.seen).events += events;
         flows.finish();
         Ok(count)
+    }
+
+    /// Takes what the relay tells of its connections, which is best known before they are seen.
+    fn take_relayed(&self, flows: &mut Flows) {
+        let made = self.shared.engine.shown().relay.map(|relay| relay.made());
+        let made = made.unwrap_or_default();
+        let now = Instant::now();
+        made.legs.iter().for_each(|leg| flows.relayed(leg, now));
+        if made.lost > 0 {
+            flows.missed();
+        }
     }
 
     /// Lets the others see the flows as they are now.

@@ -1,4 +1,4 @@
-//! What container runtimes had the node do, how it ended and how long it took, kept for the metrics.
+//! What container runtimes had the node do, and the addresses that the node found for them, how it ended and how long it took, kept for the metrics.
 //!
 //! Counted is from the request's arrival to its answer, the wait for the desk included. A runtime that went away before it
 //! had its answer is counted as such: that is what a node which is too slow looks like.
@@ -20,6 +20,8 @@ pub enum Runtime {
     Cni,
     /// Docker.
     Docker,
+    /// The node itself, whoever it does something for.
+    Node,
 }
 
 /// Every way an operation can end.
@@ -39,6 +41,9 @@ const ABANDONED: &str = "abandoned";
 
 /// What CNI runtimes ask for; counted from zero, so that the first failure shows as a rise.
 const CNI: [&str; 4] = ["add", "del", "check", "gc"];
+
+/// What the node itself does: finding an address.
+pub(crate) const ALLOCATE: &str = "allocate";
 
 /// One kind of operation.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,8 +72,10 @@ pub(super) struct Operations(Mutex<Tallies>);
 
 impl Default for Operations {
     fn default() -> Self {
-        let none = CNI.map(|operation| ((Runtime::Cni, operation), Tally::default()));
-        Self(Mutex::new(none.into()))
+        let kinds = CNI.map(|operation| (Runtime::Cni, operation)).into_iter();
+        let kinds = kinds.chain([(Runtime::Node, ALLOCATE)]);
+        let none = kinds.map(|kind| (kind, Tally::default()));
+        Self(Mutex::new(none.collect()))
     }
 }
 
@@ -158,6 +165,6 @@ mod tests {
             .filter(|(_, count)| **count > 0)
             .collect();
         assert_eq!(ended, [(&"abandoned", &1), (&"conflict", &1), (&"ok", &1)]);
-        assert_eq!((tally.took.count(), tallies.len()), (3, CNI.len()));
+        assert_eq!((tally.took.count(), tallies.len()), (3, CNI.len() + 1));
     }
 }

@@ -21,6 +21,7 @@ use super::book::Book;
 use super::host::HostSide;
 use super::journal::Journal;
 use super::missing::Missing;
+use super::operations::{ALLOCATE, Operations, Runtime};
 use super::tracking::TrackingWatch;
 use super::{Published, addresses, containers};
 use crate::config::Config;
@@ -61,6 +62,8 @@ pub(super) struct Works {
     pub(super) taken: Glance<Vec<Taken>>,
     /// Interfaces of attachments that were not there at the last look.
     pub(super) missing: Missing,
+    /// What was done so far, addresses that were found included.
+    pub(super) operations: Arc<Operations>,
     /// How many attachments were freed because their interface was gone.
     pub(super) swept: u64,
     /// The container that is to be looked at closely next, by its place in the book.
@@ -95,6 +98,7 @@ impl Works {
             outlook: Glance::default(),
             taken: Glance::default(),
             missing: Missing::default(),
+            operations: Arc::default(),
             swept: 0,
             turn: 0,
             tracking: TrackingWatch::default(),
@@ -346,6 +350,19 @@ impl Works {
     /// else wants something waits meanwhile, so where it did not come it is not waited for again at once.
     pub(super) async fn allocate_of(
         &mut self,
+        network: &NetworkName,
+        lease: &str,
+        want: Option<u32>,
+    ) -> Result<u32, Refusal> {
+        let operations = Arc::clone(&self.operations);
+        let of = (Runtime::Node, ALLOCATE);
+        operations
+            .counted(of, self.find(network, lease, want))
+            .await
+    }
+
+    async fn find(
+        &self,
         network: &NetworkName,
         lease: &str,
         want: Option<u32>,

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::SocketAddr;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -13,10 +14,10 @@ use serde_json::Value;
 
 use crate::lab::node::WEAVECTL;
 use crate::lab::traffic::{udp, wait_for};
-use crate::lab::{Container, Host, Lab};
+use crate::lab::{Container, Host, Lab, await_mesh, form};
 
-/// The script that plays the person, and where its modules and what it saw are.
-const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/page/person.mjs");
+/// The scripts that play people.
+const SCRIPTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/page");
 
 /// `weavectl dashboard`, which forwards the page until it is dropped.
 struct Forward {
@@ -122,20 +123,88 @@ fn serve(of: &Container, dir: &Path) -> Child {
     server.expect("python3 is installed")
 }
 
-/// Logs in by the link, sees hosts, containers and flows, opens and closes a group, clicks a flow, filters, reads the table, goes
-/// back in time, changes colours, and finds the page again after the node was killed. No error in the console, nothing from
-/// elsewhere, nothing that keeps anybody from using it.
-#[test]
-fn a_person_uses_the_page() {
-    let modules =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("dashboard/web/node_modules/playwright-core");
+/// Docker, as far as the node asks it: one container, the one that a process is in, with a label that would be markup.
+fn play_docker(at: &Path, pid: u32) {
+    let listener = UnixListener::bind(at).expect("the name is free");
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            // Whoever asks may go away.
+            let _ = answer_as_docker(stream, pid);
+        }
+    });
+}
+
+fn answer_as_docker(stream: UnixStream, pid: u32) -> std::io::Result<()> {
+    let mut lines = BufReader::new(stream.try_clone()?).lines();
+    while let Some(request) = lines.next().transpose()? {
+        while lines
+            .next()
+            .transpose()?
+            .is_some_and(|line| !line.is_empty())
+        {}
+        let body = if request.contains("/containers/json") {
+            serde_json::json!([{"Id": "0123456789ab"}])
+        } else {
+            let labels =
+                serde_json::json!({"<b id=bad>label</b>": "<img id=bad src=x onerror=alert(1)>"});
+            let config = serde_json::json!({"Image": "shop", "Labels": labels});
+            serde_json::json!({"Name": "/web", "State": {"Pid": pid}, "Config": config})
+        };
+        let body = body.to_string();
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+        (&stream).write_all((head + &body).as_bytes())?;
+    }
+    Ok(())
+}
+
+/// Has a script use the page of a link, and does to the nodes what it asks for, until it has seen all.
+fn play(script: &str, link: &str, folder: &str, mut done: impl FnMut(&str)) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     assert!(
-        modules.exists(),
+        root.join("dashboard/web/node_modules/playwright-core")
+            .exists(),
         "the page's modules are missing: build the page with ./run page"
     );
+    assert!(link.starts_with("http://127.0.0.1:"), "{link}");
+    let shots = root.join(".cache/page").join(folder);
+    std::fs::create_dir_all(&shots).expect("a place for pictures");
+    let mut person = Command::new("node")
+        .arg(Path::new(SCRIPTS).join(script))
+        .arg(link)
+        .arg(&shots)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("node is installed");
+    let mut stdin = person.stdin.take().expect("it was piped");
+    let lines = BufReader::new(person.stdout.take().expect("it was piped")).lines();
+    let mut heard = Vec::new();
+    for line in lines {
+        let line = line.expect("the script writes text");
+        println!("{line}");
+        if let Some(what) = line.strip_prefix("do: ") {
+            done(what);
+            writeln!(stdin, "done").expect("the script listens");
+        }
+        heard.push(line);
+    }
+    let ended = person.wait().expect("the script ends");
+    assert!(ended.success(), "{heard:#?}");
+    assert_eq!(heard.last().map(String::as_str), Some("all seen"));
+}
+
+/// Logs in by the link, sees hosts, containers and flows, opens and closes a group, clicks a flow, filters, walks by keys, saves
+/// what is shown, reads the table, goes back in time, changes colours, and finds the page again after the node was killed. No
+/// error in the console, nothing from elsewhere, nothing that keeps anybody from using it.
+#[test]
+fn a_person_uses_the_page() {
     Lab::run(|lab| {
-        let hosts = lab.cluster::<2>();
+        let hosts = [lab.host("h1", 1), lab.host("h2", 2)];
         let [h1, h2] = &hosts;
+        let docker = lab.dir().join("docker.sock");
+        h1.start_with(&[&format!("--docker-api={}", docker.display())]);
+        h2.start();
+        form(&hosts);
         let [web, db] = [
             h1.attach_with("web", &["--label", "tier=front"]),
             h2.attach_with("db", &["--label", "tier=store"]),
@@ -144,43 +213,48 @@ fn a_person_uses_the_page() {
         let front = make_shop(h2);
         let _life = Life::start(&web, &db, front);
         let mut server = serve(&web, lab.dir());
+        play_docker(&docker, server.id());
         h1.json(&["network", "create", "blue"]);
         h1.attach_with("inner", &["--network", "blue"]);
         let forward = Forward::start(h1);
-        assert!(
-            forward.link.starts_with("http://127.0.0.1:"),
-            "{}",
-            forward.link
-        );
-        let shots = Path::new(env!("CARGO_MANIFEST_DIR")).join(".cache/page");
-        std::fs::create_dir_all(&shots).expect("a place for pictures");
-        let mut person = Command::new("node")
-            .arg(SCRIPT)
-            .arg(&forward.link)
-            .arg(&shots)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("node is installed");
-        let mut stdin = person.stdin.take().expect("it was piped");
-        let mut lines = BufReader::new(person.stdout.take().expect("it was piped")).lines();
-        let mut heard = Vec::new();
-        for line in lines.by_ref() {
-            let line = line.expect("the script writes text");
-            println!("{line}");
-            heard.push(line.clone());
-            if line == "restart the node" {
-                h1.end("KILL");
-                std::thread::sleep(Duration::from_secs(1));
-                h1.start();
-                writeln!(stdin, "restarted").expect("the script listens");
-            }
-        }
+        play("person.mjs", &forward.link, "person", |what| {
+            assert_eq!(what, "restart the node");
+            h1.end("KILL");
+            std::thread::sleep(Duration::from_secs(1));
+            h1.start();
+        });
         server.kill().expect("it runs until now");
         server.wait().expect("it ends");
-        let ended = person.wait().expect("the script ends");
-        assert!(ended.success(), "{heard:#?}");
-        assert_eq!(heard.last().map(String::as_str), Some("all seen"));
+    });
+}
+
+/// Wherever there is little or nothing to see, or nobody is allowed to, the page says why and what to do.
+#[test]
+fn an_empty_page_says_why() {
+    Lab::run(|lab| {
+        let hosts = [lab.host("h1", 1), lab.host("h2", 2)];
+        hosts.iter().for_each(Host::start);
+        let [h1, h2] = &hosts;
+        let forward = Forward::start(h1);
+        play("empty.mjs", &forward.link, "empty", |what| match what {
+            "make a cluster" => form(&hosts),
+            "attach two containers" => {
+                h1.attach("a");
+                h1.attach("b");
+            }
+            "lose the other host" => h2.kill(),
+            "stop looking at flows" => {
+                h1.end("TERM");
+                h1.start_with(&["--flows=off"]);
+            }
+            "stop the node" => {
+                h1.end("TERM");
+            }
+            other => panic!("the script asks to {other}"),
+        });
+        // So that what went over the wire can be judged.
+        hosts.iter().for_each(Host::start);
+        await_mesh(&hosts);
     });
 }
 

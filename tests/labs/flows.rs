@@ -1,7 +1,8 @@
 //! Who talks to whom, as every node of a cluster tells it.
 
+use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -9,11 +10,15 @@ use serde_json::Value;
 use crate::lab::ns::Ns;
 use crate::lab::traffic::{ping, udp, wait_for};
 use crate::lab::{Container, Host, Lab};
+use crate::relayed::picks;
 
-/// Bytes that each TCP flow of these labs carries, one way.
+/// Bytes that each TCP flow of these labs carries from who began it.
 const SIZE: usize = 2 << 20;
 
-/// Sends [`SIZE`] bytes over one connection, all of which are read before it ends.
+/// Bytes of the answer.
+const ANSWER: usize = 1 << 20;
+
+/// Sends [`SIZE`] bytes over one connection, which are answered by [`ANSWER`] when all of them were read.
 fn send(from: &Ns, to: &Ns, ip: IpAddr, port: u16) {
     let address = SocketAddr::new(ip, port);
     send_to(from, address, (to, address));
@@ -28,11 +33,15 @@ fn send_to(from: &Ns, asked: SocketAddr, (to, listens): (&Ns, SocketAddr)) {
         let (mut stream, _) = listener.accept().expect("a connection comes");
         let mut bytes = Vec::new();
         stream.read_to_end(&mut bytes).expect("all of it comes");
+        stream.write_all(&vec![8; ANSWER]).expect("it is read");
         bytes.len()
     });
     let mut stream = connect_in_time(from, asked);
     stream.write_all(&vec![7; SIZE]).expect("it is read");
-    drop(stream);
+    stream.shutdown(Shutdown::Write).expect("it is open");
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).expect("all of it comes");
+    assert_eq!(answer.len(), ANSWER);
     assert_eq!(reader.join().expect("the reader ends"), SIZE);
 }
 
@@ -80,26 +89,29 @@ fn every_node_tells_who_talks_to_whom() {
             (&a, &b, IpAddr::V4(b.v4), 8001),
             (&b, &a, a.v6.into(), 8002),
             (&a, &c, c.v4.into(), 8003),
+            (&c, &a, a.v6.into(), 8006),
         ] {
             send(&from.ns, &to.ns, ip, port);
             let ends = (from.name.as_str(), to.name.as_str());
             delays.take(&hosts, ends, ("tcp", port), |flow| {
-                // Headers are counted too: 52 to 72 bytes on each 1448, fewer on super-packets.
-                let all = SIZE as u64..SIZE as u64 * 105 / 100;
-                let sent = flow["sent_bytes"].as_u64();
-                sent.is_some_and(|sent| all.contains(&sent))
-                    && flow["connections"] == 1
-                    && flow["refused"] == 0
+                carried(flow) && flow["connections"] == 1 && flow["refused"] == 0
             });
         }
         ping(&a.ns, b.v4.into(), 56);
         delays.take(&hosts, ("a", "b"), ("icmp", 0), |flow| {
-            flow["sent_packets"] == 1
+            flow["sent_packets"] == 1 && flow["received_packets"] == 1
         });
-        stream_of_datagrams((&c.ns, c.v6.into()), (&b.ns, b.v6.into()), 8005);
-        delays.take(&hosts, ("c", "b"), ("udp", 8005), |flow| {
-            flow["sent_packets"] == DATAGRAMS
-        });
+        for (from, to, [left, right], port) in [
+            (&c, &b, [c.v6.into(), b.v6.into()], 8005),
+            (&c, &a, [c.v4.into(), IpAddr::V4(a.v4)], 8007),
+            (&c, &a, [c.v6.into(), a.v6.into()], 8008),
+        ] {
+            stream_of_datagrams((&from.ns, left), (&to.ns, right), port);
+            let ends = (from.name.as_str(), to.name.as_str());
+            delays.take(&hosts, ends, ("udp", port), |flow| {
+                flow["sent_packets"] == DATAGRAMS && exchanged(flow)
+            });
+        }
         let refused: SocketAddr = (b.v4, 8009).into();
         let answer = c.ns.inside(|| TcpStream::connect(refused));
         assert!(answer.is_err(), "nothing listens there");
@@ -108,11 +120,34 @@ fn every_node_tells_who_talks_to_whom() {
         });
         outside(lab, &a);
         delays.take(&hosts, ("a", "192.168.77.9"), ("tcp", 8004), |flow| {
-            flow["to"]["kind"] == "outside" && carries(flow, "sent_bytes", SIZE as u64)
+            flow["to"]["kind"] == "outside" && carried(flow)
         });
         delays.check();
+        nobody_answers(&hosts, &a, &b);
         told_in_words(h1, h2);
     });
+}
+
+/// What nobody answers fails as well, a moment later: nothing came back, and nobody refused.
+fn nobody_answers(hosts: &[Host], from: &Container, mute: &Container) {
+    mute.ns.sh(&format!("ip route add blackhole {}", from.v4));
+    let to: SocketAddr = (mute.v4, 8020).into();
+    let asking = || TcpStream::connect_timeout(&to, 2 * SOON);
+    let answer = from.ns.inside(asking);
+    assert!(answer.is_err(), "who asks cannot be answered");
+    for host in hosts {
+        let flow = awaited(host, ("a", "b"), ("tcp", 8020), |flow| {
+            flow["unanswered"] == 1 && flow["failing"] == true
+        });
+        assert_eq!(
+            (&flow["refused"], &flow["received_bytes"]),
+            (&0.into(), &0.into())
+        );
+        assert!(
+            flow["sent_packets"].as_u64() >= Some(2),
+            "it was tried again: {flow}"
+        );
+    }
 }
 
 /// The failing flow and the busiest in words, and that the picture has no flow twice.
@@ -173,11 +208,7 @@ fn flows_through_a_service_and_of_udp_are_told_with_their_ends_and_bytes() {
         }
         for host in &hosts {
             for port in [8006, 8007] {
-                // 20 or 40 of IP and 8 of UDP on each 1000.
-                awaited(host, ("a", "b"), ("udp", port), |flow| {
-                    let sent = flow["sent_bytes"].as_u64().unwrap_or_default();
-                    (DATAGRAMS * 1000..DATAGRAMS * 1050).contains(&sent)
-                });
+                awaited(host, ("a", "b"), ("udp", port), exchanged);
             }
         }
         let said = h2.ok(&["flows", "-o", "wide", "--port", "8005"]);
@@ -211,7 +242,6 @@ fn hosts_the_outside_and_services_are_ends_too() {
             host.json(&["flows"]);
         }
         let mut delays = Delays::default();
-        let carried = |flow: &Value| carries(flow, "sent_bytes", SIZE as u64);
         send(&h1.ns, &b.ns, b.v4.into(), 8010);
         delays.take(&hosts, ("h1", "b"), ("tcp", 8010), |flow| {
             carried(flow) && flow["from"]["kind"] == "host"
@@ -233,7 +263,7 @@ fn hosts_the_outside_and_services_are_ends_too() {
         let asked = SocketAddr::new(front(&names, 0).ip(), 53);
         datagrams_to((&a.ns, a.v4.into()), asked, (&b.ns, (b.v4, 8006).into()));
         delays.take(&hosts, ("a", "b"), ("udp", 8006), |flow| {
-            carries(flow, "sent_bytes", DATAGRAMS * 1000) && flow["service"] == "names"
+            exchanged(flow) && flow["service"] == "names"
         });
         let port = SocketAddr::new(h2.v4.into(), 30080);
         send_to(&machine, port, (&b.ns, (b.v4, 8005).into()));
@@ -244,7 +274,88 @@ fn hosts_the_outside_and_services_are_ends_too() {
     });
 }
 
-/// Whether a flow counted that many bytes, and their headers.
+/// What goes through a Service of the relay is two connections, and one flow: from who asked to who answers, by the Service,
+/// with the bytes that went, once.
+#[test]
+fn what_the_relay_carries_is_one_flow() {
+    Lab::run(|lab| {
+        let hosts = lab.cluster::<2>();
+        let [h1, h2] = &hosts;
+        let [a, b] = [h1.attach("a"), h2.attach_with("b", &["--label", "app=web"])];
+        let relayed = |name, port| {
+            let words = ["service", "create", name, "--port", port];
+            let more = ["--selector", "app=web", "--engine", "relay"];
+            h1.json(&[&words[..], &more].concat())
+        };
+        let (web, names) = (relayed("web", "80:8005"), relayed("names", "53:8006/udp"));
+        let families = [(a.v4.into(), b.v4.into()), (a.v6.into(), IpAddr::V6(b.v6))];
+        relay_takes(h1, (&a.ns, front(&web, 0)), (&b.ns, (b.v4, 8005).into()));
+        let mut through = Vec::new();
+        for (at, (left, right)) in families.into_iter().enumerate() {
+            let asked = front(&web, at);
+            send_to(&a.ns, asked, (&b.ns, (right, 8005).into()));
+            through.push(asked);
+            let asked = SocketAddr::new(front(&names, at).ip(), 53);
+            datagrams_to((&a.ns, left), asked, (&b.ns, (right, 8006).into()));
+            through.push(asked);
+        }
+        for host in &hosts {
+            wait_for("each is one flow, with its bytes", PATIENCE, || {
+                let told = all_of(host, "a");
+                through.iter().all(|via| {
+                    let flow = told.get(&via.to_string());
+                    flow.is_some_and(|flow| match via.port() {
+                        80 => carried(flow) && flow["service"] == "web",
+                        _ => exchanged(flow) && flow["service"] == "names",
+                    })
+                }) && told.len() == through.len()
+            });
+            let told = all_of(host, "a");
+            let to: Vec<&Value> = told.values().map(|flow| &flow["to"]["name"]).collect();
+            assert_eq!(to, ["b"; 4], "who answers, and nobody else: {told:?}");
+        }
+        let by_relay = [picks(h1, "web"), picks(h1, "names")];
+        assert!(
+            by_relay[0] >= 3 && by_relay[1] >= 2,
+            "it was the relay: {by_relay:?}"
+        );
+    });
+}
+
+/// Connects until it is the relay that takes it up: before, the kernel serves.
+fn relay_takes(host: &Host, (from, asked): (&Ns, SocketAddr), (to, listens): (&Ns, SocketAddr)) {
+    let _listener = to
+        .inside(|| TcpListener::bind(listens))
+        .expect("the port is free");
+    wait_for("the relay serves", PATIENCE, || {
+        drop(connect_in_time(from, asked));
+        picks(host, "web") > 0
+    });
+}
+
+/// What a host tells of the flows from a container, by what was asked for.
+fn all_of(host: &Host, from: &str) -> BTreeMap<String, Value> {
+    let shown = host.json(&["flows", "--from", from]);
+    let flows = shown["flows"].as_array().expect("a list").iter();
+    let asked = |flow: &Value| match flow["via"].as_str() {
+        Some(via) => via.to_owned(),
+        None => format!("{} {}", flow["to"]["name"], flow["port"]),
+    };
+    flows.map(|flow| (asked(flow), flow.clone())).collect()
+}
+
+/// Whether a flow counted what [`send`] carries.
+fn carried(flow: &Value) -> bool {
+    carries(flow, "sent_bytes", SIZE as u64) && carries(flow, "received_bytes", ANSWER as u64)
+}
+
+/// Whether a flow counted what [`exchange`] carries: 20 or 40 bytes of IP and 8 of UDP on each datagram as well.
+fn exchanged(flow: &Value) -> bool {
+    carries(flow, "sent_bytes", DATAGRAMS * 1000)
+        && carries(flow, "received_bytes", DATAGRAMS * 1200)
+}
+
+/// Whether a flow counted that many bytes, and their headers and acknowledgements.
 fn carries(flow: &Value, direction: &str, bytes: u64) -> bool {
     let counted = flow[direction].as_u64();
     counted.is_some_and(|counted| (bytes..bytes * 105 / 100).contains(&counted))
@@ -253,7 +364,7 @@ fn carries(flow: &Value, direction: &str, bytes: u64) -> bool {
 /// How many datagrams [`stream_of_datagrams`] sends.
 const DATAGRAMS: u64 = 50;
 
-/// Sends datagrams of 1000 bytes to a port, each of which is waited for.
+/// Sends datagrams of 1000 bytes to a port, each of which is answered by one of 1200.
 fn stream_of_datagrams(from: (&Ns, IpAddr), to: (&Ns, IpAddr), port: u16) {
     let (left, right) = (udp(from.0, (from.1, 0)), udp(to.0, (to.1, port)));
     exchange(&left, (to.1, port).into(), &right);
@@ -262,7 +373,9 @@ fn stream_of_datagrams(from: (&Ns, IpAddr), to: (&Ns, IpAddr), port: u16) {
 fn exchange(left: &UdpSocket, asked: SocketAddr, right: &UdpSocket) {
     for _ in 0..DATAGRAMS {
         left.send_to(&[1; 1000], asked).expect("it leaves");
-        right.recv_from(&mut [0; 1500]).expect("it arrives");
+        let (_, asker) = right.recv_from(&mut [0; 1500]).expect("it arrives");
+        right.send_to(&[2; 1200], asker).expect("it leaves");
+        left.recv_from(&mut [0; 1500]).expect("it is answered");
     }
 }
 

@@ -86,7 +86,7 @@ fn create(host: &Host, name: &str, port: &str, engine: &str) -> SocketAddr {
 }
 
 /// How many picks the relay shows of a Service.
-fn picks(host: &Host, name: &str) -> u64 {
+pub(crate) fn picks(host: &Host, name: &str) -> u64 {
     let described = host.json(&["service", "describe", name]);
     let backends = described["backends"].as_array().expect("a list");
     let each = backends.iter().map(|one| one["relayed"]["picks"].as_u64());

@@ -1,80 +1,6 @@
-// A person who uses the page, in the distribution's Chromium: node person.mjs LINK FOLDER. Says what is seen, one line each, and
-// ends with "all seen", or with what was not. Pictures of each view are left in FOLDER.
-//
-// It asks to have the node restarted by the line "restart the node", and goes on when it is told that it was.
+// A person who uses the page: node person.mjs LINK FOLDER, see visit.mjs. Has the node restarted, and finds the page again.
 
-import { readFileSync } from "node:fs";
-import { createRequire } from "node:module";
-import { createInterface } from "node:readline";
-
-const require = createRequire(new URL("../../dashboard/web/package.json", import.meta.url));
-const { chromium } = require("playwright-core");
-const axe = readFileSync(require.resolve("axe-core/axe.min.js"), "utf8");
-
-const [link, folder] = process.argv.slice(2);
-const PATIENCE = 30_000;
-
-const browser = await chromium.launch({ executablePath: "/usr/bin/chromium", args: ["--no-sandbox", "--disable-gpu"] });
-const context = await browser.newContext({ viewport: { width: 1440, height: 900 }, colorScheme: "dark" });
-const page = await context.newPage();
-page.setDefaultTimeout(PATIENCE);
-
-const errors = [];
-let down = false;
-page.on("console", (message) => {
-  // While the node is down, that it cannot be reached is no error of the page's.
-  if (message.type() === "error" && !down) errors.push(message.text());
-});
-page.on("pageerror", (error) => errors.push(String(error)));
-page.on("request", (request) => {
-  const url = request.url();
-  if (!url.startsWith(new URL(link).origin) && !/^(data|blob):/.test(url)) errors.push(`something from elsewhere: ${url}`);
-});
-
-const say = (text) => console.log(text);
-const shot = (name) => page.screenshot({ path: `${folder}/${name}.png` });
-
-function check(condition, what) {
-  if (!condition) throw new Error(what);
-  say(what);
-}
-
-/** Waits until a test of the page holds. */
-const until = (what, test, argument) =>
-  page.waitForFunction(test, argument, { timeout: PATIENCE }).then(
-    () => say(what),
-    () => {
-      throw new Error(`not so: ${what}`);
-    },
-  );
-
-/** Where an element of the graph is on the screen. */
-async function place(find) {
-  await page.waitForFunction((wanted) => Object.keys(window.weavePlaces()).some((id) => id.includes(wanted)), find, { timeout: PATIENCE });
-  const frame = await page.locator(".graph").boundingBox();
-  const at = await page.evaluate((wanted) => Object.entries(window.weavePlaces()).find(([id]) => id.includes(wanted))[1], find);
-  return { x: frame.x + at.x, y: frame.y + at.y };
-}
-
-async function click(find) {
-  const { x, y } = await place(find);
-  await page.mouse.click(x, y);
-}
-
-/** Fails on what keeps somebody from using the page. */
-async function everybody(view) {
-  // The page's policy lets no script in; the browser's own tools are not bound by it.
-  if (!(await page.evaluate(() => "axe" in window))) await page.evaluate(axe);
-  const found = await page.evaluate(async () => {
-    const result = await window.axe.run(document, { resultTypes: ["violations"] });
-    return result.violations
-      .filter((one) => one.impact === "serious" || one.impact === "critical")
-      .map((one) => `${one.id}: ${one.nodes.map((node) => node.target.join(" ")).join(", ")}`);
-  });
-  check(found.length === 0, `everybody can use the ${view}${found.length ? `, but: ${found.join("; ")}` : ""}`);
-}
-
-const restarted = new Promise((resolve) => createInterface({ input: process.stdin }).once("line", resolve));
+import { check, click, context, errors, everybody, have, isBack, link, page, PATIENCE, play, saved, say, shot, until } from "./visit.mjs";
 
 async function visit() {
   await page.goto(new URL(link).origin);
@@ -107,6 +33,12 @@ async function look() {
   await details.getByText("udp/7000").waitFor();
   await details.getByText(/Refused: tcp\/7009/).waitFor();
   say("an edge tells its flows, and why one fails");
+  await details.getByText(/What listens there\? On h2:/).waitFor();
+  await context.grantPermissions(["clipboard-read", "clipboard-write"]);
+  await details.getByRole("button", { name: "Copy weavectl processes --listening db" }).click();
+  await details.getByText("Copied").waitFor();
+  const copied = await page.evaluate(() => navigator.clipboard.readText());
+  check(copied === "weavectl processes --listening db", "and what to type to learn more, which can be copied");
   await shot("edge");
   await everybody("details");
   await click("/web/eth0");
@@ -116,6 +48,9 @@ async function look() {
   say("and what runs in it");
   await details.getByText("<i id=bad>").waitFor();
   check((await page.locator("#bad").count()) === 0, "a name that would be markup is text");
+  await details.getByText("<img id=bad src=x onerror=alert(1)>").waitFor();
+  await details.getByText("<b id=bad>label</b>").waitFor();
+  check((await page.locator("#bad").count()) === 0, "and so are a label and its value");
   await shot("container");
   await everybody("details of a container");
   await page.getByRole("navigation").getByRole("button", { name: /^h1/ }).click();
@@ -137,6 +72,31 @@ async function look() {
   check(await page.evaluate(inside), "an open one shows them where it stands");
 }
 
+/** What is chosen, as the details call it. */
+const chosen = () => page.evaluate(() => document.querySelector("aside h2")?.textContent ?? "");
+
+async function walk() {
+  await page.keyboard.press("Escape");
+  await page.getByRole("navigation").getByRole("button", { name: /^h1/ }).click();
+  await page.getByRole("application").focus();
+  const ways = { ArrowRight: ["h2", "db"], ArrowLeft: ["h1", "web", "idle", "inner"] };
+  for (const [key, there] of Object.entries(ways)) {
+    for (let step = 0; step < 8 && !there.includes(await chosen()); step += 1) await page.keyboard.press(key);
+    check(there.includes(await chosen()), `${key} leads from host to host: ${await chosen()}`);
+  }
+  await page.getByRole("navigation").getByRole("button", { name: /^h1/ }).click();
+  await page.getByRole("application").focus();
+  const inside = () => Object.keys(window.weavePlaces()).some((id) => id.includes("/idle/"));
+  await page.keyboard.press("Enter");
+  await page.waitForTimeout(300);
+  check(!(await page.evaluate(inside)), "Enter closes a host");
+  await page.keyboard.press("Enter");
+  await page.waitForTimeout(300);
+  check(await page.evaluate(inside), "and opens it");
+  await page.keyboard.press("Escape");
+  check((await chosen()) === "", "Escape closes the details");
+}
+
 async function services() {
   await until("a flow through a Service goes by it", () => {
     const ids = Object.keys(window.weavePlaces()).join("\n");
@@ -151,15 +111,21 @@ async function services() {
   await shot("service");
   await everybody("details of a Service");
   await page.keyboard.press("Escape");
-  const [saved] = await Promise.all([page.waitForEvent("download"), page.getByRole("button", { name: "SVG" }).click()]);
-  await saved.saveAs(`${folder}/graph.svg`);
-  const svg = readFileSync(`${folder}/graph.svg`, "utf8");
+  const svg = await saved("SVG");
   const named = await page.evaluate((text) => {
     const drawn = new DOMParser().parseFromString(text, "image/svg+xml");
     if (drawn.querySelector("parsererror")) return [];
     return [...drawn.querySelectorAll("text")].map((one) => one.textContent);
   }, svg);
   check(["h1", "h2", "web", "db", "shop"].every((name) => named.includes(name)), "the drawing that is saved has every name in it");
+  const picture = JSON.parse(await saved("JSON"));
+  const names = (list) => list.map((one) => one.name);
+  check(
+    ["h1", "h2"].every((name) => names(picture.hosts).includes(name)) &&
+      ["web", "db"].every((name) => names(picture.containers).includes(name)) &&
+      picture.flows.some((flow) => flow.from.name === "web" && flow.to.name === "db" && flow.service === "shop" && flow.sent_bytes > 0),
+    "so has the picture as JSON, and its flows",
+  );
 }
 
 async function find() {
@@ -230,33 +196,13 @@ async function past() {
 }
 
 async function again() {
-  down = true;
-  say("restart the node");
-  await restarted;
+  await have("restart the node");
   await until("the page finds the node again, and is still logged in", () => {
     const strip = document.querySelector(".strip")?.textContent ?? "";
     return document.querySelector(".page") && !strip.includes("does not answer") && !document.querySelector("#code");
   });
-  down = false;
+  isBack();
   await until("and shows what goes on", () => /flow/.test(document.querySelector(".facts").textContent));
 }
 
-try {
-  await visit();
-  await look();
-  await services();
-  await find();
-  await past();
-  await again();
-  check(errors.length === 0, `the console has no error${errors.length ? `, but: ${errors.join("; ")}` : ""}`);
-  say("all seen");
-} catch (error) {
-  await shot("failed").catch(() => {});
-  say(`FAILED: ${error.message}`);
-  if (errors.length) say(`the console said: ${errors.join("; ")}`);
-  process.exitCode = 1;
-} finally {
-  await browser.close();
-  // Whoever started this still holds its input open.
-  process.stdin.destroy();
-}
+await play(visit, look, walk, services, find, past, again);

@@ -57,9 +57,14 @@ impl Flows {
             let key = known.key;
             let from = SocketAddr::new(key.from, *port);
             let to = SocketAddr::new(key.to, key.port);
-            let sides = [(from, key.via.unwrap_or(to)), (to, from)];
-            for (side, ends) in sides.iter().enumerate() {
-                if let Some(socket) = by_ends.get(ends) {
+            let began = by_ends.get(&(from, key.via.unwrap_or(to)));
+            // A relay's own socket calls the endpoint by its address.
+            let sides = [
+                began.or_else(|| by_ends.get(&(from, to))),
+                by_ends.get(&(to, from)),
+            ];
+            for (side, socket) in sides.into_iter().enumerate() {
+                if let Some(socket) = socket {
                     sums.entry(key).or_default()[side].add(socket);
                 }
             }
@@ -158,6 +163,30 @@ mod tests {
             ("10.32.0.4".to_owned(), seen(1, Some(300), 0)),
         ];
         assert_eq!(told(&connections, &sockets), expected);
+    }
+
+    #[test]
+    fn of_what_a_relay_carries_its_own_socket_tells() {
+        let (mut flows, now) = (Flows::default(), Instant::now());
+        let at = |text: &str| text.parse().expect("an address");
+        let (front, own, endpoint) = ("10.96.0.9:80", "10.32.0.2:10240", "10.32.0.3:8080");
+        let told = weave_model::Relayed {
+            protocol: weave_model::Protocol::Tcp,
+            client: at("10.32.0.2:4001"),
+            is_host: false,
+            front: at(front),
+            from: at(own),
+            endpoint: at(endpoint),
+        };
+        flows.relayed(&told, now);
+        flows.begin(now, 1);
+        flows.take(&connection(1, own, endpoint, endpoint), |_| Whose::Mine);
+        flows.finish();
+        let near = socket("10.32.0.2:4001", front, Some(9), 0);
+        flows.see(&[near, socket(own, endpoint, Some(70), 1)]);
+        let told = flows.busiest(9).0;
+        assert_eq!(told[0].via, Some(at(front)));
+        assert_eq!(told[0].counts.tcp, seen(1, Some(70), 1));
     }
 
     #[test]

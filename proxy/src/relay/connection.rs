@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use mio::net::TcpStream;
+use weave_model::{Protocol, Relayed};
 
 use super::answer::Answer;
 use super::dial::Dial;
@@ -105,6 +106,18 @@ impl Connection {
             Way::Up => self.server.as_ref(),
             Way::Down => Some(&self.client),
         }
+    }
+
+    /// What is to be told of the connection to the endpoint; nothing when one of the two is broken already.
+    pub(super) fn leg(&self) -> Option<Relayed> {
+        Some(Relayed {
+            protocol: Protocol::Tcp,
+            client: self.peer,
+            is_host: self.origin == Origin::Host,
+            front: self.client.local_addr().ok()?,
+            from: self.server.as_ref()?.local_addr().ok()?,
+            endpoint: self.target?,
+        })
     }
 
     /// Whether the attempt to reach the endpoint came to an error.

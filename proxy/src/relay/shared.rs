@@ -7,9 +7,11 @@ use arc_swap::ArcSwap;
 use weave_linux::intercept::Name;
 
 use super::agree::{Budget, News, Open};
+use super::legs::Legs;
 use super::routes::{Routes, Source};
 
-/// Shared by all threads; everything in it is read or counted without waiting for anybody.
+/// Shared by all threads; everything in it is read or counted without waiting for anybody, but for the note of a
+/// connection that was made.
 #[derive(Debug, Default)]
 pub(super) struct Shared {
     pub(super) routes: ArcSwap<Routes>,
@@ -20,6 +22,7 @@ pub(super) struct Shared {
     pub(super) open: Open,
     pub(super) counts: Counts,
     pub(super) budget: Budget,
+    pub(super) legs: Legs,
     /// Chooses the ports of connections that are made in clients' names.
     pub(super) turn: AtomicU32,
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use mio::net::UdpSocket;
 use weave_linux::intercept::datagrams;
-use weave_model::Protocol;
+use weave_model::{Protocol, Relayed};
 
 use super::pick::Set;
 use super::routes::Group;
@@ -86,6 +86,8 @@ impl Upstream {
             match datagrams::ask(target.address, name(source), turn) {
                 Ok(socket) => {
                     self.began = now;
+                    let leg = self.leg(&socket, target.address);
+                    leg.into_iter().for_each(|leg| shared.legs.add(leg));
                     let picked = self.picked.insert((target, UdpSocket::from_std(socket)));
                     return Some(&mut picked.1);
                 }
@@ -96,6 +98,18 @@ impl Upstream {
             }
         }
         None
+    }
+
+    /// What is to be told of the way to an endpoint.
+    fn leg(&self, socket: &std::net::UdpSocket, endpoint: SocketAddr) -> Option<Relayed> {
+        Some(Relayed {
+            protocol: Protocol::Udp,
+            client: self.flow.client,
+            is_host: self.origin == Origin::Host,
+            front: self.flow.front,
+            from: socket.local_addr().ok()?,
+            endpoint,
+        })
     }
 
     /// Sends; `None` when it has nowhere to.

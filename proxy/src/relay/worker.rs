@@ -299,6 +299,10 @@ impl Worker {
                 Ok(stream) => {
                     connection.server = Some(stream);
                     connection.began = now;
+                    connection
+                        .leg()
+                        .into_iter()
+                        .for_each(|leg| self.shared.legs.add(leg));
                     let deadline = now + patience;
                     self.deadlines
                         .push(Reverse((deadline, id, connection.serial)));

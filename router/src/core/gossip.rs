@@ -148,6 +148,7 @@ impl Core {
     }
 
     fn take(&mut self, peer: NodeId, message: Message, from: Way) {
+        self.tally.received(&message);
         match message {
             Message::Ping { id, alarm } => self.handle_ping(peer, id, alarm, from),
             Message::Pong { id, observed } => self.handle_pong(peer, id, observed),
@@ -466,6 +467,9 @@ impl Core {
             Some(record) => {
                 self.own = Some(record);
                 self.flood.offer(self.me, None, self.now.mono);
+                if self.flood.is_lacked(self.me) {
+                    self.tally.news(self.now.mono);
+                }
             }
             None => {
                 warn!("this node's record is too long: others do not learn of its newest addresses")
@@ -502,6 +506,9 @@ impl Core {
         self.send_gifts();
         self.send_offices();
         self.go_on_rotating();
+        if self.tally.waits() && !self.flood.is_lacked(self.me) {
+            self.tally.all_have(self.now.mono);
+        }
     }
 
     /// Sends a message, in parts if it is long. It may be lost.
@@ -509,6 +516,7 @@ impl Core {
         let Some(bodies) = parts::split(&message.encode()) else {
             return warn!(peer = %peer.short(), "a control message is too long to be sent");
         };
+        self.tally.sent(message);
         for body in bodies {
             self.sessions.send_control(peer, &body, self.now);
         }

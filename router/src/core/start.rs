@@ -95,6 +95,7 @@ impl Core {
             unmet: BTreeMap::new(),
             giving: Giving::default(),
             saving: Saving::default(),
+            tally: Tally::default(),
             stale: true,
             relocked: true,
             out: VecDeque::new(),

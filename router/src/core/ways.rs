@@ -79,7 +79,9 @@ impl Core {
         let Ask {
             peer, id, alarm, ..
         } = ask;
-        let body = Message::Ping { id, alarm }.encode();
+        let ping = Message::Ping { id, alarm };
+        self.tally.sent(&ping);
+        let body = ping.encode();
         if ask.expected {
             self.sessions.send_control(peer, &body, self.now);
         } else {
@@ -90,7 +92,9 @@ impl Core {
     /// Answers by the way that the question came, so that its sender learns of that way and no other.
     pub(super) fn handle_ping(&mut self, peer: NodeId, id: u64, alarm: bool, from: Way) {
         let observed = from.canonical().address();
-        let body = Message::Pong { id, observed }.encode();
+        let pong = Message::Pong { id, observed };
+        self.tally.sent(&pong);
+        let body = pong.encode();
         self.sessions.send_over(peer, from, &body);
         if alarm {
             self.ways.paths.doubt(peer, false, self.now.mono);

@@ -302,6 +302,7 @@ impl Control {
                 tracing::debug!(to = %transmit.to, %error, "a control datagram was not sent");
             }
         }
+        *lock(&self.shared.tally) = self.core.tally();
     }
 
     fn take_event(&mut self, event: CoreEvent) {

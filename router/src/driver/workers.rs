@@ -9,7 +9,7 @@ use std::thread::{self, JoinHandle};
 use arc_swap::ArcSwap;
 use weave_linux::poll::Bell;
 use weave_linux::tun::{Tun, TunOptions, TunQueues};
-use weave_linux::udp::{UdpOptions, UdpSocket};
+use weave_linux::udp::{Queue, UdpOptions, UdpSocket};
 
 use super::Error;
 use crate::path::egress::Egress;
@@ -93,6 +93,8 @@ pub struct Workers {
     opened: Granted,
     /// What the control thread drops.
     pub control: Arc<Counters>,
+    /// Where datagrams come in, one for each lane.
+    ears: Vec<Arc<UdpSocket>>,
     received: Vec<Arc<Counters>>,
     sent: Vec<Arc<Counters>>,
     /// Where handshakes knock, of all lanes together; the control thread changes its locks.
@@ -130,6 +132,7 @@ impl Workers {
                 queues: count,
             },
             control: Arc::clone(&control),
+            ears: receivers.clone(),
             received: vec![control],
             sent: Vec::new(),
             door: Door::default(),
@@ -236,6 +239,12 @@ impl Workers {
             sum
         };
         (add(&self.sent), add(&self.received))
+    }
+
+    /// What waits to be read from the node's port; a socket that does not say is left out.
+    pub fn queue(&self) -> Queue {
+        let each = self.ears.iter().filter_map(|socket| socket.queue().ok());
+        each.fold(Queue::default(), Queue::with)
     }
 
     /// What the kernel still does for the data threads.

@@ -207,6 +207,12 @@ impl Flood {
         }
     }
 
+    /// Whether some peer has yet to show that it has a record.
+    pub fn is_lacked(&self, record: NodeId) -> bool {
+        let mut peers = self.peers.values();
+        peers.any(|state| state.records.contains_key(&record))
+    }
+
     /// There is no such record any more: nobody is to be told of it.
     pub fn forget(&mut self, record: NodeId) {
         let peers: Vec<NodeId> = self.peers.keys().copied().collect();
@@ -301,10 +307,12 @@ mod tests {
         }
         flood.offer(C, Some(A), now);
         assert_eq!(flood.due(now), [(B, Due::Record(C))]);
+        assert!(flood.is_lacked(C) && !flood.is_lacked(A));
         assert_eq!(flood.due(now), []);
         assert_eq!(flood.poll_timeout(), Some(now + FIRST_RETRY));
         assert_eq!(flood.due(now + FIRST_RETRY), [(B, Due::Record(C))]);
         flood.has(B, C);
+        assert!(!flood.is_lacked(C));
         assert_eq!(flood.due(now + LAST_RETRY), []);
         assert_eq!(flood.poll_timeout(), Some(now + SUMMARY_INTERVAL));
     }

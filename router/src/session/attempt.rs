@@ -34,6 +34,8 @@ pub(super) struct Attempt {
 /// A message 1 on its way.
 pub(super) struct Pending {
     pub(super) initiator: Initiator,
+    /// When it was made.
+    pub(super) began: Instant,
     to: Way,
     datagram: Vec<u8>,
     /// A cookie came for it, and it was sent again.
@@ -135,6 +137,7 @@ impl Pending {
         local.transmit(to, datagram.clone());
         Some(Self {
             initiator,
+            began: now.mono,
             to,
             datagram,
             proven: false,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
-use weave_model::{NodeId, Suite};
+use weave_model::{Durations, NodeId, Suite};
 use zeroize::Zeroizing;
 
 use super::events::{SessionConfig, SessionEvent};
@@ -44,6 +44,8 @@ pub(super) struct Local {
     /// The way of each is looked at when it is polled: what is relayed goes in a session with the relay.
     pub(super) transmits: VecDeque<(Way, Vec<u8>)>,
     pub(super) events: VecDeque<SessionEvent>,
+    /// How long handshakes took that this node began.
+    pub(super) handshakes: Durations,
 }
 
 impl Local {
@@ -67,6 +69,7 @@ impl Local {
             relocked: false,
             transmits: VecDeque::new(),
             events: VecDeque::new(),
+            handshakes: Durations::default(),
         }
     }
 

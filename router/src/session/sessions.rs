@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use weave_model::{Drop, NodeId, Suite};
+use weave_model::{Drop, Durations, NodeId, Suite};
 
 use super::attempt::Told;
 use super::limits::{Bucket, Entry, Gate};
@@ -111,6 +111,12 @@ impl Sessions {
     /// Puts in what members' handshakes are told from junk by.
     pub fn lock(&mut self, locks: &mut Locks) {
         self.local.lock(locks);
+    }
+
+    /// How long handshakes took that this node began and that came to an end as they should, each from the initiation that
+    /// was answered.
+    pub const fn handshakes(&self) -> Durations {
+        self.local.handshakes
     }
 
     /// Tells peers, in later handshakes, the version of this node's own record.
@@ -542,6 +548,8 @@ fn finish(
         .as_mut()
         .and_then(|attempt| attempt.pending.take())
         .ok_or(Drop::UnknownSession)?;
+    let took = now.mono.saturating_duration_since(pending.began);
+    local.handshakes.add(took);
     let suite = pending.initiator.opening().suite;
     let terms = terms(peer.id, suite, about, index, receiver, local);
     peer.record = about.record;
