@@ -362,7 +362,7 @@ impl Works {
     }
 
     async fn find(
-        &self,
+        &mut self,
         network: &NetworkName,
         lease: &str,
         want: Option<u32>,
