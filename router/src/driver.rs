@@ -311,6 +311,8 @@ impl Router {
             // A panic of the thread was reported when it happened.
             let _ = thread.join();
         }
+        // What was asked while the thread ended: whoever waits hears that nobody will answer.
+        lock(&self.shared.orders).clear();
         lock(&self.shared.stats).workers = None;
     }
 

@@ -89,17 +89,12 @@ impl Ipam {
         }
     }
 
-    /// Replaces the own blocks. Leases outside them are kept; resting offsets outside them are forgotten.
+    /// Replaces the own blocks. Leases outside them are kept, and so are resting offsets: a block may be back before they
+    /// have rested.
     pub fn set_blocks(&mut self, blocks: &[Block]) {
         self.blocks = blocks.to_vec();
         self.blocks.sort_unstable();
         self.fresh_from.clear();
-        let resting = std::mem::take(&mut self.resting);
-        self.resting = resting
-            .into_iter()
-            .filter(|(offset, _)| self.owns(*offset))
-            .collect();
-        self.rested = self.resting.iter().map(|(offset, _)| *offset).collect();
     }
 
     /// Replaces the areas. Leases stay where they are. Whether anything changed is the answer.
@@ -161,11 +156,18 @@ impl Ipam {
     /// Takes the address of `id` back and lets it rest; `None` if it has none.
     pub fn release(&mut self, id: &str, now: Instant) -> Option<u32> {
         let offset = self.remove(id)?;
-        if self.owns(offset) {
-            self.resting.push_back((offset, now + COOLDOWN));
-            self.rested.insert(offset);
-        }
+        self.forget_rested(now);
+        self.resting.push_back((offset, now + COOLDOWN));
+        self.rested.insert(offset);
         Some(offset)
+    }
+
+    /// Forgets what has rested in blocks that are not here any more.
+    fn forget_rested(&mut self, now: Instant) {
+        let mut resting = std::mem::take(&mut self.resting);
+        resting.retain(|(offset, until)| *until > now || self.owns(*offset));
+        self.rested = resting.iter().map(|(offset, _)| *offset).collect();
+        self.resting = resting;
     }
 
     /// Takes back an address that nobody was told of: it needs no rest.
@@ -350,7 +352,10 @@ impl Ipam {
     fn rested_long(&mut self, area: Option<Block>, now: Instant) -> Option<u32> {
         let due = self.resting.iter().take_while(|(_, until)| *until <= now);
         let mut due = due.map(|(offset, _)| *offset).enumerate();
-        let (at, offset) = due.find(|(_, offset)| self.area_of(*offset) == area)?;
+        // It may have become one of those by an area that was made since, and another's by a deed.
+        let reserved = self.reserved_in(area);
+        let may = |offset: u32| self.owns(offset) && !reserved.contains(&offset);
+        let (at, offset) = due.find(|(_, offset)| self.area_of(*offset) == area && may(*offset))?;
         self.resting.remove(at);
         self.rested.remove(&offset);
         Some(offset)
@@ -398,7 +403,7 @@ impl Ipam {
         leases.chain(resting).collect()
     }
 
-    /// Takes over a journal after [`Ipam::set_blocks`]. However the clock was stepped, no rest is longer than
+    /// Takes over a journal. However the clock was stepped, no rest is longer than
     /// [`COOLDOWN`].
     pub fn restore(&mut self, entries: &[Entry], now: Now) {
         for entry in entries {
@@ -409,7 +414,7 @@ impl Ipam {
                 }
                 Entry::Resting(offset, since) => {
                     let left = (*since + COOLDOWN).saturating_sub(now.wall).min(COOLDOWN);
-                    if self.owns(*offset) && self.rested.insert(*offset) {
+                    if self.rested.insert(*offset) {
                         self.resting.push_back((*offset, now.mono + left));
                     }
                 }
@@ -633,6 +638,70 @@ mod tests {
             Ok(8),
             "2 is not ours any more"
         );
+    }
+
+    #[test]
+    fn a_rested_address_that_became_a_network_s_own_is_not_given() {
+        let now = now().mono;
+        let mut ipam = ipam(&[block(32, 3)]);
+        for offset in 32..40 {
+            let id = offset.to_string();
+            assert_eq!(ipam.allocate(&id, None, now), Ok(offset));
+            ipam.release(&id, now);
+        }
+        let area = block(32, 3);
+        ipam.set_areas(&[area]);
+        let later = now + COOLDOWN;
+        let mut give = |id: &str| ipam.allocate_in(Some(area), id, None, later);
+        let given: Vec<u32> = ["a", "b", "c", "d", "e"]
+            .into_iter()
+            .map(|id| give(id).unwrap())
+            .collect();
+        assert_eq!(given, [34, 35, 36, 37, 38]);
+        assert_eq!(give("f"), Err(NoAddress::Exhausted));
+    }
+
+    #[test]
+    fn a_rest_outlives_the_absence_of_its_block() {
+        let start = now();
+        let blocks = [block(4, 1)];
+        let mut before = ipam(&blocks);
+        for id in ["a", "b"] {
+            before.allocate(id, None, start.mono).unwrap();
+        }
+        before.release("a", start.mono);
+        before.set_blocks(&[]);
+        before.release("b", start.mono);
+        let mut restarted = ipam(&[]);
+        restarted.restore(&before.journal(start), start);
+        for mut ipam in [before, restarted] {
+            let rested = start.mono + COOLDOWN;
+            assert_eq!(
+                ipam.allocate("c", None, rested),
+                Err(NoAddress::Exhausted),
+                "not here"
+            );
+            ipam.set_blocks(&blocks);
+            assert_eq!(
+                ipam.allocate("c", None, start.mono),
+                Err(NoAddress::Exhausted)
+            );
+            assert_eq!(ipam.allocate("c", None, rested), Ok(4));
+            assert_eq!(ipam.allocate("d", None, rested), Ok(5));
+        }
+    }
+
+    #[test]
+    fn what_rested_elsewhere_is_forgotten() {
+        let now = now().mono;
+        let mut ipam = ipam(&[block(4, 1)]);
+        for id in ["a", "b"] {
+            ipam.allocate(id, None, now).unwrap();
+        }
+        ipam.release("a", now);
+        ipam.set_blocks(&[]);
+        ipam.release("b", now + COOLDOWN);
+        assert_eq!(ipam.resting.len(), 1);
     }
 
     #[test]

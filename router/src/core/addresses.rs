@@ -375,6 +375,14 @@ impl Core {
         }
         let save = self.saving.next();
         let (block, counter) = (deed.block, deed.version.counter);
+        let asked = self
+            .asking
+            .as_ref()
+            .is_some_and(|asking| !asking.granted && asking.asked == Some(peer));
+        let deeds = &membership.deeds;
+        if !asked && !deeds.has_taken(block, counter) && !deeds.has_room_unasked() {
+            return warn!(from = %peer.short(), first = block.first(), "a block that this node did not ask for is left: it has many");
+        }
         match membership.deeds.accept(
             grant,
             self.me,
@@ -392,7 +400,11 @@ impl Core {
                     counter,
                 });
             }
-            Grant::Known if membership.deeds.has_saved(block, self.saving.durable()) => {
+            Grant::Known
+                if membership
+                    .deeds
+                    .has_saved(block, counter, self.saving.durable()) =>
+            {
                 self.send(peer, &Message::DeedAck { block, counter });
             }
             Grant::Known => {}
@@ -471,3 +483,6 @@ fn common(block: Block, area: Option<Block>) -> u32 {
     );
     (last + 1).saturating_sub(first)
 }
+
+#[cfg(test)]
+mod tests;

@@ -40,6 +40,12 @@ impl Naming {
             .map(|named| named.next.min(named.until))
             .min()
     }
+
+    /// Ends all that wait: their commands.
+    pub(super) fn abandon(&mut self) -> Vec<u64> {
+        let all = std::mem::take(&mut self.0);
+        all.into_values().map(|named| named.command).collect()
+    }
 }
 
 impl Core {

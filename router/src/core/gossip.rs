@@ -525,4 +525,4 @@ impl Core {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test may panic")]
-mod tests;
+pub(super) mod tests;

@@ -5,7 +5,7 @@
 //! answered, the heir signs itself what no newer deed covers, saves it and uses it.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use rand::Rng;
@@ -15,7 +15,7 @@ use weave_model::NodeId;
 use super::Core;
 use super::budget::Cost;
 use super::saving::Pending;
-use crate::mesh::deed::{Deed, MIN_BITS, Proofs};
+use crate::mesh::deed::{Deed, MAX_HANDS, MIN_BITS, Proofs};
 use crate::mesh::inquiry::{Claim, Inquiry, Testimony, left_over, newest};
 use crate::mesh::message::Message;
 use crate::mesh::record::Record;
@@ -44,9 +44,15 @@ impl Core {
             .removals
             .iter()
             .filter(|removal| removal.heir == self.me);
+        let room = || {
+            let own = self.membership.as_ref();
+            own.is_some_and(|own| own.deeds.has_room())
+        };
         let open = mine.map(|removal| removal.node).filter(|node| {
             let removed = self.removed.get(node);
-            removed.is_some_and(|removed| !removed.settled && removed.saved <= durable)
+            let open = removed.is_some_and(|removed| !removed.settled && removed.saved <= durable);
+            // One that found no room for all goes on when there is some.
+            open && (self.inquiries.0.contains_key(node) || room())
         });
         let me = self.past.in_doubt.then_some(self.me);
         for node in open.chain(me).collect::<Vec<_>>() {
@@ -63,6 +69,9 @@ impl Core {
 
     fn ask_about(&mut self, about: NodeId) {
         let now = self.now.mono;
+        if let Some(inquiry) = self.inquiries.0.get_mut(&about) {
+            inquiry.forget(|node| self.removals.contains(node));
+        }
         let missing = self.silent_about(about);
         let Some(inquiry) = self.inquiries.0.get_mut(&about) else {
             return;
@@ -71,6 +80,7 @@ impl Core {
             self.conclude(about);
         } else if inquiry.is_due(now) {
             let id = inquiry.id();
+            missing.iter().for_each(|node| inquiry.ask(*node));
             for node in missing {
                 self.want(node);
                 self.send(node, &Message::DeedInquiry { id, about });
@@ -84,7 +94,7 @@ impl Core {
             return Vec::new();
         };
         let counts = |node| node != self.me && !self.removals.contains(node);
-        let missing = inquiry.missing(self.living().into_iter(), counts);
+        let missing = inquiry.missing(self.living().into_iter(), counts, self.now.mono);
         missing.into_iter().collect()
     }
 
@@ -123,8 +133,11 @@ impl Core {
         if !agrees {
             return debug!(from = %peer.short(), about = %about.short(), "it knows of another removal, or of none");
         }
+        let known = self.living().into_iter().chain([self.me]);
+        let known = known.chain(self.removals.iter().map(|removal| removal.node));
+        let known: BTreeSet<NodeId> = known.collect();
         if let Some(inquiry) = self.inquiries.0.get_mut(&about) {
-            inquiry.answer(peer, testimony, self.now.mono);
+            inquiry.answer(peer, testimony, &known, self.now.mono);
             self.stale = true;
         }
     }
@@ -191,9 +204,10 @@ impl Core {
         }
         let theirs: Vec<Deed> = chains.values().map(|(deed, _)| *deed).collect();
         let mut left = left_over(&theirs, &claims);
-        left.retain(|(_, block)| block.bits() >= MIN_BITS);
+        // Nobody would believe one hand more than a chain has.
+        left.retain(|(deed, block)| block.bits() >= MIN_BITS && deed.version.counter < MAX_HANDS);
         left.sort_by_key(|(_, block)| Reverse(block.bits()));
-        let mut addresses = 0;
+        let (mut addresses, mut settled) = (0, true);
         for (deed, block) in left {
             let Some((_, after)) = chains.get(&(deed.version, deed.block)) else {
                 continue;
@@ -201,15 +215,19 @@ impl Core {
             let taken = deed.inherit(block, boot, &self.keys, &membership.public);
             let chain = [&[deed], &after[..]].concat();
             if !membership.deeds.adopt(taken, &chain, save) {
-                warn!(of = %about.short(), "there is no room for all addresses of a removed node: the smallest blocks are left");
+                warn!(of = %about.short(), "there is no room for all addresses of a removed node: the smallest blocks wait for it");
+                settled = false;
                 break;
             }
             addresses += block.size();
         }
         info!(of = %about.short(), addresses, "the addresses of a removed node are this node's now");
         if let Some(removed) = self.removed.get_mut(&about) {
-            removed.settled = true;
+            removed.settled = settled;
         }
         self.saving.after(Pending::Inherited);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -181,7 +181,8 @@ impl Core {
             return;
         };
         let issued = self.now.wall.as_secs();
-        let removal = Removal::by_itself(&self.keys, &membership.public, heir, issued, kept);
+        let (certificate, public) = (&membership.certificate, &membership.public);
+        let removal = Removal::by_itself(&self.keys, certificate, public, heir, issued, kept);
         let known = removal.is_some_and(|removal| self.remember(removal));
         match &mut self.leaving {
             Some(leaving) if known => leaving.stage = Stage::Saving,
@@ -209,7 +210,7 @@ impl Core {
     /// Whether this node has left its cluster, and only has yet to forget it.
     pub(super) fn has_left(&self) -> bool {
         let own = self.removals.get(self.me);
-        own.is_some_and(|removal| matches!(removal.by, Remover::Itself(_)))
+        own.is_some_and(|removal| matches!(removal.by, Remover::Itself(..)))
     }
 
     /// Becomes a node that was never in a cluster, and says so once that is durable.
@@ -233,6 +234,10 @@ impl Core {
         }
         for pending in self.saving.abandon() {
             self.undo(pending, "the node has left its cluster");
+        }
+        let asked = self.echoes.abandon().into_iter();
+        for command in asked.chain(self.naming.abandon()).collect::<Vec<_>>() {
+            self.reply(command, Err(CommandError::Stopping));
         }
         let mut seed = [0; 32];
         self.rng.fill_bytes(&mut seed);

@@ -20,6 +20,9 @@ use crate::mesh::removal::Removal;
 /// What is signed in the cluster's name, with the longest chain of admins.
 pub(super) const SIGNATURES: Cost = Cost::Signatures(MAX_LINKS + 1);
 
+/// A removal that a node signed itself, with its certificate; one by an admin costs less.
+const FAREWELL: Cost = Cost::Signatures(MAX_LINKS + 2);
+
 /// What is remembered of a removed node, beside its removal.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Removed {
@@ -150,7 +153,7 @@ impl Core {
             self.flood.has(peer, node);
             return self.send(peer, &ack);
         }
-        if !self.budgets.pay(peer, SIGNATURES, self.now.mono) {
+        if !self.budgets.pay(peer, FAREWELL, self.now.mono) {
             return;
         }
         let removal = match Removal::read(bytes, &membership.public) {

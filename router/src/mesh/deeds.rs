@@ -36,6 +36,8 @@ const MAX_TITLES: usize = 1 << 12;
 const MAX_GIFTS_TO_ONE: usize = 64;
 /// The most titles that are taken from one member: it may have been asked often, and leave.
 pub const MAX_TITLES_FROM_ONE: usize = 128;
+/// The part of the room for titles that grants may fill which this node did not ask for: what it asks for finds the rest.
+const UNASKED: usize = 2;
 /// How many deeds this node's blocks may need, titles and what proves them, so that another title and its chain still
 /// fit a record.
 pub const MAX_TOLD: usize = super::record::MAX_DEEDS - MAX_HANDS as usize - 7;
@@ -152,14 +154,25 @@ impl Deeds {
 
     /// Whether another title can be taken, from whomever.
     pub fn has_room(&self) -> bool {
-        let proofs = self.proofs.len() + MAX_HANDS as usize;
-        self.titles.len() < MAX_TITLES && proofs <= MAX_DEEDS && self.told() < MAX_TOLD
+        self.has_part_of_room(1)
     }
 
-    /// How many deeds a record needs that tells of all own blocks.
-    fn told(&self) -> usize {
+    /// Whether a title can be taken that this node did not ask for: those fill half of the room at most.
+    pub fn has_room_unasked(&self) -> bool {
+        self.has_part_of_room(UNASKED)
+    }
+
+    fn has_part_of_room(&self, part: usize) -> bool {
+        let proofs = self.proofs.len() + MAX_HANDS as usize;
+        self.titles.len() < MAX_TITLES / part
+            && proofs <= MAX_DEEDS / part
+            && self.told(MAX_TOLD / part) < MAX_TOLD / part
+    }
+
+    /// How many deeds a record needs that tells of all own blocks; below `few` no more than about so many.
+    fn told(&self, few: usize) -> usize {
         let most = self.titles.len() + self.proofs.len();
-        if most < MAX_TOLD {
+        if most < few {
             return most;
         }
         self.proof_of(&self.blocks(u64::MAX, &[])).len()
@@ -273,10 +286,7 @@ impl Deeds {
         if deed.owner != me {
             return Grant::Bad;
         }
-        let same = |title: &&Title| {
-            title.deed.block == deed.block && title.deed.version.counter >= deed.version.counter
-        };
-        if self.titles.iter().any(|title| same(&title)) {
+        if self.has_taken(deed.block, deed.version.counter) {
             return Grant::Known;
         }
         let Some(chain) = Proofs::new(chain, cluster, removals).chain(deed) else {
@@ -303,11 +313,18 @@ impl Deeds {
         }
     }
 
-    /// Whether the title of a block is durable, so that its grant may be acknowledged.
-    pub fn has_saved(&self, block: Block, durable: u64) -> bool {
-        self.titles
-            .iter()
-            .any(|title| title.deed.block == block && title.saved <= durable)
+    /// Whether this node has a title of a block of this counter or a higher one, durable or not.
+    pub fn has_taken(&self, block: Block, counter: u64) -> bool {
+        self.has_saved(block, counter, u64::MAX)
+    }
+
+    /// Whether a title of a block of this counter or a higher one is durable, so that its grant may be acknowledged. An
+    /// older title says nothing: the block may have been away since.
+    pub fn has_saved(&self, block: Block, counter: u64, durable: u64) -> bool {
+        self.titles.iter().any(|title| {
+            let deed = &title.deed;
+            deed.block == block && deed.version.counter >= counter && title.saved <= durable
+        })
     }
 
     /// Whether every title and gift is durable.
@@ -587,6 +604,46 @@ mod tests {
             Grant::New
         );
         assert_eq!(c.deeds.blocks(3, &[]), [block(0, 11), block(2048, 11)]);
+    }
+
+    #[test]
+    fn an_older_title_of_a_block_says_nothing_of_its_return() {
+        let mut c = cast();
+        let none = Removals::default();
+        let terms = (&c.cluster, &none);
+        let (a, b) = (c.a.id(), c.b.id());
+        let away = block(2048, 11);
+        c.deeds.give(away, b, 7, 2, &c.a, &c.cluster).unwrap();
+        let grant = c.deeds.unacked(b, 2).remove(0);
+        let mut theirs = Deeds::default();
+        theirs.accept(&grant, b, Some(7), 1, terms);
+        theirs.give(away, a, 8, 2, &c.b, &c.cluster).unwrap();
+        let back = theirs.unacked(a, 2).remove(0);
+        assert_eq!(c.deeds.accept(&back, a, Some(8), 3, terms), Grant::New);
+        c.deeds.give(away, b, 7, 4, &c.a, &c.cluster).unwrap();
+        let again = c.deeds.unacked(b, 4).pop().unwrap();
+        assert_eq!(theirs.accept(&again, b, Some(7), 5, terms), Grant::New);
+        assert_eq!(theirs.accept(&again, b, Some(7), 6, terms), Grant::Known);
+        let counters = [grant[0], again[0]].map(|deed| deed.version.counter);
+        let saved = |durable| counters.map(|counter| theirs.has_saved(away, counter, durable));
+        assert_eq!(saved(4), [true, false], "the second one is not durable yet");
+        assert_eq!(saved(5), [true, true]);
+    }
+
+    #[test]
+    fn what_nobody_asked_for_leaves_half_of_the_room() {
+        let c = cast();
+        let mut theirs = Deeds::default();
+        let mut unasked = 0;
+        for n in 0..512 {
+            let title = Deed::genesis(block(n * 8, 3), c.b.id(), &c.key);
+            unasked += usize::from(theirs.has_room_unasked());
+            if !theirs.adopt(title, &[], 1) {
+                break;
+            }
+        }
+        assert_eq!(theirs.titles.len(), MAX_TOLD);
+        assert_eq!(unasked, MAX_TOLD / 2);
     }
 
     #[test]

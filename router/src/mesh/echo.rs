@@ -78,6 +78,12 @@ impl Echoes {
         over
     }
 
+    /// Ends all that wait: their commands.
+    pub fn abandon(&mut self) -> Vec<u64> {
+        let all = std::mem::take(&mut self.waiting);
+        all.into_values().map(|waiting| waiting.command).collect()
+    }
+
     /// When [`Echoes::overdue`] has something.
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.waiting.values().map(|waiting| waiting.until).min()

@@ -3,7 +3,9 @@
 //! An heir asks before it takes anything, and a node whose disk was rolled back asks about itself before it uses
 //! anything. One answer is not enough, and neither are all but one: the deed that decides may be known to a single
 //! member. So an inquiry ends only when all have answered, those included that only others know of; members that cannot
-//! be reached keep it open. "Nobody reported it" is no evidence either, because a gift between two others may be on its
+//! be reached keep it open. Only who was asked is heard, and whoever was removed meanwhile is heard no more. Of members that
+//! are known here by nobody's word but an answer's, [`MAX_UNKNOWN`] of each answer are waited for, [`PATIENCE`] long: the
+//! record of one that lives comes in seconds, and names that somebody made up must not keep addresses from use. "Nobody reported it" is no evidence either, because a gift between two others may be on its
 //! way: the newest deed decides, and a donor reports its gifts as well as its titles.
 //!
 //! ```text
@@ -18,10 +20,14 @@ use std::time::{Duration, Instant};
 use weave_model::{Block, NodeId};
 
 use super::codec::{Malformed, Reader, Writer};
-use super::deed::{Deed, Version, covers, read_block, subtract, write_block};
+use super::deed::{Deed, MAX_HANDS, Version, covers, read_block, subtract, write_block};
 
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 const LAST_RETRY: Duration = Duration::from_secs(2);
+/// How many members that are not known here one answer may name.
+const MAX_UNKNOWN: usize = 8;
+/// How long a member is waited for that is known from an answer only.
+const PATIENCE: Duration = Duration::from_secs(600);
 const MAX_MEMBERS: usize = 4096;
 const MAX_CLAIMS: usize = 4000;
 const MAX_DEEDS: usize = 1000;
@@ -155,7 +161,10 @@ fn count(bytes: &mut Reader<'_>, most: usize) -> Result<usize, Malformed> {
 #[derive(Debug)]
 pub struct Inquiry {
     id: u64,
+    asked: BTreeSet<NodeId>,
     answers: BTreeMap<NodeId, Testimony>,
+    /// Who is known from answers only, and until when it is waited for.
+    unknown: BTreeMap<NodeId, Instant>,
     next: Instant,
     wait: Duration,
 }
@@ -165,7 +174,9 @@ impl Inquiry {
     pub const fn new(id: u64, now: Instant) -> Self {
         Self {
             id,
+            asked: BTreeSet::new(),
             answers: BTreeMap::new(),
+            unknown: BTreeMap::new(),
             next: now,
             wait: FIRST_RETRY,
         }
@@ -176,13 +187,41 @@ impl Inquiry {
         self.id
     }
 
-    /// Takes a member's answer.
-    pub fn answer(&mut self, from: NodeId, testimony: Testimony, now: Instant) {
-        if testimony.id == self.id {
-            self.answers.insert(from, testimony);
-            // It may name members that were not asked yet.
-            (self.next, self.wait) = (now, FIRST_RETRY);
+    /// A member is being asked.
+    pub fn ask(&mut self, node: NodeId) {
+        self.asked.insert(node);
+    }
+
+    /// Takes the answer of a member that was asked; `known` are the members that are known here. A claim of a counter
+    /// that no chain has is no claim.
+    pub fn answer(
+        &mut self,
+        from: NodeId,
+        mut testimony: Testimony,
+        known: &BTreeSet<NodeId>,
+        now: Instant,
+    ) {
+        if testimony.id != self.id || !self.asked.contains(&from) {
+            return;
         }
+        testimony
+            .claims
+            .retain(|claim| claim.version.counter <= MAX_HANDS);
+        if !self.answers.contains_key(&from) {
+            let members = testimony.members.iter();
+            let unknown = members.filter(|node| !known.contains(node));
+            for node in unknown.take(MAX_UNKNOWN) {
+                self.unknown.entry(*node).or_insert(now + PATIENCE);
+            }
+        }
+        self.answers.insert(from, testimony);
+        // It may name members that were not asked yet.
+        (self.next, self.wait) = (now, FIRST_RETRY);
+    }
+
+    /// Drops the answers of those that are no members any more.
+    pub fn forget(&mut self, gone: impl Fn(NodeId) -> bool) {
+        self.answers.retain(|node, _| !gone(*node));
     }
 
     /// All answers so far.
@@ -190,15 +229,16 @@ impl Inquiry {
         self.answers.values()
     }
 
-    /// Who has yet to answer: of `known` and of all that the answers name, those that `counts`.
+    /// Who has yet to answer: of `known` and of the others that answers name, those that `counts`.
     pub fn missing(
         &self,
         known: impl Iterator<Item = NodeId>,
         counts: impl Fn(NodeId) -> bool,
+        now: Instant,
     ) -> BTreeSet<NodeId> {
-        let told = self.answers().flat_map(|answer| answer.members.iter());
+        let told = self.unknown.iter().filter(|(_, until)| now < **until);
         known
-            .chain(told.copied())
+            .chain(told.map(|(node, _)| *node))
             .filter(|node| counts(*node) && !self.answers.contains_key(node))
             .collect()
     }
@@ -269,19 +309,80 @@ mod tests {
         let now = Instant::now();
         let [x, b, c] = NODES;
         let mut inquiry = Inquiry::new(7, now);
+        let known = BTreeSet::from([b]);
         let missing = |inquiry: &Inquiry| {
-            let missing = inquiry.missing([b].into_iter(), |node| node != x);
+            let missing = inquiry.missing([b].into_iter(), |node| node != x, now);
             missing.into_iter().collect::<Vec<_>>()
         };
         assert_eq!(missing(&inquiry), [b]);
-        inquiry.answer(b, testimony(6, &[]), now);
+        inquiry.answer(b, testimony(7, &[]), &known, now);
+        assert_eq!(missing(&inquiry), [b], "it was not asked");
+        inquiry.ask(b);
+        inquiry.answer(b, testimony(6, &[]), &known, now);
         assert_eq!(missing(&inquiry), [b], "an answer to another inquiry");
-        inquiry.answer(b, testimony(7, &[x, c]), now);
+        inquiry.answer(b, testimony(7, &[x, c]), &known, now);
         assert_eq!(missing(&inquiry), [c]);
         assert!(inquiry.is_due(now) && !inquiry.is_due(now));
         assert_eq!(inquiry.poll_timeout(), now + FIRST_RETRY);
-        inquiry.answer(c, testimony(7, &[b]), now);
+        inquiry.ask(c);
+        inquiry.answer(c, testimony(7, &[b]), &known, now);
         assert!(missing(&inquiry).is_empty());
+        inquiry.forget(|node| node == c);
+        assert_eq!(missing(&inquiry), [c], "what it said counts no more");
+    }
+
+    #[test]
+    fn names_that_a_member_made_up_hold_up_little_and_not_for_ever() {
+        let now = Instant::now();
+        let [_, b, c] = NODES;
+        let known = BTreeSet::from([b, c]);
+        let missing = |inquiry: &Inquiry, now| {
+            let missing = inquiry.missing([b, c].into_iter(), |_| true, now);
+            missing.into_iter().collect::<Vec<_>>()
+        };
+        let mut inquiry = Inquiry::new(7, now);
+        inquiry.ask(b);
+        inquiry.ask(c);
+        for first in [20, 120] {
+            let strange = (first..first + 100).map(|n| NodeId::from_bytes([n; 32]));
+            let told: Vec<NodeId> = [b, c].into_iter().chain(strange).collect();
+            inquiry.answer(b, testimony(7, &told), &known, now);
+        }
+        let waited = missing(&inquiry, now);
+        assert_eq!(
+            waited.len(),
+            1 + MAX_UNKNOWN,
+            "said twice or not: {waited:?}"
+        );
+        assert!(waited.contains(&c));
+        assert_eq!(
+            missing(&inquiry, now + PATIENCE),
+            [c],
+            "who is known here is waited for"
+        );
+    }
+
+    #[test]
+    fn a_claim_that_no_chain_has_is_none() {
+        let now = Instant::now();
+        let b = NODES[1];
+        let claim = |counter| Claim {
+            block: block(0, 12),
+            owner: b,
+            version: Version { counter, boot: 1 },
+        };
+        let mut inquiry = Inquiry::new(7, now);
+        inquiry.ask(b);
+        let said = Testimony {
+            claims: vec![claim(MAX_HANDS), claim(MAX_HANDS + 1), claim(u64::MAX)],
+            ..testimony(7, &[])
+        };
+        inquiry.answer(b, said, &BTreeSet::new(), now);
+        let claims: Vec<Claim> = inquiry
+            .answers()
+            .flat_map(|answer| answer.claims.clone())
+            .collect();
+        assert_eq!(claims, [claim(MAX_HANDS)]);
     }
 
     #[test]

@@ -6,11 +6,14 @@
 //! member has confirmed that it knows of the removal. Of two removals of one node a member believes the first that it
 //! gets and never another, or two heirs could take the same addresses.
 //!
+//! Who leaves shows its certificate. Removals are kept for ever, so nobody may make them of nodes that never were: only
+//! an admin adds to what all members keep, by every node that it lets in. And only an admin has something to be *kept*.
+//!
 //! What an admin signed counts no longer when it is removed, or its key could go on making members. So its removal
 //! lists what of it is *kept*: the members, admins, removals and the cluster's secret by it that the signer knew.
 //!
 //! ```text
-//! format 2 | node 32 | heir 32 | issued 8 | by 1: 0 admin, chain; 1 itself, its keys 64
+//! format 2 | node 32 | heir 32 | issued 8 | by 1: 0 admin, chain; 1 itself, its keys 64, certificate
 //! | kept: count 4, each node 32, as 1 (0 member, 1 admin, 2 removed, 3 secret) | signature 64
 //! ```
 //!
@@ -49,8 +52,8 @@ pub enum Kept {
 pub enum Remover {
     /// An admin, or the cluster's key.
     Admin(Chain),
-    /// The node itself: it leaves.
-    Itself(NodePublic),
+    /// The node itself, by its certificate: it leaves.
+    Itself(NodePublic, Box<Certificate>),
 }
 
 /// A removal with the bytes that it is passed on as.
@@ -83,15 +86,16 @@ impl Removal {
         Some(unsigned.signed(&authority.sign(&message)))
     }
 
-    /// A node leaves. `None` if the list of what is kept would be too long.
+    /// A node leaves, which this certificate made a member. `None` if the list of what is kept would be too long.
     pub fn by_itself(
         keys: &NodeKeys,
+        certificate: &Certificate,
         cluster: &ClusterPublic,
         heir: NodeId,
         issued: u64,
         kept: Vec<(NodeId, Kept)>,
     ) -> Option<Self> {
-        let by = Remover::Itself(keys.public());
+        let by = Remover::Itself(keys.public(), Box::new(certificate.clone()));
         let unsigned = Self::unsigned(keys.id(), heir, issued, by, kept)?;
         let message = message(cluster, &unsigned.bytes);
         Some(unsigned.signed(&keys.sign(&message)))
@@ -109,8 +113,9 @@ impl Removal {
         out.u64(issued);
         match &by {
             Remover::Admin(chain) => chain.write(out.u8(0)),
-            Remover::Itself(public) => {
+            Remover::Itself(public, certificate) => {
                 out.u8(1).bytes(&public.dh).bytes(&public.sign);
+                certificate.write(&mut out);
             }
         }
         out.u32(kept.len() as u32);
@@ -142,7 +147,7 @@ impl Removal {
     /// Reads a removal and checks its signature.
     ///
     /// # Errors
-    /// If it is malformed, or not signed in the name of the cluster or of the node itself.
+    /// If it is malformed, or not signed in the name of the cluster or of the node itself, which has to be a member.
     pub fn read(bytes: &[u8], cluster: &ClusterPublic) -> Result<Self, Malformed> {
         let (body, signature) = bytes
             .split_last_chunk::<SIGNATURE>()
@@ -154,8 +159,12 @@ impl Removal {
         let message = message(cluster, body);
         let signed = match &removal.by {
             Remover::Admin(chain) => chain.verify(cluster, &message, signature),
-            Remover::Itself(public) => {
-                public.id() == removal.node && public.verify(&message, signature)
+            Remover::Itself(public, certificate) => {
+                let node = removal.node;
+                (public.id(), certificate.node) == (node, node)
+                    && (certificate.admin || removal.kept.is_empty())
+                    && public.verify(&message, signature)
+                    && certificate.verify(cluster)
             }
         };
         if signed && removal.heir != removal.node {
@@ -186,10 +195,13 @@ fn decode(body: &[u8]) -> Result<Removal, Malformed> {
     let issued = reader.u64()?;
     let by = match reader.u8()? {
         0 => Remover::Admin(Chain::read(&mut reader)?),
-        1 => Remover::Itself(NodePublic {
-            dh: reader.array()?,
-            sign: reader.array()?,
-        }),
+        1 => {
+            let public = NodePublic {
+                dh: reader.array()?,
+                sign: reader.array()?,
+            };
+            Remover::Itself(public, Box::new(Certificate::read(&mut reader)?))
+        }
         _ => return Err(reader.malformed()),
     };
     let count = reader.u32()? as usize;
@@ -266,7 +278,7 @@ impl Removals {
     /// Whether the signature on a removal counts: none of the admins behind it was removed without keeping it.
     pub fn counts(&self, removal: &Removal) -> bool {
         match &removal.by {
-            Remover::Itself(_) => true,
+            Remover::Itself(_, certificate) => self.allow(certificate),
             Remover::Admin(chain) => self.holds(chain, removal.node, Kept::Removed),
         }
     }
@@ -297,7 +309,7 @@ impl Removals {
 
     /// What of an admin's signatures is to be kept when it is removed: all that counts now.
     pub fn kept_of<'a>(
-        &self,
+        &'a self,
         admin: NodeId,
         certificates: impl Iterator<Item = &'a Certificate>,
         secret: Option<&SecretWord>,
@@ -306,6 +318,12 @@ impl Removals {
         if let Some(word) = secret.filter(|word| self.allow_secret(word)) {
             kept.extend(made_by(admin, word.chain(), (word.name(), Kept::Secret)));
         }
+        // Who comes later believes that a node has left only if it believes that it was here.
+        let left = self.iter().filter_map(|removal| match &removal.by {
+            Remover::Itself(_, certificate) => Some(&**certificate),
+            Remover::Admin(_) => None,
+        });
+        let certificates = certificates.chain(left);
         for certificate in certificates.filter(|certificate| self.allow(certificate)) {
             let last = if certificate.admin {
                 Kept::Admin
@@ -353,10 +371,64 @@ mod tests {
         Removal::by_admin(&Authority::Key(&key()), node, heir, 5, kept).unwrap()
     }
 
+    fn leave(node: u8, certificate: &Certificate, kept: Vec<(NodeId, Kept)>) -> Removal {
+        let (heir, cluster) = (keys(9).id(), key().public());
+        Removal::by_itself(&keys(node), certificate, &cluster, heir, 5, kept).unwrap()
+    }
+
+    fn admitted(node: u8) -> Certificate {
+        Authority::Key(&key()).certify(keys(node).id(), false, 1)
+    }
+
+    #[test]
+    fn only_who_was_a_member_leaves_and_only_an_admin_keeps_something() {
+        let (key, cluster) = (key(), key().public());
+        let believed = |removal: &Removal| Removal::read(removal.bytes(), &cluster).is_ok();
+        assert!(believed(&leave(1, &admitted(1), vec![])));
+        assert!(
+            !believed(&leave(1, &admitted(2), vec![])),
+            "another's certificate"
+        );
+        let own = keys(2);
+        let forged = Certificate {
+            node: keys(1).id(),
+            ..admitted(2)
+        };
+        assert!(!believed(&leave(1, &forged, vec![])), "nobody signed it");
+        let usurper = Certificate {
+            admin: true,
+            ..admitted(2)
+        };
+        let usurper = Authority::of(None, &own, &usurper, cluster).unwrap();
+        let made_up = usurper.certify(keys(1).id(), false, 1);
+        assert!(!believed(&leave(1, &made_up, vec![])), "a member signed it");
+        let kept = vec![(keys(3).id(), Kept::Member)];
+        assert!(!believed(&leave(1, &admitted(1), kept.clone())));
+        let office = Authority::Key(&key).certify(keys(1).id(), true, 1);
+        assert!(believed(&leave(1, &office, kept)));
+    }
+
+    #[test]
+    fn who_left_before_its_admin_was_removed_has_left() {
+        let (key, cluster) = (key(), key().public());
+        let office = Authority::Key(&key).certify(keys(1).id(), true, 1);
+        let admin = keys(1);
+        let authority = Authority::of(None, &admin, &office, cluster).unwrap();
+        let known = leave(2, &authority.certify(keys(2).id(), false, 2), vec![]);
+        let stolen = leave(3, &authority.certify(keys(3).id(), false, 2), vec![]);
+        let mut removals = Removals::default();
+        assert!(removals.insert(known.clone()));
+        let kept = removals.kept_of(admin.id(), [&office].into_iter(), None);
+        let mut later = Removals::default();
+        assert!(later.insert(remove(1, 9, kept)));
+        assert!(later.insert(known));
+        assert!(!later.insert(stolen), "its key makes no members any more");
+    }
+
     #[test]
     fn a_removal_is_read_as_it_was_signed_and_no_byte_may_change() {
         let cluster = key().public();
-        let left = Removal::by_itself(&keys(1), &cluster, keys(2).id(), 5, vec![]).unwrap();
+        let left = leave(1, &admitted(1), vec![]);
         let removed = remove(1, 2, vec![(keys(3).id(), Kept::Admin)]);
         for removal in [left, removed] {
             assert_eq!(
@@ -391,7 +463,7 @@ mod tests {
         let usurper = Authority::of(None, &keys2, &forged, cluster).unwrap();
         let usurped = Removal::by_admin(&usurper, ids[0], ids[1], 5, vec![]).unwrap();
         assert!(Removal::read(usurped.bytes(), &cluster).is_err());
-        let itself = Removal::by_itself(&keys(2), &cluster, ids[0], 5, vec![]).unwrap();
+        let itself = leave(2, &admitted(2), vec![]);
         let mut other = itself.bytes().to_vec();
         other[1..33].copy_from_slice(ids[0].as_bytes());
         assert!(

@@ -53,7 +53,7 @@ pub(super) fn removal_seeds() -> Vec<Vec<u8>> {
     let all = [
         Removal::by_admin(&Authority::Key(&key), keys(1).id(), heir, 9, kept),
         admin.and_then(|admin| Removal::by_admin(&admin, keys(1).id(), heir, 9, vec![])),
-        Removal::by_itself(&keys(1), &public, heir, 9, vec![]),
+        Removal::by_itself(&keys(2), &office, &public, heir, 9, vec![]),
     ];
     let all = all.into_iter().flatten();
     all.map(|removal| removal.bytes().to_vec()).collect()

@@ -219,7 +219,10 @@ fn composed(liar: &Liar, lie: Lie, rng: &mut StdRng) -> Vec<Message> {
             })
         }
         Lie::Farewell => {
-            let of_itself = Removal::by_itself(&liar.keys, &liar.cluster, other.node(), 1, vec![]);
+            let own = liar.own.as_ref().map(|own| &own.certificate);
+            let (keys, cluster) = (&liar.keys, &liar.cluster);
+            let leave = |own| Removal::by_itself(keys, own, cluster, other.node(), 1, vec![]);
+            let of_itself = own.and_then(leave);
             of_itself.map(|removal| {
                 let mut bytes = removal.bytes().to_vec();
                 bytes[1..33].copy_from_slice(victim.node().as_bytes());

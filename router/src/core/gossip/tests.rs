@@ -2,10 +2,11 @@ use rand::SeedableRng;
 
 use super::*;
 use crate::core::Config;
-use crate::core::command::Command;
+use crate::core::command::{Command, CommandError};
 use crate::core::dialled::Discovery;
 use crate::keys::NodeKeys;
-use crate::mesh::cluster::ClusterKey;
+use crate::mesh::authority::Authority;
+use crate::mesh::cluster::{Certificate, ClusterKey};
 use crate::mesh::record::tests::content;
 use crate::time::Now;
 use weave_model::Suite;
@@ -13,7 +14,7 @@ use weave_model::Suite;
 const PEER: NodeId = NodeId::from_bytes([1; 32]);
 
 /// A cluster of one, and its key.
-fn alone() -> (Core, ClusterKey) {
+pub(in crate::core) fn alone() -> (Core, ClusterKey) {
     let config = Config {
         name: "host1".parse().unwrap(),
         suites: vec![Suite::ChaCha20Poly1305],
@@ -73,4 +74,38 @@ fn a_record_that_panics_is_left_and_the_next_one_is_taken() {
         [(PEER, vec![(node.id(), bad.version)])],
         "it is old now"
     );
+}
+
+#[test]
+fn who_waits_for_a_ping_hears_that_the_node_has_left() {
+    let (mut core, _) = alone();
+    let now = core.now;
+    core.echoes.ask(7, PEER, Duration::from_secs(5), now.mono);
+    core.handle_command(2, Command::Leave { force: true }, now);
+    let events = std::iter::from_fn(|| core.poll_event());
+    let result = events.filter_map(|event| match event {
+        CoreEvent::Reply { id: 7, result } => Some(result),
+        _ => None,
+    });
+    let result: Vec<_> = result.collect();
+    assert!(matches!(result[..], [Err(CommandError::Stopping)]));
+}
+
+#[test]
+fn who_never_was_a_member_does_not_leave() {
+    let (mut core, key) = alone();
+    let node = NodeKeys::generate(&mut rand::rngs::StdRng::seed_from_u64(3));
+    let from = Way::Direct(SocketAddr::from(([192, 0, 2, 1], 6783)));
+    let heir = core.id();
+    let mut leave = |certificate: &Certificate| {
+        let removal =
+            Removal::by_itself(&node, certificate, &key.public(), heir, 1, vec![]).unwrap();
+        let message = Message::Record(removal.bytes().to_vec());
+        core.handle_message(PEER, &message.encode(), from);
+        core.removals.contains(node.id())
+    };
+    let foreign = ClusterKey::from_bytes(&[1; 32]);
+    let certify = |key: &ClusterKey| Authority::Key(key).certify(node.id(), false, 1);
+    assert!(!leave(&certify(&foreign)));
+    assert!(leave(&certify(&key)));
 }
