@@ -23,7 +23,7 @@
 //! ```
 //!
 //! A table that is to stay as we made it, over restarts and other people's flushes, is a [`RuleSet`]. One that is changed
-//! a little at a time is held against [`Expected`].
+//! a little at a time is held against [`Expected`], when a [`Watch`] has heard that somebody else touched it.
 //!
 //! The numbers are those of `linux/netfilter/nf_tables.h`; the encodings are the ones `nft` 1.0 chooses, so that
 //! `nft list ruleset` prints what was meant.
@@ -39,6 +39,7 @@ mod set;
 mod socket;
 mod table;
 mod value;
+mod watch;
 pub(crate) mod wire;
 
 pub use batch::Batch;
@@ -51,3 +52,4 @@ pub use set::{Element, Set};
 pub use socket::{Error, Socket};
 pub use table::{Chain, Family, Hook, Policy, Table, priority};
 pub use value::{Span, Type, Value, Verdict};
+pub use watch::{Heard, Watch};

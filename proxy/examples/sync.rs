@@ -1,23 +1,25 @@
 //! How long the kernel engine takes at size: `sync SERVICES ENDPOINTS CHANGES [SEED]` prints one line of JSON.
 //!
-//! What is reported is a stream of events drawn from the seed: Services and their slices in any order, as a list of an API
-//! server has them, and then changes, each of one endpoint that goes, comes back or is not ready any more. The same seed
-//! is the same stream. In a network namespace of its own, which ends with it. `first_s` is from the first report to rules
-//! in the kernel, `change_*` one event, from report to rules, `restart_s` adopting the table in a new run,
-//! which is also what a look at the whole table costs.
+//! What is reported to the running engine, thread and all, is no recording of a cluster: it is drawn from the seed.
+//! Services and their slices in any order, as a list of an API server has them, and then changes, each of one endpoint
+//! that goes, comes back or is not ready any more. The same seed is the same stream. In a network namespace of its own,
+//! which ends with it. `first_s` is from the first report to rules in the kernel, `change_*` one event, from report to
+//! rules. `deleted_s` and `altered_s` are from what somebody else does (deletes the table, or one element of a set)
+//! to rules that are right again. `restart_s` is a new engine that finds them.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use weave_linux::netns::{Netns, run_in};
+use weave_linux::nft::{Batch, Element, Set, Socket, Table, Type, Value};
 use weave_model::{AddressKind, Endpoint, Protocol, Service, ServicePort, Slice, SlicePort};
+use weave_proxy::driver::{Engine, Syncs};
 use weave_proxy::facts::Facts;
-use weave_proxy::kernel::{Done, Kernel};
-use weave_proxy::sources::{Change, Sources};
-use weave_proxy::table::Diff;
+use weave_proxy::rules::TABLE;
+use weave_proxy::sources::Change;
 
 fn main() -> ExitCode {
     let numbers: Vec<u32> = std::env::args()
@@ -72,17 +74,26 @@ impl Stream {
         ((mixed ^ mixed >> 31) % u64::from(below.max(1))) as u32
     }
 
-    /// All Services and slices, in an order drawn by lot.
+    /// The node, and all Services and slices as they are now, in an order drawn by lot.
     fn list(&mut self) -> Result<Vec<Change>, weave_model::BadName> {
         let mut all = Vec::new();
         for number in 0..self.services {
+            let without = self.absent.get(&number).copied();
             all.push(Change::Service(service(number)?));
-            all.push(Change::Slice(slice(number, self.endpoints, None)?));
+            all.push(Change::Slice(slice(number, self.endpoints, without)?));
         }
         for last in (1..all.len()).rev() {
             let other = self.draw(last as u32 + 1) as usize;
             all.swap(last, other);
         }
+        all.push(Change::Facts(Facts {
+            node: "n1".to_owned(),
+            containers: vec![ipnet::IpNet::V4(ipnet::Ipv4Net::new_assert(
+                Ipv4Addr::new(10, 0, 0, 0),
+                8,
+            ))],
+            ..Facts::default()
+        }));
         Ok(all)
     }
 
@@ -106,53 +117,73 @@ fn measure(mut stream: Stream, changes: u32) -> Measured {
         endpoints,
         ..
     } = stream;
-    let (mut sources, mut kernel) = (Sources::default(), Kernel::open()?);
-    let events = stream.list()?;
-    let start = Instant::now();
-    sources.handle(Change::Facts(Facts {
-        node: "n1".to_owned(),
-        containers: vec![ipnet::IpNet::V4(ipnet::Ipv4Net::new_assert(
-            Ipv4Addr::new(10, 0, 0, 0),
-            8,
-        ))],
-        ..Facts::default()
-    }));
-    events.into_iter().for_each(|event| sources.handle(event));
-    apply(&mut sources, &mut kernel)?;
-    let first = start.elapsed();
+    let engine = Engine::start()?;
+    let all = stream.list()?;
+    let first = timed(&engine, |syncs| syncs.remade, || engine.report(all));
     let mut times = Vec::new();
     for _ in 0..changes {
-        let event = stream.change()?;
-        let start = Instant::now();
-        sources.handle(event);
-        let done = apply(&mut sources, &mut kernel)?;
-        times.push(start.elapsed());
-        assert_eq!(done, Done::Changed, "a change goes in as elements");
+        let event = vec![stream.change()?];
+        // A change that goes in as elements: remade would be another thing.
+        let report = || engine.report(event);
+        times.push(timed(&engine, |syncs| syncs.changed, report));
     }
     times.sort();
     let at = |permille: usize| millis(times[(times.len() - 1) * permille / 1000]);
-    let start = Instant::now();
-    let mut again = Kernel::open()?;
-    let adopted = again.apply(
-        Arc::clone(sources.table()),
-        &Diff::default(),
-        sources.facts(),
-    )?;
-    assert_eq!(adopted, Done::Kept, "a restart finds what it would make");
-    let restart = start.elapsed();
+    let table = Table::inet(TABLE);
+    let mut delete = Batch::new();
+    delete.delete_table(&table);
+    let mut alter = Batch::new();
+    let vip = Element::new([Value::from(vip(0))]);
+    alter.delete_elements(&table, &Set::new("vips4", &[Type::Ipv4]), [vip]);
+    let somebody = Socket::open()?;
+    let mut did = [Ok(()), Ok(())];
+    let [deleting, altering] = &mut did;
+    let remade = |syncs: &Syncs| syncs.remade;
+    let deleted = timed(&engine, remade, || *deleting = somebody.send(&delete));
+    let altered = timed(&engine, remade, || *altering = somebody.send(&alter));
+    did.into_iter().collect::<Result<(), _>>()?;
+    drop(engine);
+    let engine = Engine::start()?;
+    let all = stream.list()?;
+    let begun = Instant::now();
+    engine.report(all);
+    while engine.progress().updated.is_none() {
+        thread::sleep(TICK);
+    }
+    let restart = begun.elapsed();
+    assert_eq!(
+        engine.shown().syncs.remade,
+        0,
+        "a restart finds what it would make"
+    );
     Ok(format!(
-        r#"{{"services":{services},"endpoints":{endpoints},"first_s":{:.3},"change_p50_ms":{:.2},"change_p99_ms":{:.2},"restart_s":{:.3},"rss_mib":{}}}"#,
+        r#"{{"services":{services},"endpoints":{endpoints},"first_s":{:.3},"change_p50_ms":{:.2},"change_p99_ms":{:.2},"deleted_s":{:.3},"altered_s":{:.3},"restart_s":{:.3},"rss_mib":{}}}"#,
         first.as_secs_f64(),
         at(500),
         at(990),
+        deleted.as_secs_f64(),
+        altered.as_secs_f64(),
         restart.as_secs_f64(),
         resident()?
     ))
 }
 
-fn apply(sources: &mut Sources, kernel: &mut Kernel) -> Result<Done, weave_proxy::kernel::Error> {
-    let (table, diff) = sources.build();
-    kernel.apply(table, &diff, sources.facts())
+/// How often it is looked whether the engine is done.
+const TICK: Duration = Duration::from_micros(200);
+
+/// How long it takes after `act` until a count of the engine's grows.
+fn timed(engine: &Engine, count: fn(&Syncs) -> u64, act: impl FnOnce()) -> Duration {
+    let now = || count(&engine.shown().syncs);
+    let (before, begun) = (now(), Instant::now());
+    act();
+    while now() == before {
+        thread::sleep(TICK);
+    }
+    begun.elapsed()
+}
+
+fn vip(number: u32) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::from(0xac10_0000 + number))
 }
 
 fn service(number: u32) -> Result<Service, weave_model::BadName> {
@@ -162,7 +193,7 @@ fn service(number: u32) -> Result<Service, weave_model::BadName> {
         port: 80,
         node_port: None,
     };
-    let address = IpAddr::V4(Ipv4Addr::from(0xac10_0000 + number));
+    let address = vip(number);
     Ok(Service::new(
         format!("s{number}").parse()?,
         [address],

@@ -21,7 +21,7 @@ use crate::table::{Diff, Entry, Table};
 /// How often the way to the relay is looked after, and what failed of it is tried again.
 const RELAY_LOOK: Duration = Duration::from_secs(2);
 
-/// How often it is looked whether somebody changed the rules: one question to the kernel.
+/// How often it is heard whether somebody changed the rules: one question to the kernel.
 const LOOK: Duration = Duration::from_millis(250);
 
 /// How long a report may wait for the kernel until the engine is not well: what kube-proxy takes, twice its sync period.
@@ -83,7 +83,7 @@ pub struct Syncs {
 impl Syncs {
     fn add(&mut self, done: Option<Done>) {
         match done {
-            Some(Done::Kept) => {}
+            Some(Done::Kept | Done::Looked) => {}
             Some(Done::Changed) => self.changed += 1,
             Some(Done::Remade) => self.remade += 1,
             None => self.failed += 1,
@@ -219,16 +219,20 @@ impl Work {
     fn run(mut self, waiting: &Receiver<Order>) {
         // Before the first report nothing is known, and what a former run left must not go.
         let mut known = false;
+        let mut looked = Instant::now();
         loop {
-            let mut next = match waiting.recv_timeout(LOOK) {
+            let mut next = match waiting.recv_timeout(LOOK.saturating_sub(looked.elapsed())) {
                 Ok(order) => Some(order),
-                Err(RecvTimeoutError::Timeout) if known => {
-                    self.look();
-                    None
-                }
                 Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => return,
             };
+            // Also where there is always another report.
+            if looked.elapsed() >= LOOK {
+                looked = Instant::now();
+                if known {
+                    self.look();
+                }
+            }
             while let Some(order) = next.take() {
                 match order {
                     Order::Report(since, first) => {
@@ -248,7 +252,7 @@ impl Work {
     }
 
     fn look(&mut self) {
-        let looked = self.kernel.look_after();
+        let looked = self.kernel.look_after(Instant::now());
         self.tell(
             looked,
             "the rules of Services were changed by somebody else",

@@ -2,20 +2,24 @@
 //!
 //! A change goes in as one batch of elements. What the kernel does not take that way is made anew, whole, still in one
 //! batch: packets see the old rules or the new ones, and connections that stand are translated by connection tracking,
-//! which no batch touches, and which goes on without these rules as long as there is the [`anchor`]. When anybody changed
-//! any rule set of the host since, ours is looked at, and made anew if it is not as it should be.
+//! which no batch touches, and which goes on without these rules as long as there is the [`anchor`].
+//!
+//! The kernel tells who changes which rule set ([`Watch`]). When somebody else touched this table, it is made anew without
+//! a look at what is left of it, as the look would take longer than that. Changes of others' tables cost nothing. It is
+//! looked at when words of the kernel were lost, after a failure, at the start, and once in a long while in any case.
 
 use std::io;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use weave_linux::conntrack::flows::{Conntrack, To};
-use weave_linux::nft::{self, Batch, Expected, Seen, Socket};
+use weave_linux::nft::{self, Batch, Expected, Seen, Socket, Watch};
 use weave_linux::sysctl;
 use weave_model::Protocol;
 
 use crate::facts::Facts;
-use crate::rules::{Rules, anchor};
+use crate::rules::{self, Rules, anchor};
 use crate::stale::{Answers, places};
 use crate::table::{Diff, Table};
 
@@ -35,16 +39,26 @@ pub enum Error {
 pub enum Done {
     /// Nothing had to be done.
     Kept,
+    /// The whole table was looked at, and is right.
+    Looked,
     /// Elements were changed.
     Changed,
     /// The table was made anew.
     Remade,
 }
 
+/// How often the whole table is looked at though nobody is known to have touched it, if somebody changed any rule set of
+/// the host: as everything else rests on what is heard.
+const AGAIN: Duration = Duration::from_secs(600);
+
+/// The largest batch in bytes during which it is listened; more makes the kernel say so much that words would be lost.
+const LOUD: usize = 16 * 1024;
+
 /// The engine. Lives in the network namespace in which it was opened.
 #[derive(Debug)]
 pub struct Kernel {
     nft: Socket,
+    watch: Watch,
     conntrack: Conntrack,
     facts: Facts,
     table: Arc<Table>,
@@ -54,8 +68,13 @@ pub struct Kernel {
     anchored: Option<Vec<IpNet>>,
     /// That there is no anchor was told.
     told: bool,
-    /// The number of the host's rule sets when ours was right; 0, which no number is, when it is not.
-    generation: u32,
+    /// As far as is known, the kernel's table is what it should be.
+    right: bool,
+    /// Somebody else changed it.
+    touched: bool,
+    /// Since the last look somebody else changed rule sets, whosever.
+    others: bool,
+    looked: Instant,
     /// Stale flows could not be forgotten.
     behind: bool,
 }
@@ -67,15 +86,20 @@ impl Kernel {
     /// When the kernel lacks nftables or connection tracking.
     pub fn open() -> io::Result<Self> {
         follow_half_closed();
+        let nft = Socket::open()?;
         Ok(Self {
-            nft: Socket::open()?,
+            watch: Watch::open(&nft)?,
+            nft,
             conntrack: Conntrack::open()?,
             facts: Facts::default(),
             table: Arc::default(),
             rules: None,
             anchored: None,
             told: false,
-            generation: 0,
+            right: false,
+            touched: false,
+            others: false,
+            looked: Instant::now(),
             behind: false,
         })
     }
@@ -91,24 +115,25 @@ impl Kernel {
         self.table = table;
         let applied = self.make(diff, same_facts);
         if applied.is_err() {
-            self.generation = 0;
+            self.right = false;
         }
         self.anchor();
         applied
     }
 
     fn make(&mut self, diff: &Diff, same_facts: bool) -> Result<Done, Error> {
+        self.hear()?;
         let first = self.rules.is_none();
         let done = match self.rules.take() {
             None if self.table.entries.is_empty() => self.clear()?,
-            Some(rules) if same_facts => self.change(rules, diff)?,
+            Some(rules) if same_facts && !self.touched => self.change(rules, diff)?,
             Some(_) => self.remake()?,
             None => self.adopt()?,
         };
         let places = match done {
             // A former run may have ended between its rules and the flows that they leave.
             Done::Kept if first => vec![To::Any],
-            Done::Kept => Vec::new(),
+            Done::Kept | Done::Looked => Vec::new(),
             Done::Changed => places(diff),
             Done::Remade => vec![To::Any],
         };
@@ -116,19 +141,15 @@ impl Kernel {
         Ok(done)
     }
 
-    /// Looks whether somebody changed the rules, and makes them right again.
+    /// Makes the rules right again if somebody changed them.
     ///
     /// # Errors
     /// When the kernel's rules cannot be read or made.
-    pub fn look_after(&mut self) -> Result<Done, Error> {
+    pub fn look_after(&mut self, now: Instant) -> Result<Done, Error> {
         if self.behind {
             self.forget_stale(&[To::Any])?;
         }
-        let generation = self.nft.generation()?;
-        if generation == self.generation {
-            return Ok(Done::Kept);
-        }
-        let looked = self.look(generation).and_then(|done| {
+        let looked = self.mend(now).and_then(|done| {
             if done == Done::Remade {
                 // While the rules were gone, datagrams began flows that lead nowhere.
                 self.forget_stale(&[To::Any])?;
@@ -136,12 +157,24 @@ impl Kernel {
             Ok(done)
         });
         if looked.is_err() {
-            self.generation = 0;
+            self.right = false;
         }
         looked
     }
 
-    fn look(&mut self, generation: u32) -> Result<Done, Error> {
+    fn mend(&mut self, now: Instant) -> Result<Done, Error> {
+        self.hear()?;
+        let again = self.others && now.duration_since(self.looked) >= AGAIN;
+        if self.touched && self.rules.is_some() {
+            self.remake()
+        } else if self.touched || again || !self.right {
+            self.look()
+        } else {
+            Ok(Done::Kept)
+        }
+    }
+
+    fn look(&mut self) -> Result<Done, Error> {
         let Some(rules) = self.rules.take() else {
             return if self.table.entries.is_empty() {
                 self.clear()
@@ -149,15 +182,31 @@ impl Kernel {
                 self.adopt()
             };
         };
+        self.begin_look()?;
         let (_, expected) = self.expected();
         match expected.look(&self.nft, rules.table())? {
             Seen::Right { more } if more.iter().all(|chain| rules.has(chain)) => {
-                (self.rules, self.generation) = (Some(rules), generation);
+                (self.rules, self.right) = (Some(rules), true);
                 self.anchor();
-                Ok(Done::Kept)
+                Ok(Done::Looked)
             }
             _ => self.remake(),
         }
+    }
+
+    /// What is changed from here on is heard afterwards, and what was before is seen.
+    fn begin_look(&mut self) -> Result<(), Error> {
+        self.hear()?;
+        (self.touched, self.others, self.looked) = (false, false, Instant::now());
+        Ok(())
+    }
+
+    fn hear(&mut self) -> Result<(), Error> {
+        let heard = self.watch.hear(&rules::table()).map_err(nft::Error::from)?;
+        self.touched |= heard.rules || heard.sets.iter().any(|set| Rules::fills(set));
+        self.others |= heard.others;
+        self.right &= !heard.lost;
+        Ok(())
     }
 
     /// Makes the kernel forget the UDP flows to these places that nobody answers who serves there.
@@ -204,39 +253,41 @@ impl Kernel {
         }
     }
 
-    /// Sends a batch and keeps count: when nobody else changed anything since the last look, the number grows by one,
-    /// and otherwise the next look finds a number it does not know.
+    /// Sends a batch. The kernel says one word for each element: nobody listens during a large one, and whether others
+    /// changed anything meanwhile tells the number of the rule sets, which grows by one with each batch.
     fn send(&mut self, batch: &Batch) -> Result<(), Error> {
-        let before = self.nft.generation()?;
-        self.nft.send(batch)?;
-        let after = self.nft.generation()?;
-        if before == self.generation && after == before.wrapping_add(1) {
-            self.generation = after;
+        if batch.as_bytes().len() <= LOUD {
+            return Ok(self.nft.send(batch)?);
         }
+        let before = self.nft.generation()?;
+        self.watch.pause().map_err(nft::Error::from)?;
+        let sent = self.nft.send(batch);
+        self.watch.resume().map_err(nft::Error::from)?;
+        sent?;
+        self.right &= self.nft.generation()? == before.wrapping_add(1);
         Ok(())
     }
 
     /// As long as there has been no Service in this run, there is no table.
     fn clear(&mut self) -> Result<Done, Error> {
-        let generation = self.nft.generation()?;
-        let (rules, _) = Rules::new(&self.table, &self.facts);
-        let there = self.nft.table(rules.table())?.is_some();
-        (self.rules, self.generation) = (None, generation);
-        if !there {
+        self.begin_look()?;
+        let table = rules::table();
+        (self.rules, self.right) = (None, true);
+        if self.nft.table(&table)?.is_none() {
             return Ok(Done::Kept);
         }
         let mut batch = Batch::new();
-        batch.remove_table(rules.table());
+        batch.remove_table(&table);
         self.send(&batch)?;
         Ok(Done::Remade)
     }
 
     fn adopt(&mut self) -> Result<Done, Error> {
-        let generation = self.nft.generation()?;
+        self.begin_look()?;
         let (mut rules, expected) = self.expected();
         match expected.look(&self.nft, rules.table())? {
             Seen::Right { more } if rules.adopt(&more) => {
-                (self.rules, self.generation) = (Some(rules), generation);
+                (self.rules, self.right) = (Some(rules), true);
                 Ok(Done::Kept)
             }
             _ => self.remake(),
@@ -245,7 +296,9 @@ impl Kernel {
 
     fn remake(&mut self) -> Result<Done, Error> {
         let (rules, batch) = Rules::new(&self.table, &self.facts);
-        self.generation = self.nft.generation()?;
+        // Whatever was done to the table before is undone by this.
+        self.hear()?;
+        (self.right, self.touched) = (true, false);
         self.send(&batch)?;
         self.rules = Some(rules);
         Ok(Done::Remade)

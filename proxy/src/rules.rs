@@ -62,6 +62,11 @@ pub struct Rules {
     loops: Counted<IpAddr>,
 }
 
+/// The table that all rules are in.
+pub fn table() -> nft::Table {
+    nft::Table::inet(TABLE).comment("weave")
+}
+
 /// How often something is wanted.
 #[derive(Debug)]
 struct Counted<T>(BTreeMap<T, usize>);
@@ -92,7 +97,7 @@ impl Rules {
     /// The rules of a table, and the batch that makes them in place of whatever is there.
     pub fn new(table: &Table, facts: &Facts) -> (Self, Batch) {
         let mut rules = Self {
-            table: nft::Table::inet(TABLE).comment("weave"),
+            table: self::table(),
             maps: Maps::new(),
             chains: BTreeSet::new(),
             needed: 0,
@@ -134,6 +139,11 @@ impl Rules {
         let ours = more.iter().all(|chain| chains::is_shared(chain));
         self.chains.extend(more.iter().cloned());
         ours
+    }
+
+    /// Whether the elements of a set are ours alone; others are those that packets add.
+    pub fn fills(set: &str) -> bool {
+        !stick::is_learned(set)
     }
 
     /// Whether a shared chain is ours.

@@ -167,6 +167,31 @@ impl Socket {
         generation.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData).into())
     }
 
+    /// The socket's number (`nl_pid`), by which the kernel tells whose a change is.
+    pub(super) fn number(&self) -> io::Result<u32> {
+        // A socket has none before it has sent anything.
+        self.generation().map_err(|error| match error {
+            Error::Socket(error) => error,
+            other => io::Error::other(other),
+        })?;
+        // SAFETY: an address of zeros is a valid one.
+        let mut address: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
+        let mut length = size_of::<libc::sockaddr_nl>() as libc::socklen_t;
+        // SAFETY: both pointers are to live values, and the length is that of the address.
+        let result = unsafe {
+            libc::getsockname(
+                self.fd.as_raw_fd(),
+                (&raw mut address).cast(),
+                &raw mut length,
+            )
+        };
+        if result == 0 {
+            Ok(address.nl_pid)
+        } else {
+            Err(io::Error::last_os_error())
+        }
+    }
+
     /// Reads the answers to a batch: they are queued before the send returns.
     fn verdict(&self, batch: &Batch) -> Result<(), Error> {
         let mut buffer = vec![0; BUFFER];

@@ -112,6 +112,8 @@ pub(crate) struct Message<'a> {
     pub(crate) flags: u16,
     /// `nlmsg_seq`.
     pub(crate) sequence: u32,
+    /// `nlmsg_pid`: the number of the socket that the message is from, or that caused it.
+    pub(crate) port: u32,
     /// All after `nlmsghdr`.
     pub(crate) payload: &'a [u8],
 }
@@ -144,6 +146,7 @@ impl<'a> Iterator for Messages<'a> {
             kind: u16_ne(&header[4..])?,
             flags: u16_ne(&header[6..])?,
             sequence: u32_ne(&header[8..])?,
+            port: u32_ne(&header[12..])?,
             payload,
         })
     }

@@ -1,5 +1,5 @@
 //! nftables rule sets: what our writer makes is what `nft` makes of the same in words ([`golden`]), batches hold whole or
-//! not at all, and packets do what the rules say ([`live`]).
+//! not at all, packets do what the rules say ([`live`]), and what others change is heard ([`watching`]).
 //!
 //! Needs root, `ip` and `nft`; every test works in a network namespace of its own, which ends with it.
 
@@ -11,6 +11,7 @@
 
 mod golden;
 mod live;
+mod watching;
 
 use std::io::Write;
 use std::process::{Command, Stdio};

@@ -178,9 +178,17 @@ fn all_targets(entry: &Entry) -> BTreeSet<Target> {
     entry.cluster.iter().chain(&entry.local).copied().collect()
 }
 
+/// How the names of sets begin that packets add elements to.
+const LEARNED: &str = "who-";
+
+/// Whether packets add elements to the set of this name.
+pub(super) fn is_learned(set: &str) -> bool {
+    set.starts_with(LEARNED)
+}
+
 /// The set of an endpoint's clients.
 fn who(key: &Key, target: &Target, seconds: u32) -> Set {
-    let name = format!("who-{}", target_id(key, target));
+    let name = format!("{LEARNED}{}", target_id(key, target));
     Set::new(name, &[ip_type(key.family)]).learned(seconds, MOST)
 }
 

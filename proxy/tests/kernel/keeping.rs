@@ -10,8 +10,8 @@ use weave_proxy::kernel::{Done, Kernel};
 use weave_proxy::sources::Change;
 
 use crate::lab::{
-    A, B, C, Lab, ask, at, connect, echoes, exposed, ip, ok, port, sh, slice, tcp, udp_socket,
-    until, vanishes, web,
+    A, B, C, Lab, ask, at, connect, echoes, exposed, ip, ok, port, sh, slice, slice_of, tcp,
+    udp_socket, until, vanishes, web,
 };
 
 cases! {
@@ -50,7 +50,7 @@ fn changes_go_in_as_elements_and_end_where_a_new_table_would() {
     assert_eq!(lab.report([slice([at(A), at(B), at(C)])]), Done::Changed);
     assert_eq!(lab.report([slice([at(C)])]), Done::Changed);
     assert_eq!(lab.report([slice([at(C)])]), Done::Kept);
-    assert_eq!(lab.kernel.look_after().unwrap(), Done::Kept);
+    assert_eq!(lab.kernel.look_after(Instant::now()).unwrap(), Done::Kept);
     assert_eq!(
         lab.restart(),
         Done::Kept,
@@ -75,13 +75,26 @@ fn what_was_flushed_or_altered_is_made_again() {
         "nft delete element inet weave-service vips4 { 10.96.0.1 }",
         "nft add element inet weave-service fronts4 { 10.96.0.66 . tcp . 80 : drop }",
         "nft insert rule inet weave-service services drop",
+        "nft 'flush chain inet weave-service guard; add rule inet weave-service guard drop; add rule inet weave-service guard drop'",
     ];
     for command in by_hand {
         ok(&lab.host, command);
-        assert_eq!(lab.kernel.look_after().unwrap(), Done::Remade, "{command}");
+        assert_eq!(
+            lab.kernel.look_after(Instant::now()).unwrap(),
+            Done::Remade,
+            "{command}"
+        );
         assert_eq!(list(&lab), right, "{command}");
         assert_eq!(lab.servers(&lab.c, WEB, 30), ["a", "b"]);
     }
+    // Which clients are remembered is not the engine's to say.
+    lab.report([slice_of("sticky", [at(A)])]);
+    ok(
+        &lab.host,
+        "who=$(nft list table inet weave-service | grep -om1 'who-[0-9a-f-]*')
+         nft add element inet weave-service $who '{ 10.32.0.99 }'",
+    );
+    assert_eq!(lab.kernel.look_after(Instant::now()).unwrap(), Done::Kept);
 }
 
 /// Where connections are followed for somebody else as well, a datagram that comes while the rules are gone begins a flow
@@ -101,7 +114,7 @@ fn datagrams_that_came_while_the_rules_were_gone_are_led_right_again() {
     let socket = udp_socket(&lab.c, "203.0.113.5:80");
     let astray = ask(&socket, Duration::from_millis(300));
     assert!(astray.saw().is_none(), "{astray:?}");
-    assert_eq!(lab.kernel.look_after().unwrap(), Done::Remade);
+    assert_eq!(lab.kernel.look_after(Instant::now()).unwrap(), Done::Remade);
     until("an answer", || {
         ask(&socket, Duration::from_millis(300)).saw().is_some()
     });
@@ -115,10 +128,10 @@ fn foreign_tables_are_left_alone() {
         "nft add table inet other; nft add chain inet other c; nft add rule inet other c counter accept",
     );
     let theirs = ok(&lab.host, "nft list table inet other");
-    assert_eq!(lab.kernel.look_after().unwrap(), Done::Kept);
+    assert_eq!(lab.kernel.look_after(Instant::now()).unwrap(), Done::Kept);
     lab.report([slice([at(C)])]);
     ok(&lab.host, "nft flush table inet weave-service");
-    assert_eq!(lab.kernel.look_after().unwrap(), Done::Remade);
+    assert_eq!(lab.kernel.look_after(Instant::now()).unwrap(), Done::Remade);
     assert_eq!(ok(&lab.host, "nft list table inet other"), theirs);
     assert_eq!(tcp(&lab.a, WEB).server(), "c");
 }
@@ -134,7 +147,7 @@ fn connections_stand_through_changes_flushes_and_restarts() {
     check("their endpoints are not picked any more");
     ok(&lab.host, "nft flush ruleset");
     check("the rules are gone");
-    lab.kernel.look_after().unwrap();
+    lab.kernel.look_after(Instant::now()).unwrap();
     check("the rules are back");
     lab.restart();
     lab.report([Change::NoService("web".parse().unwrap())]);
@@ -215,7 +228,7 @@ fn connections_do_not_notice_that_the_rules_are_gone() {
                         .status
                         .success()
                 );
-                assert_eq!(lab.kernel.look_after().unwrap(), Done::Remade);
+                assert_eq!(lab.kernel.look_after(Instant::now()).unwrap(), Done::Remade);
                 streams.iter().for_each(|one| one.goes_on("with rules"));
             }
         }));

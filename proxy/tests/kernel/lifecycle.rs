@@ -150,7 +150,10 @@ fn should_work_after_restarting_apiserver(on: EngineChoice) {
     let mut lab = lab(on, web(), [at(B)]);
     let (mut stream, _) = connect(&lab.a, WEB, PATIENCE).unwrap();
     ok(&lab.host, "nft delete table inet weave-service");
-    assert_eq!(lab.kernel.look_after().unwrap(), Done::Remade);
+    assert_eq!(
+        lab.kernel.look_after(std::time::Instant::now()).unwrap(),
+        Done::Remade
+    );
     assert_eq!(tcp(&lab.a, WEB).server(), "b");
     let again = [Change::Service(web()), slice([at(B)])];
     assert_eq!(lab.report(again), Done::Kept);

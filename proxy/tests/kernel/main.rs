@@ -61,6 +61,7 @@ mod mutants;
 mod relay;
 mod relay_ends;
 mod relay_udp;
+mod restored;
 mod rolling;
 mod raw;
 mod services;
