@@ -50,6 +50,8 @@ pub(crate) enum Mutant {
     Unready,
     /// Flows of UDP to endpoints that are gone stay.
     KeptFlows,
+    /// Flows of UDP to a Service without endpoints are forgotten.
+    Eager,
     /// Containers are taken for strangers, whose source is replaced.
     Masked,
     /// Nobody's source is replaced.
@@ -64,8 +66,10 @@ pub(crate) enum Mutant {
     NoSctp,
     /// Of several ports there is one.
     OnePort,
-    /// Services of other proxies and headless ones are served.
-    AllOurs,
+    /// Services of other proxies are served.
+    OthersToo,
+    /// Headless Services are served.
+    HeadlessToo,
     /// Services that are only names are served.
     NamesToo,
     /// Addresses that no Service has are refused as ports are.
@@ -245,8 +249,11 @@ impl Mutant {
                 Change::Service(service),
             ) => Some(Change::Service(self.service(service, heard))),
             (Self::Forgotten, Change::NoService(_)) => None,
-            (Self::AllOurs, Change::Service(service)) => Some(Change::Service(Service {
+            (Self::OthersToo, Change::Service(service)) => Some(Change::Service(Service {
                 other_proxy: false,
+                ..service
+            })),
+            (Self::HeadlessToo, Change::Service(service)) => Some(Change::Service(Service {
                 headless: false,
                 ..service
             })),
@@ -413,6 +420,7 @@ impl Mutant {
                 entry.fronts.retain(|(_, way)| *way != Way::Balancer);
             }
             Self::KeptFlows => entry.serving.extend(everybody()),
+            Self::Eager if entry.serving.is_empty() => drop(entry.serving.insert(ip(HOST))),
             _ => {}
         }
     }

@@ -20,7 +20,8 @@ cases! {
     should_serve_multiport_endpoints_from_pods => OnePort,
     should_serve_endpoints_on_same_port_and_different_protocols => NoUdp,
     should_be_able_to_up_and_down_services => Forgotten,
-    should_implement_service_proxy_name_and_headless => AllOurs,
+    should_implement_service_proxy_name => OthersToo,
+    should_implement_headless => HeadlessToo,
     both_families_are_served => V4Only,
 }
 
@@ -165,22 +166,33 @@ fn should_be_able_to_up_and_down_services(on: EngineChoice) {
     assert_eq!(tcp(&lab.a, WEB).server(), "b", "a recreated service");
 }
 
-fn should_implement_service_proxy_name_and_headless(on: EngineChoice) {
-    for service in [
+fn should_implement_service_proxy_name(on: EngineChoice) {
+    is_served_only_without_a_label(
+        on,
         Service {
             other_proxy: true,
             ..web()
         },
+    );
+}
+
+fn should_implement_headless(on: EngineChoice) {
+    is_served_only_without_a_label(
+        on,
         Service {
             headless: true,
             ..web()
         },
-    ] {
-        let mut lab = lab(on, service, [at(B)]);
-        assert!(vanishes(&lab.a, WEB));
-        lab.report([Change::Service(web())]);
-        assert_eq!(tcp(&lab.a, WEB).server(), "b");
-    }
+    );
+}
+
+fn is_served_only_without_a_label(on: EngineChoice, labelled: Service) {
+    let mut lab = lab(on, web(), [at(B)]);
+    assert_eq!(tcp(&lab.a, WEB).server(), "b");
+    lab.report([Change::Service(labelled)]);
+    assert!(vanishes(&lab.a, WEB));
+    lab.report([Change::Service(web())]);
+    assert_eq!(tcp(&lab.a, WEB).server(), "b");
 }
 
 fn both_families_are_served(on: EngineChoice) {

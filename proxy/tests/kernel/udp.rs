@@ -8,7 +8,9 @@ use weave_linux::netns::run_in;
 use weave_model::{Endpoint, EngineChoice, Protocol, Service};
 use weave_proxy::sources::Change;
 
-use crate::lab::{Answer, B, C, Lab, ask, at, exposed, slice, slice_of, udp_socket, until, web};
+use crate::lab::{
+    Answer, B, C, Lab, ask, at, exposed, slice, slice_of, udp, udp_socket, until, web,
+};
 
 cases! {
     should_be_able_to_preserve_udp_traffic_when_server_pod_cycles_for_a_cluster_ip_service => KeptFlows,
@@ -16,6 +18,10 @@ cases! {
     should_be_able_to_preserve_udp_traffic_when_initial_unready_endpoints_get_ready => Deaf,
     a_flow_older_than_its_service_is_picked_for => KeptFlows,
     flows_to_endpoints_that_stay_are_left_alone => KeptFlows,
+}
+
+kernel_cases! {
+    flows_of_a_service_that_lost_its_last_endpoint_stay_until_there_is_another => Eager,
 }
 
 const WAIT: Duration = Duration::from_millis(500);
@@ -81,6 +87,26 @@ fn a_flow_older_than_its_service_is_picked_for(on: EngineChoice) {
     lab.report([Change::Service(front), slice_of("late", [at(B)])]);
     until("an answer", || ask(&client, WAIT).server() == "b");
     assert!(lab.datagrams_were_relayed());
+}
+
+/// What Kubernetes' proxy leaves in connection tracking: nobody else could have the flow, and the endpoint that is going may
+/// still answer. Not the relay's: what it carries ends with the last endpoint.
+fn flows_of_a_service_that_lost_its_last_endpoint_stay_until_there_is_another(on: EngineChoice) {
+    let mut lab = Lab::new(on);
+    lab.report([Change::Service(web()), slice([at(B)])]);
+    let client = udp_socket(&lab.a, "10.96.0.1:80");
+    until("an answer", || ask(&client, WAIT).server() == "b");
+    lab.report([slice([])]);
+    assert_eq!(
+        ask(&client, WAIT).server(),
+        "b",
+        "the flow is still followed"
+    );
+    assert_eq!(udp(&lab.a, "10.96.0.1:80"), Answer::Refused, "a new one");
+    lab.report([slice([at(C)])]);
+    until("an answer of the new one", || {
+        ask(&client, WAIT).server() == "c"
+    });
 }
 
 fn flows_to_endpoints_that_stay_are_left_alone(on: EngineChoice) {
