@@ -152,18 +152,10 @@ impl Flows {
         if !ours {
             return;
         }
-        let mut key = key_of(connection);
         let id = (connection.id, connection.from.port);
-        match self.legs.see(connection, self.look, now) {
-            Part::Whole => {}
-            Part::Asked => return self.withdraw(id),
-            Part::Made { client, front } => {
-                (key.from, key.via) = (client.unwrap_or(key.from), Some(front));
-                if self.known.get(&id).is_some_and(|known| known.key != key) {
-                    self.withdraw(id);
-                }
-            }
-        }
+        let Some(key) = self.told_as(connection, id, now) else {
+            return;
+        };
         let known = self
             .known
             .get(&id)
@@ -277,6 +269,25 @@ impl Flows {
     /// Whether some connection of the last look had counters.
     pub const fn has_counters(&self) -> bool {
         self.accounting
+    }
+
+    /// The flow that a connection is counted in: none for a client's to a relay, of which the relay's own is counted.
+    fn told_as(&mut self, connection: &Connection, id: (u32, u16), now: Instant) -> Option<Key> {
+        let key = key_of(connection);
+        let told = match self.legs.see(connection, self.look, now) {
+            Part::Whole => return Some(key),
+            Part::Asked => None,
+            Part::Made { client, front } => Some(Key {
+                from: client.unwrap_or(key.from),
+                via: Some(front),
+                ..key
+            }),
+        };
+        let before = self.known.get(&id).map(|known| known.key);
+        if before.is_some() && before != told {
+            self.withdraw(id);
+        }
+        told
     }
 
     /// Takes a connection out of the flow that it was counted in before a relay told what it is.

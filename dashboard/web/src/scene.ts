@@ -259,7 +259,9 @@ interface Bundle {
 }
 
 function edge({ id, source, target, flows, moving, failing }: Bundle, most: number, few: boolean, told: boolean, opened: Opened): EdgeItem {
-  const classes = [flows[0].protocol];
+  // Its colour is that of what moves most.
+  const busiest = flows.reduce((one, two) => (two.sent_rate + two.received_rate > one.sent_rate + one.received_rate ? two : one));
+  const classes = [busiest.protocol];
   if (failing) classes.push("failing");
   if (moving > 0) classes.push(few ? "moving" : "crowded");
   else if (!failing) classes.push("quiet");

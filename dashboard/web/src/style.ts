@@ -102,6 +102,8 @@ export function styleOf(element: HTMLElement): StylesheetJson {
         "z-index": 1,
         "font-size": 12,
         "curve-style": "straight",
+        // Beside the rates of what goes the same way.
+        "text-margin-y": 18,
       },
     },
     { selector: "edge.link.unreachable", style: { "line-color": red, "line-style": "dashed", color: red } },

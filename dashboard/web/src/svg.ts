@@ -55,7 +55,8 @@ function edge(one: EdgeSingular, ground: string): string {
     `stroke-width="${figure(width)}" stroke-opacity="${one.style("line-opacity")}"${dash}/>`;
   const head = one.hasClass("flow") ? arrow(bend ?? from, to, 7 + width, colour) : "";
   const label = String(one.style("label") ?? "");
-  const words = label ? text([label], one.midpoint(), one, ground) : "";
+  const { x, y } = one.midpoint();
+  const words = label ? text([label], { x, y: y + number(one, "text-margin-y") }, one, ground) : "";
   return `<g opacity="${one.style("opacity")}">${path}${head}${words}</g>`;
 }
 

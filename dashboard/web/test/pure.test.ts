@@ -57,6 +57,15 @@ test("all words of a search must hold, and ! turns one round", () => {
   for (const [line, expected] of table) assert.equal(parse(line)(subject), expected, line);
 });
 
+test("an edge has the colour of what moves most on it", () => {
+  const topology = mesh(2, 1);
+  const [from, to] = topology.containers.map(end);
+  const more = (id: string, protocol: Flow["protocol"], sent_rate: number) => flow(from, to, { id, protocol, sent_rate });
+  topology.flows = [more("f:1", "icmp", 0), more("f:2", "udp", 500), more("f:3", "tcp", 20)];
+  const drawn = draw(topology).edges.find((one) => one.kind === "flow");
+  assert.ok(drawn?.classes.includes("udp"), drawn?.classes.join(" "));
+});
+
 test("where there are several networks or namespaces, one can be chosen", () => {
   const topology = mesh(1, 3);
   assert.deepEqual(places(topology), [], "one network, and no pods");
