@@ -10,6 +10,7 @@ mod client;
 mod cni;
 mod colour;
 mod commands;
+mod complete;
 mod dashboard;
 mod failure;
 mod flows;
@@ -32,14 +33,17 @@ mod trace;
 mod uninstall;
 mod watch;
 
-use clap::Parser as _;
 use clap::error::ErrorKind;
+use clap::{CommandFactory as _, Parser as _};
 
 pub use args::{Args, Output};
 pub use failure::{Exit, Failure};
 
 /// Runs `weavectl` with the process's arguments; what it returns is the exit code.
 pub fn main() -> Exit {
+    if let Some(exit) = complete::answer(Args::command) {
+        return exit;
+    }
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(error) => return misused(&error),

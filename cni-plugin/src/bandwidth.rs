@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 use weave_model::{Bandwidth, Rate};
 
 use crate::error::{Error, code};
+use crate::spelling::respelt;
 
 /// The keys of each direction: its rate in bits a second, and its burst in bits.
 const INGRESS: [&str; 2] = ["ingressRate", "ingressBurst"];
@@ -14,6 +15,7 @@ const EGRESS: [&str; 2] = ["egressRate", "egressBurst"];
 /// The value of the capability (CNI conventions, "Dynamic Plugin specific fields"): rates and bursts as the container
 /// sees them. As for the reference plugin, a rate needs a burst, and 0 means neither.
 pub fn of_capability(field: &str, value: &Value) -> Result<Bandwidth, Error> {
+    let value = respelt(value, &[INGRESS, EGRESS].concat());
     let object = value.as_object();
     let object = object.ok_or_else(|| Error::config(field, "not an object"))?;
     let known = |key: &str| INGRESS.contains(&key) || EGRESS.contains(&key);

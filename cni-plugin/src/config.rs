@@ -13,6 +13,7 @@ use weave_model::{Bandwidth, CniName, LabelKey, LabelValue, Mac, NetworkName, Pu
 
 use crate::environment::{Environment, Verb, address};
 use crate::error::{Error, code};
+use crate::spelling::respelt;
 use crate::version::Version;
 use crate::{bandwidth, ports};
 
@@ -325,6 +326,7 @@ fn texts(field: &str, value: Option<&Value>) -> Result<Vec<String>, Error> {
 /// The names of the capability in those of a result.
 fn dns_of_runtime(value: &Value) -> Result<Value, Error> {
     let field = "runtimeConfig.dns";
+    let value = respelt(value, &["servers", "searches", "options"]);
     let part = |key: &str| texts(&format!("{field}.{key}"), value.get(key));
     Ok(json!({
         "nameservers": part("servers")?,

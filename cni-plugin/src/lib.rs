@@ -17,6 +17,8 @@ pub mod error;
 
 pub mod environment;
 
+pub mod spelling;
+
 pub mod bandwidth;
 pub mod ports;
 pub mod config;

@@ -6,13 +6,18 @@ use serde_json::Value;
 use weave_model::{Protocol, PublishedPort};
 
 use crate::error::Error;
+use crate::spelling::respelt;
 
 /// The longest range of ports that netavark may ask for at once.
 const LONGEST: u16 = 4096;
 
+/// The keys of one port.
+const KEYS: [&str; 4] = ["hostPort", "containerPort", "protocol", "hostIP"];
+
 /// The value of the capability `portMappings` (CNI conventions, "Dynamic Plugin specific fields"): a list of objects with
 /// `hostPort`, `containerPort`, and perhaps `protocol` and `hostIP`.
 pub fn of_capability(field: &str, value: &Value) -> Result<Vec<PublishedPort>, Error> {
+    let value = respelt(value, &KEYS);
     let list = value.as_array();
     let list = list.ok_or_else(|| Error::config(field, "not a list"))?;
     let read = |one| {

@@ -12,7 +12,7 @@ use crate::node::Node;
 
 /// List the join tokens that were made here.
 #[utoipa::path(get, path = "/v1/tokens", responses(
-    (status = 200, description = "those that are no longer good as well, for a day", body = TokenList),
+    (status = 200, description = "those that are no longer good as well, for a day; none while there is no cluster", body = TokenList),
     (status = "default", description = "this node is no admin", body = Refusal),
 ))]
 pub(super) async fn tokens(State(node): State<Node>) -> Answer<TokenList> {

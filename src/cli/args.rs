@@ -15,6 +15,7 @@ use weave_model::{ContainerName, IfName, Label, NetworkName, PublishedPort};
 use super::capture::Capture;
 use super::check::Check;
 use super::cni::Places;
+use super::complete;
 use super::ping::Ping;
 use super::report::Report;
 use super::test::Test;
@@ -71,15 +72,6 @@ pub enum Output {
     Yaml,
 }
 
-/// Names that the node knows, for whoever completes a word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Names {
-    /// The attached containers.
-    Containers,
-    /// The other members.
-    Peers,
-}
-
 /// The shells that completion is made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum For {
@@ -132,9 +124,10 @@ pub enum Command {
     /// Remove a member for good: one that is lost, or not to be trusted any more
     Rmpeer {
         /// The member's name, or the start of its id
+        #[arg(add = complete::peers())]
         node: String,
         /// Who takes its addresses [default: who gave them to it, or else this node]
-        #[arg(long, value_name = "NODE")]
+        #[arg(long, value_name = "NODE", add = complete::peers())]
         heir: Option<String>,
     },
     /// Join the cluster that a token invites to
@@ -151,7 +144,7 @@ pub enum Command {
     /// Look for members at an address no longer; a session that is up goes on
     Forget {
         /// As `weavectl targets` lists it
-        #[arg(value_name = "ADDRESS[:PORT]")]
+        #[arg(value_name = "ADDRESS[:PORT]", add = complete::targets())]
         address: Address,
     },
     /// Leave the cluster for good: hand the addresses over, forget everything
@@ -171,6 +164,7 @@ pub enum Command {
     /// Take a container off the network and free its addresses
     Detach {
         /// The container's name
+        #[arg(add = complete::containers())]
         name: ContainerName,
         /// Only this interface [default: all of the container's]
         #[arg(long)]
@@ -213,8 +207,10 @@ pub enum Command {
     /// Tell which way a packet from a container takes, and where it is dropped
     Trace {
         /// The container that sends it
+        #[arg(add = complete::containers())]
         from: ContainerName,
         /// Where it goes: an address, or a container of this node
+        #[arg(add = complete::containers())]
         to: String,
     },
     /// Show packets of a container, or with a member, in clear, as pcap
@@ -233,12 +229,6 @@ pub enum Command {
     Man {
         /// The folder to write them to
         folder: PathBuf,
-    },
-    /// Print names that the node knows, one a line
-    #[command(hide = true)]
-    Names {
-        /// Of what
-        what: Names,
     },
     /// Look whether this host is ready for a node, and what to do if not
     Check(Check),
@@ -282,7 +272,7 @@ pub enum Command {
 #[derive(Debug, clap::Args)]
 pub struct ProcessFilter {
     /// Of this container or host only [default: of all]
-    #[arg(value_name = "NAME")]
+    #[arg(value_name = "NAME", add = complete::places())]
     pub name: Option<String>,
     /// Only those that listen on a port
     #[arg(short, long)]
@@ -293,13 +283,13 @@ pub struct ProcessFilter {
 #[derive(Clone, Debug, clap::Args)]
 pub struct FlowFilter {
     /// Only those begun by this container or address
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", add = complete::containers_anywhere())]
     pub from: Option<String>,
     /// Only those to this container or address
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", add = complete::containers_anywhere())]
     pub to: Option<String>,
     /// Only those with this container or address at either end
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", add = complete::containers_anywhere())]
     pub with: Option<String>,
     /// Only those to this port
     #[arg(long)]
@@ -318,6 +308,13 @@ impl Command {
             | Self::Peers(Watch { watch })
             | Self::Connections(Watch { watch })
             | Self::Targets(Watch { watch }) => *watch,
+            Self::Token { command } => matches!(command, TokenCommand::List(Watch { watch: true })),
+            Self::Admin { command } => matches!(command, AdminCommand::List(Watch { watch: true })),
+            Self::Ipam { command } => {
+                matches!(command, Some(IpamCommand::Show(Watch { watch: true })))
+            }
+            Self::Network { command } => command.is_watched(),
+            Self::Service { command } => command.is_watched(),
             _ => false,
         }
     }
@@ -358,7 +355,7 @@ pub struct Attach {
     #[arg(long, default_value = "eth0")]
     pub ifname: IfName,
     /// The network to attach to
-    #[arg(long, default_value = "default")]
+    #[arg(long, default_value = "default", add = complete::networks())]
     pub network: NetworkName,
     /// A label; may be repeated
     #[arg(long = "label", value_name = "KEY=VALUE")]
@@ -381,10 +378,11 @@ pub enum TokenCommand {
         uses: u32,
     },
     /// List the tokens that were made on this node, those that are no longer good as well
-    List,
+    List(Watch),
     /// Take a token back: nobody joins with it any more
     Revoke {
         /// Its id as listed, or the first digits of it, four or more
+        #[arg(add = complete::tokens())]
         id: String,
     },
 }
@@ -395,10 +393,11 @@ pub enum AdminCommand {
     /// Let another member invite and remove nodes, and make admins itself
     Add {
         /// The member's name, or the start of its id
+        #[arg(add = complete::peers())]
         node: String,
     },
     /// List the nodes that may
-    List,
+    List(Watch),
 }
 
 /// `weavectl secret ...`.
@@ -418,7 +417,7 @@ pub enum SecretCommand {
 #[derive(Clone, Copy, Debug, Subcommand)]
 pub enum IpamCommand {
     /// List who owns which addresses, and how many are in use here
-    Show,
+    Show(Watch),
     /// Look whether journal, leases and kernel agree; code 3 if not
     Check,
 }

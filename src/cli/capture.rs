@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use weave_model::{ContainerName, IfName};
 
 use super::client::{Client, percent_encoded};
+use super::complete;
 use super::failure::{Exit, Failure};
 
 /// `weavectl capture ...`.
@@ -14,9 +15,10 @@ use super::failure::{Exit, Failure};
 #[command(group = clap::ArgGroup::new("what").required(true).args(["name", "peer"]))]
 pub struct Capture {
     /// A container of this node
+    #[arg(add = complete::containers())]
     name: Option<ContainerName>,
     /// What crosses between this node and a member, instead of one container's packets
-    #[arg(long)]
+    #[arg(long, add = complete::peers())]
     peer: Option<String>,
     /// Which of the container's interfaces [default: the first]
     #[arg(long, requires = "name")]

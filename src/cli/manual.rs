@@ -1,51 +1,33 @@
-//! Completion for shells and pages for `man`, made from the same description of the verbs that the parser uses.
+//! Scripts for shells and pages for `man`, made from the same description of the verbs that the parser uses.
 
 use std::fs;
 use std::io;
 use std::path::Path;
 
 use clap::CommandFactory as _;
-use clap_complete::Shell;
+use clap_complete::env::{Bash, EnvCompleter, Fish, Zsh};
 
 use super::args::{Args, For};
+use super::complete::VARIABLE;
 use super::failure::{Exit, Failure};
 
-/// What Bash does after the generated function: the first word behind a verb that takes a name is completed with the
-/// names that the node knows just now.
-const BASH_NAMES: &str = r#"
-_weavectl_names() {
-    _weavectl "$@"
-    local kind
-    case ${COMP_WORDS[1]} in
-        detach|capture|trace) kind=containers ;;
-        ping|test) kind=peers ;;
-        *) return ;;
-    esac
-    case $2 in -*) return ;; esac
-    COMPREPLY=($(compgen -W "$(weavectl names "$kind" 2>/dev/null)" -- "$2"))
-}
-complete -F _weavectl_names -o nosort -o bashdefault -o default weavectl
-"#;
+/// What is completed, and what completes it.
+const NAME: &str = "weavectl";
 
-/// The same for fish, which adds up what it is told.
-const FISH_NAMES: &str = r#"
-complete -c weavectl -n "__fish_seen_subcommand_from detach capture trace" -f -a "(weavectl names containers 2>/dev/null)"
-complete -c weavectl -n "__fish_seen_subcommand_from ping test" -f -a "(weavectl names peers 2>/dev/null)"
-"#;
-
-/// The script for a shell.
+/// The script for a shell: at Tab it asks `weavectl` itself.
 pub(super) fn completion(shell: For) -> Result<String, Failure> {
-    let (generator, more) = match shell {
-        For::Bash => (Shell::Bash, BASH_NAMES),
-        For::Zsh => (Shell::Zsh, ""),
-        For::Fish => (Shell::Fish, FISH_NAMES),
+    let shell: &dyn EnvCompleter = match shell {
+        For::Bash => &Bash,
+        For::Zsh => &Zsh,
+        For::Fish => &Fish,
     };
     let mut script = Vec::new();
-    clap_complete::generate(generator, &mut Args::command(), "weavectl", &mut script);
-    let script = String::from_utf8(script).map_err(|error| {
-        Failure::new(Exit::Failed, format!("the script is no text: {error}"), "")
-    })?;
-    Ok(script + more)
+    let written = shell.write_registration(VARIABLE, NAME, NAME, NAME, &mut script);
+    let script = written.and_then(|()| String::from_utf8(script).map_err(io::Error::other));
+    script.map_err(|error| {
+        let cause = format!("cannot write the script: {error}");
+        Failure::new(Exit::Failed, cause, "")
+    })
 }
 
 /// Writes a page for `weavectl` and for each verb; tells how many.

@@ -23,7 +23,7 @@ pub(super) fn token(client: &Client<'_>, shown: &Shown, command: &TokenCommand) 
             };
             create_token(&client.post("/tokens", &request)?, shown)
         }
-        TokenCommand::List => shown.answer(&client.get("/tokens")?, tokens),
+        TokenCommand::List(_) => shown.answer(&client.get("/tokens")?, tokens),
         TokenCommand::Revoke { id } => {
             let path = format!("/tokens/{}", percent_encoded(id));
             shown.answer(&client.delete(&path)?, |token: &TokenEntry| {
@@ -95,7 +95,10 @@ pub(super) fn admin(client: &Client<'_>, shown: &Shown, command: &AdminCommand) 
                 )
             })
         }
-        AdminCommand::List => shown.answer(&client.get("/admins")?, |list: &Admins| {
+        AdminCommand::List(_) => shown.answer(&client.get("/admins")?, |list: &Admins| {
+            if list.admins.is_empty() {
+                return print::NO_CLUSTER.to_owned();
+            }
             let mut table = Table::new(&["NAME", "ID"]);
             for node in &list.admins {
                 table.row([label(node), node.id.short()]);
@@ -136,7 +139,7 @@ pub(super) fn leave(client: &Client<'_>, shown: &Shown, force: bool) -> Answer {
 /// Does `weavectl ipam ...`.
 pub(super) fn ipam(client: &Client<'_>, shown: &Shown, command: Option<&IpamCommand>) -> Answer {
     match command {
-        None | Some(IpamCommand::Show) => shown.answer(&client.get("/ipam")?, owners),
+        None | Some(IpamCommand::Show(_)) => shown.answer(&client.get("/ipam")?, owners),
         Some(IpamCommand::Check) => {
             let found: IpamFindings = client.get("/ipam/check")?;
             let exit = if found.findings.is_empty() {

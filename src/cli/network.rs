@@ -5,6 +5,7 @@ use weave_model::api::{NetworkInfo, NetworkRequest, Networks};
 
 use super::args::network::{Create, NetworkCommand, Switch};
 use super::client::Client;
+use super::print::NO_CLUSTER;
 use super::shown::{Answer, Shown};
 use super::table::Table;
 
@@ -16,7 +17,7 @@ pub(super) fn run(client: &Client<'_>, shown: &Shown, command: &NetworkCommand) 
                 format!("{}: {} and {}\n", made.name, made.range, made.range6)
             })
         }
-        NetworkCommand::List => shown.answer(&client.get("/networks")?, list),
+        NetworkCommand::List(_) => shown.answer(&client.get("/networks")?, list),
         NetworkCommand::Rm { name } => {
             let gone: NetworkInfo = client.delete(&format!("/networks/{name}"))?;
             shown.answer(&gone, |gone| format!("{} is removed\n", gone.name))
@@ -37,6 +38,9 @@ fn request(create: &Create) -> NetworkRequest {
 }
 
 fn list(answer: &Networks) -> String {
+    if answer.networks.is_empty() {
+        return NO_CLUSTER.to_owned();
+    }
     let mut table = Table::new(&[
         "NAME",
         "RANGE",

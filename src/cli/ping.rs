@@ -8,6 +8,7 @@ use serde::Serialize;
 use weave_model::api::{PingRequest, Pong};
 
 use super::client::Client;
+use super::complete;
 use super::failure::{Exit, Failure};
 use super::print;
 use super::print::{Reader, milliseconds};
@@ -17,6 +18,7 @@ use crate::duration;
 #[derive(Debug, clap::Args)]
 pub struct Ping {
     /// The member: its name, or the first digits of its id
+    #[arg(add = complete::peers())]
     peer: String,
     /// How many pings
     #[arg(short, long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=100_000))]

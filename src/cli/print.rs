@@ -23,6 +23,9 @@ use crate::duration::human;
 pub(super) const NO_PEERS: &str = "this node has no peers; invite one with: weavectl token create, or, if it is in no \
     cluster yet (see weavectl status), make one with weavectl init or join one with weavectl join TOKEN\n";
 
+/// The same of what every cluster has at least one of.
+pub(super) const NO_CLUSTER: &str = "this node is in no cluster; make one with weavectl init, or join one with weavectl join TOKEN\n";
+
 /// Whether there is somebody to read more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reader {

@@ -22,8 +22,8 @@ pub(super) fn run(client: &Client<'_>, shown: &Shown, command: &ServiceCommand) 
                 format!("{}: {}\n", made.name, addresses.join(" and "))
             })
         }
-        ServiceCommand::List => shown.answer(&client.get("/services")?, list),
-        ServiceCommand::Describe { name } => {
+        ServiceCommand::List(_) => shown.answer(&client.get("/services")?, list),
+        ServiceCommand::Describe { name, .. } => {
             let all: Services = client.get("/services")?;
             let found = all
                 .services

@@ -7,6 +7,7 @@ use weave_model::api::{TestCase, TestOutcome, TestReport, TestRequest};
 
 use super::client::Client;
 use super::colour::{Tone, paint};
+use super::complete;
 use super::failure::{Exit, Failure};
 use super::junit;
 use super::table::Table;
@@ -15,6 +16,7 @@ use super::table::Table;
 #[derive(Debug, clap::Args)]
 pub struct Test {
     /// The members to test with: names, or the first digits of ids [default: all]
+    #[arg(add = complete::peers())]
     peers: Vec<String>,
     /// The test that takes a few seconds, 25 at most; so far the only one
     #[arg(long)]

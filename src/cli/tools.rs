@@ -1,8 +1,8 @@
 //! The verbs that find out: each in a file of its own, here with its request and its way to end.
 
-use weave_model::api::{Attachments, Connections, Trace, TraceRequest};
+use weave_model::api::{Trace, TraceRequest};
 
-use super::args::{Args, Command, Names};
+use super::args::{Args, Command};
 use super::client::Client;
 use super::failure::{Exit, Failure};
 use super::ping::Statistics;
@@ -45,7 +45,6 @@ pub(super) fn run(command: &Command, args: &Args, client: &Client<'_>, shown: &S
         Command::Report(report) => fine(report.run(client)?),
         Command::Completion { shell } => fine(manual::completion(*shell)?),
         Command::Man { folder } => fine(manual::pages(folder)?),
-        Command::Names { what } => fine(names(client, *what)?),
         other => Err(Failure::new(
             Exit::Usage,
             format!("{other:?} is no verb of this kind"),
@@ -56,21 +55,4 @@ pub(super) fn run(command: &Command, args: &Args, client: &Client<'_>, shown: &S
 
 fn fine(text: String) -> Answer {
     Ok((text, Exit::Ok))
-}
-
-/// A name a line, for whoever completes a word.
-fn names(client: &Client<'_>, what: Names) -> Result<String, Failure> {
-    let names: Vec<String> = match what {
-        Names::Containers => {
-            let answer: Attachments = client.get("/attachments")?;
-            let names = answer.attachments.into_iter();
-            names.map(|one| one.name.to_string()).collect()
-        }
-        Names::Peers => {
-            let answer: Connections = client.get("/connections")?;
-            let names = answer.connections.into_iter();
-            names.map(|one| one.name.to_string()).collect()
-        }
-    };
-    Ok(names.iter().map(|name| format!("{name}\n")).collect())
 }

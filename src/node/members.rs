@@ -14,8 +14,12 @@ use super::Node;
 use super::works::strange_reply;
 
 impl Node {
-    /// The join tokens that were made here.
+    /// The join tokens that were made here; none while there is no cluster.
     pub async fn tokens(&self) -> Result<TokenList, Refusal> {
+        if self.shared.router.view().range.is_none() {
+            let tokens = Vec::new();
+            return Ok(TokenList { tokens });
+        }
         let tokens = self.token_command(Command::TokenList).await?;
         Ok(TokenList { tokens })
     }

@@ -15,7 +15,7 @@ use weave_model::{
     NetworkSpec, NodeId, NodeName, RemovedNetwork, Sheet,
 };
 use weave_proxy::declared::Member;
-use weave_router::core::command::{Command, CommandError, Reply};
+use weave_router::core::command::{Command, Reply};
 use weave_router::path::routes::{Area, DEFAULT_NETWORK};
 use weave_router::rules::NetworkRules;
 
@@ -50,13 +50,13 @@ pub(super) fn unsettled(
 }
 
 impl Node {
-    /// The networks of the cluster.
-    ///
-    /// # Errors
-    /// When there is no cluster yet.
-    pub fn networks(&self) -> Result<Networks, Refusal> {
+    /// The networks of the cluster; none while there is no cluster.
+    pub fn networks(&self) -> Networks {
         let view = self.shared.router.view();
-        let range = view.range.ok_or(CommandError::NotMember)?;
+        let Some(range) = view.range else {
+            let networks = Vec::new();
+            return Networks { networks };
+        };
         let book = self.shared.published.borrow().book.clone();
         let members = sheets::members_now(&view, &book);
         let mut listed = listed(&book, &range, &members);
@@ -70,7 +70,7 @@ impl Node {
                 (one.addresses, one.addresses_used) = (area.capacity, area.used);
             }
         }
-        Ok(listed)
+        listed
     }
 }
 

@@ -3,6 +3,8 @@
 //! Docker looks for plugins at a fixed place, so each `dockerd` has a `/run` of its own. What it mounts elsewhere, such
 //! as its containers' namespaces, is seen by its containerd and by the node as on any machine.
 
+mod outlived;
+
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -25,6 +27,8 @@ const OUTSIDE: &str = "192.168.77.254";
 struct Docker<'a> {
     host: &'a Host,
     dir: PathBuf,
+    /// Flags of `dockerd` beside those that every lab has.
+    flags: &'static [&'static str],
     containerd: Child,
     dockerd: Child,
 }
@@ -32,6 +36,16 @@ struct Docker<'a> {
 impl<'a> Docker<'a> {
     /// Starts the node as a plugin, and Docker, and imports the image of the labs' program.
     fn start(host: &'a Host, lab: &Path, image: &Path) -> Self {
+        Self::start_with(host, lab, image, &[])
+    }
+
+    /// The same with flags of `dockerd`.
+    fn start_with(
+        host: &'a Host,
+        lab: &Path,
+        image: &Path,
+        flags: &'static [&'static str],
+    ) -> Self {
         let dir = lab.join(format!("{}.docker", host.name));
         let at = |name: &str| dir.join(name).display().to_string();
         ns::host(&format!(
@@ -58,7 +72,8 @@ impl<'a> Docker<'a> {
         let mut docker = Self {
             host,
             containerd,
-            dockerd: dockerd(host, &dir),
+            dockerd: dockerd(host, &dir, flags),
+            flags,
             dir,
         };
         docker.answers();
@@ -77,12 +92,16 @@ impl<'a> Docker<'a> {
         });
     }
 
-    /// Kills `dockerd` without warning, and starts it again.
-    fn crash(&mut self) {
-        self.dockerd.kill().expect("dockerd runs");
+    /// Sends `dockerd` a signal and waits until it is gone.
+    fn end(&mut self, signal: &str) {
+        ns::host(&format!("kill -{signal} {}", self.dockerd.id()));
         self.dockerd.wait().expect("dockerd ends");
         let _ = std::fs::remove_file(self.dir.join("pid"));
-        self.dockerd = dockerd(self.host, &self.dir);
+    }
+
+    /// Starts `dockerd` again.
+    fn start_again(&mut self) {
+        self.dockerd = dockerd(self.host, &self.dir, self.flags);
         self.answers();
     }
 
@@ -187,11 +206,11 @@ fn start_node(host: &Host, dir: &Path) {
     host.start_with(&[&flag, &api]);
 }
 
-fn dockerd(host: &Host, dir: &Path) -> Child {
+fn dockerd(host: &Host, dir: &Path, flags: &[&str]) -> Child {
     let script = "mount -t tmpfs none /run; mkdir -p /run/docker/plugins
         mount --bind $0/plugins /run/docker/plugins
         exec /usr/sbin/dockerd --data-root $0/data --exec-root $0/exec --pidfile $0/pid --host unix://$0/sock \
-            --containerd $0/containerd.sock --storage-driver vfs --bridge none";
+            --containerd $0/containerd.sock --storage-driver vfs --bridge none \"$@\"";
     let log = std::fs::OpenOptions::new()
         .create(true)
         .append(true)
@@ -201,6 +220,7 @@ fn dockerd(host: &Host, dir: &Path) -> Child {
     command.args(["--mount", "--propagation", "unchanged", "sh", "-ec", script]);
     command
         .arg(dir)
+        .args(flags)
         .stdout(Stdio::null())
         .stderr(log)
         .spawn()
@@ -273,7 +293,7 @@ fn containers_of_docker() {
 
         a_network_of_its_own(&d2, &b);
         the_node_is_killed(&d1, &hosts, &b);
-        docker_is_killed(&mut d1, &b);
+        docker_is_started_again(&mut d1, &b);
         d2.ok("restart --time 0 two");
         d1.container("one").reaches(&d2.container("two"), 56);
         for (docker, name) in [(&d1, "one"), (&d2, "two")] {
@@ -408,16 +428,20 @@ fn the_node_is_killed(docker: &Docker<'_>, hosts: &[Host], other: &Container) {
     assert_eq!(docker.left(), (1, 1, 1), "{}", docker.log());
 }
 
-/// Docker is killed while a container runs: it comes back, and the first one's address and device do not stay behind.
-fn docker_is_killed(docker: &mut Docker<'_>, other: &Container) {
-    docker.crash();
-    wait_for("Docker has started its container again", PATIENCE, || {
-        docker
-            .run("inspect --format {{.State.Running}} one")
-            .out
-            .trim()
-            == "true"
-    });
-    docker.container("one").reaches(other, 56);
-    assert_eq!(docker.left(), (1, 1, 1), "{}", docker.log());
+/// Docker is stopped, and killed, while a container runs: it comes back, and the first one's address and device do not
+/// stay behind.
+fn docker_is_started_again(docker: &mut Docker<'_>, other: &Container) {
+    for signal in ["TERM", "KILL"] {
+        docker.end(signal);
+        docker.start_again();
+        wait_for("Docker has started its container again", PATIENCE, || {
+            docker
+                .run("inspect --format {{.State.Running}} one")
+                .out
+                .trim()
+                == "true"
+        });
+        docker.container("one").reaches(other, 56);
+        assert_eq!(docker.left(), (1, 1, 1), "{signal}: {}", docker.log());
+    }
 }

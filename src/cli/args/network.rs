@@ -4,18 +4,29 @@ use clap::{Subcommand, ValueEnum};
 use ipnet::Ipv4Net;
 use weave_model::NetworkName;
 
+use super::Watch;
+use crate::cli::complete;
+
 /// `weavectl network ...`.
 #[derive(Debug, Subcommand)]
 pub enum NetworkCommand {
     /// Make a network; its containers reach one another, on every host, and no other container
     Create(Create),
     /// List the networks of the cluster
-    List,
+    List(Watch),
     /// Remove a network that no container is in, whichever node it was made on
     Rm {
         /// The network
+        #[arg(add = complete::networks())]
         name: NetworkName,
     },
+}
+
+impl NetworkCommand {
+    /// Whether it is to be asked again and again.
+    pub(super) const fn is_watched(&self) -> bool {
+        matches!(self, Self::List(Watch { watch: true }))
+    }
 }
 
 /// `weavectl network create ...`.

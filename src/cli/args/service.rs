@@ -7,6 +7,8 @@ use std::time::Duration;
 use clap::{ArgGroup, Subcommand};
 use weave_model::{Balance, Engine, HealthCheck, Label, Protocol, ServiceName};
 
+use super::Watch;
+use crate::cli::complete;
 use crate::duration;
 
 /// `weavectl service ...`.
@@ -15,17 +17,33 @@ pub enum ServiceCommand {
     /// Make a service; every container and host of the cluster reaches it
     Create(Create),
     /// List the services of the cluster
-    List,
+    List(Watch),
     /// Show a service and who is behind it
     Describe {
         /// The service
+        #[arg(add = complete::services())]
         name: ServiceName,
+        /// Once, or on and on.
+        #[command(flatten)]
+        watch: Watch,
     },
     /// Remove a service, whichever node it was made on
     Rm {
         /// The service
+        #[arg(add = complete::services())]
         name: ServiceName,
     },
+}
+
+impl ServiceCommand {
+    /// Whether it is to be asked again and again.
+    pub(super) const fn is_watched(&self) -> bool {
+        match self {
+            Self::List(Watch { watch }) => *watch,
+            Self::Describe { watch, .. } => watch.watch,
+            _ => false,
+        }
+    }
 }
 
 /// `weavectl service create ...`.

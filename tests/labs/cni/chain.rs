@@ -21,7 +21,7 @@ fn one_host(lab: &Lab) -> Host {
 }
 
 /// Says a word over TCP from a namespace to `target` and returns who the listener saw, if it was heard.
-pub(super) fn word(from: &Ns, target: SocketAddr, listener: &TcpListener) -> Option<IpAddr> {
+pub(crate) fn word(from: &Ns, target: SocketAddr, listener: &TcpListener) -> Option<IpAddr> {
     let connect = || TcpStream::connect_timeout(&target, Duration::from_secs(2));
     let mut client = from.inside(connect).ok()?;
     client.write_all(b"word").expect("it can be said");
@@ -69,31 +69,49 @@ fn the_portmap_plugin_works_behind_ours() {
     });
 }
 
-/// Behind `bridge` its result goes on unchanged, and its container is not touched.
 #[test]
-fn ours_works_behind_the_bridge_plugin() {
-    Lab::run(|lab| {
-        let h1 = one_host(lab);
-        let data = lab.dir().join("host-local");
-        let config = json!({
-            "cniVersion": "1.0.0", "name": "mixed", "type": "bridge", "bridge": "mixed0", "isGateway": true,
-            "ipam": {"type": "host-local", "subnet": "198.51.100.0/24", "dataDir": data},
+fn ours_works_behind_other_plugins() {
+    Lab::run(behind_others);
+}
+
+/// Behind `bridge`, `ptp` and `macvlan` their result goes on unchanged, and their container is not touched. (`ipvlan`
+/// makes an interface as `macvlan` does, of a kind that fewer kernels have.)
+pub(super) fn behind_others(lab: &Lab) {
+    let h1 = one_host(lab);
+    h1.ns
+        .sh("ip link add name lower type bridge; ip link set lower up");
+    for (plugin, more) in [
+        ("bridge", json!({"bridge": "mixed0", "isGateway": true})),
+        ("ptp", json!({})),
+        ("macvlan", json!({"master": "lower"})),
+    ] {
+        let mut config = json!({
+            "cniVersion": "1.0.0", "name": "mixed", "type": plugin,
+            "ipam": {
+                "type": "host-local", "subnet": "198.51.100.0/24", "dataDir": lab.dir().join("host-local"),
+            },
         });
-        let bridge = Runtime::reference(&h1, "bridge", config);
-        let ns = h1.bare_container("c");
-        let first = bridge.add("c", &ns);
+        for (key, value) in more.as_object().expect("fields") {
+            config[key] = value.clone();
+        }
+        let other = Runtime::reference(&h1, plugin, config);
+        let ns = h1.bare_container(plugin);
+        let first = other.add("c", &ns);
         let before = ns.snapshot();
         let ours = Runtime::new(&h1)
             .with("cniVersion", "1.0.0")
             .with("name", "mixed");
         let second = ours.with("prevResult", first.result.clone()).add("c", &ns);
-        assert_eq!(second.result, first.result);
+        assert_eq!(second.result, first.result, "behind {plugin}");
         let checked = ours.check("c", &second);
-        assert!(checked.ok, "{checked:?}");
+        assert!(checked.ok, "behind {plugin}: {checked:?}");
+        let checked = other.check("c", &second);
+        assert!(checked.ok, "{plugin}: {checked:?}");
         ours.with("prevResult", second.result).del("c", &ns);
-        assert_eq!((ns.snapshot(), ours.left()), (before, (0, 0, 0)));
-        bridge.del("c", &ns);
-    });
+        assert_eq!(ns.snapshot(), before, "what {plugin} made is as it was");
+        assert_eq!(ours.left(), (0, 0, 0));
+        other.del("c", &ns);
+    }
 }
 
 /// `host-local` chooses from a part of this node's addresses; when it has lost an address CHECK sees it, and its GC or

@@ -9,12 +9,19 @@ use std::time::Duration;
 
 use super::{Runtime, plugin};
 use crate::lab::node::{Said, said};
-use crate::lab::ns::{self, Ns};
-use crate::lab::traffic::{datagrams, ping, wait_for};
-use crate::lab::{Container, Host, Lab};
+use crate::lab::ns::{self, Ns, assert_same};
+use crate::lab::traffic::{Conversation, datagrams, ping, wait_for};
+use crate::lab::{Container, Host, Lab, await_mesh};
 
 /// How long containerd may take for anything.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long a conversation may stand still that nothing has to disturb, and one whose node was away.
+pub(crate) const AT_ONCE: Duration = Duration::from_secs(2);
+pub(crate) const BACK: Duration = Duration::from_secs(10);
+
+/// How long the node may take to see that a container is gone that nobody gave back.
+pub(crate) const SWEPT: Duration = Duration::from_secs(30);
 
 pub(super) const IMAGE: &str = "weave.test/guest:1";
 
@@ -52,15 +59,6 @@ impl<'a> Containerd<'a> {
             at("sock")
         );
         std::fs::write(dir.join("config.toml"), config).expect("the lab's directory is there");
-        let log = std::fs::File::create(dir.join("log")).expect("the lab's directory is there");
-        let daemon = host
-            .ns
-            .command("containerd")
-            .args(["-c", &at("config.toml")])
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .expect("containerd starts");
         let plugin = plugin().display().to_string();
         host.ok(&[
             "cni",
@@ -72,15 +70,28 @@ impl<'a> Containerd<'a> {
             "--conf-dir",
             &at("net.d"),
         ]);
-        let containerd = Self {
-            host,
-            dir: dir.clone(),
-            daemon,
-        };
-        wait_for("containerd answers", PATIENCE, || {
-            containerd.try_ctr("version").code == 0
-        });
+        let daemon = daemon(host, &dir);
+        let containerd = Self { host, dir, daemon };
+        containerd.answers();
         containerd
+    }
+
+    fn answers(&self) {
+        wait_for("containerd answers", PATIENCE, || {
+            self.try_ctr("version").code == 0
+        });
+    }
+
+    /// Sends the daemon a signal and waits until it is gone; its containers run on.
+    pub(super) fn end(&mut self, signal: &str) {
+        ns::host(&format!("kill -{signal} {}", self.daemon.id()));
+        self.daemon.wait().expect("containerd ends");
+    }
+
+    /// Starts the daemon again.
+    pub(super) fn start_again(&mut self) {
+        self.daemon = daemon(self.host, &self.dir);
+        self.answers();
     }
 
     /// Imports the image into one of containerd's namespaces.
@@ -126,6 +137,24 @@ impl<'a> Containerd<'a> {
             .spawn()
             .expect("ctr starts");
         (child, self.attached(name))
+    }
+
+    /// Starts a container in the background.
+    fn run_detached(&self, name: &str) -> Container {
+        let words = format!("run --detach --cni --snapshotter native {IMAGE} {name}");
+        self.ctr(&words);
+        self.attached(name)
+    }
+
+    /// Kills a container in the background and removes it, which calls no plugin.
+    fn remove(&self, one: &Container) {
+        let name = &one.name;
+        self.ctr(&format!("task kill --signal SIGKILL {name}"));
+        wait_for("the task ends", PATIENCE, || {
+            self.try_ctr(&format!("task delete {name}")).code == 0
+        });
+        self.ctr(&format!("container delete {name}"));
+        ns::host(&format!("ip netns del {}", one.ns.name()));
     }
 
     /// The container of this name, once it runs and is attached.
@@ -179,6 +208,21 @@ impl Drop for Containerd<'_> {
     }
 }
 
+fn daemon(host: &Host, dir: &Path) -> Child {
+    let log = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(dir.join("log"))
+        .expect("the lab's directory is there");
+    let mut command = host.ns.command("containerd");
+    command.arg("-c").arg(dir.join("config.toml"));
+    command
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .expect("containerd starts")
+}
+
 /// Builds the image of the labs' program and returns its file.
 pub(crate) fn image(lab: &Lab) -> PathBuf {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/labs/guest");
@@ -218,22 +262,63 @@ fn containers_of_containerd() {
         assert_eq!(r2.left(), (0, 0, 0), "DEL came while the node was down");
 
         // A container that is removed in the background is never given back.
-        c1.ctr(&format!(
-            "run --detach --cni --snapshotter native {IMAGE} c"
-        ));
-        let lost = c1.attached("c");
+        let lost = c1.run_detached("c");
         assert_eq!(r1.left(), (2, 2, 2));
-        c1.ctr("task kill --signal SIGKILL c");
-        wait_for("the task ends", PATIENCE, || {
-            c1.try_ctr("task delete c").code == 0
-        });
-        c1.ctr("container delete c");
-        ns::host(&format!("ip netns del {}", lost.ns.name()));
+        c1.remove(&lost);
         let kept = r1.gc(&["default-a2"]);
         assert!(kept.ok, "{kept:?}");
         assert_eq!(r1.left(), (1, 1, 1));
         ping(&again.ns, "10.32.0.1".parse().expect("the gateway"), 56);
         c1.kill("a2", ctr_a);
         assert_eq!(r1.left(), (0, 0, 0));
+    });
+}
+
+/// What a container says across hosts goes on while containerd, the node or both are stopped or killed, and started
+/// again; afterwards containers come and go as before, and nothing of them is left.
+#[test]
+fn containers_outlive_containerd_and_the_node() {
+    Lab::run(|lab| {
+        let image = image(lab);
+        let hosts = lab.cluster::<2>();
+        let [h1, h2] = &hosts;
+        let [mut c1, c2] = [h1, h2].map(|host| Containerd::start(host, lab.dir(), &image));
+        let [r1, r2] = [h1, h2].map(Runtime::new);
+        let before = hosts.each_ref().map(|host| host.ns.snapshot());
+        let (a, b) = (c1.run_detached("a"), c2.run_detached("b"));
+        let talk = Conversation::start(&a.ns, (&b.ns, b.v4.into()));
+        talk.assert_goes_on(AT_ONCE);
+
+        for signal in ["TERM", "KILL"] {
+            c1.end(signal);
+            talk.assert_goes_on(AT_ONCE);
+            c1.start_again();
+            talk.assert_goes_on(AT_ONCE);
+            let tasks = c1.ctr("task list");
+            assert!(tasks.contains("RUNNING"), "after {signal}: {tasks}");
+
+            h1.end(signal);
+            c1.end(signal);
+            c1.start_again();
+            h1.start();
+            await_mesh(&hosts);
+            talk.assert_goes_on(BACK);
+            assert_eq!(r1.left(), (1, 1, 1), "after {signal}");
+            let (ctr, new) = c1.run(&format!("new-{signal}"));
+            new.reaches(&b, 1400);
+            b.reaches(&new, 1400);
+            c1.kill(&new.name, ctr);
+            ns::host(&format!("ip netns del {}", new.ns.name()));
+        }
+        talk.finish();
+
+        c1.remove(&a);
+        c2.remove(&b);
+        for runtime in [&r1, &r2] {
+            wait_for("nothing is left", SWEPT, || runtime.left() == (0, 0, 0));
+        }
+        for (host, before) in hosts.iter().zip(&before) {
+            assert_same(before, &host.ns.snapshot(), &host.name);
+        }
     });
 }

@@ -5,7 +5,7 @@ use std::process::Child;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use super::{Called, Runtime};
+use super::{Called, Runtime, mutants};
 use crate::lab::ns::{self, Ns};
 use crate::lab::traffic::wait_for;
 use crate::lab::{Host, Lab, await_mesh_of};
@@ -19,11 +19,25 @@ pub(super) fn containers(host: &Host, count: usize) -> Vec<(String, Ns)> {
 
 /// Starts a verb for all of them at once and waits for all.
 pub(super) fn all_at_once(runtime: &Runtime<'_>, verb: &str, of: &[(String, Ns)]) -> Vec<Called> {
-    let begun: Vec<Child> = of
+    let mutant = mutants::now();
+    let begun: Vec<Result<Child, Called>> = of
         .iter()
-        .map(|(id, ns)| begin(runtime, verb, id, ns))
+        .map(|(id, ns)| {
+            let instead = mutant.and_then(|mutant| mutant.instead(runtime, verb, &[]));
+            instead.map_or_else(|| Ok(begin(runtime, verb, id, ns)), Err)
+        })
         .collect();
-    let end = |child: Child| Called::from(child.wait_with_output().expect("it ends"));
+    let end = |begun: Result<Child, Called>| {
+        let child = match begun {
+            Ok(child) => child,
+            Err(instead) => return instead,
+        };
+        let mut called = Called::from(child.wait_with_output().expect("it ends"));
+        if let Some(mutant) = mutant {
+            mutant.afterwards(runtime, verb, &[], &mut called);
+        }
+        called
+    };
     begun.into_iter().map(end).collect()
 }
 
@@ -37,30 +51,33 @@ pub(super) fn begin(runtime: &Runtime<'_>, verb: &str, id: &str, ns: &Ns) -> Chi
     runtime.begin(verb, &vars)
 }
 
-/// A hundred at once get a hundred addresses and leave none.
 #[test]
 fn a_hundred_at_once() {
-    Lab::run(|lab| {
-        let h1 = lab.host("h1", 1);
-        h1.start();
-        h1.ok(&["init"]);
-        let runtime = Runtime::new(&h1);
-        let all = containers(&h1, 100);
-        one_after_another(&runtime, &all[..40]);
+    Lab::run(a_hundred);
+}
 
-        let start = Instant::now();
-        let added = all_at_once(&runtime, "ADD", &all);
-        println!("100 ADDs at once: {} ms", start.elapsed().as_millis());
-        let address = |called: &Called| called.out["ips"][0]["address"].as_str().map(str::to_owned);
-        let distinct: BTreeSet<_> = added.iter().filter_map(address).collect();
-        assert_eq!((distinct.len(), runtime.left()), (100, (100, 100, 100)));
+/// A hundred at once get a hundred addresses and leave none.
+pub(super) fn a_hundred(lab: &Lab) {
+    let h1 = lab.host("h1", 1);
+    h1.start();
+    h1.ok(&["init"]);
+    let runtime = Runtime::new(&h1);
+    let all = containers(&h1, 100);
+    one_after_another(&runtime, &all[..40]);
 
-        let start = Instant::now();
-        let gone = all_at_once(&runtime, "DEL", &all);
-        println!("100 DELs at once: {} ms", start.elapsed().as_millis());
-        assert!(gone.iter().all(|called| called.ok && called.out.is_null()));
-        assert_eq!(runtime.left(), (0, 0, 0));
-    });
+    let start = Instant::now();
+    let added = all_at_once(&runtime, "ADD", &all);
+    println!("100 ADDs at once: {} ms", start.elapsed().as_millis());
+    let address = |called: &Called| called.out["ips"][0]["address"].as_str().map(str::to_owned);
+    let distinct: BTreeSet<_> = added.iter().filter_map(address).collect();
+    assert_eq!(distinct.len(), 100, "distinct addresses");
+    assert_eq!(runtime.left(), (100, 100, 100));
+
+    let start = Instant::now();
+    let gone = all_at_once(&runtime, "DEL", &all);
+    println!("100 DELs at once: {} ms", start.elapsed().as_millis());
+    assert!(gone.iter().all(|called| called.ok && called.out.is_null()));
+    assert_eq!(runtime.left(), (0, 0, 0), "after DEL");
 }
 
 /// STATUS, 24: a node whose addresses are all in use says 50, and an ADD that finds none changes nothing; one that

@@ -5,6 +5,8 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
 
+use serde_json::Value;
+
 use super::bandwidth::limits;
 use super::crowd::{all_at_once, begin, containers};
 use super::{Called, Runtime};
@@ -59,34 +61,50 @@ fn whole(runtime: &Runtime<'_>, verb: &str, (id, ns): &(String, Ns)) -> Duration
     start.elapsed()
 }
 
-/// Whatever the plugin had begun when it was killed, the node ends; DEL frees one half of what is left and GC the
-/// other, and nothing remains.
 #[test]
 fn the_plugin() {
-    Lab::run(|lab| {
-        let h1 = one(lab);
-        let runtime = runtime(&h1);
-        let mut points = Points::new();
-        let before = h1.ns.snapshot();
-        let all = containers(&h1, POINTS);
-        for verb in ["ADD", "DEL"] {
-            if verb == "DEL" {
-                let added = all_at_once(&runtime, "ADD", &all);
-                assert!(added.iter().all(|called| called.ok));
-            }
-            cut_short(&runtime, verb, &all, &mut points);
-            // What was sent and not yet taken by the node is taken now.
-            sleep(Duration::from_millis(200));
-            for (id, ns) in all.iter().step_by(2) {
-                runtime.del(id, ns);
-            }
-            assert!(runtime.gc(&[]).ok);
-            assert_eq!(runtime.left(), (0, 0, 0), "after {verb}");
-            assert_eq!(h1.ns.snapshot(), before, "after {verb}");
-            let left = |ns: &Ns| ns.try_sh("ip link show eth0").status.success();
-            assert!(!all.iter().any(|(_, ns)| left(ns)), "after {verb}");
+    Lab::run(plugin_killed);
+}
+
+/// Whatever the plugin had begun when it was killed, the node ends; DEL frees one half of what is left and GC the
+/// other, and nothing remains.
+pub(super) fn plugin_killed(lab: &Lab) {
+    let h1 = one(lab);
+    let runtime = runtime(&h1);
+    let mut points = Points::new();
+    let before = h1.ns.snapshot();
+    let all = containers(&h1, POINTS);
+    for verb in ["ADD", "DEL"] {
+        if verb == "DEL" {
+            let added = all_at_once(&runtime, "ADD", &all);
+            assert!(added.iter().all(|called| called.ok));
         }
-    });
+        cut_short(&runtime, verb, &all, &mut points);
+        // What was sent and not yet taken by the node is taken now.
+        sleep(Duration::from_millis(200));
+        for (id, ns) in all.iter().step_by(2) {
+            runtime.del(id, ns);
+        }
+        let known = attached(&runtime);
+        let mut freed = all.iter().step_by(2).map(|(id, _)| id);
+        assert!(
+            !freed.any(|id| known.contains(id)),
+            "left by DEL after {verb}: {known:?}"
+        );
+        assert!(runtime.gc(&[]).ok);
+        assert_eq!(runtime.left(), (0, 0, 0), "left by GC after {verb}");
+        assert_eq!(h1.ns.snapshot(), before, "after {verb}");
+        let left = |ns: &Ns| ns.try_sh("ip link show eth0").status.success();
+        assert!(!all.iter().any(|(_, ns)| left(ns)), "after {verb}");
+    }
+}
+
+/// What the node has, by what the runtime calls it.
+fn attached(runtime: &Runtime<'_>) -> Vec<String> {
+    let known = runtime.host.json(&["ps"])["attachments"].clone();
+    let known = known.as_array().into_iter().flatten();
+    let id = |one: &Value| one["owner"]["container"].as_str().map(str::to_owned);
+    known.filter_map(id).collect()
 }
 
 /// Begins a verb for each container and kills the plugin.
@@ -115,39 +133,41 @@ fn cut_short(runtime: &Runtime<'_>, verb: &str, all: &[(String, Ns)], points: &m
     assert!(unfinished > all.len() / 10, "the kills came too late");
 }
 
-/// The node is killed in the middle of an ADD, and again in the middle of a DEL. After each of its starts GC frees what
-/// is left.
 #[test]
 fn the_node() {
-    Lab::run(|lab| {
-        let h1 = one(lab);
-        let runtime = runtime(&h1);
-        let mut points = Points::new();
-        let before = h1.ns.snapshot();
-        let all = containers(&h1, 5);
-        let (add, del) = (
-            whole(&runtime, "ADD", &all[0]),
-            whole(&runtime, "DEL", &all[0]),
-        );
-        let mut unfinished = 0;
-        for at in 0..POINTS {
-            let one = &all[at % all.len()];
-            let called = killed_in(&runtime, "ADD", one, points.within(add));
-            unfinished += usize::from(!called.ok);
-            assert_nothing_left(&runtime, at, "ADD");
+    Lab::run(node_killed);
+}
 
-            let added = runtime.on("ADD", &one.0, &one.1);
-            assert!(added.ok, "point {at}: {added:?}");
-            let called = killed_in(&runtime, "DEL", one, points.within(del));
-            assert!(called.ok, "a DEL is done, now or later: {called:?}");
-            assert_nothing_left(&runtime, at, "DEL");
-        }
-        println!("{unfinished} of {POINTS} ADDs were cut short");
-        assert!(unfinished > POINTS / 10, "the kills came too late");
-        assert_eq!(h1.ns.snapshot(), before);
-        let left = |ns: &Ns| ns.try_sh("ip link show eth0").status.success();
-        assert!(!all.iter().any(|(_, ns)| left(ns)));
-    });
+/// The node is killed in the middle of an ADD, and again in the middle of a DEL. After each of its starts GC frees what
+/// is left.
+pub(super) fn node_killed(lab: &Lab) {
+    let h1 = one(lab);
+    let runtime = runtime(&h1);
+    let mut points = Points::new();
+    let before = h1.ns.snapshot();
+    let all = containers(&h1, 5);
+    let (add, del) = (
+        whole(&runtime, "ADD", &all[0]),
+        whole(&runtime, "DEL", &all[0]),
+    );
+    let mut unfinished = 0;
+    for at in 0..POINTS {
+        let one = &all[at % all.len()];
+        let called = killed_in(&runtime, "ADD", one, points.within(add));
+        unfinished += usize::from(!called.ok);
+        assert_nothing_left(&runtime, at, "ADD");
+
+        let added = runtime.on("ADD", &one.0, &one.1);
+        assert!(added.ok, "point {at}: {added:?}");
+        let called = killed_in(&runtime, "DEL", one, points.within(del));
+        assert!(called.ok, "a DEL is done, now or later: {called:?}");
+        assert_nothing_left(&runtime, at, "DEL");
+    }
+    println!("{unfinished} of {POINTS} ADDs were cut short");
+    assert!(unfinished > POINTS / 10, "the kills came too late");
+    assert_eq!(h1.ns.snapshot(), before);
+    let left = |ns: &Ns| ns.try_sh("ip link show eth0").status.success();
+    assert!(!all.iter().any(|(_, ns)| left(ns)));
 }
 
 /// Begins a verb, kills the node a moment later, and starts it again.

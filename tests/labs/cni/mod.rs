@@ -7,6 +7,7 @@ mod cases;
 mod chain;
 mod containerd;
 mod crowd;
+mod host_ports;
 mod killed;
 mod mutants;
 mod netavark;
@@ -14,7 +15,8 @@ mod podman;
 mod pods;
 mod ports;
 
-pub(crate) use containerd::image;
+pub(crate) use chain::word;
+pub(crate) use containerd::{AT_ONCE, BACK, SWEPT, image};
 
 use std::io::Write as _;
 use std::net::IpAddr;
@@ -63,10 +65,18 @@ pub(crate) fn come_and_go(host: &Host, id: &str) {
     runtime.del(id, &ns);
 }
 
+/// Whose plugin a runtime calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whose {
+    Ours,
+    Reference,
+}
+
 /// A runtime on a host, with one network.
 #[derive(Clone)]
 struct Runtime<'a> {
     host: &'a Host,
+    whose: Whose,
     plugin: PathBuf,
     config: Value,
     vars: Vec<(String, String)>,
@@ -76,6 +86,7 @@ struct Runtime<'a> {
 #[derive(Debug)]
 struct Called {
     ok: bool,
+    whose: Whose,
     /// What was on stdout: nothing, or one JSON object.
     out: Value,
     err: String,
@@ -89,6 +100,7 @@ impl<'a> Runtime<'a> {
         });
         Self {
             host,
+            whose: Whose::Ours,
             plugin: plugin(),
             config,
             vars: Vec::new(),
@@ -101,10 +113,23 @@ impl<'a> Runtime<'a> {
         let vars = vec![("CNI_PATH".to_owned(), REFERENCE.to_owned())];
         Self {
             host,
+            whose: Whose::Reference,
             plugin,
             config,
             vars,
         }
+    }
+
+    /// The plugins `bridge` and `host-local` with a network as ours is: both families, a default route, a gateway.
+    fn control(host: &'a Host, dir: &Path) -> Self {
+        let config = json!({
+            "cniVersion": "1.0.0", "name": "weave", "type": "bridge", "bridge": "cni0", "isDefaultGateway": true,
+            "ipam": {
+                "type": "host-local", "dataDir": host_local(dir),
+                "ranges": [[{"subnet": "10.32.0.0/12"}], [{"subnet": "fd00:32::/64"}]],
+            },
+        });
+        Self::reference(host, "bridge", config)
     }
 
     /// The same with a field of the configuration set.
@@ -153,7 +178,10 @@ impl<'a> Runtime<'a> {
 
     fn really(&self, verb: &str, more: &[(&str, &str)]) -> Called {
         let output = self.begin(verb, more).wait_with_output();
-        Called::from(output.expect("the plugin ends"))
+        Called {
+            whose: self.whose,
+            ..Called::from(output.expect("the plugin ends"))
+        }
     }
 
     /// Calls a verb for `eth0` of a container in a namespace.
@@ -206,6 +234,9 @@ impl<'a> Runtime<'a> {
 
     /// How many devices of containers there are, how many addresses are given and how many attachments are known.
     fn left(&self) -> (usize, u64, usize) {
+        if self.whose == Whose::Reference {
+            return self.left_by_reference();
+        }
         let links = self.host.ns.sh("ip -br link");
         let devices = links.lines().filter(|line| line.starts_with("wv")).count();
         let status = self.host.status();
@@ -218,6 +249,24 @@ impl<'a> Runtime<'a> {
             .len();
         (devices, used, known)
     }
+
+    /// The same of the control, which knows of attachments by their IPv4 addresses alone.
+    fn left_by_reference(&self) -> (usize, u64, usize) {
+        let devices = self.host.ns.sh("ip -br link show type veth");
+        let devices = devices.lines().filter(|line| line.starts_with("veth"));
+        let kept = self.config["ipam"]["dataDir"].as_str().expect("a folder");
+        let kept = ns::host(&format!(
+            "cd {kept} 2>/dev/null && find . -name '*.*.*.*' || true"
+        ));
+        let addresses = kept.lines().filter(|file| !file.contains("last_reserved"));
+        let used = addresses.count();
+        (devices.count(), used as u64, used)
+    }
+}
+
+/// Where the control's plugin for addresses keeps them.
+fn host_local(dir: &Path) -> PathBuf {
+    dir.join("host-local")
 }
 
 impl From<Output> for Called {
@@ -233,6 +282,7 @@ impl From<Output> for Called {
         };
         Self {
             ok: output.status.success(),
+            whose: Whose::Ours,
             out,
             err: String::from_utf8_lossy(&output.stderr).into_owned(),
         }
@@ -240,9 +290,14 @@ impl From<Output> for Called {
 }
 
 impl Called {
-    /// Fails unless the call failed with this code and said this.
+    /// Fails unless the call failed with this code and said this. The reference has codes and words of its own: of it
+    /// no more is asked than that it failed.
     #[track_caller]
     fn refused(&self, code: u64, word: &str) {
+        if self.whose == Whose::Reference {
+            assert!(!self.ok, "it should fail: {self:?}");
+            return;
+        }
         assert!(
             !self.ok && self.out["code"] == code,
             "not code {code}: {self:?}"
@@ -275,10 +330,28 @@ impl Added {
             .collect()
     }
 
+    /// Its interface, as the result has it: the one in a sandbox.
+    #[track_caller]
+    fn inner(&self) -> &Value {
+        &self.result["interfaces"][self.inner_at()]
+    }
+
+    /// Its other end on the host, which stands before it.
+    #[track_caller]
+    fn outer_end(&self) -> &Value {
+        &self.result["interfaces"][self.inner_at() - 1]
+    }
+
+    #[track_caller]
+    fn inner_at(&self) -> usize {
+        let all = self.result["interfaces"].as_array().expect("a list");
+        let found = all.iter().position(|one| one["sandbox"].is_string());
+        found.expect("an interface is in a sandbox")
+    }
+
     /// The name of its other end on the host.
+    #[track_caller]
     fn outer(&self) -> &str {
-        self.result["interfaces"][0]["name"]
-            .as_str()
-            .expect("a name")
+        self.outer_end()["name"].as_str().expect("a name")
     }
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::{Called, Runtime};
+use super::{Called, Runtime, Whose};
 
 /// What a mutant does wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +52,18 @@ pub(super) enum Mutant {
     Rewrites,
     /// What is asked for beside the configuration is passed over.
     Deaf,
+    /// Behind another plugin it changes what that one made.
+    Meddles,
+    /// A port of one address of the host is opened on all.
+    AnyAddress,
+    /// Ports are TCP's, whatever is asked for.
+    OnlyTcp,
+    /// Every container is told the same address.
+    Twice,
+    /// A container carries a sixth more than what was asked for.
+    Generous,
+    /// What is asked for one direction is taken for the other.
+    Swapped,
     /// Fields of the configuration that are not known, or are the MTU, are passed over.
     Careless,
     /// Every failure has the same code.
@@ -60,6 +72,8 @@ pub(super) enum Mutant {
     Down,
     /// DEL takes off all interfaces of the container.
     AllOfIt,
+    /// DEL takes off whatever has the container's name.
+    ByName,
 }
 
 thread_local! {
@@ -71,12 +85,17 @@ pub(super) fn now() -> Option<Mutant> {
     NOW.get()
 }
 
-/// Fails unless the case fails on the mutant. What the case says when it fails is shown, and is right.
-pub(super) fn must_fail(mutant: Mutant, title: &str, case: impl FnOnce()) {
+/// Fails unless the case fails on the mutant. What the case says when it fails is shown, is right, and returned.
+pub(super) fn must_fail(mutant: Mutant, title: &str, case: impl FnOnce()) -> String {
     NOW.set(Some(mutant));
     let ended = catch_unwind(AssertUnwindSafe(case));
     NOW.set(None);
-    assert!(ended.is_err(), "{title}: the case passes though {mutant:?}");
+    let Err(said) = ended else {
+        panic!("{title}: the case passes though {mutant:?}");
+    };
+    let text = said.downcast_ref::<&str>().map(ToString::to_string);
+    text.or_else(|| said.downcast_ref::<String>().cloned())
+        .unwrap_or_default()
 }
 
 impl Mutant {
@@ -91,7 +110,12 @@ impl Mutant {
     }
 
     /// What is answered without calling the plugin at all.
-    fn instead(self, runtime: &Runtime<'_>, verb: &str, vars: &[(&str, &str)]) -> Option<Called> {
+    pub(super) fn instead(
+        self,
+        runtime: &Runtime<'_>,
+        verb: &str,
+        vars: &[(&str, &str)],
+    ) -> Option<Called> {
         let netns = var(vars, "CNI_NETNS").unwrap_or_default();
         let nothing = match (self, verb) {
             (Self::NeedsNetns, "DEL") => !Path::new(netns).exists(),
@@ -120,6 +144,23 @@ impl Mutant {
                 forget(&mut bent.config, &["runtimeConfig", "args", "dns"]);
                 bent.vars.retain(|(name, _)| name != "CNI_ARGS");
             }
+            (Self::AnyAddress, "ADD") => each_port(&mut bent, |port| port["hostIP"] = json!("")),
+            (Self::OnlyTcp, "ADD") => each_port(&mut bent, |port| port["protocol"] = json!("tcp")),
+            (Self::Generous, "ADD") => {
+                for direction in ["ingressRate", "egressRate"] {
+                    let rate = &mut bent.config["runtimeConfig"]["bandwidth"][direction];
+                    *rate = json!(rate.as_u64().unwrap_or_default() * 7 / 6);
+                }
+            }
+            (Self::Swapped, "ADD") => {
+                let bandwidth = &mut bent.config["runtimeConfig"]["bandwidth"];
+                let (ingress, egress) = (
+                    bandwidth["ingressRate"].take(),
+                    bandwidth["egressRate"].take(),
+                );
+                bandwidth["ingressRate"] = egress;
+                bandwidth["egressRate"] = ingress;
+            }
             (Self::Sweeps, "GC") => {
                 let keys = ["cni.dev/valid-attachments", "cni.dev/attachments"];
                 forget(&mut bent.config, &keys);
@@ -135,7 +176,7 @@ impl Mutant {
     }
 
     /// What the mutant makes of what came of it.
-    fn afterwards(
+    pub(super) fn afterwards(
         self,
         runtime: &Runtime<'_>,
         verb: &str,
@@ -172,8 +213,16 @@ impl Mutant {
                 called.out.as_object_mut().map(|out| out.remove("mine"));
             }
             (Self::OneCode, _, false) => called.out["code"] = json!(999),
+            (Self::Twice, "ADD", true) => called.out["ips"][0]["address"] = json!("10.32.0.2/12"),
+            (Self::Meddles, "ADD", true) if runtime.config.get("prevResult").is_some() => {
+                inside("ip link set eth0 alias meddled");
+            }
             (Self::Down, "ADD", true) => {
                 inside("ip link set eth0 down");
+            }
+            (Self::ByName, "DEL", true) => {
+                let name = var(vars, "CNI_CONTAINERID").unwrap_or_default();
+                runtime.host.ctl(&["detach", name]);
             }
             (Self::AllOfIt, "DEL", true) => {
                 for one in known(runtime, vars) {
@@ -184,6 +233,11 @@ impl Mutant {
             _ => {}
         }
     }
+}
+
+fn each_port(runtime: &mut Runtime<'_>, change: impl Fn(&mut Value)) {
+    let ports = runtime.config["runtimeConfig"]["portMappings"].as_array_mut();
+    ports.into_iter().flatten().for_each(change);
 }
 
 fn forget(config: &mut Value, fields: &[&str]) {
@@ -215,6 +269,7 @@ fn known(runtime: &Runtime<'_>, vars: &[(&str, &str)]) -> Vec<Value> {
 fn failed(why: &str) -> Called {
     Called {
         ok: false,
+        whose: Whose::Ours,
         out: json!({"cniVersion": "1.1.0", "code": 100, "msg": why}),
         err: String::new(),
     }
@@ -223,6 +278,7 @@ fn failed(why: &str) -> Called {
 fn done() -> Called {
     Called {
         ok: true,
+        whose: Whose::Ours,
         out: Value::Null,
         err: String::new(),
     }

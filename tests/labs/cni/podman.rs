@@ -6,11 +6,12 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::chain::word;
+use super::containerd::{AT_ONCE, BACK, SWEPT};
 use super::{Runtime, containerd, plugin};
 use crate::lab::node::said;
-use crate::lab::ns::{self, Ns};
-use crate::lab::traffic::wait_for;
-use crate::lab::{Container, Host, Lab};
+use crate::lab::ns::{self, Ns, assert_same};
+use crate::lab::traffic::{Conversation, wait_for};
+use crate::lab::{Container, Host, Lab, await_mesh};
 
 /// Podman on one host, with all it writes in one folder.
 struct Podman<'a> {
@@ -82,13 +83,23 @@ impl<'a> Podman<'a> {
 
     /// Starts a container on the network, as the node has it.
     fn start(&self, name: &str, more: &str) -> Container {
-        let id = self.run(&format!(
+        self.run(&format!(
             "run --detach --network weave{more} --name {name} {}",
             self.image
         ));
+        self.container(name)
+    }
+
+    /// A running container, as the node has it.
+    fn container(&self, name: &str) -> Container {
+        let id = self.run(&format!("inspect --format {{{{.Id}}}} {name}"));
         let pid = self.run(&format!("inspect --format {{{{.State.Pid}}}} {name}"));
         let ns = Ns::named(&format!("{}-{name}", self.host.name));
-        ns::host(&format!("ip netns attach {} {}", ns.name(), pid.trim()));
+        ns::host(&format!(
+            "ip netns del {0} 2>/dev/null || true; ip netns attach {0} {1}",
+            ns.name(),
+            pid.trim()
+        ));
         let listed = self.host.json(&["ps"])["attachments"].clone();
         let mut all = listed.as_array().into_iter().flatten();
         let one = all.find(|one| one["owner"]["container"] == id.trim());
@@ -109,8 +120,8 @@ impl<'a> Podman<'a> {
 }
 
 /// Containers of two hosts reach each other; a restarted one is attached anew, one that asks for an address has it, and
-/// a killed and a
-/// removed one leave nothing, with the node there and with the node down; a published port leads to its container.
+/// a killed and a removed one leave nothing, with the node there and with the node down; a published port leads to its
+/// container.
 #[test]
 fn containers_of_podman() {
     Lab::run(|lab| {
@@ -156,5 +167,66 @@ fn containers_of_podman() {
         assert_eq!(r2.left(), (0, 0, 0), "DEL came while the node was down");
         p1.run("rm --force --time 0 c");
         assert_eq!(r1.left(), (0, 0, 0));
+    });
+}
+
+/// Podman has no daemon; what it leaves beside a container is the process that watches it. A container whose node was
+/// stopped or killed talks on, keeps its published port, and is restarted, killed and started as any other; so does one
+/// whose watcher was killed, until it is removed. Nothing of either is left.
+#[test]
+fn containers_outlive_their_watcher_and_the_node() {
+    Lab::run(|lab| {
+        let image = containerd::image(lab);
+        let hosts = lab.cluster::<2>();
+        let [h1, h2] = &hosts;
+        let [p1, p2] = [h1, h2].map(|host| Podman::new(host, lab.dir(), &image));
+        let before = hosts.each_ref().map(|host| host.ns.snapshot());
+        let (a, b) = (p1.start("a", " --publish 8080:80"), p2.start("b", ""));
+        let talk = Conversation::start(&a.ns, (&b.ns, b.v4.into()));
+        let listener = a.ns.inside(|| TcpListener::bind("0.0.0.0:80"));
+        let listener = listener.expect("nothing else listens in it");
+        lab.allow_outside(h1.v4);
+        let published = SocketAddr::new(h1.v4.into(), 8080);
+        let open = || word(&h2.ns, published, &listener) == Some(h2.v4.into());
+
+        for signal in ["TERM", "KILL"] {
+            h1.end(signal);
+            assert!(open(), "while the node is away after {signal}");
+            h1.start();
+            await_mesh(&hosts);
+            talk.assert_goes_on(BACK);
+            assert!(open(), "after {signal}");
+        }
+        talk.finish();
+        drop(listener);
+
+        for verb in ["restart --time 0 a", "kill a", "start a"] {
+            p1.run(verb);
+            if verb == "kill a" {
+                let free = || Runtime::new(h1).left() == (0, 0, 0);
+                wait_for("its address is free", SWEPT, free);
+            } else {
+                p1.container("a").reaches(&b, 1400);
+            }
+        }
+
+        let a = p1.container("a");
+        let talk = Conversation::start(&a.ns, (&b.ns, b.v4.into()));
+        let watcher = p1.run("inspect --format {{.State.ConmonPid}} a");
+        ns::host(&format!("kill -KILL {}", watcher.trim()));
+        talk.assert_goes_on(AT_ONCE);
+        let listener = a.ns.inside(|| TcpListener::bind("0.0.0.0:80"));
+        let listener = listener.expect("nothing else listens in it");
+        let seen = word(&h2.ns, published, &listener);
+        assert_eq!(seen, Some(h2.v4.into()), "without its watcher");
+        talk.finish();
+        drop(listener);
+        for (podman, name) in [(&p1, "a"), (&p2, "b")] {
+            podman.run(&format!("rm --force --time 0 {name}"));
+            assert_eq!(Runtime::new(podman.host).left(), (0, 0, 0));
+        }
+        for (host, before) in hosts.iter().zip(&before) {
+            assert_same(before, &host.ns.snapshot(), &host.name);
+        }
     });
 }

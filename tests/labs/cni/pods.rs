@@ -29,6 +29,8 @@ struct PodConfig {
     metadata: Option<PodMetadata>,
     #[prost(string, tag = "2")]
     hostname: String,
+    #[prost(message, repeated, tag = "5")]
+    ports: Vec<HostPort>,
     #[prost(btree_map = "string, string", tag = "6")]
     labels: BTreeMap<String, String>,
 }
@@ -41,6 +43,21 @@ struct PodMetadata {
     uid: String,
     #[prost(string, tag = "3")]
     namespace: String,
+}
+
+/// `PortMapping`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct HostPort {
+    /// 0 TCP, 1 UDP, 2 SCTP.
+    #[prost(int32, tag = "1")]
+    pub(super) protocol: i32,
+    #[prost(int32, tag = "2")]
+    pub(super) container: i32,
+    #[prost(int32, tag = "3")]
+    pub(super) host: i32,
+    /// An address of the host; empty for all.
+    #[prost(string, tag = "4")]
+    pub(super) ip: String,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -78,13 +95,13 @@ fn named(name: &str) -> Named {
 }
 
 /// What kubelet does with a runtime.
-struct Kubelet {
+pub(super) struct Kubelet {
     runtime: Runtime,
     door: Door,
 }
 
 impl Kubelet {
-    fn of(containerd: &Containerd<'_>) -> Self {
+    pub(super) fn of(containerd: &Containerd<'_>) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -114,6 +131,18 @@ impl Kubelet {
     /// Makes a pod with one container, labelled as kubelet does; its sandbox's id.
     #[track_caller]
     fn run(&mut self, name: &str, app: &str) -> String {
+        let made = self.try_run(name, app, &[]);
+        made.expect("the pod is made")
+    }
+
+    /// The same with ports of the host; an error if its sandbox cannot be made.
+    #[track_caller]
+    pub(super) fn try_run(
+        &mut self,
+        name: &str,
+        app: &str,
+        ports: &[HostPort],
+    ) -> std::io::Result<String> {
         let labels = [
             ("io.kubernetes.pod.name", name),
             ("io.kubernetes.pod.namespace", "shop"),
@@ -127,12 +156,11 @@ impl Kubelet {
                 namespace: "shop".to_owned(),
             }),
             hostname: name.to_owned(),
+            ports: ports.to_vec(),
             labels: labels.into(),
         };
         let config = Some(pod.clone());
-        let sandbox: Named = self
-            .call("RunPodSandbox", &RunSandbox { config })
-            .expect("the pod is made");
+        let sandbox: Named = self.call("RunPodSandbox", &RunSandbox { config })?;
         let create = CreateContainer {
             sandbox: sandbox.name.clone(),
             config: Some(ContainerConfig {
@@ -146,20 +174,29 @@ impl Kubelet {
             .expect("the container is made");
         self.call::<Nothing>("StartContainer", &container)
             .expect("the container starts");
-        sandbox.name
+        Ok(sandbox.name)
     }
 
     #[track_caller]
-    fn remove(&mut self, sandbox: &str) {
-        for method in ["StopPodSandbox", "RemovePodSandbox"] {
-            self.call::<Nothing>(method, &named(sandbox))
-                .unwrap_or_else(|error| panic!("{method}: {error}"));
-        }
+    pub(super) fn stop(&mut self, sandbox: &str) {
+        self.done("StopPodSandbox", sandbox);
+    }
+
+    #[track_caller]
+    pub(super) fn remove(&mut self, sandbox: &str) {
+        self.stop(sandbox);
+        self.done("RemovePodSandbox", sandbox);
+    }
+
+    #[track_caller]
+    fn done(&mut self, method: &str, sandbox: &str) {
+        self.call::<Nothing>(method, &named(sandbox))
+            .unwrap_or_else(|error| panic!("{method}: {error}"));
     }
 }
 
 /// containerd with its part for Kubernetes, which takes the labs' image for its sandboxes too.
-fn start<'a>(host: &'a Host, lab: &Path, image: &Path) -> Containerd<'a> {
+pub(super) fn start<'a>(host: &'a Host, lab: &Path, image: &Path) -> Containerd<'a> {
     let dir = Containerd::folder(host, lab);
     let dir = dir.display();
     let config = format!(

@@ -59,58 +59,60 @@ fn table(host: &Host) -> bool {
         .success()
 }
 
-/// From outside, from the host and its `127.0.0.1`, from another container, and from the container itself; by one
-/// address of the host or by any, over both families. The container sees who it was where it could answer that.
 #[test]
 fn ports_lead_to_containers() {
-    Lab::run(|lab| {
-        let (h1, outside) = two(lab);
-        let before = h1.ns.snapshot();
-        let plain = Runtime::new(&h1);
-        let ports = [
-            mapping(8080, 80, "tcp", ""),
-            mapping(9090, 80, "tcp", SECOND),
-            mapping(9091, 80, "tcp", "0.0.0.0"),
-        ];
-        let r = publishing(&plain, &ports);
-        let (web, other) = (
-            r.add("web", &h1.bare_container("web")),
-            plain.add("other", &h1.bare_container("other")),
-        );
-        let listener = listen(&web.ns, 80);
-        let at = |address: IpAddr, port| SocketAddr::new(address, port);
-        let says = |from: &Ns, address, port| {
-            word(from, at(address, port), &listener).map(|seen| seen.to_canonical())
-        };
-        let (v4, v6) = (IpAddr::from(h1.v4), IpAddr::from(h1.v6));
-        let (second, second6) = (address(SECOND), address("fd77::101"));
-        let [out4, out6] = OUTSIDE.map(address);
-        for (to, port, seen) in [
-            (v4, 8080, Some(out4)),
-            (second, 8080, Some(out4)),
-            (v6, 8080, Some(out6)),
-            (second6, 8080, Some(out6)),
-            (second, 9090, Some(out4)),
-            (v4, 9090, None),
-            (second6, 9090, None),
-            (v4, 9091, Some(out4)),
-            (v6, 9091, None),
-            (v4, 80, None),
-        ] {
-            assert_eq!(says(&outside, to, port), seen, "{to} {port} from outside");
-        }
-        from_inside(&h1, [&web, &other], says);
-        let checked = r.check("web", &web);
-        assert!(checked.ok, "{checked:?}");
-        let open = || word(&outside, at(v4, 8080), &listener).is_some();
-        survives(&h1, &r, &web, open);
+    Lab::run(lead_to_containers);
+}
 
-        r.del("web", &web.ns);
-        assert!(!table(&h1));
-        plain.del("other", &other.ns);
-        assert_eq!(h1.ns.snapshot(), before);
-        assert_eq!(plain.left(), (0, 0, 0));
-    });
+/// From outside, from the host and its `127.0.0.1`, from another container, and from the container itself; by one
+/// address of the host or by any, over both families. The container sees who it was where it could answer that.
+pub(super) fn lead_to_containers(lab: &Lab) {
+    let (h1, outside) = two(lab);
+    let before = h1.ns.snapshot();
+    let plain = Runtime::new(&h1);
+    let ports = [
+        mapping(8080, 80, "tcp", ""),
+        mapping(9090, 80, "tcp", SECOND),
+        mapping(9091, 80, "tcp", "0.0.0.0"),
+    ];
+    let r = publishing(&plain, &ports);
+    let (web, other) = (
+        r.add("web", &h1.bare_container("web")),
+        plain.add("other", &h1.bare_container("other")),
+    );
+    let listener = listen(&web.ns, 80);
+    let at = |address: IpAddr, port| SocketAddr::new(address, port);
+    let says = |from: &Ns, address, port| {
+        word(from, at(address, port), &listener).map(|seen| seen.to_canonical())
+    };
+    let (v4, v6) = (IpAddr::from(h1.v4), IpAddr::from(h1.v6));
+    let (second, second6) = (address(SECOND), address("fd77::101"));
+    let [out4, out6] = OUTSIDE.map(address);
+    for (to, port, seen) in [
+        (v4, 8080, Some(out4)),
+        (second, 8080, Some(out4)),
+        (v6, 8080, Some(out6)),
+        (second6, 8080, Some(out6)),
+        (second, 9090, Some(out4)),
+        (v4, 9090, None),
+        (second6, 9090, None),
+        (v4, 9091, Some(out4)),
+        (v6, 9091, None),
+        (v4, 80, None),
+    ] {
+        assert_eq!(says(&outside, to, port), seen, "{to} {port} from outside");
+    }
+    from_inside(&h1, [&web, &other], says);
+    let checked = r.check("web", &web);
+    assert!(checked.ok, "{checked:?}");
+    let open = || word(&outside, at(v4, 8080), &listener).is_some();
+    survives(&h1, &r, &web, open);
+
+    r.del("web", &web.ns);
+    assert!(!table(&h1), "the ports went with the container");
+    plain.del("other", &other.ns);
+    assert_eq!(h1.ns.snapshot(), before);
+    assert_eq!(plain.left(), (0, 0, 0));
 }
 
 /// From the host, another container and the container itself.
@@ -197,60 +199,64 @@ fn a_container_with_ports_does_not_reach_the_host_s_loopback() {
     });
 }
 
-/// A client that goes on sending datagrams is answered by whoever has the port now.
 #[test]
 fn datagrams_find_the_container_that_has_the_port_now() {
-    Lab::run(|lab| {
-        let (h1, outside) = two(lab);
-        let r = publishing(&Runtime::new(&h1), &[mapping(5300, 53, "udp", "")]);
-        for (client, to) in OUTSIDE
-            .map(address)
-            .into_iter()
-            .zip([IpAddr::from(h1.v4), h1.v6.into()])
-        {
-            let client = udp(&outside, (client, 4000));
-            let asks = || client.send_to(b"who?", (to, 5300)).expect("it leaves");
-            // Before there is anybody, the host's kernel follows the flow as one to itself.
+    Lab::run(datagrams);
+}
+
+/// A client that goes on sending datagrams is answered by whoever has the port now.
+pub(super) fn datagrams(lab: &Lab) {
+    let (h1, outside) = two(lab);
+    let r = publishing(&Runtime::new(&h1), &[mapping(5300, 53, "udp", "")]);
+    for (client, to) in OUTSIDE
+        .map(address)
+        .into_iter()
+        .zip([IpAddr::from(h1.v4), h1.v6.into()])
+    {
+        let client = udp(&outside, (client, 4000));
+        let asks = || client.send_to(b"who?", (to, 5300)).expect("it leaves");
+        // Before there is anybody, the host's kernel follows the flow as one to itself.
+        asks();
+        for name in ["first", "second"] {
+            let added = r.add(name, &h1.bare_container(name));
+            let server = added.ns.inside(|| UdpSocket::bind(("::", 53)));
+            let server = server.expect("the container can listen");
+            server
+                .set_read_timeout(Some(Duration::from_secs(5)))
+                .expect("a socket takes a timeout");
             asks();
-            for name in ["first", "second"] {
-                let added = r.add(name, &h1.bare_container(name));
-                let server = added.ns.inside(|| UdpSocket::bind(("::", 53)));
-                let server = server.expect("the container can listen");
-                server
-                    .set_read_timeout(Some(Duration::from_secs(5)))
-                    .expect("a socket takes a timeout");
-                asks();
-                let mut got = [0; 16];
-                let heard = server.recv_from(&mut got);
-                let (_, from) = heard.unwrap_or_else(|error| panic!("{name}, {to}: {error}"));
-                server.send_to(name.as_bytes(), from).expect("it leaves");
-                let (length, from) = client.recv_from(&mut got).expect("it is answered");
-                assert_eq!((&got[..length], from.ip()), (name.as_bytes(), to));
-                r.del(name, &added.ns);
-                ns::host(&format!("ip netns del {}", added.ns.name()));
-            }
+            let mut got = [0; 16];
+            let heard = server.recv_from(&mut got);
+            let (_, from) = heard.unwrap_or_else(|error| panic!("{name}, {to}: {error}"));
+            server.send_to(name.as_bytes(), from).expect("it leaves");
+            let (length, from) = client.recv_from(&mut got).expect("it is answered");
+            assert_eq!((&got[..length], from.ip()), (name.as_bytes(), to));
+            r.del(name, &added.ns);
+            ns::host(&format!("ip netns del {}", added.ns.name()));
         }
-    });
+    }
+}
+
+#[test]
+fn an_association_of_sctp_begins() {
+    Lab::run(association);
 }
 
 /// SCTP, whose packets are made by hand where the kernel has no sockets of it.
-#[test]
-fn an_association_of_sctp_begins() {
-    Lab::run(|lab| {
-        let (h1, outside) = two(lab);
-        let r = publishing(&Runtime::new(&h1), &[mapping(3868, 3869, "sctp", "")]);
-        let web = r.add("web", &h1.bare_container("web"));
-        let mut server = web.ns.command("python3");
-        let mut server = piped(server.args(["-c", SCTP, "30", "server"]));
-        assert_eq!(server.line(), "ready");
-        let to = h1.v4.to_string();
-        let mut client = outside.command("python3");
-        let mut client = piped(client.args(["-c", SCTP, "30", "client", &to, "3868"]));
-        assert_eq!(client.line(), "ready");
-        assert_eq!(server.line(), format!("{} 3869", OUTSIDE[0]));
-        assert_eq!(client.line(), format!("{to} 3868 4321"));
-        r.del("web", &web.ns);
-    });
+pub(super) fn association(lab: &Lab) {
+    let (h1, outside) = two(lab);
+    let r = publishing(&Runtime::new(&h1), &[mapping(3868, 3869, "sctp", "")]);
+    let web = r.add("web", &h1.bare_container("web"));
+    let mut server = web.ns.command("python3");
+    let mut server = piped(server.args(["-c", SCTP, "30", "server"]));
+    assert_eq!(server.line(), "ready");
+    let to = h1.v4.to_string();
+    let mut client = outside.command("python3");
+    let mut client = piped(client.args(["-c", SCTP, "30", "client", &to, "3868"]));
+    assert_eq!(client.line(), "ready");
+    assert_eq!(server.line(), format!("{} 3869", OUTSIDE[0]));
+    assert_eq!(client.line(), format!("{to} 3868 4321"));
+    r.del("web", &web.ns);
 }
 
 /// Who cannot have a port is told so, and leaves nothing: a port of another container, of a program of the host, of the

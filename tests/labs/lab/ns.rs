@@ -4,6 +4,7 @@
 //! A program is started in a namespace with `nsenter`; a socket is opened there by a short-lived thread and belongs to
 //! the namespace for good, so that tests use plain `std::net` sockets wherever they stand.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
@@ -94,6 +95,18 @@ impl Ns {
              ip rule; ip -6 rule; nft -s list ruleset; sysctl -a 2>/dev/null | grep -E 'forwarding|rp_filter|proxy'",
         )
     }
+}
+
+/// Fails unless two snapshots have the same lines, and says in which they differ.
+#[track_caller]
+pub(crate) fn assert_same(before: &str, after: &str, what: &str) {
+    let lines = |text: &str| text.lines().map(str::to_owned).collect::<BTreeSet<_>>();
+    let (before, after) = (lines(before), lines(after));
+    let differ: Vec<_> = before.symmetric_difference(&after).collect();
+    assert!(
+        differ.is_empty(),
+        "the host is not as before: {what}: {differ:#?}"
+    );
 }
 
 /// Runs a shell line outside the lab's namespaces; a failure fails the lab.

@@ -9,7 +9,7 @@ use crate::lab::ns::Ns;
 use crate::lab::traffic::wait_for;
 
 /// CHECK fails once `harm` was done, where the container or the host is `place`.
-fn check_after(world: &World<'_>, place: impl Fn(&Added) -> (Ns, String), said: &str) {
+fn check_after(world: &World<'_>, place: impl FnOnce(&Added) -> (Ns, String), said: &str) {
     let ns = world.container("c");
     let added = world.r1().add("c", &ns);
     let checked = world.r1().check("c", &added);
@@ -36,10 +36,14 @@ pub(super) fn check_container(world: &World<'_>) {
         ),
         ("ip link del eth0", "has no device eth0"),
         ("ip route del default", "no route to 0.0.0.0/0"),
-        ("ip link set eth0 down", "eth0 is down"),
     ] {
         check_after(world, |added| (added.ns.clone(), harm.to_owned()), said);
     }
+}
+
+pub(super) fn check_down(world: &World<'_>) {
+    let harm = "ip link set eth0 down".to_owned();
+    check_after(world, |added| (added.ns.clone(), harm), "eth0 is down");
 }
 
 pub(super) fn check_host(world: &World<'_>) {

@@ -30,6 +30,10 @@ pub(super) fn version(world: &World<'_>) {
         called.ok && called.out["supportedVersions"] == all,
         "{called:?}"
     );
+    let older = world.r1().with("cniVersion", "0.2.0");
+    older
+        .on("ADD", "c", &world.container("c"))
+        .refused(1, "0.2.0");
 }
 
 pub(super) fn one_object(world: &World<'_>) {
@@ -77,9 +81,6 @@ pub(super) fn wrong_input(world: &World<'_>) {
     r.with("name", Value::Null)
         .on("ADD", "c", &ns)
         .refused(7, "name");
-    r.with("cniVersion", "0.2.0")
-        .on("ADD", "c", &ns)
-        .refused(1, "0.2.0");
     r.with("cniVersion", "9.9.9")
         .on("DEL", "c", &ns)
         .refused(1, "9.9.9");
@@ -94,7 +95,9 @@ pub(super) fn wrong_input(world: &World<'_>) {
         let mut stdin = child.stdin.take().expect("stdin is piped");
         std::io::Write::write_all(&mut stdin, text.as_bytes()).expect("it reads");
         drop(stdin);
-        Called::from(child.wait_with_output().expect("it ends")).refused(6, "JSON");
+        let called = Called::from(child.wait_with_output().expect("it ends"));
+        let whose = r.whose;
+        Called { whose, ..called }.refused(6, "JSON");
     }
 }
 

@@ -46,7 +46,7 @@ fn unheard_after_ipam(world: &World<'_>, ns: &Ns) {
 
 pub(super) fn failed_del(world: &World<'_>) {
     let ns = world.container("c");
-    let runtime = world.with_ipam("10.32.0.72/24", "");
+    let runtime = world.with_ipam("10.32.0.72/12", "");
     let added = runtime.add("c", &ns);
     let stolen = added.outer();
     // A device that is not ours has taken its name: it must not be removed, and the node refuses.
@@ -65,14 +65,14 @@ pub(super) fn failed_del(world: &World<'_>) {
 
 pub(super) fn forwarded(world: &World<'_>) {
     let ns = world.container("c");
-    let runtime = world.with_ipam("10.32.0.70/24", "");
+    let runtime = world.with_ipam("10.32.0.70/12", "");
     let added = runtime.add("c", &ns);
     assert!(
         runtime.check("c", &added).ok && runtime.gc(&["c"]).ok && runtime.call("STATUS", &[]).ok
     );
     runtime.del("c", &ns);
     assert_eq!(world.ipam_log(), "ADD CHECK GC STATUS DEL");
-    let failing = world.with_ipam("10.32.0.70/24", "CHECK GC");
+    let failing = world.with_ipam("10.32.0.70/12", "CHECK GC");
     let added = failing.add("c", &ns);
     failing.check("c", &added).refused(77, "no luck");
     failing.gc(&[]).refused(77, "no luck");
@@ -84,17 +84,26 @@ pub(super) fn forwarded(world: &World<'_>) {
 }
 
 pub(super) fn status_of_ipam(world: &World<'_>) {
+    let well = world.with_ipam("10.32.0.70/12", "");
+    assert!(well.call("STATUS", &[]).ok);
     world
-        .with_ipam("10.32.0.70/24", "STATUS")
+        .with_ipam("10.32.0.70/12", "STATUS")
         .call("STATUS", &[])
         .refused(77, "no luck");
 }
 
 pub(super) fn delegated(world: &World<'_>) {
-    let (ns, r) = (world.container("c"), world.with_ipam("10.32.0.77/24", ""));
+    let (ns, r) = (world.container("c"), world.with_ipam("10.32.0.77/12", ""));
     let added = r.add("c", &ns);
     assert_eq!(added.ips()[0].to_string(), "10.32.0.77");
     assert!(ns.sh("ip -4 addr show dev eth0").contains("10.32.0.77/12"));
     r.del("c", &ns);
     assert_eq!(world.ipam_log(), "ADD DEL");
+}
+
+pub(super) fn delegated_prefix(world: &World<'_>) {
+    let (ns, r) = (world.container("c"), world.with_ipam("10.32.0.77/24", ""));
+    assert_eq!(r.add("c", &ns).ips()[0].to_string(), "10.32.0.77");
+    assert!(ns.sh("ip -4 addr show dev eth0").contains("10.32.0.77/12"));
+    r.del("c", &ns);
 }

@@ -87,7 +87,10 @@ pub(super) fn add_after_del_node_down(world: &World<'_>) {
 
 pub(super) fn del_never_added(world: &World<'_>) {
     world.r1().del("never", &Ns::named("nowhere"));
-    let by_hand = world.h1.attach("byhand");
+}
+
+pub(super) fn del_by_hand(world: &World<'_>) {
+    let by_hand = world.attach("byhand");
     world.r1().del("byhand", &by_hand.ns);
     ping(
         &by_hand.ns,
@@ -106,7 +109,7 @@ pub(super) fn gc_lists(world: &World<'_>) {
     let kept = one.add("a", &a);
     one.add("b", &b);
     let other = two.add("c", &c);
-    let by_hand = world.h1.attach("hand");
+    world.attach("hand");
     let collected = |runtime: &Runtime<'_>, keep: &[&str]| {
         let called = runtime.gc(keep);
         assert!(called.ok && called.out.is_null(), "{called:?}");
@@ -119,7 +122,6 @@ pub(super) fn gc_lists(world: &World<'_>) {
     assert!(two.check("c", &other).ok);
     assert_eq!(collected(&two, &[]), (1, 1, 1));
     world.h1.ok(&["detach", "hand"]);
-    drop(by_hand);
 }
 
 pub(super) fn gc_failure(world: &World<'_>) {
