@@ -31,8 +31,11 @@ const CONTROLLED: usize = 21;
 /// How many statements the contract has.
 const STATEMENTS: u32 = 38;
 
-/// Labs of their own that show a statement, a mutant of the plugin on which each must fail, and what it then says.
-const LABS: [(u32, fn(&Lab), Mutant, &str); 11] = [
+/// A lab of its own that shows a statement, a mutant of the plugin on which it must fail, and what it then says.
+type Shown = (u32, fn(&Lab), Mutant, &'static str);
+
+/// All of them.
+const LABS: [Shown; 11] = [
     (27, chain::behind_others, Mutant::Meddles, "as it was"),
     (
         28,

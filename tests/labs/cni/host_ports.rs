@@ -23,6 +23,15 @@ fn port(protocol: i32, host: u16, container: u16, ip: Option<Ipv4Addr>) -> HostP
     }
 }
 
+/// What the pod asks for: at any address of the host, and at one.
+fn ports(host: &Host) -> [HostPort; 3] {
+    [
+        port(TCP, 8080, 80, None),
+        port(TCP, 9090, 80, Some(host.v4)),
+        port(UDP, 5300, 53, None),
+    ]
+}
+
 /// Where the labs find the pod of a host.
 fn pod_ns(host: &Host) -> Ns {
     Ns::named(&format!("{}-pod", host.name))
@@ -120,11 +129,7 @@ fn ports_of_pods() {
         let [mut c1, c2] = [h1, h2].map(|host| start(host, lab.dir(), &image));
         let [mut k1, mut k2] = [&c1, &c2].map(Kubelet::of);
         let before = hosts.each_ref().map(|host| host.ns.snapshot());
-        let ports = [
-            port(TCP, 8080, 80, None),
-            port(TCP, 9090, 80, Some(h1.v4)),
-            port(UDP, 5300, 53, None),
-        ];
+        let ports = ports(h1);
         let db = k2.try_run("db-0", "db", &[]).expect("the pod is made");
         let made = k1.try_run("web-0", "web", &ports);
         let mut sandbox = made.expect("the pod is made");
@@ -135,9 +140,7 @@ fn ports_of_pods() {
             web.assert_open(&client.ns, h1, h2.v4);
         };
         open();
-        let taken = k1.try_run("web-1", "web", &ports[..1]);
-        let taken = taken.expect_err("the port is taken").to_string();
-        assert!(taken.contains("another container publishes it"), "{taken}");
+        assert_taken(&mut k1, &ports[0]);
 
         let talk = Conversation::start(&client.ns, (&web.pod.ns, web.pod.v4.into()));
         for signal in ["TERM", "KILL"] {
@@ -175,12 +178,26 @@ fn ports_of_pods() {
         }
         k1.remove(&sandbox);
         k2.remove(&db);
-        for host in &hosts {
-            ns::try_host(&format!("ip netns del {}", pod_ns(host).name()));
-            assert_eq!(Runtime::new(host).left(), (0, 0, 0));
-        }
-        for (host, before) in hosts.iter().zip(&before) {
-            assert_same(before, &host.ns.snapshot(), &host.name);
-        }
+        assert_nothing_left(&hosts, &before);
     });
+}
+
+fn assert_nothing_left(hosts: &[Host], before: &[String]) {
+    for host in hosts {
+        ns::try_host(&format!("ip netns del {}", pod_ns(host).name()));
+        assert_eq!(Runtime::new(host).left(), (0, 0, 0));
+    }
+    for (host, before) in hosts.iter().zip(before) {
+        assert_same(before, &host.ns.snapshot(), &host.name);
+    }
+}
+
+/// Somebody else asks for the port that the pod has.
+fn assert_taken(kubelet: &mut Kubelet, taken: &HostPort) {
+    let refused = kubelet.try_run("web-1", "web", std::slice::from_ref(taken));
+    let refused = refused.expect_err("the port is taken").to_string();
+    assert!(
+        refused.contains("another container publishes it"),
+        "{refused}"
+    );
 }

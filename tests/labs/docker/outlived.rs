@@ -47,6 +47,27 @@ fn but_for_docker(host: &Host) -> String {
     others.collect::<Vec<_>>().join("\n")
 }
 
+/// The container is restarted, stopped, killed and started; when it runs it reaches `other`, and its port is open.
+fn come_and_go(docker: &Docker<'_>, [own, away]: &[Host; 2], other: &Container) {
+    for verb in [
+        "restart --time 0",
+        "stop --time 0",
+        "start",
+        "kill",
+        "start",
+    ] {
+        docker.ok(&format!("{verb} one"));
+        if verb.starts_with("stop") || verb == "kill" {
+            wait_for("its address is free", SWEPT, || docker.left() == (0, 0, 0));
+        } else {
+            let again = docker.container("one");
+            again.reaches(other, 1400);
+            let port = Published::new(own, &again, 8080);
+            assert_eq!(port.hears(&away.ns), Some(away.v4.into()), "after {verb}");
+        }
+    }
+}
+
 /// A container on each host talks with the other, and has a port that the other host and its container reach, while
 /// `dockerd`, the node and both are stopped or killed, and started again. Afterwards they are restarted, stopped, killed
 /// and removed as any others, and nothing of them is left.
@@ -95,23 +116,7 @@ fn containers_outlive_dockerd_and_the_node() {
         talk.finish();
         drop((at_a, at_b));
 
-        for verb in [
-            "restart --time 0",
-            "stop --time 0",
-            "start",
-            "kill",
-            "start",
-        ] {
-            d1.ok(&format!("{verb} one"));
-            if verb.starts_with("stop") || verb == "kill" {
-                wait_for("its address is free", SWEPT, || d1.left() == (0, 0, 0));
-            } else {
-                let again = d1.container("one");
-                again.reaches(&b, 1400);
-                let port = Published::new(h1, &again, 8080);
-                assert_eq!(port.hears(&h2.ns), Some(h2.v4.into()), "after {verb}");
-            }
-        }
+        come_and_go(&d1, &hosts, &b);
         d1.ok("rm --force one");
         d2.ok("rm --force two");
         for docker in [&d1, &d2] {
