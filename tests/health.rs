@@ -4,6 +4,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -31,10 +32,49 @@ struct Lab {
     netns: Netns,
     engine: Arc<Engine>,
     told: Arc<Mutex<Vec<Obstacle>>>,
+    mutant: Mutant,
+}
+
+/// What is heard wrong of endpoints; a case that is about it must fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mutant {
+    None,
+    /// One that is going counts as any other.
+    GoingCounts,
+    /// Those of other nodes count too.
+    OthersCount,
+}
+
+impl Mutant {
+    fn hears(self, endpoint: Endpoint) -> Endpoint {
+        match self {
+            Self::None => endpoint,
+            Self::GoingCounts => Endpoint {
+                ready: endpoint.ready || endpoint.terminating,
+                ..endpoint
+            },
+            Self::OthersCount => Endpoint {
+                node: Some("n1".to_owned()),
+                ..endpoint
+            },
+        }
+    }
+
+    /// How long something is waited for; a mutant waits for what never comes.
+    const fn patience(self) -> Duration {
+        match self {
+            Self::None => Duration::from_secs(30),
+            _ => Duration::from_secs(3),
+        }
+    }
 }
 
 impl Lab {
     fn new() -> Self {
+        Self::with(Mutant::None)
+    }
+
+    fn with(mutant: Mutant) -> Self {
         let netns = Netns::create().expect("root makes namespaces");
         let up = || {
             std::process::Command::new("ip")
@@ -51,6 +91,7 @@ impl Lab {
             netns,
             engine,
             told: Arc::default(),
+            mutant,
         }
     }
 
@@ -76,8 +117,9 @@ impl Lab {
     }
 
     fn report(&self, endpoints: Vec<Endpoint>) {
+        let endpoints = endpoints.into_iter().map(|one| self.mutant.hears(one));
         self.engine
-            .report(vec![Change::Service(local()), slice(endpoints)]);
+            .report(vec![Change::Service(local()), slice(endpoints.collect())]);
     }
 
     /// Status, weight and body of an answer; nothing if nobody listens.
@@ -106,7 +148,7 @@ impl Lab {
 
     /// Waits until the health-check node port says this.
     fn until(&self, status: u16, local: usize) -> Value {
-        let deadline = Instant::now() + Duration::from_secs(30);
+        let deadline = Instant::now() + self.mutant.patience();
         loop {
             let said = self.get(PORT, "/");
             if let Some((is, weight, body)) = &said
@@ -161,10 +203,8 @@ fn on(node: &str, address: &str) -> Endpoint {
     Endpoint::ready(ip(address), Some(node.to_owned()))
 }
 
-#[test]
-fn healthcheck_node_port_counts_local_ready_endpoints_and_fails_if_only_terminating_ones_are_left()
-{
-    let lab = Lab::new();
+/// Two ready endpoints of this node count; then one that is going, which serves on, does not.
+fn counts_local_ready_endpoints(lab: &Lab) {
     lab.start();
     lab.report(vec![
         on("n1", "10.32.0.2"),
@@ -185,6 +225,27 @@ fn healthcheck_node_port_counts_local_ready_endpoints_and_fails_if_only_terminat
     };
     lab.report(vec![going, on("n2", "10.40.0.2")]);
     assert_eq!(lab.until(503, 0)["localEndpoints"], 0);
+}
+
+#[test]
+fn healthcheck_node_port_fails_its_case_where_endpoints_count_that_must_not() {
+    for (mutant, says) in [
+        (Mutant::GoingCounts, "not 503 with 0"),
+        (Mutant::OthersCount, "not 200 with 2"),
+    ] {
+        let lab = Lab::with(mutant);
+        let case = AssertUnwindSafe(|| counts_local_ready_endpoints(&lab));
+        let why = catch_unwind(case).expect_err("the case fails");
+        let why = why.downcast_ref::<String>().cloned().unwrap_or_default();
+        assert!(why.contains(says), "{mutant:?}: {why}");
+    }
+}
+
+#[test]
+fn healthcheck_node_port_counts_local_ready_endpoints_and_fails_if_only_terminating_ones_are_left()
+{
+    let lab = Lab::new();
+    counts_local_ready_endpoints(&lab);
     lab.report(vec![on("n1", "10.32.0.3")]);
     lab.until(200, 1);
     // Without policy Local nobody has to know which nodes have endpoints.

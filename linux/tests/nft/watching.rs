@@ -46,7 +46,8 @@ fn what_others_do_to_a_table_is_heard() {
         };
         let elements = Heard {
             sets: BTreeSet::from(["s".to_owned()]),
-            ..others.clone()
+            others: true,
+            ..Heard::default()
         };
         assert_eq!(heard_after(""), Heard::default(), "not what oneself does");
         for script in [
