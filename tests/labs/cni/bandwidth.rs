@@ -2,7 +2,8 @@
 //! beside a twin without limits.
 //!
 //! The rates are low and the time is long, so that a busy machine does not show: a stall that is shorter than the burst
-//! is made up for by it.
+//! is made up for by it. A longer one makes a stream slower than its limit, never faster: so what was too slow is tried
+//! again, and what is too fast fails at once.
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, TcpListener, TcpStream};
@@ -28,6 +29,9 @@ const TOLERANCE: f64 = 0.1;
 /// How long what is carried is counted, and before that the burst is let pass.
 const COUNTED: Duration = Duration::from_secs(8);
 const BEFORE: Duration = Duration::from_secs(1);
+
+/// How often.
+const TRIES: usize = 4;
 
 /// A full frame as the bucket counts it, with its Ethernet header, and what of it is TCP's payload (IPv4, timestamps).
 const FRAME: f64 = 1514.0;
@@ -76,15 +80,23 @@ pub(super) fn assert_limited(limited: &Added, twin: &Added, peer: &Added) {
     let [a, b, c] = [limited, twin, peer].map(|one| (&one.ns, one.ips()[0]));
     let free = carried(b.0, c, BEFORE);
     for (way, from, to, asked) in [("in", c, a, INGRESS), ("out", a, c, EGRESS)] {
-        let rate = carried(from.0, to, COUNTED);
-        println!("bits a second: {way} {rate:.0} of {asked}, without limits {free:.0}");
-        let off = rate / asked as f64 - 1.0;
+        let mut rates = Vec::new();
+        while rates.len() < TRIES
+            && rates
+                .iter()
+                .all(|rate| *rate < asked as f64 * (1.0 - TOLERANCE))
+        {
+            rates.push(carried(from.0, to, COUNTED));
+        }
+        println!("bits a second: {way} {rates:.0?} of {asked}, without limits {free:.0}");
+        let most = rates.iter().copied().fold(0.0, f64::max);
+        let off = most / asked as f64 - 1.0;
         assert!(
             off.abs() <= TOLERANCE,
-            "{way}: {rate:.0} of {asked} bit/s, off by {:.1} %",
+            "{way}: {most:.0} of {asked} bit/s, off by {:.1} %",
             off * 100.0
         );
-        assert!(free > 3.0 * rate, "{way}: {rate}, without limits {free}");
+        assert!(free > 3.0 * most, "{way}: {most}, without limits {free}");
     }
 }
 
