@@ -23,22 +23,8 @@ pub(super) async fn reachable(
     if !listen.ip().is_unspecified() {
         return Ok(vec![listen]);
     }
-    let netlink = Netlink::open()?;
-    let mut links = netlink.links().await?;
-    links.retain(|link| !ours(link));
-    let mut addresses = netlink.addresses(None).await?;
-    addresses.retain(|address| links.iter().any(|link| link.index == address.link));
-    let (both, began) = (listen.is_ipv6(), Instant::now());
-    let found = match last.recall(&links, &addresses, began) {
-        Some(found) => found,
-        None => {
-            let routes = netlink.routes(Some(MAIN_TABLE)).await?;
-            let found = choose(&links, &addresses, &routes);
-            let took = began.elapsed();
-            last.keep((&links, &addresses), found.clone(), took, began);
-            found
-        }
-    };
+    let both = listen.is_ipv6();
+    let found = conclude(last, choose).await?;
     let usable = found
         .into_iter()
         .filter(|ip| (both || ip.is_ipv4()) && !range.is_some_and(|range| inside(&range, *ip)));
@@ -50,20 +36,28 @@ pub(super) async fn reachable(
 /// The ranges this host has addresses in or routes to, as far as they mean something of their own: neither ours, nor
 /// the default route or a piece of it. `last` is what was found before.
 pub(super) async fn taken(last: &mut Glance<Vec<Taken>>) -> Result<Vec<Taken>, Error> {
+    conclude(last, claims).await
+}
+
+/// What `by` makes of the devices that are not ours, their addresses, and the routes; or what it made of them `last`.
+async fn conclude<T: Clone>(
+    last: &mut Glance<T>,
+    by: fn(&[Link], &[Address], &[Route]) -> T,
+) -> Result<T, Error> {
     let netlink = Netlink::open()?;
     let mut links = netlink.links().await?;
     links.retain(|link| !ours(link));
     let mut addresses = netlink.addresses(None).await?;
     addresses.retain(|address| links.iter().any(|link| link.index == address.link));
     let began = Instant::now();
-    if let Some(taken) = last.recall(&links, &addresses, began) {
-        return Ok(taken);
+    if let Some(concluded) = last.recall(&links, &addresses, began) {
+        return Ok(concluded);
     }
     let routes = netlink.routes(Some(MAIN_TABLE)).await?;
-    let taken = claims(&links, &addresses, &routes);
+    let concluded = by(&links, &addresses, &routes);
     let took = began.elapsed();
-    last.keep((&links, &addresses), taken.clone(), took, began);
-    Ok(taken)
+    last.keep((&links, &addresses), concluded.clone(), took, began);
+    Ok(concluded)
 }
 
 fn claims(links: &[Link], addresses: &[Address], routes: &[Route]) -> Vec<Taken> {
