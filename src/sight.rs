@@ -48,12 +48,13 @@ impl Sight {
         }
         if let Some(at) = config.dashboard {
             let door = Door::new(node, at, "dashboard").await;
+            if let Some(listener) = &door.listener {
+                listens(node, listener);
+            }
             let node = node.clone();
             others.spawn(async move {
                 let listener = door.open().await;
-                if let Ok(at) = listener.local_addr() {
-                    node.page_listens(at);
-                }
+                listens(&node, &listener);
                 if let Err(error) = node.dashboard().serve(listener).await {
                     tracing::warn!(%error, "the page ended");
                 }
@@ -92,6 +93,13 @@ impl Sight {
         let _ = tokio::time::timeout(DRAIN, drained).await;
         self.metrics.shutdown().await;
         self.others.shutdown().await;
+    }
+}
+
+/// The page is there: whoever asks for a login is told where.
+fn listens(node: &Node, listener: &TcpListener) {
+    if let Ok(at) = listener.local_addr() {
+        node.page_listens(at);
     }
 }
 

@@ -135,7 +135,7 @@ impl Node {
 
     /// Says where the page listens.
     pub fn page_listens(&self, at: SocketAddr) {
-        // It is said once, at the start.
+        // Once it listens, it is where it is.
         let _ = self.shared.sight.page.set(at);
     }
 
