@@ -39,6 +39,8 @@ pub(super) struct Connection {
     pub(super) client: TcpStream,
     pub(super) server: Option<TcpStream>,
     pub(super) peer: SocketAddr,
+    /// What the client asked for.
+    front: SocketAddr,
     pub(super) group: Arc<Group>,
     pub(super) way: table::Way,
     pub(super) set: Set,
@@ -70,7 +72,7 @@ struct Broken {
 impl Connection {
     pub(super) fn new(
         client: TcpStream,
-        peer: SocketAddr,
+        (peer, front): (SocketAddr, SocketAddr),
         (group, way, set, origin): (Arc<Group>, table::Way, Set, Origin),
         serial: u64,
         now: Instant,
@@ -79,6 +81,7 @@ impl Connection {
             client,
             server: None,
             peer,
+            front,
             group,
             way,
             set,
@@ -108,13 +111,13 @@ impl Connection {
         }
     }
 
-    /// What is to be told of the connection to the endpoint; nothing when one of the two is broken already.
+    /// What is to be told of the connection to the endpoint; nothing when there is none.
     pub(super) fn leg(&self) -> Option<Relayed> {
         Some(Relayed {
             protocol: Protocol::Tcp,
             client: self.peer,
             is_host: self.origin == Origin::Host,
-            front: self.client.local_addr().ok()?,
+            front: self.front,
             from: self.server.as_ref()?.local_addr().ok()?,
             endpoint: self.target?,
         })

@@ -220,19 +220,19 @@ impl Worker {
 
     fn begin(&mut self, stream: TcpStream, client: SocketAddr, host: bool, now: Instant) {
         let routes = self.shared.routes.load();
-        let to = stream.local_addr();
-        let found = to.ok().and_then(|to| routes.of(to, Protocol::Tcp));
+        let front = stream.local_addr().ok();
+        let found = front.and_then(|front| Some((front, routes.of(front, Protocol::Tcp)?)));
         let origin = if host {
             Origin::Host
         } else {
             routes.origin(client.ip())
         };
-        let placed = found.and_then(|(group, way)| {
+        let placed = found.and_then(|(front, (group, way))| {
             let set = group.set(way, origin, client.ip())?;
-            Some((Arc::clone(group), way, set))
+            Some((front, (Arc::clone(group), way, set, origin)))
         });
         self.shared.counts.accepted.fetch_add(1, Relaxed);
-        let Some((group, way, set)) = placed else {
+        let Some((front, place)) = placed else {
             drop(routes);
             self.refuse(&stream);
             self.shared.budget.give(SOCKETS);
@@ -240,8 +240,7 @@ impl Worker {
         };
         drop(routes);
         self.serial += 1;
-        let mut connection =
-            Connection::new(stream, client, (group, way, set, origin), self.serial, now);
+        let mut connection = Connection::new(stream, (client, front), place, self.serial, now);
         let entry = self.connections.vacant_entry();
         let id = entry.key();
         let registry = self.poll.registry();
