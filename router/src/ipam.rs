@@ -164,10 +164,17 @@ impl Ipam {
 
     /// Forgets what has rested in blocks that are not here any more.
     fn forget_rested(&mut self, now: Instant) {
-        let mut resting = std::mem::take(&mut self.resting);
-        resting.retain(|(offset, until)| *until > now || self.owns(*offset));
-        self.rested = resting.iter().map(|(offset, _)| *offset).collect();
-        self.resting = resting;
+        let due = self.resting.iter().filter(|(_, until)| *until <= now);
+        let offsets = due.map(|(offset, _)| *offset);
+        let gone: Vec<u32> = offsets.filter(|offset| !self.owns(*offset)).collect();
+        if gone.is_empty() {
+            return;
+        }
+        for offset in gone {
+            self.rested.remove(&offset);
+        }
+        let rested = &self.rested;
+        self.resting.retain(|(offset, _)| rested.contains(offset));
     }
 
     /// Takes back an address that nobody was told of: it needs no rest.
