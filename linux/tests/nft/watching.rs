@@ -11,15 +11,17 @@ fn nft(script: &str) {
     run("nft", &["-f", "-"], script);
 }
 
-/// A table with a chain and a set, made by the socket whose changes are not listened to.
-fn made(own: &Socket) -> Table {
+/// Somebody who listens, and a table with a chain and a set, made by the socket whose changes are not listened to.
+fn watched() -> (Socket, Watch, Table) {
+    let own = Socket::open().unwrap();
+    let watch = Watch::open(&own).unwrap();
     let table = Table::inet("t");
     let mut batch = Batch::new();
     batch.replace_table(&table);
     batch.add_chain(&table, &Chain::regular("c"));
     batch.add_set(&table, &Set::new("s", &[Type::Port]));
     own.send(&batch).unwrap();
-    table
+    (own, watch, table)
 }
 
 fn touched() -> Heard {
@@ -33,9 +35,7 @@ fn touched() -> Heard {
 #[test]
 fn what_others_do_to_a_table_is_heard() {
     in_netns(|| {
-        let own = Socket::open().unwrap();
-        let mut watch = Watch::open(&own).unwrap();
-        let table = made(&own);
+        let (_own, mut watch, table) = watched();
         let mut heard_after = |script: &str| {
             nft(script);
             watch.hear(&table).unwrap()
@@ -83,9 +83,7 @@ fn what_others_do_to_a_table_is_heard() {
 #[test]
 fn what_is_done_during_a_pause_is_not_heard() {
     in_netns(|| {
-        let own = Socket::open().unwrap();
-        let mut watch = Watch::open(&own).unwrap();
-        let table = made(&own);
+        let (_own, mut watch, table) = watched();
         nft("add rule inet t c accept");
         watch.pause().unwrap();
         nft("add element inet t s { 1 }");
@@ -100,9 +98,7 @@ fn what_is_done_during_a_pause_is_not_heard() {
 #[test]
 fn more_than_there_is_room_for_is_lost_and_known_to_be() {
     in_netns(|| {
-        let own = Socket::open().unwrap();
-        let mut watch = Watch::open(&own).unwrap();
-        let table = made(&own);
+        let (_own, mut watch, table) = watched();
         let mut script =
             "add table inet other; add set inet other s { type ipv4_addr; };".to_owned();
         script.push_str("add element inet other s { 10.0.0.0");

@@ -177,17 +177,7 @@ impl<'a> Containerd<'a> {
         let (pid, one) = found.expect("it was just there");
         let ns = Ns::named(&format!("{}-{name}", self.host.name));
         ns::host(&format!("ip netns attach {} {pid}", ns.name()));
-        let address = |field: &str| one[field].as_str().and_then(|ip| ip.split('/').next());
-        Container {
-            name: name.to_owned(),
-            ns,
-            v4: address("ip")
-                .and_then(|ip| ip.parse().ok())
-                .expect("an address"),
-            v6: address("ip6")
-                .and_then(|ip| ip.parse().ok())
-                .expect("an address"),
-        }
+        Container::listed(&one, name, ns)
     }
 
     /// Kills a container and waits until its `ctr` has ended well.

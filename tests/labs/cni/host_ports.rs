@@ -53,17 +53,7 @@ fn pod(host: &Host, sandbox: &str) -> Container {
         "ip netns del {} 2>/dev/null || true; touch {path}; mount --bind {netns} {path}",
         ns.name()
     ));
-    let address = |field: &str| one[field].as_str().and_then(|ip| ip.split('/').next());
-    Container {
-        name: name.expect("it has a name").to_owned(),
-        ns,
-        v4: address("ip")
-            .and_then(|ip| ip.parse().ok())
-            .expect("an address"),
-        v6: address("ip6")
-            .and_then(|ip| ip.parse().ok())
-            .expect("an address"),
-    }
+    Container::listed(one, name.expect("it has a name"), ns)
 }
 
 /// A pod with ports, and what listens in it.

@@ -105,17 +105,7 @@ impl<'a> Podman<'a> {
         let one = all.find(|one| one["owner"]["container"] == id.trim());
         let one = one.expect("the container is attached");
         assert_eq!(one["labels"]["io.kubernetes.pod.name"], name);
-        let address = |field: &str| one[field].as_str().and_then(|ip| ip.split('/').next());
-        Container {
-            name: name.to_owned(),
-            ns,
-            v4: address("ip")
-                .and_then(|ip| ip.parse().ok())
-                .expect("an address"),
-            v6: address("ip6")
-                .and_then(|ip| ip.parse().ok())
-                .expect("an address"),
-        }
+        Container::listed(one, name, ns)
     }
 }
 

@@ -56,6 +56,22 @@ pub(crate) struct Container {
 }
 
 impl Container {
+    /// One of `weavectl ps`, whose network is to be found as `ns`.
+    #[track_caller]
+    pub(crate) fn listed(one: &Value, name: &str, ns: Ns) -> Self {
+        let address = |field: &str| one[field].as_str().and_then(|ip| ip.split('/').next());
+        Self {
+            name: name.to_owned(),
+            ns,
+            v4: address("ip")
+                .and_then(|ip| ip.parse().ok())
+                .expect("an address"),
+            v6: address("ip6")
+                .and_then(|ip| ip.parse().ok())
+                .expect("an address"),
+        }
+    }
+
     /// Fails unless this container gets an answer from both addresses of another, to pings of `size` bytes.
     #[track_caller]
     pub(crate) fn reaches(&self, other: &Self, size: usize) {
