@@ -2,7 +2,8 @@
 //!
 //! A report marks its Service; [`Sources::build`] looks at marked ones only, so a change costs what it concerns and not
 //! what there is. Addresses and ports that two Services want go to one of them, always the same: virtual addresses
-//! before all others, then by name; so do health-check node ports. When the winner goes, the other one gets them in the same table.
+//! before all others, then by name; so do health-check node ports. When the winner goes, the other one gets them in the
+//! same table.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

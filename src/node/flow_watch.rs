@@ -1,9 +1,9 @@
 //! The watch: looks at the kernel's connections, for as long as the node runs.
 //!
 //! It looks every [`RESTED`], or every [`AWAKE`] while somebody looks at the picture here or on another member, but never so
-//! often that looking takes more than an eightieth of a core ([`SHARE`]), or a 4,000th while nobody cares: the kernel goes through
-//! all of its table, 2 to 10 ms even when next to nothing is in it. What ended in between is taken every [`TICK`], which costs what there is. What the
-//! sockets of TCP tell ([`sockets`]) is read only while somebody looks.
+//! often that looking takes more than an eightieth of a core ([`SHARE`]), or a 4,000th while nobody cares: the kernel goes
+//! through all of its table, 2 to 10 ms even when next to nothing is in it. What ended in between is taken every [`TICK`],
+//! which costs what there is. What the sockets of TCP tell ([`sockets`]) is read only while somebody looks.
 //!
 //! The flows belong to the watch alone, so nobody waits while a large table is read; the others see what it found last.
 

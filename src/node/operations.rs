@@ -1,4 +1,5 @@
-//! What container runtimes had the node do, and the addresses that the node found for them, how it ended and how long it took, kept for the metrics.
+//! What container runtimes had the node do, and the addresses that the node found: how it ended and how long it took, kept
+//! for the metrics.
 //!
 //! Counted is from the request's arrival to its answer, the wait for the desk included. A runtime that went away before it
 //! had its answer is counted as such: that is what a node which is too slow looks like.

@@ -3,10 +3,12 @@
 //! An heir asks before it takes anything, and a node whose disk was rolled back asks about itself before it uses
 //! anything. One answer is not enough, and neither are all but one: the deed that decides may be known to a single
 //! member. So an inquiry ends only when all have answered, those included that only others know of; members that cannot
-//! be reached keep it open. Only who was asked is heard, and whoever was removed meanwhile is heard no more. Of members that
-//! are known here by nobody's word but an answer's, [`MAX_UNKNOWN`] of each answer are waited for, [`PATIENCE`] long: the
-//! record of one that lives comes in seconds, and names that somebody made up must not keep addresses from use. "Nobody reported it" is no evidence either, because a gift between two others may be on its
+//! be reached keep it open. "Nobody reported it" is no evidence either, because a gift between two others may be on its
 //! way: the newest deed decides, and a donor reports its gifts as well as its titles.
+//!
+//! Only who was asked is heard, and whoever was removed meanwhile is heard no more. Of members that are known here by
+//! nobody's word but an answer's, [`MAX_UNKNOWN`] of each answer are waited for, [`PATIENCE`] long: the record of one that
+//! lives comes in seconds, and names that somebody made up must not keep addresses from use.
 //!
 //! ```text
 //! inquiry    id 8 | about 32
