@@ -125,6 +125,10 @@ fn given_endpoints_are_checked_by_the_node_that_has_them() {
         wait_for("the reason", SOON, || {
             describes(&hosts[1], "check fails: connections are refused")
         });
+        // What is described is in the kernel a moment later.
+        wait_for("the one that refuses is left out", SOON, || {
+            (0..20).all(|_| !is_refused(&client.ns, v4))
+        });
         for _ in 0..20 {
             assert!(
                 !is_refused(&client.ns, v4),
