@@ -24,7 +24,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use weave_linux::udp::Queue;
 use weave_model::{NodeId, NodeName, PathMtu, Suite};
 
@@ -111,6 +111,8 @@ pub struct Router {
 #[derive(Debug)]
 struct Shared {
     view: ArcSwap<View>,
+    /// Told when there is another view.
+    news: watch::Sender<()>,
     stats: Mutex<StatsSource>,
     tally: Mutex<Tally>,
     bulletins: ArcSwap<Bulletins>,
@@ -202,6 +204,7 @@ impl Router {
         )?;
         let shared = Arc::new(Shared {
             view: ArcSwap::new(core.view()),
+            news: watch::Sender::default(),
             stats: Mutex::new(StatsSource {
                 workers: Some(Arc::clone(&workers)),
             }),
@@ -279,6 +282,11 @@ impl Router {
     /// The cluster as this node knows it.
     pub fn view(&self) -> Arc<View> {
         self.shared.view.load_full()
+    }
+
+    /// Changes whenever [`Router::view`] does.
+    pub fn news(&self) -> watch::Receiver<()> {
+        self.shared.news.subscribe()
     }
 
     /// What was sent, received and dropped.

@@ -9,8 +9,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch::error::RecvError;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 use weave_model::api::{Backend, BackendState, RelayedBackend, ServiceInfo, Services};
 use weave_model::{ClusterRange, EngineChoice, NodeId, NodeName, ServiceName, Sheet};
 use weave_proxy::declared::{Declared, Member, Reported, VirtualRange, resolve, wanted};
@@ -33,11 +34,11 @@ use super::{Published, addresses, networks};
 use crate::config::Config;
 use crate::vital::Part;
 
-/// How often it is looked whether the mesh has changed.
-const LOOK: Duration = Duration::from_millis(250);
+/// Between two looks at a mesh that changes all the time.
+const PAUSE: Duration = Duration::from_millis(250);
 
-/// How long a look is good for while nothing has changed: what was put off is tried again, and what waits for a time comes.
-const GOOD: Duration = Duration::from_secs(1);
+/// How often it is looked though nothing has changed: what was put off is tried again, and what waits for a time comes.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// How often the host's addresses are looked at.
 const ADDRESSES: Duration = Duration::from_secs(5);
@@ -76,8 +77,6 @@ pub(super) struct Serving {
 /// What was so last time.
 pub(super) struct Memory {
     started: Instant,
-    /// When it was looked last, and at which view of the mesh.
-    looked: Option<(Instant, Arc<View>)>,
     /// Whether the first results of checks are here, or were waited for long enough.
     settled: bool,
     told: Option<Sheet>,
@@ -99,7 +98,6 @@ impl Memory {
     pub(super) fn new(now: Instant) -> Self {
         Self {
             started: now,
-            looked: None,
             settled: false,
             told: None,
             outlook: Glance::default(),
@@ -127,27 +125,26 @@ impl Serving {
     async fn run(mut self) {
         let mut watch = interval(LOOK);
         watch.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut mesh = self.router.news();
         loop {
+            let soonest = sleep(PAUSE);
+            let changed = async {
+                mesh.changed().await?;
+                soonest.await;
+                Ok::<_, RecvError>(())
+            };
             tokio::select! {
                 changed = self.published.changed() => if changed.is_err() { return },
                 changed = self.found.changed() => if changed.is_err() { return },
-                _ = watch.tick() => if self.has_looked() { continue },
+                changed = changed => if changed.is_err() { return },
+                _ = watch.tick() => {}
             }
             self.look().await;
         }
     }
 
-    /// Whether the last look was at the mesh as it is, and not long ago.
-    fn has_looked(&self) -> bool {
-        let looked = self.memory.looked.as_ref();
-        looked.is_some_and(|(when, view)| {
-            when.elapsed() < GOOD && Arc::ptr_eq(view, &self.router.view())
-        })
-    }
-
     async fn look(&mut self) {
         let view = self.router.view();
-        self.memory.looked = Some((Instant::now(), Arc::clone(&view)));
         let Some(range) = view.range else {
             return self.forget();
         };

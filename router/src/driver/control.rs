@@ -529,7 +529,10 @@ impl Control {
         self.counters.retain(|id, _| stays(id));
         let routes = self.routes(&view);
         self.workers.routes.store(Arc::new(routes));
-        self.shared.view.store(view);
+        let before = self.shared.view.swap(Arc::clone(&view));
+        if !Arc::ptr_eq(&before, &view) {
+            self.shared.news.send_replace(());
+        }
     }
 
     fn routes(&mut self, view: &View) -> Routes {
