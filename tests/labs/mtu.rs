@@ -180,7 +180,7 @@ fn a_path_that_shrinks_and_grows_under_load() {
         let apart = Apart::new(lab, Underlay::V4, (1500, 1500), "1500");
         apart.know(1500, "interface", Duration::from_secs(2));
         let [left, right] = apart.containers();
-        let rate = 20 << 20;
+        let rate = 8 << 20;
         let loads = [
             Load::start(rate, &left.ns, (&right.ns, right.v4.into())),
             Load::start(rate, &right.ns, (&left.ns, left.v6.into())),
@@ -195,7 +195,7 @@ fn a_path_that_shrinks_and_grows_under_load() {
                 "the connections go on",
                 STALL + Duration::from_secs(2),
                 || {
-                    let grown = |(load, before): (&Load, u64)| load.bytes() > before + (4 << 20);
+                    let grown = |(load, before): (&Load, u64)| load.bytes() > before + (1 << 20);
                     loads.iter().zip(before).all(grown)
                 },
             );
@@ -224,7 +224,7 @@ fn a_lane_that_is_stopped_under_load() {
         assert!(all >= Some(2), "a lane for each core: {all:?}");
         let [left, right] = apart.containers();
         let loads: [Load; 6] =
-            std::array::from_fn(|_| Load::start(4 << 20, &left.ns, (&right.ns, right.v4.into())));
+            std::array::from_fn(|_| Load::start(1 << 20, &left.ns, (&right.ns, right.v4.into())));
         std::thread::sleep(Duration::from_secs(1));
         apart
             .middle

@@ -181,8 +181,8 @@ impl Mtus {
                 }));
                 match fate {
                     Fate::Same => continue,
-                    Fate::Silent { rounds } => {
-                        if lane != 0 && peer.answers(now) && rounds >= SILENCE {
+                    Fate::Silent { rounds, since } => {
+                        if lane != 0 && peer.answers(since, now) && rounds >= SILENCE {
                             peer.paths.remove(&lane);
                             silent.push((*id, lane));
                         }
@@ -214,14 +214,14 @@ impl Mtus {
 }
 
 impl Peer {
-    /// Whether the member answered over lane 0 just now. If not, it is asked: a lane is given up only where another one
-    /// works, not when a member is overwhelmed or gone.
-    fn answers(&mut self, now: Instant) -> bool {
+    /// Whether the member answered over lane 0 just now, or since. If not, it is asked: a lane is given up only where
+    /// another one works, not when a member is overwhelmed or gone.
+    fn answers(&mut self, since: Instant, now: Instant) -> bool {
         let Some(path) = self.paths.get_mut(&0) else {
             return false;
         };
         path.doubt(now);
-        let recent = |at| now.saturating_duration_since(at) <= RECENT;
+        let recent = |at| at >= since || now.saturating_duration_since(at) <= RECENT;
         path.last_answer().is_some_and(recent)
     }
 

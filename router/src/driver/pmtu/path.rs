@@ -47,7 +47,7 @@ const FIRST_WAIT: Duration = Duration::from_millis(300);
 const WAIT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 /// The longest wait when nothing is ever answered.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
-/// For how many rounds of which nothing was heard a path counts as used although nothing was sent meanwhile: who gets no
+/// For how many rounds of which nothing was heard a path counts as used although nothing is sent any more: who gets no
 /// answer sends ever less.
 const PATIENCE: u32 = 6;
 /// How many probes may be unanswered and still count when an answer comes.
@@ -67,6 +67,8 @@ pub(super) enum Fate {
     Silent {
         /// For how many rounds.
         rounds: u32,
+        /// When the last of them began.
+        since: Instant,
     },
 }
 
@@ -96,6 +98,7 @@ struct Round {
     open: Vec<u16>,
     /// The largest that is.
     passed: u16,
+    began: Instant,
     ends: Instant,
 }
 
@@ -127,6 +130,8 @@ pub(super) struct Path {
     wait: Wait,
     voids: u32,
     used: bool,
+    /// It counts as used for less than so many rounds of which nothing is heard.
+    patience: u32,
     /// Since the first miss, the peer received a packet that is almost as large as the size in use.
     almost: bool,
 }
@@ -150,6 +155,7 @@ impl Path {
             wait: Wait::UNKNOWN,
             voids: 0,
             used: false,
+            patience: 0,
             almost: false,
         }
     }
@@ -200,7 +206,11 @@ impl Path {
         if !waits || now.saturating_duration_since(self.confirmed) < CONFIRM {
             return;
         }
-        self.used = used() || (self.used && (1..PATIENCE).contains(&self.voids));
+        if used() {
+            (self.used, self.patience) = (true, self.voids + PATIENCE);
+        } else {
+            self.used &= (1..self.patience).contains(&self.voids);
+        }
         if !self.used {
             return;
         }
@@ -310,6 +320,7 @@ impl Path {
             heard: false,
             open,
             passed: 0,
+            began: now,
             ends: now + self.wait.long(self.voids, self.used),
         });
         probes
@@ -338,7 +349,7 @@ impl Path {
 
     fn conclude(&mut self, round: &Round, now: Instant) -> Fate {
         if !round.heard && round.passed == 0 {
-            return self.unheard(now);
+            return self.unheard(round.began, now);
         }
         let above = round.passed.max(self.size);
         if let Some(&missed) = round.open.iter().filter(|size| **size > above).min() {
@@ -364,11 +375,12 @@ impl Path {
     }
 
     /// Nothing came back: the same again.
-    fn unheard(&mut self, now: Instant) -> Fate {
+    fn unheard(&mut self, since: Instant, now: Instant) -> Fate {
         self.voids += 1;
         self.next = Some(now);
         if self.used {
-            Fate::Silent { rounds: self.voids }
+            let rounds = self.voids;
+            Fate::Silent { rounds, since }
         } else {
             Fate::Same
         }

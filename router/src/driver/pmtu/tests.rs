@@ -362,16 +362,17 @@ fn an_idle_path_that_is_smaller_than_its_device_costs_little() {
     assert!(wire.probes - before <= 80, "{}", wire.probes - before);
 }
 
-/// Lane 1 is used and works for a second, lane 0 is idle and works for longer; when lane 1 was given up.
-fn silence_on_lane_1(lane_0_works: Duration) -> Option<Duration> {
+/// Lane 1 works for a second and lane 0, which is idle, when it is told; packets are sent over lane 1 for a second and
+/// then in these steps of 10 ms. How long after that second lane 1 was given up.
+fn silence_on_lane_1(lane_0_works: impl Fn(Duration) -> bool, used: &[u32]) -> Option<Duration> {
+    let second = Duration::from_secs(1);
     let (mut mtus, known) = (Mtus::default(), Arc::<OpenLanes>::default());
     let start = Instant::now();
     mtus.up(PEER, &known, (HEADERS, 1500), start);
     mtus.open(PEER, 1, start);
-    for step in 0..900 {
+    for step in 0..6000 {
         let now = start + millis(10) * step;
-        // Who gets no answers sends less and less, as TCP does.
-        if step < 100 || [120, 160, 240].contains(&step) {
+        if step < 100 || used.contains(&step) {
             known.note_used(1);
         }
         let (probes, silent) = mtus.due(now);
@@ -380,11 +381,11 @@ fn silence_on_lane_1(lane_0_works: Duration) -> Option<Duration> {
                 (silent, known.path(0)),
                 (vec![(PEER, 1)], (1472, Interface))
             );
-            return Some(now - start - Duration::from_secs(1));
+            return Some(now - start - second);
         }
         for probe in probes {
-            let works = [lane_0_works, Duration::from_secs(1)][usize::from(probe.lane)];
-            if now < start + works {
+            let works = [lane_0_works(now - start), now < start + second];
+            if works[usize::from(probe.lane)] {
                 mtus.answered(PEER, answer(probe.lane, probe.id), now);
             }
         }
@@ -392,9 +393,22 @@ fn silence_on_lane_1(lane_0_works: Duration) -> Option<Duration> {
     None
 }
 
+/// Who gets no answers sends less and less, as TCP does.
+const EVER_LESS: [u32; 3] = [120, 160, 240];
+
 #[test]
 fn a_lane_over_which_nothing_comes_back_is_given_up_if_another_works() {
-    let took = silence_on_lane_1(Duration::from_secs(60)).unwrap();
+    let took = silence_on_lane_1(|_| true, &EVER_LESS).unwrap();
     assert!(took <= millis(1300), "{took:?}");
-    assert_eq!(silence_on_lane_1(Duration::from_secs(1)), None);
+    let both_fail = |since| since < Duration::from_secs(1);
+    assert_eq!(silence_on_lane_1(both_fail, &EVER_LESS), None);
+}
+
+#[test]
+fn a_silent_lane_is_given_up_by_a_single_packet_after_a_long_time() {
+    // The member is overwhelmed for ten seconds; a packet is sent after that, by somebody who has all but given up.
+    let works = |since| !(Duration::from_secs(1)..Duration::from_secs(10)).contains(&since);
+    let took = silence_on_lane_1(works, &[120, 160, 240, 400, 2500]).unwrap();
+    let packet = millis(24_000);
+    assert!((packet..packet + millis(2500)).contains(&took), "{took:?}");
 }
