@@ -254,7 +254,7 @@ pub enum CommandError {
     #[error("{0} cannot take the addresses of itself")]
     HeirOfItself(String),
     /// Its removal would be too long.
-    #[error("that admin let in more nodes than a removal can list")]
+    #[error("that admin let in and removed more nodes than a removal can list")]
     TooManyKept,
     /// An admin has removed this node.
     #[error("this node was removed from the cluster")]
@@ -406,10 +406,12 @@ impl CommandError {
             Self::UnknownNode(_) => "list the members with `weavectl peers`",
             Self::AmbiguousNode { .. } => "name it by the start of its id instead",
             Self::NotConnected(_) => "see `weavectl connections`, and try again when there is one",
-            Self::NotConfirmed { .. } => "see `weavectl connections`, then try again",
+            Self::NotConfirmed { .. } => {
+                "see `weavectl connections`, then try again; or leave anyway: weavectl leave --force"
+            }
             Self::Oneself => "leave the cluster with `weavectl leave`, or remove this node from another admin",
             Self::HeirOfItself(_) => "name another member with --heir, or leave it out",
-            Self::TooManyKept => "remove members that are gone first",
+            Self::TooManyKept => "leave it a member, and stop it; let nodes in from other admins",
             Self::Removed => "to use it again: weavectl leave --force, then weavectl join TOKEN with a new token",
             Self::InDoubt => "wait; if `weavectl status` names members that are gone: weavectl rmpeer NODE",
             Self::GaveWay(_) => {

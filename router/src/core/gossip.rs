@@ -440,6 +440,12 @@ impl Core {
             return;
         };
         let blocks = self.ipam.blocks().to_vec();
+        // What nobody has taken yet has to be proven by somebody when this node is gone.
+        let shown: Vec<_> = blocks
+            .iter()
+            .copied()
+            .chain(membership.deeds.under_way())
+            .collect();
         let content = Content {
             public: self.keys.public(),
             version: self.version,
@@ -448,7 +454,7 @@ impl Core {
             certificate: membership.certificate.clone(),
             endpoints: self.all_endpoints(),
             suites: self.config.suites.clone(),
-            deeds: membership.deeds.proof_of(&blocks),
+            deeds: membership.deeds.proof_of(&shown),
             blocks,
             networks: vec![NetworkName::default_network()],
             lost: self.reach.lost(),

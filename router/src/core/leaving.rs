@@ -16,9 +16,9 @@ use weave_model::{Block, NodeId, NodeName};
 use super::command::{CommandError, Reply};
 use super::saving::Pending;
 use super::{Core, CoreEvent};
-use crate::mesh::deeds::{MAX_TITLES_FROM_ONE, donor_of};
+use crate::mesh::deeds::{MAX_TITLES_FROM_ONE, donor_of, has_room_for};
 use crate::mesh::record::Record;
-use crate::mesh::removal::{Removal, Remover};
+use crate::mesh::removal::{MAX_KEPT, Removal, Remover};
 
 /// How long the heir may take to save what it is given.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -29,6 +29,7 @@ const FAREWELL: Duration = Duration::from_secs(3);
 #[derive(Debug)]
 pub(super) struct Leaving {
     command: u64,
+    force: bool,
     heir: (NodeId, NodeName),
     until: Instant,
     stage: Stage,
@@ -53,7 +54,8 @@ impl Leaving {
 }
 
 impl Core {
-    /// Begins to leave. With `force` also without anybody to take the addresses, and as the last admin.
+    /// Begins to leave. With `force` also without anybody to take the addresses or to confirm that it has them, and as the
+    /// last admin.
     pub(super) fn leave(&mut self, command: u64, force: bool) -> Result<(), CommandError> {
         self.member()?;
         self.check_storage()?;
@@ -74,6 +76,9 @@ impl Core {
         if !force {
             self.check_leave()?;
         }
+        if self.kept_of(self.me).len() > MAX_KEPT {
+            return Err(CommandError::TooManyKept);
+        }
         let Some(heir) = self.taker() else {
             if !force {
                 return Err(CommandError::NobodyToTake);
@@ -84,6 +89,7 @@ impl Core {
         self.hand_over(heir.0);
         self.leaving = Some(Leaving {
             command,
+            force,
             heir,
             until: self.now.mono + PATIENCE,
             stage: Stage::Giving,
@@ -104,7 +110,8 @@ impl Core {
         Ok(())
     }
 
-    /// Who shall have the addresses: the connected member that gave them, or else the one with the most.
+    /// Who shall have the addresses: a connected member that has room for them, and of those the one that gave them, or
+    /// else the one with the most.
     fn taker(&self) -> Option<(NodeId, NodeName)> {
         let up = |record: &&Record| {
             let link = self.links.get(&record.node());
@@ -112,9 +119,13 @@ impl Core {
         };
         let given = self.membership.iter().flat_map(|own| own.deeds.known());
         let donors: Vec<NodeId> = given.filter_map(donor_of).collect();
+        let blocks = self.ipam.blocks();
+        let proofs = self.membership.iter().map(|own| own.deeds.proof_of(blocks));
+        let deeds = blocks.len() + proofs.map(|proof| proof.len()).sum::<usize>();
         let rank = |record: &&Record| {
             let size: u32 = record.blocks.iter().map(Block::size).sum();
-            (donors.contains(&record.node()), size)
+            let room = has_room_for(deeds, record.deeds.len());
+            (room, donors.contains(&record.node()), size)
         };
         let best = self.records.values().filter(up).max_by_key(rank);
         best.map(|record| (record.node(), record.name.clone()))
@@ -144,15 +155,13 @@ impl Core {
             return;
         };
         let over = self.now.mono >= leaving.until;
-        let heir = leaving.heir.0;
-        let kept_back = |own: &super::saved::Membership| own.deeds.is_giving(heir);
         match leaving.stage {
-            Stage::Giving if self.membership.as_ref().is_some_and(kept_back) => {
-                if over {
-                    self.give_up_leaving();
-                }
-            }
-            Stage::Giving => self.sign_off(heir),
+            Stage::Giving => match self.unconfirmed() {
+                Some(_) if over && leaving.force => self.sign_off(leaving.heir.0),
+                Some(node) if over => self.give_up_leaving(&node.to_string()),
+                Some(_) => {}
+                None => self.sign_off(leaving.heir.0),
+            },
             Stage::Saving => {}
             Stage::Telling => {
                 let up = self.links.iter().filter(|(_, link)| link.up);
@@ -167,10 +176,22 @@ impl Core {
         }
     }
 
-    fn give_up_leaving(&mut self) {
+    /// A member that has not confirmed what it is being given: the heir, or one of an earlier attempt.
+    fn unconfirmed(&self) -> Option<NodeName> {
+        let own = self.membership.as_ref()?;
+        let receivers = own.deeds.receivers();
+        let record = receivers.iter().find_map(|node| self.records.get(node))?;
+        Some(record.name.clone())
+    }
+
+    fn give_up_leaving(&mut self, node: &str) {
+        let node = node.to_owned();
+        self.fail_leaving(CommandError::NotConfirmed { node });
+    }
+
+    fn fail_leaving(&mut self, error: CommandError) {
         if let Some(leaving) = self.leaving.take() {
-            let node = leaving.heir.1.to_string();
-            self.reply(leaving.command, Err(CommandError::NotConfirmed { node }));
+            self.reply(leaving.command, Err(error));
         }
     }
 
@@ -186,7 +207,7 @@ impl Core {
         let known = removal.is_some_and(|removal| self.remember(removal));
         match &mut self.leaving {
             Some(leaving) if known => leaving.stage = Stage::Saving,
-            _ => return self.give_up_leaving(),
+            _ => return self.fail_leaving(CommandError::TooManyKept),
         }
         self.saving.after(Pending::Left);
     }

@@ -22,6 +22,7 @@ use crate::mesh::codec::{Malformed, Reader, Writer};
 use crate::mesh::deeds::Deeds;
 use crate::mesh::join::{read_range, write_range};
 use crate::mesh::record::MAX_RECORD;
+use crate::mesh::removal::MAX_REMOVAL;
 use crate::mesh::secret::SecretWord;
 use crate::mesh::sheet::MAX_SHEET;
 use crate::mesh::tokens::Tokens;
@@ -326,7 +327,7 @@ impl Fields {
                 while !field.is_empty() {
                     self.removed.push(SavedRemoval {
                         settled: field.u8()? != 0,
-                        removal: field.counted(MAX_RECORD)?.to_vec(),
+                        removal: field.counted(MAX_REMOVAL)?.to_vec(),
                         record: field.counted(MAX_RECORD)?.to_vec(),
                     });
                 }

@@ -250,6 +250,12 @@ impl Deeds {
             .any(|gift| gift.deed.owner == peer && !gift.acked)
     }
 
+    /// The blocks of gifts that are under way.
+    pub fn under_way(&self) -> impl Iterator<Item = Block> {
+        let gifts = self.gifts.iter().filter(|gift| !gift.acked);
+        gifts.map(|gift| gift.deed.block)
+    }
+
     /// The nodes that gifts are under way to.
     pub fn receivers(&self) -> Vec<NodeId> {
         self.gifts
@@ -464,6 +470,11 @@ fn count(bytes: &mut Reader<'_>) -> Result<usize, Malformed> {
     } else {
         Ok(count)
     }
+}
+
+/// Whether a node whose record has so many `deeds` takes some that it did not ask for, which need so many `more`.
+pub const fn has_room_for(more: usize, deeds: usize) -> bool {
+    deeds + more < MAX_TOLD / UNASKED
 }
 
 /// Who gave the block, if a node did.

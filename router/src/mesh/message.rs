@@ -13,7 +13,8 @@ use super::codec::{Malformed, Reader, Writer};
 use super::deed::{Deed, read_block, write_block};
 use super::digest::{BUCKETS, Buckets, Sums};
 use super::inquiry::Testimony;
-use super::record::{MAX_RECORD, RecordVersion};
+use super::record::RecordVersion;
+use super::removal::MAX_REMOVAL;
 use super::secret::HandedOn;
 use super::sheet::MAX_SHEET;
 use crate::wire::{END, ENVELOPE};
@@ -321,7 +322,7 @@ impl Message {
     fn decode_flooded(kind: u8, reader: &mut Reader<'_>) -> Result<Self, Malformed> {
         let len = reader.rest().len();
         Ok(match kind {
-            RECORD if len <= MAX_RECORD => Self::Record(reader.bytes(len)?.to_vec()),
+            RECORD if len <= MAX_REMOVAL => Self::Record(reader.bytes(len)?.to_vec()),
             SHEET if len <= MAX_SHEET => Self::Sheet(reader.bytes(len)?.to_vec()),
             RECORD_ACKS => Self::RecordAcks(read_all(reader, MAX_ACKS, read_entry)?),
             SHEET_ACKS => Self::SheetAcks(read_all(reader, MAX_ACKS, read_entry)?),

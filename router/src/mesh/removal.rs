@@ -31,7 +31,10 @@ use crate::keys::{NodeKeys, NodePublic};
 
 /// The first byte of a removal, where a record has 1.
 pub const FORMAT: u8 = 2;
-const MAX_KEPT: usize = 1300;
+/// The most that a removal can list.
+pub const MAX_KEPT: usize = 4096;
+/// The most bytes of a removal: that list, and a chain or certificate.
+pub const MAX_REMOVAL: usize = MAX_KEPT * 33 + (4 << 10);
 const SIGNATURE: usize = 64;
 
 /// As what something that a removed admin signed is kept.

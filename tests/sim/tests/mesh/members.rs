@@ -419,6 +419,45 @@ fn a_node_does_not_leave_others_in_the_lurch_unless_it_must() {
 }
 
 #[test]
+fn a_cluster_may_shrink_by_more_than_one_member_can_take_back() {
+    let count = 70;
+    let mut net = cluster(8, count, "10.32.0.0/12");
+    for n in (20..count).rev() {
+        let answer = leave(&mut net, n, false);
+        assert!(
+            matches!(answer, Ok(Reply::Left { heir: Some(_) })),
+            "node {n}: {answer:?}"
+        );
+        net.gone.insert(n);
+    }
+    let whole = |net: &mut Net| net.agrees() && net.check_ownership() == 1 << 20;
+    assert!(net.run_until(MINUTE, whole), "nothing is lost");
+}
+
+#[test]
+fn who_leaves_at_the_second_attempt_loses_nothing_of_the_first() {
+    let mut net = cluster(9, 4, "10.32.0.0/16");
+    // Node 3 got its addresses from node 0, which falls silent when it is to have them back.
+    net.command(3, Command::Leave { force: false });
+    net.crash(0);
+    net.run(MINUTE / 2);
+    let again = leave(&mut net, 3, false);
+    assert!(
+        matches!(&again, Err(CommandError::NotConfirmed { node }) if node == "host1"),
+        "{again:?}"
+    );
+    let forced = leave(&mut net, 3, true);
+    assert!(
+        matches!(forced, Ok(Reply::Left { heir: Some(_) })),
+        "{forced:?}"
+    );
+    net.start(0);
+    net.gone.insert(3);
+    let whole = |net: &mut Net| net.agrees() && net.check_ownership() == 1 << 16;
+    assert!(net.run_until(MINUTE, whole), "nothing is lost");
+}
+
+#[test]
 fn a_crash_while_leaving_loses_no_address() {
     for seed in 400..430 {
         let mut net = cluster(seed, 3, "10.32.0.0/20").bad();
