@@ -314,6 +314,17 @@ pub fn wanted(me: NodeId, declared: &BTreeMap<ServiceName, Declared>) -> Wanted 
     all
 }
 
+/// The Services of a member that have no address: another Service won theirs, or it is outside of the range.
+pub fn without_address(
+    maker: NodeId,
+    declared: &BTreeMap<ServiceName, Declared>,
+) -> impl Iterator<Item = &ServiceName> {
+    let lost = declared
+        .iter()
+        .filter(move |(_, one)| one.maker == maker && one.addresses.is_empty());
+    lost.map(|(name, _)| name)
+}
+
 impl Declared {
     /// The Service for the table.
     fn service(&self) -> Service {

@@ -7,9 +7,9 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use weave_model::{
     CheckedService, DeclaredPort, DeclaredService, FailedCheck, HealthCheck, NodeId, Protocol,
-    RemovedService, ServiceSpec, Sheet, SheetContainer,
+    RemovedService, ServiceName, ServiceSpec, Sheet, SheetContainer,
 };
-use weave_proxy::declared::{Member, Reported, VirtualRange, resolve, wanted};
+use weave_proxy::declared::{Member, Reported, VirtualRange, resolve, wanted, without_address};
 use weave_proxy::sources::{Change, Sources};
 
 fn range() -> VirtualRange {
@@ -111,7 +111,23 @@ fn the_lower_node_wins_a_name_and_an_address() {
             (NodeId::from_bytes([1; 32]), Ipv4Addr::new(10, 96, 0, 1))
         );
         assert!(all[&"db".parse().unwrap()].addresses.is_empty());
+        let lost = |id| without_address(NodeId::from_bytes([id; 32]), &all).collect::<Vec<_>>();
+        assert_eq!(lost(1), [] as [&ServiceName; 0]);
+        assert_eq!(lost(2), [&"db".parse::<ServiceName>().unwrap()]);
     }
+}
+
+#[test]
+fn a_service_without_an_address_of_the_range_is_its_makers_to_move() {
+    let inside = service("web", [10, 96, 0, 1]);
+    let outside = service("db", [10, 97, 0, 1]);
+    let members = [
+        member(1, vec![inside], vec![]),
+        member(2, vec![outside], vec![]),
+    ];
+    let all = resolve(&members, &range());
+    let lost = |id| without_address(NodeId::from_bytes([id; 32]), &all).count();
+    assert_eq!((lost(1), lost(2)), (0, 1));
 }
 
 #[test]

@@ -14,7 +14,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use weave_model::api::{Backend, BackendState, RelayedBackend, ServiceInfo, Services};
 use weave_model::{ClusterRange, EngineChoice, NodeId, NodeName, ServiceName, Sheet};
-use weave_proxy::declared::{Declared, Member, Reported, VirtualRange, resolve, wanted};
+use weave_proxy::declared::{
+    Declared, Member, Reported, VirtualRange, resolve, wanted, without_address,
+};
 use weave_proxy::driver::{Engine, Report};
 use weave_proxy::facts::{ExternalIps, Facts, Unknown};
 use weave_proxy::health::Wanted;
@@ -43,8 +45,8 @@ const LOOK: Duration = Duration::from_secs(1);
 /// How often the host's addresses are looked at.
 const ADDRESSES: Duration = Duration::from_secs(5);
 
-/// How long after it was asked for the desk is asked again for an address that was not to be had.
-const SOURCE_AGAIN: Duration = Duration::from_secs(5);
+/// How long after it was asked for the desk is asked again for an address that was not to be had, this node's or a Service's.
+const ADDRESS_AGAIN: Duration = Duration::from_secs(5);
 
 /// How long after its start a node believes in members that it has not met yet.
 const GRACE: Duration = Duration::from_secs(10);
@@ -90,8 +92,8 @@ pub(super) struct Memory {
     unsettled: bool,
     /// The host's own addresses, and when they were looked at.
     addresses: (Option<Instant>, BTreeSet<IpAddr>),
-    /// When the desk was last asked for this node's address for the sake of Services.
-    asked_for_source: Option<Instant>,
+    /// When the desk was last asked for an address: this node's for the sake of Services, or another one for a Service.
+    asked_for_address: Option<Instant>,
 }
 
 impl Memory {
@@ -107,7 +109,7 @@ impl Memory {
             facts: Facts::default(),
             unsettled: false,
             addresses: (None, BTreeSet::new()),
-            asked_for_source: None,
+            asked_for_address: None,
         }
     }
 }
@@ -209,9 +211,11 @@ impl Serving {
             let asked = jobs.try_send(Job::SettleNetworks).is_ok();
             self.memory.unsettled = due && !asked;
         }
-        let asked = &mut self.memory.asked_for_source;
-        let due = lacks_source(book, &self.memory.members)
-            && asked.is_none_or(|at| at.elapsed() >= SOURCE_AGAIN);
+        let declared = Arc::clone(&self.known.borrow().declared);
+        let lacks_address = lacks_source(book, &self.memory.members)
+            || without_address(me, &declared).next().is_some();
+        let asked = &mut self.memory.asked_for_address;
+        let due = lacks_address && asked.is_none_or(|at| at.elapsed() >= ADDRESS_AGAIN);
         if due {
             *asked = Some(Instant::now());
         }

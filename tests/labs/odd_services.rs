@@ -16,14 +16,14 @@ use crate::services::{SOON, balances, serve};
 const LEFT_OUT: &str = "left out of a service";
 
 /// A container that serves, with a label of its own.
-fn server(host: &Host, name: &str) -> Container {
+pub(crate) fn server(host: &Host, name: &str) -> Container {
     let ns = host.bare_container(name);
     serve(&ns, name);
     host.attach_ns(ns, name, &["--label", &format!("app={name}")])
 }
 
 /// Makes a Service in front of endpoints; its address.
-fn create(host: &Host, name: &str, endpoints: &[String]) -> SocketAddr {
+pub(crate) fn create(host: &Host, name: &str, endpoints: &[String]) -> SocketAddr {
     let mut words = vec!["service", "create", name, "--port", "80"];
     for endpoint in endpoints {
         words.extend(["--endpoint", endpoint]);
