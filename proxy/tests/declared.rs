@@ -3,13 +3,14 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use weave_model::{
     CheckedService, DeclaredPort, DeclaredService, FailedCheck, HealthCheck, NodeId, Protocol,
     RemovedService, ServiceName, ServiceSpec, Sheet, SheetContainer,
 };
 use weave_proxy::declared::{Member, Reported, VirtualRange, resolve, wanted, without_address};
+use weave_proxy::facts::Facts;
 use weave_proxy::sources::{Change, Sources};
 
 fn range() -> VirtualRange {
@@ -326,7 +327,8 @@ fn each_endpoint_is_checked_by_one_member() {
     let mut members = two_checked();
     let id = |member: &Member| member.id;
     let checks = |members: &[Member], of: usize| -> Vec<String> {
-        let wanted = wanted(id(&members[of]), &resolve(members, &range()));
+        let declared = resolve(members, &range());
+        let wanted = wanted(id(&members[of]), &declared, &Facts::default());
         wanted
             .keys()
             .map(|subject| subject.at.to_string())
@@ -349,4 +351,23 @@ fn each_endpoint_is_checked_by_one_member() {
     members[0].reachable = false;
     assert_eq!(checks(&members, 1), ["10.40.0.2:9", "198.51.100.7:443"]);
     assert_eq!(checks(&members, 0), [""; 0]);
+}
+
+#[test]
+fn what_the_table_refuses_is_not_checked() {
+    let good: SocketAddr = "10.40.0.2:80".parse().unwrap();
+    let refused = ["127.0.0.1:80", "10.32.0.1:2375", "10.96.0.9:80"];
+    let mut named = checked("web");
+    named.spec.selector.clear();
+    named.spec.endpoints = refused.iter().map(|at| at.parse().unwrap()).collect();
+    named.spec.endpoints.push(good);
+    let members = [member(1, vec![named], vec![])];
+    let facts = Facts {
+        no_endpoints: ["10.32.0.1".parse().unwrap()].into(),
+        ranges: vec!["10.96.0.0/16".parse().unwrap()],
+        ..Facts::default()
+    };
+    let wanted = wanted(members[0].id, &resolve(&members, &range()), &facts);
+    let at: Vec<SocketAddr> = wanted.keys().map(|subject| subject.at).collect();
+    assert_eq!(at, [good]);
 }
