@@ -44,6 +44,10 @@ pub struct Sheet {
     /// Networks that were removed on it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub removed_networks: Vec<RemovedNetwork>,
+    /// The addresses that the host itself has among the containers', at most two. The IPv6 address of each lies at the same
+    /// place of the range of those.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub own: Vec<Ipv4Addr>,
 }
 
 /// A Service as it was made.

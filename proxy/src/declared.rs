@@ -19,9 +19,11 @@ use weave_model::{
     RemovedService, Service, ServiceKind, ServiceName, ServicePort, Sheet, Slice, SlicePort,
 };
 
+use crate::facts::Facts;
 use crate::health::{Subject, Wanted};
-use crate::select::is_special;
+use crate::select::refusal;
 use crate::sources::Change;
+use crate::table::Family;
 
 /// A member and what it tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -290,9 +292,9 @@ fn bounded(why: &str) -> String {
     plain.take(200).collect()
 }
 
-/// What a member has to check. Not what the table refuses in any case: a Service that another member made must not have
-/// this one look at its own loopback.
-pub fn wanted(me: NodeId, declared: &BTreeMap<ServiceName, Declared>) -> Wanted {
+/// What a member has to check. Not what the table refuses: a Service that another member made must not have this one look
+/// at its own loopback, nor at what listens on a node.
+pub fn wanted(me: NodeId, declared: &BTreeMap<ServiceName, Declared>, facts: &Facts) -> Wanted {
     let mut all = Wanted::new();
     for (name, one) in declared {
         let Some(how) = &one.made.spec.health else {
@@ -302,7 +304,8 @@ pub fn wanted(me: NodeId, declared: &BTreeMap<ServiceName, Declared>) -> Wanted 
             .backends
             .iter()
             .filter_map(|backend| backend.check.as_ref());
-        for check in checks.filter(|check| check.by == me && !is_special(check.at.ip())) {
+        let refused = |at: SocketAddr| refusal(at, Family::of(at.ip()), facts).is_some();
+        for check in checks.filter(|check| check.by == me && !refused(check.at)) {
             let subject = Subject {
                 service: name.clone(),
                 stamp: one.made.stamp,
@@ -312,6 +315,17 @@ pub fn wanted(me: NodeId, declared: &BTreeMap<ServiceName, Declared>) -> Wanted 
         }
     }
     all
+}
+
+/// The Services of a member that have no address: another Service won theirs, or it is outside of the range.
+pub fn without_address(
+    maker: NodeId,
+    declared: &BTreeMap<ServiceName, Declared>,
+) -> impl Iterator<Item = &ServiceName> {
+    let lost = declared
+        .iter()
+        .filter(move |(_, one)| one.maker == maker && one.addresses.is_empty());
+    lost.map(|(name, _)| name)
 }
 
 impl Declared {

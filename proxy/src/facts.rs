@@ -31,6 +31,18 @@ pub struct Facts {
     pub engine: EngineChoice,
 }
 
+impl Facts {
+    /// Whether rules that were made by these are right by `other` too. All else that is here is in the table of Services
+    /// already: who may be an endpoint, which ones are near, and which engine serves.
+    pub fn same_rules(&self, other: &Self) -> bool {
+        self.addresses == other.addresses
+            && self.containers == other.containers
+            && self.ranges == other.ranges
+            && self.unknown == other.unknown
+            && self.own == other.own
+    }
+}
+
 /// What becomes of packets to virtual addresses that no Service has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Unknown {

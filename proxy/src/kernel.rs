@@ -110,7 +110,7 @@ impl Kernel {
     /// # Errors
     /// When the kernel refuses; the next call tries everything again.
     pub fn apply(&mut self, table: Arc<Table>, diff: &Diff, facts: &Facts) -> Result<Done, Error> {
-        let same_facts = self.facts == *facts;
+        let same_facts = self.facts.same_rules(facts);
         self.facts.clone_from(facts);
         self.table = table;
         let applied = self.make(diff, same_facts);

@@ -185,7 +185,7 @@ impl Relay {
     /// # Errors
     /// When the kernel refuses its rules: then all Services are the kernel's. The next call tries everything again.
     pub fn apply(&mut self, table: &Table, diff: &Diff, facts: &Facts) -> Result<(), nft::Error> {
-        let same_facts = self.facts == *facts;
+        let same_facts = self.facts.same_rules(facts);
         self.facts.clone_from(facts);
         let next = self.shared.routes.load().next(diff, facts, Instant::now());
         // First there is an answer, then there are questions.

@@ -12,8 +12,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
+use ipnet::IpNet;
 use weave_model::{
-    AddressKind, Endpoint, Engine, EngineChoice, Protocol, Service, ServicePort, Slice,
+    AddressKind, BalancerMode, Endpoint, Engine, EngineChoice, Protocol, Service, ServicePort,
+    Slice,
 };
 
 use crate::facts::Facts;
@@ -41,7 +43,7 @@ pub fn entry<'a>(
         internal: service.internal,
         external: service.external,
         affinity: service.affinity,
-        source_ranges: ranges(service, family),
+        source_ranges: ranges(service, family, facts),
         serving: known
             .values()
             .filter(|endpoint| endpoint.serving)
@@ -145,7 +147,8 @@ fn is_of(slice: &Slice, family: Family) -> bool {
     }
 }
 
-fn refusal(at: SocketAddr, family: Family, facts: &Facts) -> Option<Why> {
+/// Why an endpoint cannot be one of a family.
+pub fn refusal(at: SocketAddr, family: Family, facts: &Facts) -> Option<Why> {
     let ip = at.ip();
     if Family::of(ip) != family {
         Some(Why::Family)
@@ -239,17 +242,28 @@ fn is_local(endpoint: &Endpoint, facts: &Facts) -> bool {
 
 /// Ranges of the other family mean nobody of this one, so they stay as a range that nobody is in only if there is no
 /// other: a Service with IPv4 ranges alone lets nobody in over IPv6.
-fn ranges(service: &Service, family: Family) -> Vec<ipnet::IpNet> {
-    let of_family = |net: &&ipnet::IpNet| Family::of(net.addr()) == family;
-    let here: Vec<_> = service
+///
+/// A balancer's address that a node has on a device of its own, as some have it, is also whom the node's packets to it come
+/// from. So it is let in where the node is in range, and no other address of the node (`allowFromNode` of kube-proxy).
+fn ranges(service: &Service, family: Family, facts: &Facts) -> Vec<IpNet> {
+    let of_family = |net: &&IpNet| Family::of(net.addr()) == family;
+    let mut here: Vec<IpNet> = service
         .source_ranges
         .iter()
         .filter(of_family)
         .copied()
         .collect();
     if here.is_empty() {
-        service.source_ranges.clone()
-    } else {
-        here
+        return service.source_ranges.clone();
     }
+    let mut nodes = facts.addresses.iter();
+    if nodes.any(|node| here.iter().any(|range| range.contains(node))) {
+        let vips = service
+            .balancer
+            .iter()
+            .filter(|one| one.mode == BalancerMode::Vip);
+        let own = vips.map(|one| IpNet::from(one.ip));
+        here.extend(own.filter(|own| of_family(&own)));
+    }
+    here
 }

@@ -3,13 +3,14 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use weave_model::{
     CheckedService, DeclaredPort, DeclaredService, FailedCheck, HealthCheck, NodeId, Protocol,
-    RemovedService, ServiceSpec, Sheet, SheetContainer,
+    RemovedService, ServiceName, ServiceSpec, Sheet, SheetContainer,
 };
-use weave_proxy::declared::{Member, Reported, VirtualRange, resolve, wanted};
+use weave_proxy::declared::{Member, Reported, VirtualRange, resolve, wanted, without_address};
+use weave_proxy::facts::Facts;
 use weave_proxy::sources::{Change, Sources};
 
 fn range() -> VirtualRange {
@@ -111,7 +112,23 @@ fn the_lower_node_wins_a_name_and_an_address() {
             (NodeId::from_bytes([1; 32]), Ipv4Addr::new(10, 96, 0, 1))
         );
         assert!(all[&"db".parse().unwrap()].addresses.is_empty());
+        let lost = |id| without_address(NodeId::from_bytes([id; 32]), &all).collect::<Vec<_>>();
+        assert_eq!(lost(1), [] as [&ServiceName; 0]);
+        assert_eq!(lost(2), [&"db".parse::<ServiceName>().unwrap()]);
     }
+}
+
+#[test]
+fn a_service_without_an_address_of_the_range_is_its_makers_to_move() {
+    let inside = service("web", [10, 96, 0, 1]);
+    let outside = service("db", [10, 97, 0, 1]);
+    let members = [
+        member(1, vec![inside], vec![]),
+        member(2, vec![outside], vec![]),
+    ];
+    let all = resolve(&members, &range());
+    let lost = |id| without_address(NodeId::from_bytes([id; 32]), &all).count();
+    assert_eq!((lost(1), lost(2)), (0, 1));
 }
 
 #[test]
@@ -310,7 +327,8 @@ fn each_endpoint_is_checked_by_one_member() {
     let mut members = two_checked();
     let id = |member: &Member| member.id;
     let checks = |members: &[Member], of: usize| -> Vec<String> {
-        let wanted = wanted(id(&members[of]), &resolve(members, &range()));
+        let declared = resolve(members, &range());
+        let wanted = wanted(id(&members[of]), &declared, &Facts::default());
         wanted
             .keys()
             .map(|subject| subject.at.to_string())
@@ -333,4 +351,23 @@ fn each_endpoint_is_checked_by_one_member() {
     members[0].reachable = false;
     assert_eq!(checks(&members, 1), ["10.40.0.2:9", "198.51.100.7:443"]);
     assert_eq!(checks(&members, 0), [""; 0]);
+}
+
+#[test]
+fn what_the_table_refuses_is_not_checked() {
+    let good: SocketAddr = "10.40.0.2:80".parse().unwrap();
+    let refused = ["127.0.0.1:80", "10.32.0.1:2375", "10.96.0.9:80"];
+    let mut named = checked("web");
+    named.spec.selector.clear();
+    named.spec.endpoints = refused.iter().map(|at| at.parse().unwrap()).collect();
+    named.spec.endpoints.push(good);
+    let members = [member(1, vec![named], vec![])];
+    let facts = Facts {
+        no_endpoints: ["10.32.0.1".parse().unwrap()].into(),
+        ranges: vec!["10.96.0.0/16".parse().unwrap()],
+        ..Facts::default()
+    };
+    let wanted = wanted(members[0].id, &resolve(&members, &range()), &facts);
+    let at: Vec<SocketAddr> = wanted.keys().map(|subject| subject.at).collect();
+    assert_eq!(at, [good]);
 }

@@ -4,7 +4,7 @@
 //! our own devices, and bridges without a default route, which are the private networks of container runtimes. Devices
 //! with a default route come first, because they are how this host talks to others.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Instant;
 
@@ -31,6 +31,13 @@ pub(super) async fn reachable(
     Ok(usable
         .map(|ip| SocketAddr::new(ip, listen.port()))
         .collect())
+}
+
+/// Every address by which this host can be meant, whatever device has it, ours too.
+pub(super) async fn local() -> Result<BTreeSet<IpAddr>, Error> {
+    let all = Netlink::open()?.addresses(None).await?;
+    let ips = all.iter().map(|address| address.net.addr());
+    Ok(ips.filter(|ip| global(*ip)).collect())
 }
 
 /// The ranges this host has addresses in or routes to, as far as they mean something of their own: neither ours, nor

@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 
 use weave_model::api::{Code, Refusal, ServiceInfo, ServiceRequest};
 use weave_model::{ClusterRange, DeclaredService, NodeId, NodeName, RemovedService, ServiceName};
-use weave_proxy::declared::{Declared, Member, VirtualRange, resolve};
+use weave_proxy::declared::{Declared, Member, VirtualRange, resolve, without_address};
 
 use super::works::{SERVICE_LEASE, Works};
 use super::{addresses, wall_millis};
@@ -143,16 +143,12 @@ impl Works {
         }
     }
 
-    /// A Service of this node whose address another one won gets another.
+    /// A Service of this node gets another address if another one won its own, or that is outside of the range.
     fn move_services(&mut self, virtuals: &VirtualRange) {
         let me = self.router.view().me;
         let declared = resolve(&self.members(), virtuals);
         let mut used: BTreeSet<Ipv4Addr> = declared.values().map(|one| one.made.address).collect();
-        let lost: BTreeSet<&ServiceName> = declared
-            .iter()
-            .filter(|(_, one)| one.maker == me && one.addresses.is_empty())
-            .map(|(name, _)| name)
-            .collect();
+        let lost: BTreeSet<&ServiceName> = without_address(me, &declared).collect();
         for made in &mut self.book.services_mut().made {
             if lost.contains(&made.name)
                 && let Some(address) = virtuals.choose(&made.name, &used)

@@ -5,7 +5,7 @@
 //! down (an address of this node for the purpose, a removal that was heard of) it leaves to the desk.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use weave_model::api::{Backend, BackendState, RelayedBackend, ServiceInfo, Services};
 use weave_model::{ClusterRange, EngineChoice, NodeId, NodeName, ServiceName, Sheet};
-use weave_proxy::declared::{Declared, Member, Reported, VirtualRange, resolve, wanted};
+use weave_proxy::declared::{
+    Declared, Member, Reported, VirtualRange, resolve, wanted, without_address,
+};
 use weave_proxy::driver::{Engine, Report};
 use weave_proxy::facts::{ExternalIps, Facts, Unknown};
 use weave_proxy::health::Wanted;
@@ -43,8 +45,8 @@ const LOOK: Duration = Duration::from_secs(1);
 /// How often the host's addresses are looked at.
 const ADDRESSES: Duration = Duration::from_secs(5);
 
-/// How long after it was asked for the desk is asked again for an address that was not to be had.
-const SOURCE_AGAIN: Duration = Duration::from_secs(5);
+/// How long after it was asked for the desk is asked again for an address that was not to be had, this node's or a Service's.
+const ADDRESS_AGAIN: Duration = Duration::from_secs(5);
 
 /// How long after its start a node believes in members that it has not met yet.
 const GRACE: Duration = Duration::from_secs(10);
@@ -88,10 +90,20 @@ pub(super) struct Memory {
     facts: Facts,
     /// What the members say of networks may be other than what the desk wrote down.
     unsettled: bool,
-    /// The host's own addresses, and when they were looked at.
-    addresses: (Option<Instant>, BTreeSet<IpAddr>),
-    /// When the desk was last asked for this node's address for the sake of Services.
-    asked_for_source: Option<Instant>,
+    addresses: Addresses,
+    /// When the desk was last asked for an address: this node's for the sake of Services, or another one for a Service.
+    asked_for_address: Option<Instant>,
+}
+
+/// The host's own addresses.
+#[derive(Default)]
+struct Addresses {
+    /// When they were looked at.
+    looked: Option<Instant>,
+    /// Those at which others reach it.
+    reachable: BTreeSet<IpAddr>,
+    /// All of them.
+    all: BTreeSet<IpAddr>,
 }
 
 impl Memory {
@@ -106,8 +118,8 @@ impl Memory {
             reported: Reported::default(),
             facts: Facts::default(),
             unsettled: false,
-            addresses: (None, BTreeSet::new()),
-            asked_for_source: None,
+            addresses: Addresses::default(),
+            asked_for_address: None,
         }
     }
 }
@@ -155,25 +167,27 @@ impl Serving {
         let young = self.memory.started.elapsed() < GRACE;
         let sheet = own_sheet(&book, &found.services);
         let members = members(&view, sheet.clone(), &mut self.memory.sheets, young);
+        let ranges = (&range, &virtuals);
+        let addresses = &self.memory.addresses;
+        let engine = self.config.services.engine;
+        let facts = facts(&view, &book, ranges, addresses, &members, engine);
+        let other_facts = self.memory.facts != facts;
         let news = self.memory.members != members;
         let declared = news.then(|| resolve(&members, &virtuals));
-        if let Some(declared) = &declared {
-            self.want(wanted(view.me, declared));
+        match &declared {
+            Some(declared) => self.want(wanted(view.me, declared, &facts)),
+            None if other_facts => {
+                let declared = Arc::clone(&self.known.borrow().declared);
+                self.want(wanted(view.me, &declared, &facts));
+            }
+            None => {}
         }
         if !self.has_settled(&found) {
             return;
         }
         self.tell(sheet).await;
-        let facts = facts(
-            &view,
-            &book,
-            &range,
-            &virtuals,
-            &self.memory.addresses.1,
-            self.config.services.engine,
-        );
         let mut changes = Vec::new();
-        if self.memory.facts != facts {
+        if other_facts {
             self.memory.facts.clone_from(&facts);
             changes.push(Change::Facts(facts));
         }
@@ -209,9 +223,11 @@ impl Serving {
             let asked = jobs.try_send(Job::SettleNetworks).is_ok();
             self.memory.unsettled = due && !asked;
         }
-        let asked = &mut self.memory.asked_for_source;
-        let due = lacks_source(book, &self.memory.members)
-            && asked.is_none_or(|at| at.elapsed() >= SOURCE_AGAIN);
+        let declared = Arc::clone(&self.known.borrow().declared);
+        let lacks_address = lacks_source(book, &self.memory.members)
+            || without_address(me, &declared).next().is_some();
+        let asked = &mut self.memory.asked_for_address;
+        let due = lacks_address && asked.is_none_or(|at| at.elapsed() >= ADDRESS_AGAIN);
         if due {
             *asked = Some(Instant::now());
         }
@@ -271,14 +287,22 @@ impl Serving {
     }
 
     async fn look_at_addresses(&mut self, range: ClusterRange) {
-        let (when, known) = &mut self.memory.addresses;
-        if when.is_some_and(|when| when.elapsed() < ADDRESSES) {
+        let Addresses {
+            looked,
+            reachable,
+            all,
+        } = &mut self.memory.addresses;
+        if looked.is_some_and(|when| when.elapsed() < ADDRESSES) {
             return;
         }
-        *when = Some(Instant::now());
+        *looked = Some(Instant::now());
         let outlook = &mut self.memory.outlook;
         match addresses::reachable(self.config.overlay.listen, Some(range), outlook).await {
-            Ok(found) => *known = found.into_iter().map(|address| address.ip()).collect(),
+            Ok(found) => *reachable = found.into_iter().map(|address| address.ip()).collect(),
+            Err(error) => tracing::warn!(%error, "cannot find this host's addresses"),
+        }
+        match addresses::local().await {
+            Ok(found) => *all = found,
             Err(error) => tracing::warn!(%error, "cannot find this host's addresses"),
         }
     }
@@ -314,29 +338,23 @@ fn needs_desk(book: &Book, members: &[Member], me: NodeId) -> bool {
 fn facts(
     view: &View,
     book: &Book,
-    range: &ClusterRange,
-    virtuals: &VirtualRange,
-    addresses: &BTreeSet<IpAddr>,
+    (range, virtuals): (&ClusterRange, &VirtualRange),
+    addresses: &Addresses,
+    members: &[Member],
     engine: EngineChoice,
 ) -> Facts {
-    let elsewhere = view.members.iter().flat_map(|member| &member.endpoints);
     let own = match (book.host(), book.services().source) {
         (Some(host), _) => std::iter::once(IpAddr::V4(host.ip))
             .chain(host.ip6.map(IpAddr::V6))
             .collect(),
-        (None, Some(source)) => range.offset_v4(source).map_or_else(Vec::new, |offset| {
-            vec![range.v4_at(offset).into(), range.v6_at(offset).into()]
-        }),
+        (None, Some(source)) => both(range, source),
         (None, None) => Vec::new(),
     };
     Facts {
         node: view.me.to_string(),
         zone: None,
-        addresses: addresses.clone(),
-        no_endpoints: elsewhere
-            .map(|endpoint| endpoint.ip())
-            .chain(addresses.iter().copied())
-            .collect(),
+        addresses: addresses.reachable.clone(),
+        no_endpoints: of_nodes(view, book, range, addresses, members),
         containers: vec![range.v4().into(), range.v6().into()],
         ranges: std::iter::once(virtuals.v4().into())
             .chain(virtuals.v6().map(Into::into))
@@ -346,6 +364,37 @@ fn facts(
         own,
         engine,
     }
+}
+
+/// The addresses by which a node is meant: all of this host's, the networks' gateways, which every host is, and what is
+/// known of the others: how they are reached, and what they have among the containers'.
+fn of_nodes(
+    view: &View,
+    book: &Book,
+    range: &ClusterRange,
+    addresses: &Addresses,
+    members: &[Member],
+) -> BTreeSet<IpAddr> {
+    let endpoints = view.members.iter().flat_map(|member| &member.endpoints);
+    let networks = book.networks().known.networks.values();
+    let parts = networks.map(|network| range.part_of(network.declared.range));
+    let gateways = std::iter::once(*range)
+        .chain(parts)
+        .flat_map(|part| [IpAddr::from(part.gateway()), part.v6_at(1).into()]);
+    let inside = members.iter().flat_map(|member| &member.sheet.own);
+    endpoints
+        .map(|endpoint| endpoint.ip())
+        .chain(addresses.reachable.union(&addresses.all).copied())
+        .chain(gateways)
+        .chain(inside.flat_map(|own| both(range, *own)))
+        .collect()
+}
+
+/// An address of the containers' range, and its counterpart of the other family; none if it is outside.
+fn both(range: &ClusterRange, address: Ipv4Addr) -> Vec<IpAddr> {
+    range.offset_v4(address).map_or_else(Vec::new, |offset| {
+        vec![range.v4_at(offset).into(), range.v6_at(offset).into()]
+    })
 }
 
 /// The Services as the API shows them.

@@ -23,6 +23,7 @@ pub(super) fn own_sheet(book: &Book, health: &[CheckedService]) -> Sheet {
             labels: attachment.labels.clone(),
         }
     });
+    let host = book.host().map(|host| host.ip);
     Sheet {
         services: book.services().made.clone(),
         removed: book.services().removed.clone(),
@@ -30,6 +31,7 @@ pub(super) fn own_sheet(book: &Book, health: &[CheckedService]) -> Sheet {
         health: health.to_vec(),
         networks: book.networks().told(|name| book.uses_network(name)),
         removed_networks: book.networks().removed.clone(),
+        own: host.into_iter().chain(book.services().source).collect(),
     }
 }
 

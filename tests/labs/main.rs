@@ -36,6 +36,7 @@ mod relay;
 mod relayed;
 mod restart;
 mod rotation;
+mod service_range;
 mod services;
 mod seeing;
 mod tools;

@@ -2,28 +2,30 @@
 //! at all is refused; and the Services beside them serve.
 
 use std::fmt::Write as _;
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr, TcpListener};
 use std::process::Command;
+use std::time::Duration;
 
+use ipnet::Ipv6Net;
 use serde_json::{Value, json};
 
 use crate::lab::node::said;
 use crate::lab::traffic::wait_for;
 use crate::lab::{Container, Host, Lab};
-use crate::services::{SOON, balances, serve};
+use crate::services::{SOON, balances, connect_within, serve};
 
 /// What a node tells in its log of what it left out.
 const LEFT_OUT: &str = "left out of a service";
 
 /// A container that serves, with a label of its own.
-fn server(host: &Host, name: &str) -> Container {
+pub(crate) fn server(host: &Host, name: &str) -> Container {
     let ns = host.bare_container(name);
     serve(&ns, name);
     host.attach_ns(ns, name, &["--label", &format!("app={name}")])
 }
 
 /// Makes a Service in front of endpoints; its address.
-fn create(host: &Host, name: &str, endpoints: &[String]) -> SocketAddr {
+pub(crate) fn create(host: &Host, name: &str, endpoints: &[String]) -> SocketAddr {
     let mut words = vec!["service", "create", name, "--port", "80"];
     for endpoint in endpoints {
         words.extend(["--endpoint", endpoint]);
@@ -131,6 +133,88 @@ fn endpoints_that_cannot_be_are_shown_everywhere_and_logged_once() {
             assert_eq!(logged(lab, host, LEFT_OUT), 1, "{}", host.name);
         }
         assert!(hosts[1].ok(&["service", "list"]).contains("plain4"));
+    });
+}
+
+/// What listens on a host for itself, and must not be connected to.
+fn daemon(host: &Host) -> TcpListener {
+    let listen = || TcpListener::bind("[::]:2375").expect("the port is free");
+    let listener = host.ns.inside(listen);
+    listener.set_nonblocking(true).expect("a socket");
+    listener
+}
+
+/// What hosts have among the containers' addresses, and on devices of their own, is no endpoint either: nothing that listens
+/// on a host is reached by a Service, nor by its checks.
+#[test]
+fn addresses_that_hosts_have_inside_are_nobodys_endpoints() {
+    Lab::run(|lab| {
+        let hosts: [Host; 2] = lab.cluster();
+        for host in &hosts {
+            host.ns
+                .sh("ip link add docker9 type bridge; ip link set docker9 up; \
+                 ip addr add 172.30.0.1/16 dev docker9");
+        }
+        let daemons = [0, 1].map(|number| daemon(&hosts[number]));
+        let good = server(&hosts[0], "good");
+        let client = hosts[1].attach("client");
+        let good = format!("{}:8080", good.v4);
+        let web = create(&hosts[0], "web", std::slice::from_ref(&good));
+        balances(&client.ns, web, &["good"]);
+        balances(&hosts[1].ns, web, &["good"]);
+        let (_, _, source) = connect_within(SOON, &hosts[1].ns, web).expect("an answer");
+        let exposed = hosts[0].json(&["expose"]);
+        let network = &hosts[0].json(&["network", "list"])["networks"][0];
+        let range6: Ipv6Net = network["range6"]
+            .as_str()
+            .expect("a range")
+            .parse()
+            .expect("a range");
+        let gateway6 = Ipv6Addr::from(u128::from(range6.network()) + 1);
+        let nodes = [
+            format!("{}:2375", network["gateway"].as_str().expect("an address")),
+            format!("[{gateway6}]:2375"),
+            "172.30.0.1:2375".to_owned(),
+            format!("{source}:2375"),
+            format!("{}:2375", exposed["ip"].as_str().expect("an address")),
+            format!("[{}]:2375", exposed["ip6"].as_str().expect("an address")),
+        ];
+        let all = [&nodes[..], std::slice::from_ref(&good)].concat();
+        let plain = create(&hosts[0], "plain", &all);
+        for host in &hosts {
+            wait_for("every reason is shown", SOON, || {
+                let described = host.ctl(&["service", "describe", "plain"]).out;
+                let refused = |node| format!("{node}: it is an address of a node");
+                nodes.iter().all(|node| described.contains(&refused(node)))
+            });
+        }
+        // Until each node knew what others have inside, one may have been picked, but not from now on.
+        daemons
+            .iter()
+            .for_each(|daemon| while daemon.accept().is_ok() {});
+        let mut words = vec![
+            "service",
+            "create",
+            "checked",
+            "--port",
+            "80",
+            "--health",
+            "tcp,interval=1s",
+        ];
+        words.extend(all.iter().flat_map(|endpoint| ["--endpoint", endpoint]));
+        let checked = first_address(&hosts[1].json(&words));
+        for at in [plain, checked] {
+            balances(&client.ns, at, &["good"]);
+            balances(&hosts[0].ns, at, &["good"]);
+        }
+        // Time for each check to come to every endpoint.
+        std::thread::sleep(Duration::from_secs(3));
+        for daemon in daemons {
+            assert!(
+                daemon.accept().is_err(),
+                "a daemon of a host was connected to"
+            );
+        }
     });
 }
 

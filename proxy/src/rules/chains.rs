@@ -112,14 +112,6 @@ impl Shared {
                     .filter(inside)
                     .map(|range| Rule::new().inside(saddr(*family), *range).ret())
                     .collect();
-                // A node that is in range reaches the balancer's address from that address too.
-                let node = facts.addresses.iter().find(|address| {
-                    Family::of(**address) == *family
-                        && ranges.iter().any(|range| range.contains(*address))
-                });
-                if node.is_some() {
-                    rules.push(is_local(of_family(*family)).ret());
-                }
                 rules.push(of_family(*family).counter().drop());
                 rules
             }

@@ -4,7 +4,8 @@ use weave_model::{Endpoint, EngineChoice, Service, TrafficPolicy};
 use weave_proxy::sources::Change;
 
 use crate::lab::{
-    A, Answer, B, FAR, HOST, Lab, OUTSIDE, OWN, at, exposed, going, ip, slice, tcp, udp, vanishes,
+    A, Answer, B, FAR, HOST, Lab, OUTSIDE, OWN, at, exposed, going, ip, ok, slice, tcp, udp,
+    vanishes,
 };
 
 cases! {
@@ -103,6 +104,18 @@ fn should_only_allow_access_from_service_loadbalancer_source_ranges(on: EngineCh
     assert!(vanishes(&lab.a, BALANCER));
     lab.report([from(&["192.0.2.0/24"])]);
     assert_eq!(tcp(&lab.host, BALANCER).server(), "b", "a node in range");
+    ok(
+        &lab.host,
+        "ip route add 203.0.113.5 via 192.0.2.1 src 10.32.0.1",
+    );
+    assert!(vanishes(&lab.host, BALANCER), "another address of the node");
+    ok(
+        &lab.host,
+        "ip route del 203.0.113.5; ip addr add 203.0.113.5 dev lo",
+    );
+    assert_eq!(tcp(&lab.host, BALANCER).server(), "b", "the balancer's own");
+    lab.report([from(&["192.0.2.1/32"])]);
+    assert!(vanishes(&lab.host, BALANCER), "the node is not in range");
     lab.report([from(&[])]);
     assert_eq!(tcp(&lab.a, BALANCER).server(), "b");
 }
@@ -129,6 +142,6 @@ fn a_port_of_the_node_is_one_of_its_primary_addresses_and_the_relays_loopback(on
     }
     assert_eq!(tcp(&lab.a, "10.32.0.1:30080"), Answer::Refused);
     assert_eq!(tcp(&lab.host, &format!("{HOST}:30080")).server(), "b");
-    let setting = crate::lab::ok(&lab.host, "sysctl -n net.ipv4.conf.all.route_localnet");
+    let setting = ok(&lab.host, "sysctl -n net.ipv4.conf.all.route_localnet");
     assert_eq!(setting.trim(), "0");
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use weave_linux::netns::run_in;
-use weave_model::{Affinity, EngineChoice, Protocol, Service};
+use weave_model::{Affinity, Engine, EngineChoice, Protocol, Service};
 use weave_proxy::kernel::{Done, Kernel};
 use weave_proxy::sources::Change;
 
@@ -95,6 +95,44 @@ fn what_was_flushed_or_altered_is_made_again() {
          nft add element inet weave-service $who '{ 10.32.0.99 }'",
     );
     assert_eq!(lab.kernel.look_after(Instant::now()).unwrap(), Done::Kept);
+}
+
+/// As when a node joins, or is seen under another address: that is about who may be an endpoint.
+#[test]
+fn what_no_rule_reads_leaves_the_rules_and_whom_they_remember() {
+    let mut lab = Lab::new(EngineChoice::Relay);
+    let of_kernel = Service {
+        engine: Some(Engine::Kernel),
+        ..sticky()
+    };
+    lab.report([
+        Change::Service(web()),
+        slice([at(A), at(B), at(C)]),
+        Change::Service(of_kernel),
+        slice_of("sticky", [at(A), at(B), at(C)]),
+    ]);
+    // Tables that are made anew have other handles.
+    let tables = ["weave-service", "weave-relay"];
+    let handles = |lab: &Lab| {
+        tables.map(|table| {
+            let text = ok(&lab.host, &format!("nft -a list table inet {table}"));
+            text.lines().next().unwrap().to_owned()
+        })
+    };
+    let (before, first) = (handles(&lab), tcp(&lab.a, "10.96.0.2:80"));
+    for turn in 0..10 {
+        let mut facts = lab.sources.facts().clone();
+        facts.no_endpoints.insert(ip(&format!("198.51.100.{turn}")));
+        assert_eq!(lab.report([Change::Facts(facts)]), Done::Kept);
+        assert_eq!(tcp(&lab.a, "10.96.0.2:80"), first, "turn {turn}");
+    }
+    assert_eq!(handles(&lab), before);
+    // The other way round: what a rule does read makes them anew.
+    let mut facts = lab.sources.facts().clone();
+    facts.own.clear();
+    assert_eq!(lab.report([Change::Facts(facts)]), Done::Remade);
+    let after = handles(&lab);
+    assert!(after[0] != before[0] && after[1] != before[1], "{after:?}");
 }
 
 /// Where connections are followed for somebody else as well, a datagram that comes while the rules are gone begins a flow

@@ -162,7 +162,13 @@ fn any_service() -> impl Strategy<Value = Service> {
         1 => Just(vec!["10.96.0.1"]),
         1 => Just(vec!["fd96::1"])
     ];
-    let ranges = some(&["10.0.0.0/8", "198.51.100.0/24", "fd00::/8", "2001:db8::/32"]);
+    let ranges = some(&[
+        "10.0.0.0/8",
+        "192.0.2.0/24",
+        "198.51.100.0/24",
+        "fd00::/8",
+        "2001:db8::/48",
+    ]);
     let external = some(&["203.0.113.9", "2001:db8:9::9", "127.0.0.1", "10.96.0.7"]);
     let balancer = some(&["203.0.113.5", "2001:db8:5::5", "203.0.113.9", "fd96::5"]);
     let ports = proptest::sample::subsequence(&PORTS[..], 1..=PORTS.len());
@@ -256,6 +262,7 @@ fn packets() -> Vec<Packet> {
     let origins = [
         (Origin::Container, ["10.33.0.9", "fd32::99"]),
         (Origin::Host, ["192.0.2.1", "2001:db8::1"]),
+        (Origin::Host, ["203.0.113.5", "2001:db8:5::5"]),
         (Origin::Outside, ["198.51.100.7", "2001:db8::7"]),
         (Origin::Outside, ["203.0.113.77", "2001:470::7"]),
     ];

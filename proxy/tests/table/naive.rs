@@ -253,6 +253,14 @@ pub(crate) fn outcome(
         let mut inside = false;
         for net in &service.source_ranges {
             inside |= net.contains(&source);
+            // "allowFromNode: the balancer's own addresses, if the node is in range."
+            for node in &facts.addresses {
+                for balancer in &service.balancer {
+                    let vip = balancer.mode == BalancerMode::Vip;
+                    let same_family = node.is_ipv4() == balancer.ip.is_ipv4();
+                    inside |= net.contains(node) && vip && same_family && source == balancer.ip;
+                }
+            }
         }
         if !inside {
             return Outcome::Drop;

@@ -6,7 +6,7 @@ use weave_model::{
 };
 use weave_proxy::facts::{ExternalIps, Facts};
 use weave_proxy::sources::{Change, Sources};
-use weave_proxy::table::{MAX_TARGETS, Origin, Table, Way, Why};
+use weave_proxy::table::{MAX_TARGETS, Origin, Table, Verdict, Way, Why};
 
 use crate::{facts, http, ip, on, outcome, service, slice, table};
 
@@ -318,6 +318,34 @@ fn source_ranges_are_for_the_balancers_addresses() {
     assert_eq!(goes(Way::Balancer, Origin::Outside), ["drop"]);
     assert_eq!(goes(Way::Balancer, Origin::Container), [HERE, THERE]);
     assert_eq!(goes(Way::NodePort, Origin::Outside), [HERE, THERE]);
+}
+
+#[test]
+fn a_node_in_range_is_let_in_by_that_address_and_by_the_balancers_own() {
+    let lets_in = |range: &str, source: &str| {
+        let mut web = external(TrafficPolicy::Cluster);
+        web.source_ranges = vec![range.parse().unwrap()];
+        let (node, balancer) = (facts().addresses, web.balancer[0].ip);
+        let table = table([web], vec![slice("web", both())]);
+        let entry = table.entries.values().next().unwrap();
+        let source = match source {
+            "balancer" => balancer,
+            "node" => *node.first().unwrap(),
+            other => ip(other),
+        };
+        entry.verdict(Way::Balancer, Origin::Host, source) != Verdict::Drop
+    };
+    assert!(lets_in("192.0.2.0/24", "node"));
+    assert!(lets_in("192.0.2.0/24", "balancer"));
+    assert!(
+        !lets_in("192.0.2.0/24", "10.32.0.1"),
+        "another of its addresses"
+    );
+    assert!(
+        !lets_in("198.51.100.0/24", "balancer"),
+        "the node is not in range"
+    );
+    assert!(!lets_in("198.51.100.0/24", "node"));
 }
 
 #[test]
