@@ -59,7 +59,7 @@ impl Works {
             spec,
         };
         self.book.services_mut().made.push(made);
-        if let Err(refusal) = self.save() {
+        if let Err(refusal) = sheets::check_room(&self.book).and_then(|()| self.save()) {
             self.book.services_mut().made.pop();
             return Err(refusal);
         }

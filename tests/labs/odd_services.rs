@@ -241,3 +241,58 @@ fn names_that_are_none_are_refused() {
         balances(&one.ns, served, &["one"]);
     });
 }
+
+/// Has the API make Services of a thousand endpoints each, all of them on one container without a server there, until
+/// one is refused: how many were made, and the refusal.
+fn make_until_refused(lab: &Lab, host: &Host, container: &Container) -> (usize, String) {
+    let endpoints = (10_000..11_000).map(|port| format!("{}:{port}", container.v4));
+    let endpoints: Vec<String> = endpoints.collect();
+    for turn in 0..20 {
+        let body = json!({
+            "name": format!("large{turn}"),
+            "ports": [{ "port": 80, "target": 80 }],
+            "endpoints": endpoints,
+            "health": { "interval_s": 600, "fall": 1 },
+        });
+        match post(lab, host, &body.to_string()) {
+            (status, _) if status == "200" => {}
+            (status, body) if status == "409" => return (turn, body),
+            other => panic!("{other:?}"),
+        }
+    }
+    panic!("twenty large services were made on one node");
+}
+
+/// More than a node may tell the others is refused, with a reason; and where checks find more than that has room for,
+/// the others still learn of its containers.
+#[test]
+fn a_node_tells_of_its_containers_however_much_it_has_to_tell_of_services() {
+    Lab::run(|lab| {
+        let hosts: [Host; 2] = lab.cluster();
+        let one = server(&hosts[0], "one");
+        let (made, refusal) = make_until_refused(lab, &hosts[0], &one);
+        assert!(refusal.contains("KiB to tell the others"), "{refusal}");
+        println!("{made} services of 1000 endpoints were made on one node");
+        let list = hosts[1].ok(&["service", "list"]);
+        assert!(!list.contains(&format!("large{made}")), "{list}");
+        wait_for("all are checked", SOON, || {
+            let shown = hosts[0].json(&["service", "list"]);
+            let services = shown["services"].as_array().expect("a list");
+            let mut backends = services
+                .iter()
+                .flat_map(|one| one["backends"].as_array().expect("a list"));
+            backends.all(|one| one["why"] == "connections are refused")
+        });
+        let web = ["service", "create", "web", "--port", "80:8080"];
+        let at = first_address(&hosts[1].json(&[&web[..], &["--selector", "app=late"]].concat()));
+        let _late = server(&hosts[0], "late");
+        balances(&hosts[1].attach("client").ns, at, &["late"]);
+        hosts[0].ok(&["detach", "late"]);
+        wait_for("it is gone", SOON, || {
+            let described = hosts[1].json(&["service", "describe", "web"]);
+            described["backends"].as_array().is_some_and(Vec::is_empty)
+        });
+        let status = hosts[0].ok(&["status"]);
+        assert!(!status.contains("to tell the others"), "{status}");
+    });
+}
