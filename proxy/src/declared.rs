@@ -203,7 +203,7 @@ fn backends(made: &DeclaredService, members: &[Member]) -> Vec<Backend> {
         all.map(move |container| (member, container))
     });
     let mut found: Vec<Backend> = if made.spec.endpoints.is_empty() {
-        let selected = containers.filter(|(_, container)| made.spec.selects(&container.labels));
+        let selected = containers.filter(|(_, container)| made.spec.selects(container));
         let all = selected.flat_map(|(member, container)| {
             container.ips.iter().map(move |address| Backend {
                 address: *address,

@@ -93,6 +93,29 @@ fn containers_of_all_members_are_behind_a_service() {
 }
 
 #[test]
+fn containers_are_behind_a_service_by_name_on_whichever_nodes() {
+    let mut db = service("db", [10, 96, 0, 1]);
+    db.spec.selector.clear();
+    db.spec.containers = ["a", "b"].map(|name| name.parse().unwrap()).into();
+    let members = [
+        member(1, vec![db], vec![container("a", "10.32.0.2", "web")]),
+        member(
+            2,
+            vec![],
+            vec![
+                container("a", "10.40.0.2", "db"),
+                container("b", "10.40.0.3", "db"),
+                container("c", "10.40.0.4", "db"),
+            ],
+        ),
+    ];
+    assert_eq!(
+        addresses(&members, "db"),
+        ["10.32.0.2:8080", "10.40.0.2:8080", "10.40.0.3:8080"]
+    );
+}
+
+#[test]
 fn the_lower_node_wins_a_name_and_an_address() {
     let one = member(1, vec![service("web", [10, 96, 0, 1])], vec![]);
     let two = member(

@@ -106,7 +106,11 @@ fn create(host: &Host, more: &[&str]) -> [SocketAddr; 2] {
         "--selector",
         "app=web",
     ];
-    let made = host.json(&[&words, more].concat());
+    addresses(&host.json(&[&words, more].concat()))
+}
+
+/// The addresses of a Service that was made, with its port.
+fn addresses(made: &serde_json::Value) -> [SocketAddr; 2] {
     [0, 1].map(|at| {
         let address = made["addresses"][at]
             .as_str()
@@ -195,6 +199,34 @@ fn endpoints_follow_containers_and_nodes() {
         assert!(described.contains("node unreachable"), "{described}");
         hosts[2].start();
         balances(&client.ns, v4, &["w2", "w3"]);
+    });
+}
+
+/// Containers that a Service names are behind it wherever they are, from when they are attached on.
+#[test]
+fn containers_are_behind_a_service_by_name() {
+    Lab::run(|lab| {
+        let hosts: [Host; 2] = lab.cluster();
+        let client = hosts[1].attach("client");
+        let words = ["service", "create", "named", "--port", "80:8080"];
+        let by = ["--container", "w1", "--container", "w2"];
+        let [v4, v6] = addresses(&hosts[0].json(&[&words[..], &by].concat()));
+        wait_for("a refusal while nobody is behind it", SOON, || {
+            is_refused(&client.ns, v4)
+        });
+        let _servers = [
+            web(&hosts[0], "w1"),
+            web(&hosts[1], "w2"),
+            web(&hosts[1], "w3"),
+        ];
+        balances(&client.ns, v4, &["w1", "w2"]);
+        balances(&client.ns, v6, &["w1", "w2"]);
+        hosts[0].ok(&["detach", "w1"]);
+        balances(&client.ns, v4, &["w2"]);
+        for host in &hosts {
+            let list = host.ok(&["service", "list"]);
+            assert!(list.contains("containers w1, w2"), "{list}");
+        }
     });
 }
 
