@@ -133,7 +133,9 @@ fn the_lower_node_wins_a_name_and_an_address() {
             (web.maker, web.made.address),
             (NodeId::from_bytes([1; 32]), Ipv4Addr::new(10, 96, 0, 1))
         );
-        assert!(all[&"db".parse().unwrap()].addresses.is_empty());
+        assert_eq!(web.hidden, [(NodeId::from_bytes([2; 32]), 1)]);
+        let db = &all[&"db".parse().unwrap()];
+        assert!(db.addresses.is_empty() && db.hidden.is_empty());
     }
 }
 
@@ -151,6 +153,12 @@ fn anybody_may_remove_a_service_but_not_its_successor() {
     assert!(resolve(&members, &range()).is_empty());
     members[0].sheet.services[0].stamp = 2;
     assert_eq!(resolve(&members, &range()).len(), 1);
+    // One that is removed hides nothing, and is not hidden.
+    members[0].sheet.services[0].stamp = 1;
+    members[1].sheet.services = vec![service("web", [10, 96, 0, 2])];
+    let all = resolve(&members, &range());
+    let web = &all[&"web".parse().unwrap()];
+    assert_eq!((web.maker, &*web.hidden), (members[1].id, &[][..]));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use weave_model::api::{Backend, BackendState, ServiceInfo, ServiceRequest, Services};
-use weave_model::{ContainerName, DeclaredPort, Engine, ServiceSpec};
+use weave_model::{ContainerName, DeclaredPort, Engine, NodeName, ServiceSpec};
 
 use super::args::service::{Create, ServiceCommand};
 use super::client::Client;
@@ -120,10 +120,22 @@ fn list(answer: &Services) -> String {
             ports(service),
             behind(service),
             format!("{} of {}", ready.count(), service.backends.len()),
-            service.node.to_string(),
+            makers(service),
         ]);
     }
     table.render()
+}
+
+fn makers(service: &ServiceInfo) -> String {
+    match &*service.also_made_on {
+        [] => service.node.to_string(),
+        others => format!("{}, also {}", service.node, names(others)),
+    }
+}
+
+fn names(nodes: &[NodeName]) -> String {
+    let names: Vec<&str> = nodes.iter().map(NodeName::as_str).collect();
+    names.join(" and ")
 }
 
 fn describe(service: &ServiceInfo) -> String {
@@ -145,6 +157,14 @@ fn describe(service: &ServiceInfo) -> String {
     ];
     for (word, value) in lines {
         let _ = writeln!(text, "{word:<10} {value}");
+    }
+    if !service.also_made_on.is_empty() {
+        let _ = writeln!(
+            text,
+            "also made  on {}; this one serves in its place; to remove both: weavectl service rm {}",
+            names(&service.also_made_on),
+            service.name
+        );
     }
     for refused in &service.refused {
         let _ = writeln!(text, "left out   {refused}");

@@ -457,19 +457,17 @@ pub(super) fn info(declared: &Declared, names: &BTreeMap<NodeId, NodeName>) -> S
         };
         targets.into_iter().map(one)
     });
-    let nobody = || {
-        declared
-            .maker
-            .short()
-            .parse()
-            .expect("hex digits are a name")
+    let name_of = |id: &NodeId| {
+        let nobody = || id.short().parse().expect("hex digits are a name");
+        names.get(id).cloned().unwrap_or_else(nobody)
     };
     ServiceInfo {
         name: declared.made.name.clone(),
         addresses: declared.addresses.clone(),
         spec: spec.clone(),
-        node: names.get(&declared.maker).cloned().unwrap_or_else(nobody),
+        node: name_of(&declared.maker),
         made_at: declared.made.stamp / 1000,
+        also_made_on: declared.hidden.iter().map(|(id, _)| name_of(id)).collect(),
         backends: backends.collect(),
         refused: Vec::new(),
         last_resort: declared.last_resort,

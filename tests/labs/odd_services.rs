@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 
 use crate::lab::node::said;
 use crate::lab::traffic::wait_for;
-use crate::lab::{Container, Host, Lab};
+use crate::lab::{Container, Host, Lab, await_mesh};
+use crate::relay::{both, cut};
 use crate::services::{SOON, balances, serve};
 
 /// What a node tells in its log of what it left out.
@@ -294,5 +295,46 @@ fn a_node_tells_of_its_containers_however_much_it_has_to_tell_of_services() {
         });
         let status = hosts[0].ok(&["status"]);
         assert!(!status.contains("to tell the others"), "{status}");
+    });
+}
+
+/// Two hosts that do not see each other make a Service of one name each. Once they meet, one of them serves on both, the
+/// other is told of, and whoever removes the name removes both for good.
+#[test]
+fn a_service_that_another_one_hides_is_told_of_and_removed_with_it() {
+    Lab::run(|lab| {
+        let hosts: [Host; 2] = lab.cluster();
+        let servers = [(0, "one"), (1, "two")].map(|(at, name)| server(&hosts[at], name));
+        let endpoints = servers.each_ref().map(|one| [format!("{}:8080", one.v4)]);
+        cut(lab, &both(1, 2));
+        for (host, other) in [(0, "h2"), (1, "h1")] {
+            wait_for("the other host is missed", SOON, || {
+                let seen = hosts[host].connection(other);
+                seen.is_some_and(|seen| seen["state"] != "connected")
+            });
+            create(&hosts[host], "web", &endpoints[host]);
+        }
+        cut(lab, &[]);
+        await_mesh(&hosts);
+        for host in &hosts {
+            wait_for("both makers are listed", SOON, || {
+                let list = host.ok(&["service", "list"]);
+                list.contains("h1, also h2") || list.contains("h2, also h1")
+            });
+            let described = host.ok(&["service", "describe", "web"]);
+            assert!(described.contains("also made  on h"), "{described}");
+        }
+        hosts[1].ok(&["service", "rm", "web"]);
+        let gone = |host: &Host| {
+            let list = host.json(&["service", "list"]);
+            list["services"].as_array().is_some_and(Vec::is_empty)
+        };
+        for host in &hosts {
+            wait_for("both are gone", SOON, || gone(host));
+        }
+        let at = create(&hosts[0], "web", &endpoints[1]);
+        balances(&servers[0].ns, at, &["two"]);
+        let list = hosts[0].ok(&["service", "list"]);
+        assert!(!list.contains("also"), "{list}");
     });
 }
