@@ -230,15 +230,14 @@ fn containers_are_behind_a_service_by_name() {
     });
 }
 
-/// How soon a node's endpoints follow its containers on other nodes: mostly, and always.
-const FOLLOWS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(3)];
+/// How soon a node's endpoints follow its containers on other nodes.
+const FOLLOWS: Duration = Duration::from_secs(1);
 
 /// How long it took since `begun` until something held, looking again and again without much of a pause.
 #[track_caller]
 fn took(begun: Instant, what: &str, mut holds: impl FnMut() -> bool) -> Duration {
     while !holds() {
-        let [_, always] = FOLLOWS;
-        assert!(begun.elapsed() < always, "{what}: not within {always:?}");
+        assert!(begun.elapsed() < FOLLOWS, "{what}: not within {FOLLOWS:?}");
         std::thread::sleep(Duration::from_millis(5));
     }
     begun.elapsed()
@@ -274,8 +273,7 @@ fn endpoints_follow_containers_on_other_nodes_within_a_second() {
             println!(
                 "endpoints were {what} on another node {median:.2?} after the command began, or {longest:.2?} at most"
             );
-            let [mostly, _] = FOLLOWS;
-            assert!(median <= mostly, "{what}: {times:?}");
+            assert!(longest <= FOLLOWS, "{what}: {times:?}");
         }
     });
 }
