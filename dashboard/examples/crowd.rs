@@ -250,6 +250,7 @@ fn service(number: u32, at: u64) -> ServiceInfo {
         },
         node: name("host-0"),
         made_at: at - at % 86_400,
+        also_made_on: Vec::new(),
         backends: behind.map(backend).collect(),
         refused: Vec::new(),
         last_resort: false,

@@ -418,6 +418,7 @@ mod tests {
             spec: weave_model::ServiceSpec::default(),
             node: "a".parse().unwrap(),
             made_at: 1,
+            also_made_on: Vec::new(),
             backends: Vec::new(),
             refused: Vec::new(),
             last_resort: false,

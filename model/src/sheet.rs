@@ -5,7 +5,7 @@
 //! node reads the same out of the same sheets. What one node made another may remove: it says so in its own sheet, and
 //! keeps saying so until the maker has struck the Service out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
@@ -18,7 +18,7 @@ use crate::{ContainerName, LabelKey, LabelValue, NodeId};
 
 /// The most ports of a Service.
 pub const MAX_PORTS: usize = 32;
-/// The most endpoints that a Service may name.
+/// The most endpoints, or containers, that a Service may name.
 pub const MAX_ENDPOINTS: usize = 1000;
 /// The most labels that a selector may ask for.
 pub const MAX_SELECTOR: usize = 16;
@@ -70,10 +70,13 @@ pub struct DeclaredService {
 pub struct ServiceSpec {
     /// Its ports, at least one.
     pub ports: Vec<DeclaredPort>,
-    /// The labels of the containers behind it, all of which they must have; none where endpoints are named.
+    /// The labels of the containers behind it, all of which they must have; none where something is named.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub selector: BTreeMap<LabelKey, LabelValue>,
-    /// Endpoints by address and port, where there is no selector.
+    /// The names of the containers behind it, on whichever nodes, where there is no selector.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub containers: BTreeSet<ContainerName>,
+    /// Endpoints by address and port, where there is neither.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[cfg_attr(feature = "openapi", schema(value_type = Vec<String>, example = json!(["10.32.0.2:8080"])))]
     pub endpoints: Vec<SocketAddr>,
@@ -142,15 +145,16 @@ pub enum BadService {
     /// The same twice.
     #[error("the port {0}/{1} is given twice")]
     PortTwice(u16, Protocol),
-    /// Neither or both.
-    #[error("a service has either a selector or endpoints")]
+    /// None of them, or more than one.
+    #[error("a service has a selector, names of containers, or endpoints")]
     Behind,
     /// Endpoints have ports of their own.
     #[error("a service whose endpoints are given has one port")]
     OnePort,
     /// Too many of something.
     #[error(
-        "a service has at most {MAX_ENDPOINTS} endpoints and {MAX_SELECTOR} labels in its selector"
+        "a service has at most {MAX_ENDPOINTS} endpoints or names of containers, and {MAX_SELECTOR} labels in its \
+         selector"
     )]
     TooMany,
     /// Too short or too long.
@@ -178,7 +182,7 @@ impl ServiceSpec {
         if self.ports.is_empty() || self.ports.len() > MAX_PORTS {
             return Err(BadService::Ports);
         }
-        let mut seen = std::collections::BTreeSet::new();
+        let mut seen = BTreeSet::new();
         for port in &self.ports {
             if port.port == 0 || port.target == 0 || port.node_port == Some(0) {
                 return Err(BadService::PortZero);
@@ -187,13 +191,19 @@ impl ServiceSpec {
                 return Err(BadService::PortTwice(port.port, port.protocol));
             }
         }
-        if self.selector.is_empty() == self.endpoints.is_empty() {
+        let behind = [
+            self.selector.is_empty(),
+            self.containers.is_empty(),
+            self.endpoints.is_empty(),
+        ];
+        if behind.iter().filter(|is_empty| !**is_empty).count() != 1 {
             return Err(BadService::Behind);
         }
         if !self.endpoints.is_empty() && self.ports.len() > 1 {
             return Err(BadService::OnePort);
         }
-        if self.endpoints.len() > MAX_ENDPOINTS || self.selector.len() > MAX_SELECTOR {
+        let named = self.endpoints.len().max(self.containers.len());
+        if named > MAX_ENDPOINTS || self.selector.len() > MAX_SELECTOR {
             return Err(BadService::TooMany);
         }
         if self.endpoints.iter().any(|endpoint| endpoint.port() == 0) {
@@ -229,10 +239,12 @@ impl ServiceSpec {
         check.port.or_else(first)
     }
 
-    /// Whether a container with these labels is behind it.
-    pub fn selects(&self, labels: &BTreeMap<LabelKey, LabelValue>) -> bool {
+    /// Whether a container is behind it.
+    pub fn selects(&self, container: &SheetContainer) -> bool {
+        let labels = &container.labels;
         let has = |(key, value): (&LabelKey, &LabelValue)| labels.get(key) == Some(value);
-        !self.selector.is_empty() && self.selector.iter().all(has)
+        let by_labels = !self.selector.is_empty() && self.selector.iter().all(has);
+        by_labels || self.containers.contains(&container.name)
     }
 }
 
@@ -253,6 +265,11 @@ mod tests {
         }
     }
 
+    fn containers(count: usize) -> BTreeSet<ContainerName> {
+        let names = (0..count).map(|n| format!("web{n}").parse().unwrap());
+        names.collect()
+    }
+
     #[test]
     #[allow(clippy::too_many_lines, reason = "one line for each rule")]
     fn each_rule_is_checked() {
@@ -269,7 +286,14 @@ mod tests {
             endpoints: vec![endpoint],
             ..spec()
         };
-        assert_eq!((spec().check(), named.check()), (Ok(()), Ok(())));
+        let by_name = ServiceSpec {
+            selector: BTreeMap::new(),
+            containers: containers(MAX_ENDPOINTS),
+            ..spec()
+        };
+        for right in [spec(), named.clone(), by_name.clone()] {
+            assert_eq!(right.check(), Ok(()));
+        }
         let wrong = [
             (ports(&[]), BadService::Ports),
             (ports(&[port; MAX_PORTS + 1]), BadService::Ports),
@@ -291,6 +315,20 @@ mod tests {
                     ..spec()
                 },
                 BadService::Behind,
+            ),
+            (
+                ServiceSpec {
+                    containers: containers(1),
+                    ..spec()
+                },
+                BadService::Behind,
+            ),
+            (
+                ServiceSpec {
+                    containers: containers(MAX_ENDPOINTS + 1),
+                    ..by_name.clone()
+                },
+                BadService::TooMany,
             ),
             (
                 ServiceSpec {
@@ -340,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn a_selector_asks_for_all_of_its_labels() {
+    fn a_selector_asks_for_all_of_its_labels_and_a_name_for_no_label() {
         let labels = |pairs: &[(&str, &str)]| {
             let parse =
                 |(key, value): &(&str, &str)| (key.parse().unwrap(), value.parse().unwrap());
@@ -349,15 +387,28 @@ mod tests {
                 .map(parse)
                 .collect::<BTreeMap<LabelKey, LabelValue>>()
         };
-        assert!(spec().selects(&labels(&[("app", "web"), ("tier", "front")])));
-        assert!(!spec().selects(&labels(&[("app", "db")])));
-        assert!(!spec().selects(&labels(&[])));
+        let container = |pairs: &[(&str, &str)]| SheetContainer {
+            name: "web1".parse().unwrap(),
+            ips: Vec::new(),
+            labels: labels(pairs),
+        };
+        assert!(spec().selects(&container(&[("app", "web"), ("tier", "front")])));
+        assert!(!spec().selects(&container(&[("app", "db")])));
+        assert!(!spec().selects(&container(&[])));
         let both = ServiceSpec {
             selector: labels(&[("app", "web"), ("tier", "front")]),
             ..spec()
         };
-        assert!(!both.selects(&labels(&[("app", "web")])));
-        assert!(!ServiceSpec::default().selects(&labels(&[("app", "web")])));
+        assert!(!both.selects(&container(&[("app", "web")])));
+        assert!(!ServiceSpec::default().selects(&container(&[("app", "web")])));
+        // By name, whatever the labels.
+        let named = |count| ServiceSpec {
+            selector: BTreeMap::new(),
+            containers: containers(count),
+            ..spec()
+        };
+        assert!(named(2).selects(&container(&[])));
+        assert!(!named(1).selects(&container(&[("app", "web")])));
     }
 
     #[test]

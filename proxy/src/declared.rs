@@ -1,8 +1,9 @@
 //! Services without Kubernetes: what all members' sheets say together, as Services and slices.
 //!
 //! Pure, and the same on every node that has the same sheets. Of two Services of one name the one of the lower node id
-//! counts, and likewise of two that have one address: the other is known and shown, but has no address until its maker
-//! gives it another. Endpoints of a member that cannot be reached are not ready.
+//! counts, and of the other it is known who made it, so that whoever removes the name removes both. Likewise of two that
+//! have one address: the other is known and shown, but has no address until its maker gives it another. Endpoints of a
+//! member that cannot be reached are not ready.
 //!
 //! Where a Service asks for checks, an endpoint that is a container is checked by its own node, which alone can tell a
 //! dead server from a cut link, and any other by the node that made the Service, or by the first member that can be
@@ -114,6 +115,8 @@ pub struct Declared {
     pub backends: Vec<Backend>,
     /// Whether no endpoint passes its check, so that all that can be reached are used.
     pub last_resort: bool,
+    /// Which members made one of the same name, and when: it serves in place of those.
+    pub hidden: Vec<(NodeId, u64)>,
 }
 
 /// One behind a Service.
@@ -167,8 +170,10 @@ pub fn resolve(members: &[Member], range: &VirtualRange) -> BTreeMap<ServiceName
     by_id.sort_by_key(|member| member.id);
     let findings = findings(members);
     let mut taken = BTreeSet::new();
-    let mut found = BTreeMap::new();
+    let mut found: BTreeMap<ServiceName, Declared> = BTreeMap::new();
     for member in by_id {
+        // Of several that one member makes of one name, which takes a strange member, the first counts.
+        let mut names = BTreeSet::new();
         for made in &member.sheet.services {
             let removal = RemovedService {
                 name: made.name.clone(),
@@ -176,7 +181,11 @@ pub fn resolve(members: &[Member], range: &VirtualRange) -> BTreeMap<ServiceName
                 stamp: made.stamp,
             };
             let counts = made.spec.check().is_ok() && !gone.contains(&removal);
-            if !counts || found.contains_key(&made.name) {
+            if !counts || !names.insert(&made.name) {
+                continue;
+            }
+            if let Some(winner) = found.get_mut(&made.name) {
+                winner.hidden.push((member.id, made.stamp));
                 continue;
             }
             let mine = taken.insert(made.address);
@@ -192,6 +201,7 @@ pub fn resolve(members: &[Member], range: &VirtualRange) -> BTreeMap<ServiceName
                 },
                 last_resort: made.spec.health.is_some() && !backends.iter().any(Backend::passes),
                 backends,
+                hidden: Vec::new(),
             };
             found.insert(made.name.clone(), declared);
         }
@@ -205,7 +215,7 @@ fn backends(made: &DeclaredService, members: &[Member]) -> Vec<Backend> {
         all.map(move |container| (member, container))
     });
     let mut found: Vec<Backend> = if made.spec.endpoints.is_empty() {
-        let selected = containers.filter(|(_, container)| made.spec.selects(&container.labels));
+        let selected = containers.filter(|(_, container)| made.spec.selects(container));
         let all = selected.flat_map(|(member, container)| {
             container.ips.iter().map(move |address| Backend {
                 address: *address,

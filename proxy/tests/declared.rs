@@ -94,6 +94,29 @@ fn containers_of_all_members_are_behind_a_service() {
 }
 
 #[test]
+fn containers_are_behind_a_service_by_name_on_whichever_nodes() {
+    let mut db = service("db", [10, 96, 0, 1]);
+    db.spec.selector.clear();
+    db.spec.containers = ["a", "b"].map(|name| name.parse().unwrap()).into();
+    let members = [
+        member(1, vec![db], vec![container("a", "10.32.0.2", "web")]),
+        member(
+            2,
+            vec![],
+            vec![
+                container("a", "10.40.0.2", "db"),
+                container("b", "10.40.0.3", "db"),
+                container("c", "10.40.0.4", "db"),
+            ],
+        ),
+    ];
+    assert_eq!(
+        addresses(&members, "db"),
+        ["10.32.0.2:8080", "10.40.0.2:8080", "10.40.0.3:8080"]
+    );
+}
+
+#[test]
 fn the_lower_node_wins_a_name_and_an_address() {
     let one = member(1, vec![service("web", [10, 96, 0, 1])], vec![]);
     let two = member(
@@ -111,7 +134,9 @@ fn the_lower_node_wins_a_name_and_an_address() {
             (web.maker, web.made.address),
             (NodeId::from_bytes([1; 32]), Ipv4Addr::new(10, 96, 0, 1))
         );
-        assert!(all[&"db".parse().unwrap()].addresses.is_empty());
+        assert_eq!(web.hidden, [(NodeId::from_bytes([2; 32]), 1)]);
+        let db = &all[&"db".parse().unwrap()];
+        assert!(db.addresses.is_empty() && db.hidden.is_empty());
         let lost = |id| without_address(NodeId::from_bytes([id; 32]), &all).collect::<Vec<_>>();
         assert_eq!(lost(1), [] as [&ServiceName; 0]);
         assert_eq!(lost(2), [&"db".parse::<ServiceName>().unwrap()]);
@@ -145,6 +170,12 @@ fn anybody_may_remove_a_service_but_not_its_successor() {
     assert!(resolve(&members, &range()).is_empty());
     members[0].sheet.services[0].stamp = 2;
     assert_eq!(resolve(&members, &range()).len(), 1);
+    // One that is removed hides nothing, and is not hidden.
+    members[0].sheet.services[0].stamp = 1;
+    members[1].sheet.services = vec![service("web", [10, 96, 0, 2])];
+    let all = resolve(&members, &range());
+    let web = &all[&"web".parse().unwrap()];
+    assert_eq!((web.maker, &*web.hidden), (members[1].id, &[][..]));
 }
 
 #[test]

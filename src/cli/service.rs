@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use weave_model::api::{Backend, BackendState, ServiceInfo, ServiceRequest, Services};
-use weave_model::{DeclaredPort, Engine, ServiceSpec};
+use weave_model::{ContainerName, DeclaredPort, Engine, NodeName, ServiceSpec};
 
 use super::args::service::{Create, ServiceCommand};
 use super::client::Client;
@@ -71,6 +71,7 @@ fn request(create: &Create) -> Result<ServiceRequest, Failure> {
         selector: labels
             .map(|label| (label.key.clone(), label.value.clone()))
             .collect(),
+        containers: create.containers.iter().cloned().collect(),
         endpoints: create.endpoints.clone(),
         affinity_s: create
             .affinity
@@ -119,10 +120,22 @@ fn list(answer: &Services) -> String {
             ports(service),
             behind(service),
             format!("{} of {}", ready.count(), service.backends.len()),
-            service.node.to_string(),
+            makers(service),
         ]);
     }
     table.render()
+}
+
+fn makers(service: &ServiceInfo) -> String {
+    match &*service.also_made_on {
+        [] => service.node.to_string(),
+        others => format!("{}, also {}", service.node, names(others)),
+    }
+}
+
+fn names(nodes: &[NodeName]) -> String {
+    let names: Vec<&str> = nodes.iter().map(NodeName::as_str).collect();
+    names.join(" and ")
 }
 
 fn describe(service: &ServiceInfo) -> String {
@@ -144,6 +157,14 @@ fn describe(service: &ServiceInfo) -> String {
     ];
     for (word, value) in lines {
         let _ = writeln!(text, "{word:<10} {value}");
+    }
+    if !service.also_made_on.is_empty() {
+        let _ = writeln!(
+            text,
+            "also made  on {}; this one serves in its place; to remove both: weavectl service rm {}",
+            names(&service.also_made_on),
+            service.name
+        );
     }
     for refused in &service.refused {
         let _ = writeln!(text, "left out   {refused}");
@@ -250,14 +271,22 @@ fn ports(service: &ServiceInfo) -> String {
         .join(", ")
 }
 
+/// The most names that a line may have.
+const FEW: usize = 4;
+
 fn behind(service: &ServiceInfo) -> String {
     let spec = &service.spec;
+    let several = |count: usize| if count == 1 { "" } else { "s" };
+    if !spec.containers.is_empty() {
+        let names: Vec<&str> = spec.containers.iter().map(ContainerName::as_str).collect();
+        return match names.len() {
+            count @ ..=FEW => format!("container{} {}", several(count), names.join(", ")),
+            count => format!("{count} containers by name"),
+        };
+    }
     if spec.selector.is_empty() {
         let count = spec.endpoints.len();
-        return format!(
-            "{count} given endpoint{}",
-            if count == 1 { "" } else { "s" }
-        );
+        return format!("{count} given endpoint{}", several(count));
     }
     let labels = spec
         .selector

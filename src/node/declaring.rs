@@ -59,7 +59,7 @@ impl Works {
             spec,
         };
         self.book.services_mut().made.push(made);
-        if let Err(refusal) = self.save() {
+        if let Err(refusal) = sheets::check_room(&self.book).and_then(|()| self.save()) {
             self.book.services_mut().made.pop();
             return Err(refusal);
         }
@@ -73,7 +73,7 @@ impl Works {
         info.ok_or_else(|| gone(&name))
     }
 
-    /// Removes a Service, whoever made it.
+    /// Removes a Service, whoever made it, and all others of its name: what it hides must not come in its place.
     pub(super) fn remove_service(&mut self, name: &ServiceName) -> Result<ServiceInfo, Refusal> {
         let range = self.range()?;
         let virtuals = self.virtuals(range);
@@ -81,16 +81,19 @@ impl Works {
         let declared = resolve(&members, &virtuals);
         let found = declared.get(name).ok_or_else(|| gone(name))?;
         let before = self.book.services().clone();
+        let me = self.router.view().me;
         let services = self.book.services_mut();
-        if found.maker == self.router.view().me {
-            services.made.retain(|made| made.name != *name);
-        } else {
-            services.removed.push(RemovedService {
+        services.made.retain(|made| made.name != *name);
+        let hidden = found.hidden.iter().copied();
+        let all = hidden.chain([(found.maker, found.made.stamp)]);
+        let others = all.filter(|(maker, _)| *maker != me);
+        services
+            .removed
+            .extend(others.map(|(maker, stamp)| RemovedService {
                 name: name.clone(),
-                maker: found.maker,
-                stamp: found.made.stamp,
-            });
-        }
+                maker,
+                stamp,
+            }));
         if let Err(refusal) = self.save() {
             *self.book.services_mut() = before;
             return Err(refusal);

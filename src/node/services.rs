@@ -31,7 +31,7 @@ use weave_router::driver::Router;
 use super::book::Book;
 use super::checking::Found;
 use super::desk::Job;
-use super::sheets::{Sheets, members, own_sheet};
+use super::sheets::{Sheets, members, own_sheet, written};
 use super::{Published, addresses, networks};
 use crate::config::Config;
 use crate::vital::Part;
@@ -278,7 +278,7 @@ impl Serving {
         if self.memory.told.as_ref() == Some(&sheet) {
             return;
         }
-        let content = serde_json::to_vec(&sheet).expect("a sheet of strings and numbers is JSON");
+        let content = written(&sheet);
         match self.router.command(Command::SetSheet { content }).await {
             Ok(_) => {}
             Err(error) => tracing::warn!(%error, "others do not learn of this node's containers"),
@@ -488,7 +488,11 @@ pub(super) fn info(declared: &Declared, names: &BTreeMap<NodeId, NodeName>) -> S
         let (state, why) = match found {
             _ if !backend.reachable => (BackendState::Unreachable, None),
             None | Some(Some(Ok(()))) => (BackendState::Ready, None),
-            Some(Some(Err(why))) => (BackendState::Failing, Some(why)),
+            // Of too many, the reasons are not told.
+            Some(Some(Err(why))) => (
+                BackendState::Failing,
+                Some(why).filter(|why| !why.is_empty()),
+            ),
             Some(None) => (BackendState::Unchecked, None),
         };
         let targets: BTreeSet<u16> = spec.ports.iter().map(|port| port.target).collect();
@@ -502,19 +506,17 @@ pub(super) fn info(declared: &Declared, names: &BTreeMap<NodeId, NodeName>) -> S
         };
         targets.into_iter().map(one)
     });
-    let nobody = || {
-        declared
-            .maker
-            .short()
-            .parse()
-            .expect("hex digits are a name")
+    let name_of = |id: &NodeId| {
+        let nobody = || id.short().parse().expect("hex digits are a name");
+        names.get(id).cloned().unwrap_or_else(nobody)
     };
     ServiceInfo {
         name: declared.made.name.clone(),
         addresses: declared.addresses.clone(),
         spec: spec.clone(),
-        node: names.get(&declared.maker).cloned().unwrap_or_else(nobody),
+        node: name_of(&declared.maker),
         made_at: declared.made.stamp / 1000,
+        also_made_on: declared.hidden.iter().map(|(id, _)| name_of(id)).collect(),
         backends: backends.collect(),
         refused: Vec::new(),
         last_resort: declared.last_resort,

@@ -23,7 +23,7 @@ use super::journal::Journal;
 use super::missing::Missing;
 use super::operations::{ALLOCATE, Operations, Runtime};
 use super::tracking::TrackingWatch;
-use super::{Published, addresses, containers};
+use super::{Published, addresses, containers, sheets};
 use crate::config::Config;
 use crate::obstacle::{Obstacle, cause_and_fix};
 
@@ -287,6 +287,7 @@ impl Works {
         }
         obstacles.extend(self.route_services().await);
         obstacles.extend(self.network_obstacles());
+        obstacles.extend(sheets::obstacle(&self.book));
         obstacles.extend(self.tracking.look(conntrack::load().ok()));
         self.obstacles = obstacles.into();
         if self.tell_ports().await {

@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 
 use crate::lab::node::said;
 use crate::lab::traffic::wait_for;
-use crate::lab::{Container, Host, Lab};
+use crate::lab::{Container, Host, Lab, await_mesh};
+use crate::relay::{both, cut};
 use crate::services::{SOON, balances, connect_within, serve};
 
 /// What a node tells in its log of what it left out.
@@ -323,5 +324,101 @@ fn names_that_are_none_are_refused() {
         }
         assert_eq!(rules(), before);
         balances(&one.ns, served, &["one"]);
+    });
+}
+
+/// Has the API make Services of a thousand endpoints each, all of them on one container without a server there, until
+/// one is refused: how many were made, and the refusal.
+fn make_until_refused(lab: &Lab, host: &Host, container: &Container) -> (usize, String) {
+    let endpoints = (10_000..11_000).map(|port| format!("{}:{port}", container.v4));
+    let endpoints: Vec<String> = endpoints.collect();
+    for turn in 0..20 {
+        let body = json!({
+            "name": format!("large{turn}"),
+            "ports": [{ "port": 80, "target": 80 }],
+            "endpoints": endpoints,
+            "health": { "interval_s": 600, "fall": 1 },
+        });
+        match post(lab, host, &body.to_string()) {
+            (status, _) if status == "200" => {}
+            (status, body) if status == "409" => return (turn, body),
+            other => panic!("{other:?}"),
+        }
+    }
+    panic!("twenty large services were made on one node");
+}
+
+/// More than a node may tell the others is refused, with a reason; and where checks find more than that has room for,
+/// the others still learn of its containers.
+#[test]
+fn a_node_tells_of_its_containers_however_much_it_has_to_tell_of_services() {
+    Lab::run(|lab| {
+        let hosts: [Host; 2] = lab.cluster();
+        let one = server(&hosts[0], "one");
+        let (made, refusal) = make_until_refused(lab, &hosts[0], &one);
+        assert!(refusal.contains("KiB to tell the others"), "{refusal}");
+        println!("{made} services of 1000 endpoints were made on one node");
+        let list = hosts[1].ok(&["service", "list"]);
+        assert!(!list.contains(&format!("large{made}")), "{list}");
+        wait_for("all are checked", SOON, || {
+            let shown = hosts[0].json(&["service", "list"]);
+            let services = shown["services"].as_array().expect("a list");
+            let mut backends = services
+                .iter()
+                .flat_map(|one| one["backends"].as_array().expect("a list"));
+            backends.all(|one| one["why"] == "connections are refused")
+        });
+        let web = ["service", "create", "web", "--port", "80:8080"];
+        let at = first_address(&hosts[1].json(&[&web[..], &["--selector", "app=late"]].concat()));
+        let _late = server(&hosts[0], "late");
+        balances(&hosts[1].attach("client").ns, at, &["late"]);
+        hosts[0].ok(&["detach", "late"]);
+        wait_for("it is gone", SOON, || {
+            let described = hosts[1].json(&["service", "describe", "web"]);
+            described["backends"].as_array().is_some_and(Vec::is_empty)
+        });
+        let status = hosts[0].ok(&["status"]);
+        assert!(!status.contains("to tell the others"), "{status}");
+    });
+}
+
+/// Two hosts that do not see each other make a Service of one name each. Once they meet, one of them serves on both, the
+/// other is told of, and whoever removes the name removes both for good.
+#[test]
+fn a_service_that_another_one_hides_is_told_of_and_removed_with_it() {
+    Lab::run(|lab| {
+        let hosts: [Host; 2] = lab.cluster();
+        let servers = [(0, "one"), (1, "two")].map(|(at, name)| server(&hosts[at], name));
+        let endpoints = servers.each_ref().map(|one| [format!("{}:8080", one.v4)]);
+        cut(lab, &both(1, 2));
+        for (host, other) in [(0, "h2"), (1, "h1")] {
+            wait_for("the other host is missed", SOON, || {
+                let seen = hosts[host].connection(other);
+                seen.is_some_and(|seen| seen["state"] != "connected")
+            });
+            create(&hosts[host], "web", &endpoints[host]);
+        }
+        cut(lab, &[]);
+        await_mesh(&hosts);
+        for host in &hosts {
+            wait_for("both makers are listed", SOON, || {
+                let list = host.ok(&["service", "list"]);
+                list.contains("h1, also h2") || list.contains("h2, also h1")
+            });
+            let described = host.ok(&["service", "describe", "web"]);
+            assert!(described.contains("also made  on h"), "{described}");
+        }
+        hosts[1].ok(&["service", "rm", "web"]);
+        let gone = |host: &Host| {
+            let list = host.json(&["service", "list"]);
+            list["services"].as_array().is_some_and(Vec::is_empty)
+        };
+        for host in &hosts {
+            wait_for("both are gone", SOON, || gone(host));
+        }
+        let at = create(&hosts[0], "web", &endpoints[1]);
+        balances(&servers[0].ns, at, &["two"]);
+        let list = hosts[0].ok(&["service", "list"]);
+        assert!(!list.contains("also"), "{list}");
     });
 }

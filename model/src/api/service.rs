@@ -33,6 +33,9 @@ pub struct ServiceInfo {
     pub node: NodeName,
     /// When it was made.
     pub made_at: u64,
+    /// Nodes on which one of the same name was made while they did not see this one: it serves in place of those.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub also_made_on: Vec<NodeName>,
     /// Who is behind it.
     pub backends: Vec<Backend>,
     /// What of it is left out, and why.

@@ -4,6 +4,7 @@
 
 use std::fmt::Write;
 
+use blake2::{Blake2s256, Digest};
 use ipnet::IpNet;
 use weave_linux::nft::{Batch, Chain, Field, Rule, Table, Value};
 
@@ -50,7 +51,7 @@ impl Shared {
                 for range in ranges {
                     let _ = write!(text, "{range} ");
                 }
-                format!("from{}-{:016x}", digit(*family), hash(&text))
+                format!("from{}-{}", digit(*family), hash(&text))
             }
         }
     }
@@ -180,9 +181,36 @@ const fn suffix(at: At) -> &'static str {
     }
 }
 
-/// FNV-1a, 64 bits: names that stay the same over restarts and versions.
-pub(super) fn hash(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    })
+/// The hash that stands for a text in a name: 32 hex digits of BLAKE2s (RFC 7693), the same over restarts and versions.
+/// Texts are other people's, and nobody finds two of one hash to get at another's chain.
+pub(super) fn hash(text: &str) -> String {
+    let hash: [u8; 32] = Blake2s256::digest(text.as_bytes()).into();
+    let half = hash.first_chunk().expect("it has 32 bytes");
+    format!("{:032x}", u128::from_be_bytes(*half))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hashes_are_those_of_the_standard() {
+        // Appendix B of RFC 7693.
+        assert_eq!(hash("abc"), "508c5e8c327c14e2e1a72ba34eeb452f");
+    }
+
+    #[test]
+    fn ranges_that_differ_have_chains_that_differ() {
+        let from = |ranges: &[&str]| {
+            let ranges = ranges.iter().map(|range| range.parse().expect("a range"));
+            Shared::From {
+                family: Family::V4,
+                ranges: ranges.collect(),
+            }
+            .name()
+        };
+        let name = from(&["192.0.2.0/24"]);
+        assert_ne!(name, from(&["192.0.2.0/25"]));
+        assert_eq!(name.len(), "from4-".len() + 32, "{name}");
+    }
 }

@@ -198,7 +198,7 @@ fn to(key: &Key, target: &Target) -> String {
 }
 
 fn target_id(key: &Key, target: &Target) -> String {
-    format!("{}-{:016x}", id(key), hash(&target.address.to_string()))
+    format!("{}-{}", id(key), hash(&target.address.to_string()))
 }
 
 fn id(key: &Key) -> String {
@@ -206,5 +206,5 @@ fn id(key: &Key) -> String {
         Family::V4 => "ip",
         Family::V6 => "ip6",
     };
-    format!("{:016x}", hash(&format!("{key} {family}")))
+    hash(&format!("{key} {family}"))
 }

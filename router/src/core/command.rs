@@ -442,7 +442,7 @@ impl CommandError {
             Self::NoAddresses => "addresses are still being asked for; see `weavectl status`",
             Self::Exhausted { .. } => "detach containers, or wait: more addresses were asked for from the other members",
             Self::AddressTaken { .. } => "choose another address, or detach its holder first",
-            Self::SheetTooLong => "detach containers, use fewer labels, or attach them on other nodes",
+            Self::SheetTooLong => "remove services that were made here and name many endpoints, use fewer labels, or detach containers",
             Self::BadId => "use a shorter container name",
             Self::HasOther { .. } => "detach it first, or attach it without naming an address",
             Self::OtherNetwork(_) => "see the ranges with `weavectl network list`",

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{ArgGroup, Subcommand};
-use weave_model::{Balance, Engine, HealthCheck, Label, Protocol, ServiceName};
+use weave_model::{Balance, ContainerName, Engine, HealthCheck, Label, Protocol, ServiceName};
 
 use super::Watch;
 use crate::cli::complete;
@@ -48,7 +48,7 @@ impl ServiceCommand {
 
 /// `weavectl service create ...`.
 #[derive(Debug, clap::Args)]
-#[command(group = ArgGroup::new("behind").args(["selector", "endpoints"]).required(true))]
+#[command(group = ArgGroup::new("behind").args(["selector", "containers", "endpoints"]).required(true))]
 pub struct Create {
     /// The service's name
     pub name: ServiceName,
@@ -62,6 +62,9 @@ pub struct Create {
     /// A label that the containers behind it have; of several, all
     #[arg(long = "selector", value_name = "KEY=VALUE")]
     pub selector: Vec<Label>,
+    /// A container behind it by name, on whichever host, in place of a selector; may be repeated
+    #[arg(long = "container", value_name = "NAME", add = complete::containers_anywhere())]
+    pub containers: Vec<ContainerName>,
     /// An endpoint by address, in place of a selector; may be repeated
     #[arg(long = "endpoint", value_name = "ADDRESS:PORT")]
     pub endpoints: Vec<SocketAddr>,
