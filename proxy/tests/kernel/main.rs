@@ -59,6 +59,7 @@ mod lab;
 mod lifecycle;
 mod mutants;
 mod relay;
+mod relay_blame;
 mod relay_ends;
 mod relay_udp;
 mod restored;
