@@ -129,6 +129,12 @@ impl Connection {
         server.is_none_or(|server| !matches!(server.take_error(), Ok(None)))
     }
 
+    /// Whether the endpoint has taken it, which may not have been told yet.
+    pub(super) fn is_connected(&self) -> bool {
+        let server = self.server.as_ref();
+        self.stage == Stage::Open || server.is_some_and(|server| server.peer_addr().is_ok())
+    }
+
     /// Whether no byte has passed in either direction, nor the endpoint's end, so that another one may take over. The
     /// client's end can be told again.
     pub(super) const fn is_untouched(&self) -> bool {

@@ -60,6 +60,7 @@ mod lifecycle;
 mod mutants;
 mod relay;
 mod relay_blame;
+mod relay_crowds;
 mod relay_ends;
 mod relay_udp;
 mod restored;
