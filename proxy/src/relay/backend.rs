@@ -3,9 +3,11 @@
 //! Latency is a *peak* average (Finagle's): a slower answer counts at once, faster ones bring it down over
 //! [`MEMORY`], and so does time without any, so that one that was slow is tried again. Until an endpoint was asked
 //! something, the time counts that it takes to take connections; afterwards only answers do, and those that were waited
-//! for in vain: one that hangs takes connections as fast as any. An endpoint that fails
-//! [`FAILURES`] times in a row is ejected for [`EJECTED`], twice as long each time it fails again on its return, at most
-//! [`EJECTED_AT_MOST`]. One that is new or returns is taken to slowly: its chance grows to the whole over [`WARM_UP`].
+//! for in vain: one that hangs takes connections as fast as any.
+//!
+//! An endpoint that fails [`FAILURES`] times in a row is ejected for [`EJECTED`], twice as long each time it fails
+//! again on its return, at most [`EJECTED_AT_MOST`]. One that is new or returns is taken to slowly: its chance grows to
+//! the whole over [`WARM_UP`].
 
 use std::time::{Duration, Instant};
 
