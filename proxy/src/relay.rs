@@ -66,6 +66,8 @@ const MOST_THREADS: usize = 8;
 const RESERVED: u64 = 1_000;
 /// Which part of the descriptors may be UDP's: one of so many.
 const UDP_SHARE: usize = 4;
+/// Which part of them can be UDP's alone.
+const UDP_SPARE: usize = 16;
 /// The most streams of each thread that are moved without copying.
 const PIPES: usize = 64;
 /// How often it is looked whether connections have ended.
@@ -151,6 +153,7 @@ impl Relay {
             .max(2);
         let shared = Arc::new(Shared {
             budget: Budget::new(budget),
+            spare: budget / UDP_SPARE,
             open: Open::new(count),
             ..Shared::default()
         });

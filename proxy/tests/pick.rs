@@ -145,6 +145,26 @@ fn the_slow_get_less_with_latency_and_are_tried_again() {
 }
 
 #[test]
+fn one_that_takes_connections_and_hangs_gets_few_with_latency() {
+    let mut world = World::new(&entry(Balance::Latency, 0..3));
+    let hangs = endpoint(2);
+    let mut shares = [0; 2];
+    for _ in 0..2000 {
+        let picked = world.pick();
+        world.balancer.handle_connected(picked, MS, world.now);
+        if picked == hangs {
+            world.balancer.handle_silence(hangs, 500 * MS, world.now);
+        } else {
+            world.answer(picked, 2 * MS);
+        }
+        world.balancer.handle_end(picked);
+        world.now += 10 * MS;
+        shares[usize::from(picked == hangs)] += 1;
+    }
+    assert!((1..20).contains(&shares[1]), "{shares:?}");
+}
+
+#[test]
 fn whoever_fails_is_left_out_and_returns_slowly() {
     let mut world = World::new(&entry(Balance::Least, 0..4));
     let bad = endpoint(3);

@@ -27,9 +27,9 @@ impl Budget {
         }
     }
 
-    /// Takes so many, or none.
-    pub(super) fn take(&self, count: usize) -> bool {
-        let rest = |used: usize| Some(used + count).filter(|used| *used <= self.most);
+    /// Takes so many and leaves so many for others, or takes none.
+    pub(super) fn take(&self, count: usize, leave: usize) -> bool {
+        let rest = |used: usize| Some(used + count).filter(|used| used + leave <= self.most);
         self.used.fetch_update(Relaxed, Relaxed, rest).is_ok()
     }
 
@@ -125,16 +125,23 @@ mod tests {
     #[test]
     fn threads_together_never_have_more_than_the_budget() {
         const MOST: usize = 7;
+        const LEFT: usize = 2;
+        let leaving = AtomicUsize::new(0);
         let (budget, held) = (Budget::new(MOST), AtomicUsize::new(0));
         std::thread::scope(|scope| {
             for thread in 1..=4 {
-                let (budget, held) = (&budget, &held);
+                let (budget, held, leaving) = (&budget, &held, &leaving);
                 scope.spawn(move || {
                     for turn in 0..20_000 {
                         let count = 1 + (thread + turn) % 3;
-                        if budget.take(count) {
+                        let leave = if count == 1 { 0 } else { LEFT };
+                        if budget.take(count, leave) {
                             let now = held.fetch_add(count, Relaxed) + count;
                             assert!(now <= MOST, "{now}");
+                            let share = if leave == 0 { 0 } else { count };
+                            let now = leaving.fetch_add(share, Relaxed) + share;
+                            assert!(now + leave <= MOST, "{now}");
+                            leaving.fetch_sub(share, Relaxed);
                             held.fetch_sub(count, Relaxed);
                             budget.give(count);
                         }
@@ -142,7 +149,7 @@ mod tests {
                 });
             }
         });
-        assert!(budget.take(MOST) && !budget.take(1));
+        assert!(!budget.take(MOST, 1) && budget.take(MOST, 0) && !budget.take(1, 0));
     }
 
     #[test]

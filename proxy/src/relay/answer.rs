@@ -39,6 +39,14 @@ impl Answer {
             Self::Nobody | Self::Given => None,
         }
     }
+
+    /// The connection is over; how long an answer was waited for in vain.
+    pub(super) fn handle_end(self, now: Instant) -> Option<Duration> {
+        match self {
+            Self::Asked(since) => Some(now.saturating_duration_since(since)),
+            Self::Nobody | Self::Silent(_) | Self::Given => None,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -64,5 +72,16 @@ mod tests {
         answer.handle_question(start);
         answer.handle_connected(start + MS);
         assert_eq!(answer.handle_answer(start + 3 * MS), Some(2 * MS));
+    }
+
+    #[test]
+    fn a_question_without_an_answer_was_waited_for_until_the_end() {
+        let (mut answer, start) = (Answer::default(), Instant::now());
+        answer.handle_connected(start);
+        assert_eq!(answer.handle_end(start + MS), None, "nobody asked");
+        answer.handle_question(start + MS);
+        assert_eq!(answer.handle_end(start + 3 * MS), Some(2 * MS));
+        answer.handle_answer(start + 4 * MS);
+        assert_eq!(answer.handle_end(start + 5 * MS), None);
     }
 }

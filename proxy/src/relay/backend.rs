@@ -1,9 +1,13 @@
 //! What the relay knows of one endpoint: how busy it is, how fast, and whether it is left out for a while.
 //!
 //! Latency is a *peak* average (Finagle's): a slower answer counts at once, faster ones bring it down over
-//! [`MEMORY`], and so does time without any, so that one that was slow is tried again. An endpoint that fails
-//! [`FAILURES`] times in a row is ejected for [`EJECTED`], twice as long each time it fails again on its return, at most
-//! [`EJECTED_AT_MOST`]. One that is new or returns is taken to slowly: its chance grows to the whole over [`WARM_UP`].
+//! [`MEMORY`], and so does time without any, so that one that was slow is tried again. Until an endpoint was asked
+//! something, the time counts that it takes to take connections; afterwards only answers do, and those that were waited
+//! for in vain: one that hangs takes connections as fast as any.
+//!
+//! An endpoint that fails [`FAILURES`] times in a row is ejected for [`EJECTED`], twice as long each time it fails
+//! again on its return, at most [`EJECTED_AT_MOST`]. One that is new or returns is taken to slowly: its chance grows to
+//! the whole over [`WARM_UP`].
 
 use std::time::{Duration, Instant};
 
@@ -64,6 +68,8 @@ pub(super) struct Backend {
     /// Since when it warms up.
     cold: Option<Instant>,
     latency: Option<(Duration, Instant)>,
+    /// Whether that is of what it was asked, or of connections that it took.
+    asked: bool,
     failed: u32,
     out: Option<Instant>,
     /// How often it was ejected without an answer since.
@@ -79,6 +85,7 @@ impl Backend {
             counts: Counts::NONE,
             cold,
             latency: None,
+            asked: false,
             failed: 0,
             out: None,
             times: 0,
@@ -123,8 +130,32 @@ impl Backend {
         Some(latency.as_secs_f64() * forgotten(when, now))
     }
 
-    /// It took this long to take a connection, or to answer.
-    pub(super) fn took(&mut self, took: Duration, now: Instant) {
+    /// It took this long to take a connection.
+    pub(super) fn connected(&mut self, took: Duration, now: Instant) {
+        if !self.asked {
+            self.took(took, now);
+        }
+    }
+
+    /// It took this long to answer.
+    pub(super) fn answered(&mut self, took: Duration, now: Instant) {
+        self.asked = true;
+        self.took(took, now);
+        self.served();
+    }
+
+    /// It was waited for in vain for so long: the answer would have come later, if at all.
+    pub(super) fn kept_waiting(&mut self, waited: Duration, now: Instant) {
+        self.asked = true;
+        if self
+            .latency_at(now)
+            .is_none_or(|latency| waited.as_secs_f64() > latency)
+        {
+            self.took(waited, now);
+        }
+    }
+
+    fn took(&mut self, took: Duration, now: Instant) {
         let old = self.latency_at(now).unwrap_or(0.0);
         let new = took.as_secs_f64();
         let kept = self.latency.map_or(0.0, |(_, when)| forgotten(when, now));
@@ -187,6 +218,20 @@ mod tests {
     }
 
     #[test]
+    fn once_it_was_asked_something_it_is_of_no_matter_how_fast_it_takes_connections() {
+        let start = Instant::now();
+        let mut one = Backend::new(None);
+        one.connected(MS, start);
+        one.kept_waiting(1000 * MS, start + MS);
+        for n in 2..1000 {
+            one.connected(MS, start + n * MS);
+            one.kept_waiting(MS, start + n * MS);
+        }
+        let latency = one.latency_at(start + 1000 * MS).expect("it was measured");
+        assert!((0.89..0.92).contains(&latency), "time alone: {latency}");
+    }
+
+    #[test]
     fn ejections_last_longer_each_time_until_it_answers() {
         let mut now = Instant::now();
         let mut one = Backend::new(None);
@@ -200,7 +245,7 @@ mod tests {
             assert!(one.is_out(now + long - MS) && !one.is_out(now + long));
             now += long;
         }
-        one.took(MS, now);
+        one.connected(MS, now);
         assert!(one.failed(), "it takes connections, and that is all");
         one.served();
         assert!(!one.failed(), "an answer makes good for all before");

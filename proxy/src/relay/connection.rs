@@ -129,6 +129,12 @@ impl Connection {
         server.is_none_or(|server| !matches!(server.take_error(), Ok(None)))
     }
 
+    /// Whether the endpoint has taken it, which may not have been told yet.
+    pub(super) fn is_connected(&self) -> bool {
+        let server = self.server.as_ref();
+        self.stage == Stage::Open || server.is_some_and(|server| server.peer_addr().is_ok())
+    }
+
     /// Whether no byte has passed in either direction, nor the endpoint's end, so that another one may take over. The
     /// client's end can be told again.
     pub(super) const fn is_untouched(&self) -> bool {
@@ -200,19 +206,24 @@ impl Connection {
     }
 
     /// It is over, and both sides have said so, or one of them broke. An endpoint that ended it first without a word is
-    /// not praised, and where it was asked something it has failed: it would be the one with the fewest connections.
+    /// not praised, and where it was asked something it has failed: it would be the one with the fewest connections. Nor
+    /// is one praised whose client has given up.
     pub(super) fn handle_end(&mut self, ending: Ending, now: Instant) {
         if let Some(target) = self.target.take() {
             let mut balancer = self.group.balancer();
             balancer.handle_end(target);
+            if let Some(waited) = self.answer.handle_end(now) {
+                balancer.handle_silence(target, waited, now);
+            }
             if ending == Ending::Reset {
                 return;
             }
-            let is_mute = !self.has_moved(Way::Down) && self.duplex.first() == Some(Way::Down);
-            if !is_mute {
-                balancer.handle_served(target);
-            } else if self.has_moved(Way::Up) {
-                balancer.handle_failure(target, now);
+            let is_first = self.duplex.first() == Some(Way::Down);
+            match (self.has_moved(Way::Up), self.has_moved(Way::Down)) {
+                (_, true) => balancer.handle_served(target),
+                (true, false) if is_first => balancer.handle_failure(target, now),
+                (false, false) if !is_first => balancer.handle_served(target),
+                (_, false) => {}
             }
         }
     }

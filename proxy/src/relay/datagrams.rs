@@ -175,11 +175,9 @@ impl Datagrams {
     /// Begins a session for a client that has none.
     fn begin(&mut self, flow: Flow, is_host: bool, now: Instant) -> Option<usize> {
         let upstream = Upstream::of(flow, is_host, &self.shared, now)?;
-        if !self.has_room(now) {
-            return None;
-        }
+        let taken = self.make_room(flow, now)?;
         if self.voices.join(flow.front).is_err() {
-            self.shared.budget.give(1);
+            self.shared.budget.give(taken);
             return None;
         }
         let (id, before) = self.sessions.begin(flow, upstream, now);
@@ -190,17 +188,19 @@ impl Datagrams {
         Some(id)
     }
 
-    /// Takes a descriptor for a session, if need be another session's.
-    fn has_room(&mut self, now: Instant) -> bool {
-        if !self.sessions.is_full() && self.shared.budget.take(1) {
-            return true;
+    /// Takes what a session and its answers need, all of it at once, if need be from other sessions; how much that is.
+    fn make_room(&mut self, flow: Flow, now: Instant) -> Option<usize> {
+        // Each that ends leaves at least one, and two are needed at most.
+        for _ in 0..3 {
+            let needs = 1 + self.voices.needs(flow.front);
+            if !self.sessions.is_full() && self.shared.budget.take(needs, 0) {
+                return Some(needs);
+            }
+            let other = self.sessions.make_room(now)?;
+            self.shared.counts.displaced.fetch_add(1, Relaxed);
+            self.ended(other);
         }
-        let Some(other) = self.sessions.make_room(now) else {
-            return false;
-        };
-        self.shared.counts.displaced.fetch_add(1, Relaxed);
-        self.ended(other);
-        self.shared.budget.take(1)
+        None
     }
 
     /// Picks for a session; it ends when nobody is left.

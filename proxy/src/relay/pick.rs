@@ -282,15 +282,21 @@ impl Balancer {
     /// The endpoint took a connection, after this time.
     pub fn handle_connected(&mut self, address: SocketAddr, took: Duration, now: Instant) {
         if let Some(backend) = self.backends.get_mut(&address) {
-            backend.took(took, now);
+            backend.connected(took, now);
         }
     }
 
     /// The endpoint answered a question, after this time.
     pub fn handle_answer(&mut self, address: SocketAddr, took: Duration, now: Instant) {
         if let Some(backend) = self.backends.get_mut(&address) {
-            backend.took(took, now);
-            backend.served();
+            backend.answered(took, now);
+        }
+    }
+
+    /// A connection has ended on which the endpoint was asked something, and had not answered after this time.
+    pub fn handle_silence(&mut self, address: SocketAddr, waited: Duration, now: Instant) {
+        if let Some(backend) = self.backends.get_mut(&address) {
+            backend.kept_waiting(waited, now);
         }
     }
 

@@ -22,6 +22,8 @@ pub(super) struct Shared {
     pub(super) open: Open,
     pub(super) counts: Counts,
     pub(super) budget: Budget,
+    /// How many descriptors connections leave to sessions of UDP.
+    pub(super) spare: usize,
     pub(super) legs: Legs,
     /// Chooses the ports of connections that are made in clients' names.
     pub(super) turn: AtomicU32,

@@ -24,17 +24,18 @@ impl Voices {
         }
     }
 
-    /// One more session answers as this front.
+    /// How many descriptors one more session that answers as this front takes.
+    pub(super) fn needs(&self, front: SocketAddr) -> usize {
+        usize::from(!self.all.contains_key(&front))
+    }
+
+    /// One more session answers as this front; what that [`needs`](Self::needs) the caller has taken.
     pub(super) fn join(&mut self, front: SocketAddr) -> io::Result<()> {
         if let Some((_, users)) = self.all.get_mut(&front) {
             *users += 1;
             return Ok(());
         }
-        if !self.shared.budget.take(1) {
-            return Err(io::ErrorKind::QuotaExceeded.into());
-        }
-        let socket = datagrams::speak(front).inspect_err(|_| self.shared.budget.give(1))?;
-        self.all.insert(front, (socket, 1));
+        self.all.insert(front, (datagrams::speak(front)?, 1));
         Ok(())
     }
 

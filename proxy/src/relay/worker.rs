@@ -3,6 +3,7 @@
 //! The kernel spreads new connections over the threads' listeners. A thread waits for all its sockets at once, tells of
 //! each by edges (`epoll(7)`), and accepts only when all that happened has been dealt with, and only up to its share
 //! of what the process may have open. Beyond that, connections wait in the listeners' queues; the others feel nothing.
+//! However many come at once, [`ACCEPTS`] of them have their turn and then what is open has, and listeners take turns.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -29,6 +30,9 @@ use crate::table::Origin;
 
 /// How many events are taken at once.
 const EVENTS: usize = 1024;
+/// How many connections are accepted until others have their turn: few enough that endpoints' answers, for which there
+/// is a time, do not wait for long.
+const ACCEPTS: usize = 64;
 /// What a waker is known by.
 pub(super) const WAKE: Token = Token(usize::MAX);
 /// Tokens from here on are listeners.
@@ -76,6 +80,10 @@ pub(super) struct Worker {
     round: u64,
     /// What it was asked of its queues and has answered.
     answered: u64,
+    /// Which listener's turn it is.
+    next: usize,
+    /// Whether no more was accepted only because others had to have their turn.
+    more: bool,
     random: u64,
 }
 
@@ -118,6 +126,8 @@ impl Worker {
             number,
             round: 0,
             answered: 0,
+            next: 0,
+            more: false,
             random: seed,
         })
     }
@@ -168,7 +178,7 @@ impl Worker {
         if asked.is_some() {
             self.listeners.iter_mut().for_each(|one| one.waits = true);
         }
-        self.accept(now);
+        self.more = self.accept(now);
         if let Some(asked) = asked.filter(|_| self.listeners.iter().all(|one| !one.waits)) {
             self.shared.open.answer(self.number, asked);
             self.answered = asked;
@@ -176,7 +186,7 @@ impl Worker {
     }
 
     fn patience(&self) -> Option<Duration> {
-        if !self.again.is_empty() || self.datagrams.is_busy() {
+        if self.more || !self.again.is_empty() || self.datagrams.is_busy() {
             return Some(Duration::ZERO);
         }
         let dial = self.deadlines.peek().map(|Reverse((when, ..))| *when);
@@ -191,30 +201,52 @@ impl Worker {
         connection.is_some_and(|connection| connection.serial == serial)
     }
 
-    fn accept(&mut self, now: Instant) {
-        for number in 0..self.listeners.len() {
-            while self.listeners[number].waits && self.shared.budget.take(SOCKETS) {
-                let listener = &mut self.listeners[number];
-                match listener.socket.accept() {
-                    Ok((stream, client)) => {
-                        let host = listener.host;
-                        self.begin(stream, client, host, now);
-                    }
-                    Err(error) => {
-                        self.shared.budget.give(SOCKETS);
-                        if is_exhausted(&error) {
-                            return;
-                        }
-                        // Otherwise it was gone before it was accepted.
-                        listener.waits = error.kind() != io::ErrorKind::WouldBlock;
-                    }
-                }
+    /// Accepts what waits, one at each listener in turn; whether there may be more, and room for it.
+    fn accept(&mut self, now: Instant) -> bool {
+        for _ in 0..ACCEPTS {
+            let Some(number) = self.next_listener() else {
+                return false;
+            };
+            if !self.shared.budget.take(SOCKETS, self.shared.spare) {
+                self.note_full();
+                return false;
             }
             let listener = &mut self.listeners[number];
-            if listener.waits && !listener.full {
+            match listener.socket.accept() {
+                Ok((stream, client)) => {
+                    let host = listener.host;
+                    self.begin(stream, client, host, now);
+                }
+                Err(error) => {
+                    self.shared.budget.give(SOCKETS);
+                    if is_exhausted(&error) {
+                        return false;
+                    }
+                    // Otherwise it was gone before it was accepted.
+                    listener.waits = error.kind() != io::ErrorKind::WouldBlock;
+                    listener.full &= listener.waits;
+                }
+            }
+        }
+        self.listeners.iter().any(|one| one.waits)
+    }
+
+    /// The next one where connections may wait.
+    fn next_listener(&mut self) -> Option<usize> {
+        let count = self.listeners.len();
+        let number = (self.next..self.next + count)
+            .map(|number| number % count)
+            .find(|number| self.listeners[*number].waits)?;
+        self.next = number + 1;
+        Some(number)
+    }
+
+    /// There is no room for what waits.
+    fn note_full(&mut self) {
+        for listener in self.listeners.iter_mut().filter(|one| one.waits) {
+            if !std::mem::replace(&mut listener.full, true) {
                 self.shared.counts.waits.fetch_add(1, Relaxed);
             }
-            listener.full = listener.waits;
         }
     }
 
@@ -296,13 +328,15 @@ impl Worker {
             connection.target = Some(target.address);
             match made {
                 Ok(stream) => {
+                    // What this thread did since it was woken is not the endpoint's time.
+                    let began = Instant::now();
                     connection.server = Some(stream);
-                    connection.began = now;
+                    connection.began = began;
                     connection
                         .leg()
                         .into_iter()
                         .for_each(|leg| self.shared.legs.add(leg));
-                    let deadline = now + patience;
+                    let deadline = began + patience;
                     self.deadlines
                         .push(Reverse((deadline, id, connection.serial)));
                     return;
@@ -312,14 +346,14 @@ impl Worker {
         }
     }
 
-    /// Those whose endpoint took too long are tried elsewhere.
+    /// Those whose endpoint took too long are tried elsewhere, unless there is only no word of it yet.
     fn give_up(&mut self, now: Instant) {
         while let Some(Reverse((when, id, serial))) = self.deadlines.peek().copied() {
             if when > now {
                 return;
             }
             self.deadlines.pop();
-            if self.is_same(id, serial) && self.connections[id].stage == Stage::Dialling {
+            if self.is_same(id, serial) && !self.connections[id].is_connected() {
                 self.connections[id].handle_failure(true, now);
                 self.dial(id, now);
             }

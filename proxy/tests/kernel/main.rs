@@ -59,6 +59,8 @@ mod lab;
 mod lifecycle;
 mod mutants;
 mod relay;
+mod relay_blame;
+mod relay_crowds;
 mod relay_ends;
 mod relay_udp;
 mod restored;

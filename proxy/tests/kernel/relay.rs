@@ -60,7 +60,7 @@ fn the_way_to_it_is_made_again_when_somebody_takes_it_away() {
 }
 
 /// What the balancer of the only TCP port has noted: picks, failures, retries, ejections of an endpoint.
-fn noted(lab: &Lab, address: &str) -> [u64; 4] {
+pub(crate) fn noted(lab: &Lab, address: &str) -> [u64; 4] {
     let groups = relay(lab).routes().groups();
     let seen = groups[0].balancer().seen(Instant::now());
     let one = seen.iter().find(|seen| seen.address.ip() == ip(address));

@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// How long those who read are late.
 const LATE: Duration = Duration::from_millis(300);
 
-fn lab() -> Lab {
+pub(crate) fn lab() -> Lab {
     let lab = Lab::new(EngineChoice::Relay);
     for reader in [&lab.a, &lab.c] {
         ok(reader, "sysctl -qw net.ipv4.tcp_rmem='4096 16384 16384'");
@@ -31,7 +31,7 @@ fn lab() -> Lab {
 }
 
 /// Serves at port 8082 of a container, each connection by itself.
-fn serve(netns: &Netns, each: impl Fn(TcpStream) + Send + Sync + 'static) {
+pub(crate) fn serve(netns: &Netns, each: impl Fn(TcpStream) + Send + Sync + 'static) {
     let listener = run_in(netns, || TcpListener::bind("[::]:8082").unwrap()).unwrap();
     let each = Arc::new(each);
     thread::spawn(move || {
@@ -46,7 +46,7 @@ fn serve(netns: &Netns, each: impl Fn(TcpStream) + Send + Sync + 'static) {
 }
 
 /// Has the Service lead to port 8082 of containers.
-fn report(lab: &mut Lab, addresses: &[&str]) {
+pub(crate) fn report(lab: &mut Lab, addresses: &[&str]) {
     let Change::Slice(mut all) = slice(addresses.iter().map(|address| at(address))) else {
         unreachable!("it is a slice")
     };
@@ -71,7 +71,7 @@ fn noted(lab: &Lab, address: &str) -> (u64, u64) {
     (counts.picks, counts.failures)
 }
 
-fn open(from: &Netns) -> TcpStream {
+pub(crate) fn open(from: &Netns) -> TcpStream {
     let stream = run_in(from, || TcpStream::connect(WEB)).unwrap().unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream

@@ -28,7 +28,7 @@ fn counts(lab: &Lab) -> Counts {
 }
 
 /// An endpoint whose host says that nobody listens at its port.
-fn deaf(address: &str) -> Change {
+pub(crate) fn deaf(address: &str) -> Change {
     let Change::Slice(of) = slice([at(address)]) else {
         unreachable!("it is a slice")
     };

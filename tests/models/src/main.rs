@@ -50,27 +50,29 @@ macro_rules! models {
             ),
         ];
 
+        /// What the budget of the models has.
+        const MOST: usize = 2;
+
         /// Nobody ever has more than there is, and in the end all of it is there.
         fn budget() {
             super::check(|| {
-                const MOST: usize = 2;
                 let shared = Arc::new((Budget::new(MOST), AtomicUsize::new(0)));
-                let threads: Vec<_> = [1, 2]
-                    .map(|count| {
+                let threads: Vec<_> = [(1, 1), (2, 0)]
+                    .map(|(count, leave)| {
                         let shared = Arc::clone(&shared);
-                        thread::spawn(move || spend(&shared, count))
+                        thread::spawn(move || spend(&shared, count, leave))
                     })
                     .into();
-                spend(&shared, 1);
+                spend(&shared, 1, 0);
                 for thread in threads {
                     thread.join().unwrap();
                 }
-                assert!(shared.0.take(MOST) && !shared.0.take(1));
+                assert!(shared.0.take(MOST, 0) && !shared.0.take(1, 0));
             });
 
-            fn spend((budget, held): &(Budget, AtomicUsize), count: usize) {
-                if budget.take(count) {
-                    assert!(held.fetch_add(count, Relaxed) + count <= 2);
+            fn spend((budget, held): &(Budget, AtomicUsize), count: usize, leave: usize) {
+                if budget.take(count, leave) {
+                    assert!(held.fetch_add(count, Relaxed) + count <= MOST);
                     held.fetch_sub(count, Relaxed);
                     budget.give(count);
                 }
