@@ -32,7 +32,7 @@ pub const MAX_CONNECTIONS: usize = 65_536;
 /// How long a flow is kept after its last connection was gone.
 pub const KEPT: Duration = Duration::from_secs(300);
 
-/// How long a flow counts as failing after a refusal.
+/// How long a flow counts as failing after a refusal; longer where the next look comes later, so that some look tells.
 const SORE: Duration = Duration::from_secs(15);
 
 /// How long an answer may take before it is missed.
@@ -113,12 +113,29 @@ impl Flows {
 
     /// Takes a connection that there is, unless it is another member's to tell of, or has nothing to do with the network.
     pub fn take(&mut self, connection: &Connection, whose: impl Fn(IpAddr) -> Whose) {
-        self.note(connection, whose);
+        let Some(at) = self.at else {
+            return;
+        };
+        let Some((key, first)) = self.note(connection, at, whose) else {
+            return;
+        };
+        let misses = is_missed(connection) && at.0.saturating_duration_since(first) >= PATIENCE;
+        if let Some(flow) = self.flows.get_mut(&key) {
+            flow.counts.unanswered += u32::from(misses);
+        }
     }
 
-    /// Takes a connection that is gone, with its last counts.
-    pub fn ended(&mut self, connection: &Connection, whose: impl Fn(IpAddr) -> Whose) {
-        self.note(connection, whose);
+    /// Takes a connection that is gone, with its last counts; as of now, which may be long after the last look.
+    pub fn ended(
+        &mut self,
+        connection: &Connection,
+        now: (Instant, u64),
+        whose: impl Fn(IpAddr) -> Whose,
+    ) {
+        if self.at.is_none() {
+            return;
+        }
+        self.note(connection, now, whose);
         let Some(known) = self.known.remove(&(connection.id, connection.from.port)) else {
             return;
         };
@@ -139,10 +156,13 @@ impl Flows {
         self.lost += 1;
     }
 
-    fn note(&mut self, connection: &Connection, whose: impl Fn(IpAddr) -> Whose) {
-        let Some((now, wall)) = self.at else {
-            return;
-        };
+    /// Counts a connection; its flow, and when it was first seen, if there is one for it.
+    fn note(
+        &mut self,
+        connection: &Connection,
+        (now, wall): (Instant, u64),
+        whose: impl Fn(IpAddr) -> Whose,
+    ) -> Option<(Key, Instant)> {
         self.accounting |= connection.sent.is_some();
         let ours = match (whose(connection.from.ip), whose(connection.to.ip)) {
             (Whose::Mine, _) => true,
@@ -150,12 +170,10 @@ impl Flows {
             (Whose::Members, _) => false,
         };
         if !ours {
-            return;
+            return None;
         }
         let id = (connection.id, connection.from.port);
-        let Some(key) = self.told_as(connection, id, now) else {
-            return;
-        };
+        let key = self.told_as(connection, id, now)?;
         let known = self
             .known
             .get(&id)
@@ -163,7 +181,7 @@ impl Flows {
             .copied();
         if known.is_none() && self.known.len() >= MAX_CONNECTIONS || !self.has_room(&key) {
             self.left_out[0] += 1;
-            return;
+            return None;
         }
         let flow = self
             .flows
@@ -180,11 +198,10 @@ impl Flows {
         flow.add(grown, news);
         flow.counts.open += u32::from(known.is_none_or(|known| known.look != self.look));
         flow.counts.connections += u64::from(known.is_none());
-        flow.counts.unanswered +=
-            u32::from(is_missed(connection) && now.saturating_duration_since(first) >= PATIENCE);
         if refused && !known.is_some_and(|known| known.refused) {
             flow.counts.refused += 1;
             flow.refused_at = Some(now);
+            flow.counts.failing = true;
         }
         if known.is_none() || grown.iter().any(|grown| grown.packets > 0) {
             (flow.last, flow.counts.last_at) = (now, wall);
@@ -198,6 +215,7 @@ impl Flows {
             refused,
         };
         self.known.insert(id, known);
+        Some((key, first))
     }
 
     /// Ends a look: connections that are gone are forgotten, rates are set.
@@ -222,7 +240,10 @@ impl Flows {
         for flow in self.flows.values_mut() {
             let [sent, received] = std::mem::take(&mut flow.moved);
             (flow.counts.sent_rate, flow.counts.received_rate) = (rate(sent), rate(received));
-            let sore = |at| now.saturating_duration_since(at) < SORE;
+            let sore = |at| {
+                self.before.is_some_and(|before| at > before)
+                    || now.saturating_duration_since(at) < SORE
+            };
             flow.counts.failing = flow.refused_at.is_some_and(sore) || flow.counts.unanswered > 0;
         }
         self.flows.retain(|_, flow| {
@@ -456,6 +477,11 @@ mod tests {
         }
     }
 
+    /// So many seconds after the first look, by both clocks.
+    fn at(start: Instant, second: u64) -> (Instant, u64) {
+        (start + Duration::from_secs(second), 1000 + second)
+    }
+
     /// Looks at these connections, `second` seconds after the first look.
     fn look(
         flows: &mut Flows,
@@ -463,7 +489,8 @@ mod tests {
         second: u64,
         connections: &[Connection],
     ) -> Vec<ReportFlow> {
-        flows.begin(start + Duration::from_secs(second), 1000 + second);
+        let (now, wall) = at(start, second);
+        flows.begin(now, wall);
         connections.iter().for_each(|one| flows.take(one, whose));
         flows.finish();
         flows.busiest(100).0
@@ -544,20 +571,61 @@ mod tests {
         };
         flows.begin(start + Duration::from_secs(1), 1001);
         flows.take(&connection(3, MINE, THEIRS, 100, 0), whose);
-        flows.ended(&connection(1, MINE, THEIRS, 900, 100), whose);
-        flows.ended(&refused, whose);
-        flows.ended(&connection(3, MINE, THEIRS, 300, 0), whose);
+        let now = at(start, 1);
+        flows.ended(&connection(1, MINE, THEIRS, 900, 100), now, whose);
+        flows.ended(&refused, now, whose);
+        flows.ended(&connection(3, MINE, THEIRS, 300, 0), now, whose);
         flows.finish();
         let counts = flows.busiest(9).0[0].counts;
         assert_eq!((counts.connections, counts.open, counts.refused), (3, 0, 1));
         assert_eq!((counts.sent_bytes, counts.failing), (1300, true));
         assert!(flows.known.is_empty());
-        flows.ended(&connection(4, MINE, THEIRS, 700, 0), whose);
+        flows.ended(&connection(4, MINE, THEIRS, 700, 0), at(start, 2), whose);
         let counts = look(&mut flows, start, 3, &[])[0].counts;
         assert_eq!(
             (counts.open, counts.sent_bytes, counts.sent_rate),
             (0, 2000, 350)
         );
+        assert_eq!(counts.last_at, 1002);
+    }
+
+    /// While nobody looks a minute may lie between two looks.
+    #[test]
+    fn what_was_refused_long_after_a_look_fails_when_it_was_refused() {
+        let (mut flows, start) = (Flows::default(), Instant::now());
+        let refused = |id| Connection {
+            assured: false,
+            reset: true,
+            ..connection(id, MINE, THEIRS, 60, 40)
+        };
+        flows.ended(&refused(1), at(start, 0), whose);
+        assert!(flows.is_empty(), "before the first look nothing is news");
+        look(&mut flows, start, 0, &[]);
+        flows.ended(&refused(2), at(start, 50), whose);
+        let counts = flows.busiest(9).0[0].counts;
+        assert_eq!((counts.failing, counts.last_at), (true, 1050));
+        assert!(look(&mut flows, start, 52, &[])[0].counts.failing);
+        assert!(!look(&mut flows, start, 70, &[])[0].counts.failing);
+        // Some look tells of it, even if that comes late; one, not two.
+        flows.ended(&refused(3), at(start, 80), whose);
+        assert!(look(&mut flows, start, 130, &[])[0].counts.failing);
+        assert!(!look(&mut flows, start, 190, &[])[0].counts.failing);
+    }
+
+    #[test]
+    fn whom_nobody_answered_is_not_missed_again_when_the_kernel_gives_up() {
+        let (mut flows, start) = (Flows::default(), Instant::now());
+        let asking = Connection {
+            answered: false,
+            assured: false,
+            ..connection(1, MINE, OUTSIDE, 60, 0)
+        };
+        look(&mut flows, start, 0, &[asking]);
+        let counts = look(&mut flows, start, 3, &[asking])[0].counts;
+        assert_eq!((counts.open, counts.unanswered), (1, 1));
+        flows.ended(&asking, at(start, 8), whose);
+        let counts = flows.busiest(9).0[0].counts;
+        assert_eq!((counts.open, counts.unanswered), (0, 1));
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! The last quarter of an hour, as pictures that were already rendered, compressed.
 //!
 //! Bounded by time and by bytes: one picture each [`EVERY`] seconds, none older than [`KEPT`], and never more than
-//! [`MAX_BYTES`]; in a very large mesh the past is shorter, not the memory larger. A picture says much the same of many
-//! things, so compressed it takes a tenth or less.
+//! [`MAX_BYTES`]; in a very large mesh pictures lie further apart the older they are, and the past is as long as in a small
+//! one. A picture says much the same of many things, so compressed it takes a tenth or less.
 
 use std::collections::VecDeque;
 use std::io::{Read as _, Write as _};
@@ -50,13 +50,33 @@ impl History {
         }
         self.bytes += picture.len();
         self.pictures.push_back((at, picture));
-        while let Some((oldest, picture)) = self.pictures.front() {
-            if oldest + KEPT >= at && self.bytes <= MAX_BYTES {
-                break;
-            }
-            self.bytes -= picture.len();
-            self.pictures.pop_front();
+        while self
+            .pictures
+            .front()
+            .is_some_and(|(oldest, _)| oldest + KEPT < at)
+        {
+            self.forget(0);
         }
+        while self.bytes > MAX_BYTES {
+            self.forget(self.least_missed(at));
+        }
+    }
+
+    fn forget(&mut self, place: usize) {
+        let forgotten = self.pictures.remove(place);
+        self.bytes -= forgotten.map_or(0, |(_, picture)| picture.len());
+    }
+
+    /// The picture without which the gap between its neighbours is smallest, measured by how long ago that is; the oldest
+    /// where there is none between two others.
+    fn least_missed(&self, now: u64) -> usize {
+        let time = |place: usize| self.pictures.get(place).map_or(now, |(at, _)| *at);
+        let gap = |place: &usize| {
+            let (before, after) = (time(place - 1), time(place + 1));
+            (after - before) * KEPT / (now - before).max(1)
+        };
+        let between = 1..self.pictures.len().saturating_sub(1);
+        between.min_by_key(gap).unwrap_or(0)
     }
 
     /// When the kept pictures were made, ascending.
@@ -111,7 +131,10 @@ mod tests {
         let one = history.at(1100).and_then(|packed| unpacked(&packed));
         assert_eq!(one.as_deref(), Some("picture 1100"));
         assert!(history.at(1101).is_none() && unpacked(b"no gzip").is_none());
-        // Numbers without a pattern stay as large as they are.
+    }
+
+    /// Letters without a pattern stay about as large as they are: seven bits of eight.
+    fn noise(letters: usize) -> String {
         let mut state = 1_u64;
         let mut letter = || {
             state = state
@@ -119,10 +142,38 @@ mod tests {
                 .wrapping_add(1);
             char::from((state >> 57) as u8)
         };
-        let large: String = (0..MAX_BYTES * 11 / 32).map(|_| letter()).collect();
+        (0..letters).map(|_| letter()).collect()
+    }
+
+    #[test]
+    fn what_is_too_much_at_once_leaves_the_newest() {
+        let mut history = History::default();
+        let large = noise(MAX_BYTES * 11 / 32);
         for at in 2000..2010 {
             history.keep(at, &large);
         }
-        assert_eq!(history.times(), [2007, 2008, 2009]);
+        let times = history.times();
+        assert_eq!((times.len(), times[0], times[2]), (3, 2000, 2009));
+        history.keep(2010, &noise(MAX_BYTES * 2));
+        assert!(history.times().is_empty() && history.bytes == 0);
+    }
+
+    /// Some thirty have room, as of a mesh of a thousand containers: where all were kept, they would be of three minutes.
+    #[test]
+    fn the_past_of_a_large_mesh_is_as_long_with_fewer_pictures() {
+        let mut history = History::default();
+        let large = noise(MAX_BYTES / 30);
+        for at in (0..3 * KEPT).step_by(EVERY as usize) {
+            history.keep(at, &large);
+            assert!(history.bytes <= MAX_BYTES);
+            let times = history.times();
+            let reach = at - times[0];
+            assert!(reach >= at.min(KEPT - 90), "{times:?}");
+            let gaps = times.windows(2).map(|pair| pair[1] - pair[0]);
+            assert!(gaps.max() <= Some(90), "{times:?}");
+            let lately = times.iter().filter(|time| at - **time < 30).count() as u64;
+            assert!(lately >= 5.min(at / EVERY + 1), "{times:?}");
+        }
+        assert!(history.times().len() > 30, "there is room for as many");
     }
 }

@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use axum::body::to_bytes;
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
@@ -18,7 +19,6 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use futures_util::stream;
-use hyper::body::Bytes;
 use hyper::rt::{Read, Write};
 use hyper_util::service::TowerToHyperService;
 use serde::Deserialize;
@@ -211,13 +211,22 @@ async fn logged_in(State(page): State<Dashboard>, request: Request, next: Next) 
     next.run(request).await
 }
 
+/// The most bytes of what the login sends.
+const MAX_LOGIN: usize = 1024;
+
 /// What the login sends.
 #[derive(Deserialize)]
 struct Code {
     code: String,
 }
 
-async fn login(State(page): State<Dashboard>, body: Bytes) -> Response {
+async fn login(State(page): State<Dashboard>, request: Request) -> Response {
+    // Who announces a body and never sends it would hold a place among those that are served, without any login.
+    let sent = to_bytes(request.into_body(), MAX_LOGIN);
+    let Ok(sent) = tokio::time::timeout(bounded::PATIENCE, sent).await else {
+        return (StatusCode::REQUEST_TIMEOUT, "the code did not come\n").into_response();
+    };
+    let body = sent.unwrap_or_default();
     let session = serde_json::from_slice::<Code>(&body).ok().and_then(|sent| {
         let code = sent.code.trim();
         page.shared.logins().redeem(code, Instant::now(), wall())
@@ -290,7 +299,7 @@ fn wall() -> u64 {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
-    use axum::body::Body;
+    use axum::body::{Body, Bytes};
     use http_body_util::BodyExt as _;
     use tower::ServiceExt as _;
     use weave_model::api::Verdict;
@@ -354,6 +363,22 @@ mod tests {
         assert!(cookie.contains("; HttpOnly; SameSite=Strict"), "{cookie}");
         assert!(cookie.starts_with("weave-0909090909="), "{cookie}");
         format!("cookie: other=1; {}", cookie.split(';').next().unwrap())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_login_that_is_announced_and_never_sent_ends() {
+        let never = stream::pending::<Result<Bytes, Infallible>>();
+        let request = Request::builder()
+            .method("POST")
+            .uri("/api/login")
+            .header("host", HERE)
+            .header("origin", format!("http://{HERE}"))
+            .body(Body::from_stream(never))
+            .unwrap();
+        let answer = page().routes(Door::Local).oneshot(request);
+        let answer = tokio::time::timeout(2 * bounded::PATIENCE, answer).await;
+        let answer = answer.expect("it is not waited for").unwrap();
+        assert_eq!(answer.status(), StatusCode::REQUEST_TIMEOUT);
     }
 
     #[tokio::test]

@@ -141,7 +141,8 @@ impl Node {
         self.take_relayed(flows);
         let view = self.shared.router.view();
         // A socket that failed is found out by the next look.
-        let events = take_ended(door, flows, &view).unwrap_or_default();
+        let now = (Instant::now(), wall_seconds());
+        let events = take_ended(door, flows, &view, now).unwrap_or_default();
         lock(&self.shared.sight.seen).events += events;
         self.tell(flows);
     }
@@ -195,10 +196,11 @@ impl Node {
             None => door.insert(Conntrack::open()?),
         };
         self.take_relayed(flows);
-        flows.begin(Instant::now(), wall_seconds());
+        let now = (Instant::now(), wall_seconds());
+        flows.begin(now.0, now.1);
         let count = door.dump(|connection| flows.take(&connection, |ip| whose(&view, ip)))?;
         self.take_relayed(flows);
-        let events = count as u64 + take_ended(door, flows, &view)?;
+        let events = count as u64 + take_ended(door, flows, &view, now)?;
         lock(&self.shared.sight.seen).events += events;
         flows.finish();
         Ok(count)
@@ -231,11 +233,16 @@ pub(super) fn count_bytes() -> bool {
 }
 
 /// Takes what ended since it was last taken; how many connections that were.
-fn take_ended(door: &Conntrack, flows: &mut Flows, view: &View) -> io::Result<u64> {
+fn take_ended(
+    door: &Conntrack,
+    flows: &mut Flows,
+    view: &View,
+    now: (Instant, u64),
+) -> io::Result<u64> {
     let mut events = 0;
     let missed = door.ended(|connection| {
         events += 1;
-        flows.ended(&connection, |ip| whose(view, ip));
+        flows.ended(&connection, now, |ip| whose(view, ip));
     })?;
     if missed {
         flows.missed();

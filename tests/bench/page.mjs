@@ -3,7 +3,7 @@
 //
 // For each size, in the distribution's Chromium without a GPU: the time from following the link to the first picture;
 // frames a second while a person drags the view, as it opens and with every host open; and what the server takes of one
-// core while three browsers look. The page's own weight is what it sends, compressed.
+// core while three browsers look, and what it sends to one of them. The page's own weight is what it sends, compressed.
 
 import { spawn } from "node:child_process";
 import { readFileSync, writeFileSync } from "node:fs";
@@ -40,6 +40,15 @@ async function open(browser, link) {
   await page.goto(link);
   await page.waitForFunction(() => Object.keys(window.weavePlaces?.() ?? {}).length > 0, undefined, { polling: "raf" });
   return { page, first_s: (performance.now() - began) / 1000, weight: () => weight };
+}
+
+/** Counts the bytes that come to a page from now on; how many those are. */
+async function counted(page) {
+  const session = await page.context().newCDPSession(page);
+  let bytes = 0;
+  session.on("Network.dataReceived", ({ encodedDataLength, dataLength }) => (bytes += encodedDataLength || dataLength));
+  await session.send("Network.enable");
+  return () => bytes;
 }
 
 /** Frames a second while the view is dragged about. */
@@ -88,11 +97,13 @@ async function measure(browser, [containers, flows]) {
     const page_kib = weight() / 1024;
     const more = await Promise.all(links.slice(1).map((link) => open(browser, link)));
     await sleep(2);
+    const came = await counted(more[0].page);
     const before = cpu(server.pid);
     await sleep(CPU_S);
     const server_share = (cpu(server.pid) - before) / CPU_S;
+    const viewer_bytes_s = came() / CPU_S;
     for (const one of [{ page }, ...more]) await one.page.context().close();
-    return { containers, flows, first_s, fps_closed, fps_open, server_share, page_kib };
+    return { containers, flows, first_s, fps_closed, fps_open, server_share, viewer_bytes_s, page_kib };
   } finally {
     server.kill();
   }
@@ -101,14 +112,14 @@ async function measure(browser, [containers, flows]) {
 const browser = await chromium.launch({ executablePath: "/usr/bin/chromium", args: ["--no-sandbox", "--disable-gpu"] });
 const rows = [];
 const cell = (value, digits) => (value === null ? "-" : value.toFixed(digits)).padStart(14);
-console.log(["containers", "flows", "first picture", "fps", "fps, all open", "server", "page KiB"].map((one) => one.padStart(14)).join(""));
+console.log(["containers", "flows", "first picture", "fps", "fps, all open", "server", "kB/s a viewer", "page KiB"].map((one) => one.padStart(14)).join(""));
 try {
   for (const size of SIZES) {
     const row = await measure(browser, size);
     rows.push(row);
     console.log(
       cell(row.containers, 0) + cell(row.flows, 0) + cell(row.first_s, 2) + cell(row.fps_closed, 0) + cell(row.fps_open, 0) +
-        `${(row.server_share * 100).toFixed(1)} %`.padStart(14) + cell(row.page_kib, 0),
+        `${(row.server_share * 100).toFixed(1)} %`.padStart(14) + cell(row.viewer_bytes_s / 1000, 1) + cell(row.page_kib, 0),
     );
   }
 } finally {

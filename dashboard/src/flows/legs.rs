@@ -197,7 +197,7 @@ mod tests {
             );
         }
         for half in halves {
-            flows.ended(&half, whose);
+            flows.ended(&half, (start + Duration::from_secs(8), 0), whose);
         }
         for second in 9..12 {
             let told = look(&mut flows, start + Duration::from_secs(second), &[]);

@@ -108,6 +108,7 @@ export function sceneOf(topology: Topology, opened: Opened): Scene {
   if (outside) nodes.push(...outsideNodes(away, outside, places, opened));
   for (const node of nodes) if (node.box) node.name = NAME * places.larger;
   const drawn = new Set(nodes.map((node) => node.id));
+  markFailing(nodes, topology, drawn);
   const flows = flowEdges(topology, drawn, opened);
   const shown = flows.slice(0, DRAWN).concat(flows.slice(DRAWN).filter((one) => touches(one, opened.selected)));
   // Thin lines are lost where all is drawn small.
@@ -133,6 +134,15 @@ function hostNode(host: Host, all: Container[], group: Group, box: Box | undefin
     box,
     open,
     classes,
+  };
+}
+
+/** What hosts have and do not tell, because it is too much: their quieter flows, and containers beyond what one tells. */
+export function untold(topology: Topology): { containers: number; flows: number } {
+  const { hosts } = topology;
+  return {
+    containers: hosts.reduce((sum, host) => sum + host.more_containers, 0),
+    flows: hosts.reduce((sum, host) => sum + (host.capture?.untold ?? 0), 0),
   };
 }
 
@@ -214,15 +224,28 @@ function linkEdges(topology: Topology, selected: string | null): EdgeItem[] {
   });
 }
 
-/** One edge for all flows from one drawn node to another; the failing ones first, then the busiest. */
-function flowEdges(topology: Topology, drawn: Set<string>, opened: Opened): EdgeItem[] {
+/** Where a flow's end is drawn: in a group that is closed, as the group. */
+function placed(topology: Topology, drawn: Set<string>): (end: End) => string | undefined {
   const hostOf = new Map(topology.containers.map((one) => [one.id, one.host]));
-  const at = (end: End): string | undefined => {
+  return (end) => {
     if (drawn.has(end.id)) return end.id;
     if (end.kind === "container") return hostOf.get(end.id);
     if (end.kind === "service") return SERVICES;
     return end.kind === "host" ? undefined : OUTSIDE;
   };
+}
+
+/** A flow with both ends in what is closed has no edge; that it fails shows on what is closed. */
+function markFailing(nodes: NodeItem[], topology: Topology, drawn: Set<string>): void {
+  const at = placed(topology, drawn);
+  const within = topology.flows.filter((flow) => flow.failing && at(flow.from) === at(flow.to)).map((flow) => at(flow.from));
+  const sore = new Set(within);
+  for (const node of nodes) if (!node.open && sore.has(node.id)) node.classes.push("failing");
+}
+
+/** One edge for all flows from one drawn node to another; the failing ones first, then the busiest. */
+function flowEdges(topology: Topology, drawn: Set<string>, opened: Opened): EdgeItem[] {
+  const at = placed(topology, drawn);
   const bundles = new Map<string, Bundle>();
   for (const flow of topology.flows) {
     const front = flow.service === undefined ? undefined : `s:${flow.service}`;

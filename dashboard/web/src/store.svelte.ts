@@ -42,18 +42,18 @@ class Store {
   }
 
   async login(code: string): Promise<void> {
-    const answer = await fetch("/api/login", {
-      method: "POST",
-      headers: { "content-type": "application/json" },
-      body: JSON.stringify({ code }),
-    });
-    if (answer.ok) {
-      this.refusal = "";
-      await this.connect();
-    } else {
-      this.refusal = (await answer.text()).trim();
-      this.phase = "login";
+    try {
+      const answer = await fetch("/api/login", {
+        method: "POST",
+        headers: { "content-type": "application/json" },
+        body: JSON.stringify({ code }),
+      });
+      this.refusal = answer.ok ? "" : (await answer.text()).trim();
+    } catch {
+      this.refusal = "the node does not answer; try again when it does";
     }
+    if (this.refusal === "") await this.connect();
+    else this.phase = "login";
   }
 
   async logout(): Promise<void> {

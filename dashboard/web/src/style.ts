@@ -75,6 +75,7 @@ export function styleOf(element: HTMLElement): StylesheetJson {
     { selector: "node.outside", style: { "border-style": "dotted", color: soft } },
     { selector: "node.unreachable", style: { "border-color": red, "border-style": "dashed", color: red } },
     { selector: "node.sick", style: { "border-color": amber, "border-width": 2 } },
+    { selector: "node.failing", style: { "border-color": red, "border-width": 3 } },
     {
       selector: "edge",
       style: {

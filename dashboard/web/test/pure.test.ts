@@ -6,7 +6,7 @@ import { test } from "node:test";
 import { bytes, listening, share } from "../src/format";
 import { layout, NAME } from "../src/layout";
 import { stepped } from "../src/picture";
-import { OPEN_ALL, sceneOf } from "../src/scene";
+import { OPEN_ALL, sceneOf, untold } from "../src/scene";
 import { ofContainer, ofFlow, ofHost, parse, placed, places, podOf } from "../src/search";
 import { escaped } from "../src/svg";
 import type { Container, End, Flow, Host, Topology } from "../src/types";
@@ -181,6 +181,27 @@ test("of many edges the failing and the busiest are drawn, and those of what is 
   assert.ok(scene.left > 250 && scene.edges[0].classes.includes("failing"));
   const chosen = draw(topology, { selected: "c:19" });
   assert.equal(chosen.edges.filter((edge) => edge.source === "c:19").length, 19);
+});
+
+test("what fails within a closed host shows on the host", () => {
+  const topology = mesh(2, OPEN_ALL);
+  const [one, two] = topology.containers.map(end);
+  topology.flows = [flow(one, two, { failing: true })];
+  const marked = (more = {}) => draw(topology, more).nodes.filter((node) => node.classes.includes("failing")).map((node) => node.id);
+  assert.deepEqual(marked(), ["h0"]);
+  assert.deepEqual(marked({ chosen: new Map([["h0", true]]) }), [], "an edge shows it");
+  topology.flows[0].failing = false;
+  assert.deepEqual(marked(), []);
+});
+
+test("what hosts do not tell is summed up", () => {
+  const topology = mesh(3, 1);
+  const capture = { connections: 9000, lost: 0, untold: 700, accounting: true, interval_ms: 500, took_us: 1, unseen: 0, failure: null };
+  assert.deepEqual(untold(topology), { containers: 0, flows: 0 });
+  topology.hosts[0].capture = capture;
+  topology.hosts[2].capture = { ...capture, untold: 33 };
+  topology.hosts[1].more_containers = 12;
+  assert.deepEqual(untold(topology), { containers: 12, flows: 733 });
 });
 
 test("bytes read well", () => {
