@@ -326,7 +326,7 @@ mod tests {
             (
                 ServiceSpec {
                     containers: containers(MAX_ENDPOINTS + 1),
-                    ..by_name.clone()
+                    ..by_name
                 },
                 BadService::TooMany,
             ),

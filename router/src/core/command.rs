@@ -406,9 +406,7 @@ impl CommandError {
             Self::UnknownNode(_) => "list the members with `weavectl peers`",
             Self::AmbiguousNode { .. } => "name it by the start of its id instead",
             Self::NotConnected(_) => "see `weavectl connections`, and try again when there is one",
-            Self::NotConfirmed { .. } => {
-                "see `weavectl connections`, then try again; or leave anyway: weavectl leave --force"
-            }
+            Self::NotConfirmed { .. } => "see `weavectl connections` and try again, or: weavectl leave --force",
             Self::Oneself => "leave the cluster with `weavectl leave`, or remove this node from another admin",
             Self::HeirOfItself(_) => "name another member with --heir, or leave it out",
             Self::TooManyKept => "leave it a member, and stop it; let nodes in from other admins",
