@@ -8,7 +8,8 @@
 //! The network is local to each Docker and the same for all of the cluster: whoever creates it anywhere gets the
 //! cluster's network. Unicast, broadcast and multicast of containers go by our interface. The way to the outside and
 //! published ports are Docker's own, by its bridge `docker_gwbridge`, which it adds to a container whose other networks
-//! name no gateway: so `docker port`, ports chosen by Docker, its proxy and its rules work as on any of its networks.
+//! name no gateway: so `docker port`, ports chosen by Docker, its proxy and its rules work as on any of its networks. For
+//! a container on an internal network of the cluster it is asked not to (moby, `JoinResponse.DisableGatewayService`).
 //!
 //! `weaved` serves it where Docker is: [`DOCKER`] exists, from the start or from when Docker first runs, and the node is in
 //! the network namespace of process 1, so not one of several nodes of a lab. `--docker-plugin` says otherwise.
@@ -190,6 +191,7 @@ fn joined(lent: &Lent) -> Value {
     json!({
         "InterfaceName": {"SrcName": lent.name, "DstPrefix": "eth"},
         "StaticRoutes": routes,
+        "DisableGatewayService": lent.internal,
     })
 }
 

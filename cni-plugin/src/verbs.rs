@@ -81,14 +81,16 @@ impl Call<'_> {
         let Some(ipam) = &self.config.ipam else {
             return self.attach(&request, netns, self.config.dns.as_ref());
         };
-        let said = delegate::call(self.environment, ipam, "ADD", self.stdin)?;
-        let attached = delegate::choice(ipam, &said).and_then(|choice| {
+        let said = delegate::call(self.environment, ipam, "ADD", self.stdin);
+        let choice = said.and_then(|said| delegate::choice(ipam, &said));
+        let attached = choice.and_then(|choice| {
             let mut ips = choice.ips.into_iter();
             request.ip = ips.next();
             request.more_ips = ips.collect();
             let dns = self.config.dns.as_ref().or(choice.dns.as_ref());
             self.attach(&request, netns, dns)
         });
+        // One that failed may have given an address all the same (specification, section "Plugin Delegation").
         if attached.is_err() {
             self.delegate("DEL")
                 .unwrap_or_else(|error| eprintln!("weave-cni: {error}"));

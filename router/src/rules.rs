@@ -3,7 +3,7 @@
 //! | chain | hook, priority | what |
 //! |---|---|---|
 //! | `antispoof` | prerouting −310 | from a container come only packets with its own addresses: the route back to the source must leave by the interface the packet came in by. And from no other device come packets with a source in the cluster's range, or they would be taken for a container's. Nothing from a container is for the host's loopback addresses, which the devices of containers with published ports take. It runs before connection tracking, so a forged packet leaves no trace there. Duplicate address detection (from `::`) and link-local addresses pass; ARP is not IP and never comes here |
-//! | `input` | input −10 | containers, of this node and of others, do not reach the node's control ports at its addresses; the host does not hear their broadcasts and multicasts, except what manages the link (neighbour discovery, MLD, IGMP) |
+//! | `input` | input −10 | containers, of this node and of others, do not reach the node's control ports at its addresses, Docker's not by its own bridge either; the host does not hear their broadcasts and multicasts, except what manages the link (neighbour discovery, MLD, IGMP) |
 //! | `border` | forward −10 | what a container sends to the cluster goes to a device of ours or nowhere, so that it never leaves in clear by the default route while the cluster's own is missing; and nothing outside opens a connection to a container but by an address that was translated (a published port, a Service) |
 //! | `mss` | forward −150 | TCP between containers and the outside announces no larger segments than both routes carry |
 //! | `outbound` | postrouting, srcnat +5 | what containers send to the outside leaves with the node's address |
@@ -23,6 +23,9 @@ use weave_model::ClusterRange;
 mod networks;
 
 pub use networks::{APART, INTERNAL, NetworkRules};
+
+/// The bridge by which Docker's containers on our network reach the outside, and the host under addresses of Docker's.
+const DOCKER_GATEWAY: &str = "docker_gwbridge";
 
 /// The name of the table.
 pub const TABLE: &str = "weave-attach";
@@ -140,7 +143,7 @@ impl AttachRules {
             table,
             &Chain::filter("input", Hook::Input, priority::FILTER - 10, Policy::Accept),
         );
-        for device in [&self.any_veth(), &self.tun] {
+        for device in [self.any_veth().as_str(), &self.tun, DOCKER_GATEWAY] {
             // What is for others and comes in all the same is taken by a Service's relay.
             let for_host = Rule::new()
                 .iifname(device)

@@ -20,11 +20,15 @@ use super::failure::{Exit, Failure};
 use super::print;
 
 /// The node's answers, by what they are called in the bundle.
-const ANSWERS: [(&str, &str); 4] = [
+const ANSWERS: [(&str, &str); 8] = [
     ("status.json", "/status"),
     ("peers.json", "/peers"),
     ("connections.json", "/connections"),
     ("attachments.json", "/attachments"),
+    ("networks.json", "/networks"),
+    ("services.json", "/services"),
+    ("ipam.json", "/ipam"),
+    ("targets.json", "/targets"),
 ];
 
 /// What the host's own tools are asked. One that is not installed is said to be missing.

@@ -7,6 +7,7 @@
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use weave_linux::nft::Found;
 use weave_model::ClusterRange;
@@ -130,6 +131,11 @@ impl Works {
             Err(error) => return tracing::warn!(%error, "the journal of CNI cannot be listed"),
         };
         for path in entries {
+            let written = changed(&path);
+            if written.is_some_and(|at| self.drained.contains(&(path.clone(), at))) {
+                self.strike(path, written);
+                continue;
+            }
             let what = match read(&path) {
                 Ok(Some(what)) => what,
                 Ok(None) => {
@@ -145,9 +151,7 @@ impl Works {
             match self.cni_del(&what).await {
                 Ok(_) => {
                     tracing::info!(container = %what.container, "freed what was given back meanwhile");
-                    if let Err(error) = fs::remove_file(&path) {
-                        tracing::warn!(%error, path = %path.display(), "cannot be removed");
-                    }
+                    self.strike(path, written);
                 }
                 Err(refusal) => {
                     tracing::warn!(%refusal, container = %what.container, "cannot be freed");
@@ -155,6 +159,26 @@ impl Works {
             }
         }
     }
+
+    /// Removes an entry that is done. One that stays is remembered, lest it free the container that has its id by then;
+    /// the same path written anew is another entry.
+    fn strike(&mut self, path: PathBuf, written: Option<SystemTime>) {
+        match (fs::remove_file(&path), written) {
+            (Ok(()), Some(at)) => {
+                self.drained.remove(&(path, at));
+            }
+            (Ok(()), None) => {}
+            (Err(error), written) => {
+                tracing::warn!(%error, path = %path.display(), "cannot be removed");
+                self.drained.extend(written.map(|at| (path, at)));
+            }
+        }
+    }
+}
+
+/// When a file was written.
+fn changed(path: &Path) -> Option<SystemTime> {
+    fs::metadata(path).and_then(|file| file.modified()).ok()
 }
 
 /// The entries of the journal that are for the node at this socket.

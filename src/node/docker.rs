@@ -67,6 +67,8 @@ pub struct Lent {
     pub range: ClusterRange,
     /// Whether the container has an IPv6 address.
     pub ipv6: bool,
+    /// Whether its network has no way to the outside, so that Docker must not add one.
+    pub internal: bool,
 }
 
 impl Works {
@@ -329,6 +331,8 @@ impl Works {
         self.remove_pair(&id, &endpoint).await?;
         let network = self.book.docker().network(&endpoint.network).network;
         let part = self.part(range, &network)?;
+        let declared = self.network(&network)?;
+        let internal = declared.is_some_and(|network| network.spec.internal);
         let (attachment, inner) = self.to_lend(&id, &endpoint, (range, part))?;
         let mac = endpoint.mac.map(Mac::bytes);
         let kernel_name = containers::kernel_name(&inner);
@@ -349,6 +353,7 @@ impl Works {
             name: inner,
             range: part,
             ipv6: endpoint.ipv6,
+            internal,
         })
     }
 

@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use tokio::sync::watch;
@@ -60,6 +61,8 @@ pub(super) struct Works {
     pub(super) outlook: Glance<Vec<IpAddr>>,
     /// The ranges that this host has otherwise, for the sake of services.
     pub(super) taken: Glance<Vec<Taken>>,
+    /// DELs of CNI's journal that are done and whose files could not be removed, by path and time of change.
+    pub(super) drained: BTreeSet<(PathBuf, SystemTime)>,
     /// Interfaces of attachments that were not there at the last look.
     pub(super) missing: Missing,
     /// What was done so far, addresses that were found included.
@@ -97,6 +100,7 @@ impl Works {
             told: Vec::new(),
             outlook: Glance::default(),
             taken: Glance::default(),
+            drained: BTreeSet::new(),
             missing: Missing::default(),
             operations: Arc::default(),
             swept: 0,

@@ -291,7 +291,9 @@ fn containers_of_docker() {
         wanted.reaches(&a, 56);
         d2.ok("rm --force wanted");
 
-        a_network_of_its_own(&d2, &b);
+        for (name, flag) in [("blue", None), ("inside", Some("--internal"))] {
+            a_network_of_its_own(&d2, &b, name, flag);
+        }
         the_node_is_killed(&d1, &hosts, &b);
         docker_is_started_again(&mut d1, &b);
         d2.ok("restart --time 0 two");
@@ -343,21 +345,25 @@ fn is_told_with_its_image(docker: &Docker<'_>, asked: &Host) {
     });
 }
 
-/// A Docker network with the range of a network of the cluster is that network; its containers reach no other.
-fn a_network_of_its_own(docker: &Docker<'_>, other: &Container) {
-    let made = docker.host.json(&["network", "create", "blue"]);
+/// A Docker network with the range of a network of the cluster is that network: its containers reach no other, and the
+/// outside unless it is internal.
+fn a_network_of_its_own(docker: &Docker<'_>, other: &Container, name: &str, flag: Option<&str>) {
+    let mut create = vec!["network", "create", name];
+    create.extend(flag);
+    let made = docker.host.json(&create);
     let range = made["range"].as_str().expect("a range");
     let create = "network create --driver weave --ipam-driver weave";
-    docker.ok(&format!("{create} --subnet {range} blue"));
-    docker.ok("run --detach --network blue --name apart guest /guest");
-    let asked = "{{.State.Pid}} {{.NetworkSettings.Networks.blue.IPAddress}}";
-    let told = said(
-        docker
-            .command()
-            .args(["inspect", "--format", asked, "apart"]),
-    );
+    docker.ok(&format!("{create} --subnet {range} {name}"));
+    docker.ok(&format!(
+        "run --detach --network {name} --name apart guest /guest"
+    ));
+    let asked = format!("{{{{.State.Pid}}}} {{{{.NetworkSettings.Networks.{name}.IPAddress}}}}");
+    let told = docker
+        .command()
+        .args(["inspect", "--format", &asked, "apart"])
+        .output();
+    let told = String::from_utf8(told.expect("docker is installed").stdout).expect("text");
     let (pid, ip) = told
-        .out
         .trim()
         .split_once(' ')
         .expect("a process and an address");
@@ -366,19 +372,26 @@ fn a_network_of_its_own(docker: &Docker<'_>, other: &Container) {
         net.contains(&ip.parse::<std::net::Ipv4Addr>().expect("an address")),
         "{ip} in {range}"
     );
-    let ns = Ns::named("apart");
+    let ns = Ns::named(name);
     ns::host(&format!("ip netns attach {} {pid}", ns.name()));
-    let second = docker.host.attach_with("second", &["--network", "blue"]);
+    let second = format!("{name}-second");
+    let second = docker.host.attach_with(&second, &["--network", name]);
     ping(&ns, second.v4.into(), 56);
     assert!(!try_ping(&ns, other.v4.into(), 56).status.success());
-    let said = docker.host.ctl(&["network", "rm", "blue"]);
+    let outside = OUTSIDE.parse().expect("an address");
+    assert_eq!(
+        try_ping(&ns, outside, 56).status.success(),
+        flag.is_none(),
+        "the outside from {name}"
+    );
+    let said = docker.host.ctl(&["network", "rm", name]);
     assert!(said.err.contains("is in use"), "{said:?}");
     docker.ok("rm --force apart");
-    docker.host.ok(&["detach", "second"]);
-    let said = docker.host.ctl(&["network", "rm", "blue"]);
+    docker.host.ok(&["detach", &second.name]);
+    let said = docker.host.ctl(&["network", "rm", name]);
     assert!(said.err.contains("docker network rm"), "{said:?}");
-    docker.ok("network rm blue");
-    docker.host.ok(&["network", "rm", "blue"]);
+    docker.ok(&format!("network rm {name}"));
+    docker.host.ok(&["network", "rm", name]);
 }
 
 /// A published port is reached from outside, is shown, and the container reaches the outside.
@@ -386,6 +399,8 @@ fn publishes(docker: &Docker<'_>, internet: &Ns) {
     let web = docker.start_container("web", " --publish 8080:80");
     ping(&web.ns, OUTSIDE.parse().expect("an address"), 56);
     assert!(docker.ok("port web").contains("8080"));
+    let own = SocketAddr::new(docker.host.v4.into(), 0);
+    docker.host.assert_deaf_to(&web.ns, &[own]);
     let server = serve(&web);
     let port = SocketAddr::new(docker.host.v4.into(), 8080);
     let mut heard = String::new();

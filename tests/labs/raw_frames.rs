@@ -5,7 +5,8 @@
 //! read there; the wire between the hosts is watched as in every lab.
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, TcpStream};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -13,8 +14,8 @@ use data_encoding::HEXLOWER;
 use etherparse::{IpFragOffset, PacketBuilder};
 
 use crate::lab::capture::{Capture, Frames, MARKER};
-use crate::lab::ns::Ns;
-use crate::lab::{Container, Host, Lab};
+use crate::lab::ns::{self, Ns};
+use crate::lab::{Container, Host, Lab, form};
 
 /// The hardware address of every container's gateway.
 const GATEWAY: [u8; 6] = *b"\x02Weave";
@@ -275,24 +276,90 @@ fn of_other_kinds(liar: &Container, near: &Container) -> Vec<Vec<u8>> {
     frames
 }
 
-/// How many TCP ports of its host a container reaches, by any address of that.
-fn reached(liar: &Container, host: &Host) -> Vec<SocketAddr> {
-    let gateway = Ipv4Addr::new(10, 32, 0, 1);
-    let addresses: [IpAddr; 3] = [gateway.into(), host.v4.into(), host.v6.into()];
-    let places = addresses
-        .into_iter()
-        .flat_map(|address| [6782, 6783, 4040].map(|port| SocketAddr::new(address, port)));
-    let reaches = |place: &SocketAddr| {
-        let connect = || TcpStream::connect_timeout(place, Duration::from_millis(500));
-        liar.ns.inside(connect).is_ok()
+/// Starts a node whose page and metrics are at every address.
+fn start_open(host: &Host, dir: &Path) {
+    let token = dir.join("token");
+    std::fs::write(&token, "0123456789abcdef0123\n").expect("it can be written");
+    let token = token.display().to_string();
+    host.start_with(&[
+        "--metrics",
+        "::",
+        "--metrics-token",
+        &token,
+        "--dashboard",
+        "::",
+    ]);
+}
+
+/// The host's addresses as its container can name them: of either family, of the uplink and of the gateway.
+fn own_addresses(liar: &Container, host: &Host) -> [SocketAddr; 4] {
+    let index = liar.ns.sh("cat /sys/class/net/eth0/ifindex");
+    let index = index.trim().parse().expect("a number");
+    let gateway6 = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+    [
+        (Ipv4Addr::new(10, 32, 0, 1), 0).into(),
+        (host.v4, 0).into(),
+        (host.v6, 0).into(),
+        SocketAddrV6::new(gateway6, 0, 0, index).into(),
+    ]
+}
+
+/// Fails unless a container reaches the metrics of its host, which are behind a token, and not the page, by none of
+/// the addresses at which the host itself reaches both.
+fn reaches_what_is_open(liar: &Container, host: &Host) {
+    let addresses = own_addresses(liar, host);
+    let reached = |from: &Ns, port: u16| -> Vec<SocketAddr> {
+        let connects = |place: &SocketAddr| {
+            let connect = || TcpStream::connect_timeout(place, Duration::from_millis(500));
+            from.inside(connect).is_ok()
+        };
+        let at = |mut place: SocketAddr| {
+            place.set_port(port);
+            place
+        };
+        addresses.into_iter().map(at).filter(connects).collect()
     };
-    places.filter(reaches).collect()
+    let open = reached(&liar.ns, 6782);
+    assert!(open.len() >= 3, "the metrics: {open:?}");
+    assert_eq!(reached(&liar.ns, 4040), [], "the page");
+    let own = reached(&host.ns, 4040);
+    assert!(own.len() >= 3, "the page, by the host itself: {own:?}");
+    host.assert_deaf_to(&liar.ns, &addresses);
+}
+
+/// Fails unless the node's socket is closed to a container's user who finds the file, and open to one who may open it.
+fn opens_no_socket(liar: &Container, host: &Host) {
+    let socket = host.socket();
+    let (folder, file) = (socket.parent(), socket.file_name());
+    // Inside the folder already, so that the folders above it keep nobody out.
+    let ask = format!(
+        "cd {} && exec setpriv --reuid nobody --regid nogroup --clear-groups \
+         curl --silent --output /dev/null --write-out '%{{http_code}}' --unix-socket ./{} http://node/v1/status",
+        folder.expect("it lies in a folder").display(),
+        file.expect("it has a name").display()
+    );
+    let answered = || {
+        let said = liar.ns.try_sh(&ask);
+        (
+            said.status.code(),
+            String::from_utf8_lossy(&said.stdout).into_owned(),
+        )
+    };
+    const CANNOT_CONNECT: i32 = 7;
+    assert_eq!(answered(), (Some(CANNOT_CONNECT), "000".to_owned()));
+    ns::host(&format!("chmod o+rw {}", socket.display()));
+    assert_eq!(answered(), (Some(0), "200".to_owned()), "opened by hand");
 }
 
 #[test]
 fn nothing_but_what_it_may_send_arrives() {
     Lab::run(|lab| {
-        let [h1, h2] = lab.cluster();
+        let [h1, h2] = [lab.host("h1", 1), lab.host("h2", 2)];
+        start_open(&h1, lab.dir());
+        h2.start();
+        let hosts = [h1, h2];
+        form(&hosts);
+        let [h1, h2] = &hosts;
         let [liar, near, other] = ["liar", "near", "other"].map(|name| h1.attach(name));
         let far = h2.attach("far");
         // What is to be found out of neighbours is found before anybody looks.
@@ -333,7 +400,8 @@ fn nothing_but_what_it_may_send_arrives() {
             .map(Frames::readable)
             .collect();
         assert_eq!(came, [2, 2], "of the lies some arrived");
-        assert_eq!(reached(&liar, &h1), [], "ports of the host");
+        reaches_what_is_open(&liar, h1);
+        opens_no_socket(&liar, h1);
         liar.reaches(&near, 56);
         liar.reaches(&far, 56);
     });

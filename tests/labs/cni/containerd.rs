@@ -49,7 +49,11 @@ impl<'a> Containerd<'a> {
     /// Starts it with more configuration, and installs the plugin for it.
     pub(super) fn start_with(host: &'a Host, lab: &Path, more: &str) -> Self {
         let dir = Self::folder(host, lab);
-        std::fs::create_dir_all(&dir).expect("the lab's directory is there");
+        // What it mounts in there, pods' namespaces say, goes with this one.
+        ns::host(&format!(
+            "mkdir {0}; mount -t tmpfs none {0}",
+            dir.display()
+        ));
         let at = |name: &str| dir.join(name).display().to_string();
         let config = format!(
             "version = 2\nroot = '{}'\nstate = '{}'\n{more}\
@@ -195,6 +199,8 @@ impl Drop for Containerd<'_> {
         if self.daemon.kill().is_ok() {
             let _ = self.daemon.wait();
         }
+        // What still runs goes with the lab's namespaces.
+        ns::try_host(&format!("umount -R -l {}", self.dir.display()));
     }
 }
 

@@ -13,6 +13,7 @@ use weave::grpc::Door;
 use super::Runtime as Plugin;
 use super::containerd::{Containerd, IMAGE, PATIENCE, image};
 use crate::lab::node::said;
+use crate::lab::ns;
 use crate::lab::traffic::wait_for;
 use crate::lab::{Host, Lab, form};
 
@@ -305,5 +306,13 @@ fn pods_of_containerd() {
             });
             assert_eq!(Plugin::new(host).left(), (0, 0, 0));
         }
+
+        // As when a lab fails: what still runs leaves nothing that keeps its folder from being removed.
+        k1.run("web-1", "web");
+        let folder = c1.dir.display().to_string();
+        let mounted = || ns::host("cat /proc/self/mountinfo").contains(&folder);
+        assert!(mounted(), "the pod's namespace");
+        drop(c1);
+        assert!(!mounted());
     });
 }

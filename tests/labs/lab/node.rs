@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::fs::OpenOptions;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::ns::{self, Ns};
-use super::traffic::{ping, wait_for};
+use super::traffic::{ping, udp, wait_for};
 
 /// The node under test.
 pub(crate) const WEAVED: &str = env!("CARGO_BIN_EXE_weaved");
@@ -254,6 +254,42 @@ impl Host {
                 && seen["endpoint"].is_null() == relay.is_some()
                 && seen["path"]["via"].as_str() == relay
         })
+    }
+
+    /// Fails if the overlay's port hears a namespace at any of these addresses of the host (their ports do not count), or
+    /// does not hear the host itself.
+    #[track_caller]
+    pub(crate) fn assert_deaf_to(&self, from: &Ns, addresses: &[SocketAddr]) {
+        let dropped = || self.status()["drops"]["too_short"].clone();
+        let say = |from: &Ns, mut to: SocketAddr| {
+            to.set_port(6783);
+            let own: IpAddr = match to {
+                SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+                SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+            };
+            let sent = udp(from, (own, 0)).send_to(b"x", to);
+            sent.expect("the datagram leaves");
+        };
+        let hears = |to: &&SocketAddr| {
+            let before = dropped();
+            say(from, **to);
+            std::thread::sleep(Duration::from_millis(200));
+            dropped() != before
+        };
+        let heard: Vec<&SocketAddr> = addresses.iter().filter(hears).collect();
+        assert!(
+            heard.is_empty(),
+            "the overlay's port hears {} at {heard:?}",
+            from.name()
+        );
+        // The same from the host itself, which may: it is heard, and dropped.
+        for own in [(self.v4, 0).into(), (self.v6, 0).into()] {
+            let before = dropped();
+            say(&self.ns, own);
+            wait_for("the port hears its host", Duration::from_secs(2), || {
+                dropped() != before
+            });
+        }
     }
 
     /// Makes a namespace on this host for a container of this name; it is not attached yet.

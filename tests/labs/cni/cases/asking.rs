@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::super::bandwidth;
 use super::World;
@@ -87,14 +87,26 @@ pub(super) fn configured_names(world: &World<'_>) {
     configured.del("c", &ns);
 }
 
+/// A capability as runtimes write it that use go-cni, where Go's names of its fields are the keys.
+fn as_go_cni(capability: &str, asked: &Value) -> Value {
+    let fields = asked[capability].as_object().expect("an object");
+    let spelt = fields.iter().map(|(key, value)| {
+        let (first, rest) = key.split_at(1);
+        (first.to_uppercase() + rest, value.clone())
+    });
+    json!({capability: Value::Object(spelt.collect())})
+}
+
 pub(super) fn wanted_names(world: &World<'_>) {
     let (ns, r) = (world.container("c"), world.r1());
     let asked = json!({"dns": {"servers": ["192.0.2.53"], "searches": ["example.com"], "options": ["ndots:2"]}});
-    let asked = r.with("runtimeConfig", asked);
     let dns =
         json!({"nameservers": ["192.0.2.53"], "search": ["example.com"], "options": ["ndots:2"]});
-    assert_eq!(asked.add("c", &ns).result["dns"], dns);
-    asked.del("c", &ns);
+    for asked in [as_go_cni("dns", &asked), asked] {
+        let asked = r.with("runtimeConfig", asked);
+        assert_eq!(asked.add("c", &ns).result["dns"], dns);
+        asked.del("c", &ns);
+    }
 }
 
 pub(super) fn refused(world: &World<'_>) {
@@ -136,10 +148,14 @@ pub(super) fn bandwidth(world: &World<'_>) {
 }
 
 pub(super) fn bandwidth_in_kernel(world: &World<'_>) {
-    let r = world.r1().with("runtimeConfig", bandwidth::limits());
-    let limited = r.add("c", &world.container("c"));
-    bandwidth::assert_in_kernel(&world.h1.ns, &limited);
-    r.del("c", &limited.ns);
+    let asked = bandwidth::limits();
+    let ns = world.container("c");
+    for asked in [as_go_cni("bandwidth", &asked), asked] {
+        let r = world.r1().with("runtimeConfig", asked);
+        let limited = r.add("c", &ns);
+        bandwidth::assert_in_kernel(&world.h1.ns, &limited);
+        r.del("c", &limited.ns);
+    }
     let left = world.h1.ns.sh("tc qdisc show; ip -br link show type ifb");
     assert!(!left.contains("tbf") && !left.contains("wb"), "{left}");
 }

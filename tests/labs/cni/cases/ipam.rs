@@ -21,6 +21,11 @@ pub(super) fn failed_after_ipam(world: &World<'_>) {
         .with_ipam("10.32.0.5/24", "ADD")
         .on("ADD", "c", &ns)
         .refused(77, "no luck");
+    assert_eq!(
+        world.ipam_log(),
+        "ADD DEL",
+        "it may have given an address all the same"
+    );
     assert_eq!(ns.snapshot(), before);
     let missing = world
         .r1()

@@ -1,5 +1,7 @@
 //! DEL and GC: what goes, and what stays.
 
+use std::path::Path;
+
 use serde_json::{Value, json};
 
 use super::World;
@@ -83,6 +85,28 @@ pub(super) fn add_after_del_node_down(world: &World<'_>) {
     );
     assert!(world.r1().check("c", &added).ok);
     world.r1().del("c", &ns);
+    let text = json!({"container": "d", "ifname": "eth0"}).to_string();
+    entry_that_stays(world, &journal.join("h1.sock.d.eth0"), &text);
+}
+
+/// A DEL whose entry cannot be removed, since where something is mounted nothing can: it frees nothing twice.
+fn entry_that_stays(world: &World<'_>, entry: &Path, text: &str) {
+    let ns = world.container("d");
+    std::fs::write(entry, text).expect("the journal is there");
+    let shown = entry.display();
+    ns::host(&format!("mount --bind {shown} {shown}"));
+    let added = world.r1().on("ADD", "d", &ns);
+    let collected = world.r1().gc(&["d"]);
+    let left = world.r1().left();
+    ns::host(&format!("umount {shown}"));
+    assert!(added.ok && collected.ok, "{added:?} {collected:?}");
+    assert_eq!(left, (1, 1, 1), "it came after that DEL");
+    assert!(world.r1().gc(&["d"]).ok && !entry.exists());
+    assert_eq!(world.r1().left(), (1, 1, 1));
+    // The same path again is another DEL.
+    std::fs::write(entry, text).expect("the journal is there");
+    assert!(world.r1().gc(&["d"]).ok && !entry.exists());
+    assert_eq!(world.r1().left(), (0, 0, 0));
 }
 
 pub(super) fn del_never_added(world: &World<'_>) {
