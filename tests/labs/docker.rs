@@ -277,20 +277,7 @@ fn containers_of_docker() {
         }
         is_told_with_its_image(&d2, h1);
         publishes(&d1, &internet);
-        let wanted = d2.start_container(
-            "wanted",
-            " --ip 10.47.252.77 --mac-address 02:42:0a:00:00:07",
-        );
-        assert_eq!(wanted.v4.to_string(), "10.47.252.77");
-        assert!(
-            wanted
-                .ns
-                .sh("ip link show eth0")
-                .contains("02:42:0a:00:00:07")
-        );
-        wanted.reaches(&a, 56);
-        d2.ok("rm --force wanted");
-
+        has_what_it_asks_for(&d2, &a);
         for (name, flag) in [("blue", None), ("inside", Some("--internal"))] {
             a_network_of_its_own(&d2, &b, name, flag);
         }
@@ -304,6 +291,19 @@ fn containers_of_docker() {
             assert_eq!(docker.left(), (0, 0, 0), "{}", docker.log());
         }
     });
+}
+
+/// A container has the address and the MAC that were asked for.
+fn has_what_it_asks_for(docker: &Docker<'_>, other: &Container) {
+    let wanted = docker.start_container(
+        "wanted",
+        " --ip 10.47.252.77 --mac-address 02:42:0a:00:00:07",
+    );
+    assert_eq!(wanted.v4.to_string(), "10.47.252.77");
+    let link = wanted.ns.sh("ip link show eth0");
+    assert!(link.contains("02:42:0a:00:00:07"), "{link}");
+    wanted.reaches(other, 56);
+    docker.ok("rm --force wanted");
 }
 
 /// Makes the network on each host, and is refused what cannot be had.

@@ -2,7 +2,7 @@
 //! at all is refused; and the Services beside them serve.
 
 use std::fmt::Write as _;
-use std::net::{Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
 use std::process::Command;
 use std::time::Duration;
 
@@ -145,6 +145,24 @@ fn daemon(host: &Host) -> TcpListener {
     listener
 }
 
+/// A port at addresses that hosts have inside: the gateways', a private bridge's, the one that a service gave, the exposed.
+fn inside(host: &Host, source: IpAddr) -> [String; 6] {
+    let exposed = host.json(&["expose"]);
+    let network = &host.json(&["network", "list"])["networks"][0];
+    let range6 = network["range6"].as_str().expect("a range");
+    let range6: Ipv6Net = range6.parse().expect("a range");
+    let gateway6 = Ipv6Addr::from(u128::from(range6.network()) + 1);
+    let of = |value: &Value| value.as_str().expect("an address").to_owned();
+    [
+        format!("{}:2375", of(&network["gateway"])),
+        format!("[{gateway6}]:2375"),
+        "172.30.0.1:2375".to_owned(),
+        format!("{source}:2375"),
+        format!("{}:2375", of(&exposed["ip"])),
+        format!("[{}]:2375", of(&exposed["ip6"])),
+    ]
+}
+
 /// What hosts have among the containers' addresses, and on devices of their own, is no endpoint either: nothing that listens
 /// on a host is reached by a Service, nor by its checks.
 #[test]
@@ -164,22 +182,7 @@ fn addresses_that_hosts_have_inside_are_nobodys_endpoints() {
         balances(&client.ns, web, &["good"]);
         balances(&hosts[1].ns, web, &["good"]);
         let (_, _, source) = connect_within(SOON, &hosts[1].ns, web).expect("an answer");
-        let exposed = hosts[0].json(&["expose"]);
-        let network = &hosts[0].json(&["network", "list"])["networks"][0];
-        let range6: Ipv6Net = network["range6"]
-            .as_str()
-            .expect("a range")
-            .parse()
-            .expect("a range");
-        let gateway6 = Ipv6Addr::from(u128::from(range6.network()) + 1);
-        let nodes = [
-            format!("{}:2375", network["gateway"].as_str().expect("an address")),
-            format!("[{gateway6}]:2375"),
-            "172.30.0.1:2375".to_owned(),
-            format!("{source}:2375"),
-            format!("{}:2375", exposed["ip"].as_str().expect("an address")),
-            format!("[{}]:2375", exposed["ip6"].as_str().expect("an address")),
-        ];
+        let nodes = inside(&hosts[0], source);
         let all = [&nodes[..], std::slice::from_ref(&good)].concat();
         let plain = create(&hosts[0], "plain", &all);
         for host in &hosts {

@@ -29,6 +29,9 @@ pub struct Report {
     pub host: Option<HostAddress>,
     /// Its sessions with other members.
     pub links: Vec<ReportLink>,
+    /// How many more sessions it has than there was room for.
+    #[serde(default)]
+    pub more_links: u32,
     /// The flows it sees, the busiest first.
     pub flows: Vec<ReportFlow>,
     /// How well it sees them.
@@ -214,7 +217,7 @@ pub struct Capture {
     pub interval_ms: u32,
     /// Microseconds of CPU time that the last look took.
     pub took_us: u64,
-    /// Namespaces whose sockets the last look did not see: there were too many, or it may not enter them.
+    /// Namespaces whose sockets the last look did not see, or not all: there were too many, or it may not enter them.
     #[serde(default)]
     pub unseen: u32,
     /// Why nothing is seen, if so.
@@ -355,6 +358,9 @@ pub struct TopologyHost {
     pub silent: Option<String>,
     /// How many more containers it has than are shown.
     pub more_containers: u32,
+    /// How many of its links it does not tell of; those of which the other end tells are shown all the same.
+    #[serde(default)]
+    pub more_links: u32,
     /// How well it sees flows.
     pub capture: Option<Capture>,
     /// What is not well there.
