@@ -449,7 +449,7 @@ fn sight(page: &mut Page, facts: &Facts) {
     );
     page.counter(
         "weave_flow_events_lost_total",
-        "Connections that are missing from flows: there were too many to keep, or too many ended at once to be told.",
+        "Connections that are missing from flows, at least: there were too many to keep, or too many ended at once to be told, which counts as one.",
         [],
         only(capture.lost),
     );

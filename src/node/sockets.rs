@@ -24,7 +24,7 @@ const MAX_SOCKETS: usize = 2048;
 #[derive(Debug, Default)]
 pub(super) struct Found {
     pub(super) sockets: Vec<TcpSocket>,
-    /// Namespaces that were not read: too many, gone, or not to be entered.
+    /// Namespaces that were not read, or not to their end: too many, gone, not to be entered, or with too many sockets.
     pub(super) unseen: u32,
 }
 
@@ -54,7 +54,10 @@ pub(super) fn read(book: &Book, ends: &BTreeSet<IpAddr>) -> Found {
 impl Found {
     fn take(&mut self, read: std::io::Result<Vec<TcpSocket>>) {
         match read {
-            Ok(sockets) => self.sockets.extend(sockets),
+            Ok(sockets) => {
+                self.unseen += u32::from(sockets.len() >= MAX_SOCKETS);
+                self.sockets.extend(sockets);
+            }
             Err(error) => {
                 tracing::debug!(%error, "sockets of a namespace are not seen");
                 self.unseen += 1;
@@ -72,4 +75,29 @@ fn inside(entry: &Entry) -> std::io::Result<Vec<TcpSocket>> {
         .map_err(|refusal| std::io::Error::other(refusal.message))?;
     let door = run_in(&netns, Sockets::open).map_err(std::io::Error::other)??;
     door.tcp(MAX_SOCKETS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_namespace_that_was_not_read_to_its_end_is_counted() {
+        let mut found = Found::default();
+        let end = ([10, 32, 0, 2], 80).into();
+        let one = TcpSocket {
+            local: end,
+            remote: end,
+            rtt_us: None,
+            retransmits: 0,
+        };
+        found.take(Ok(vec![one; MAX_SOCKETS - 1]));
+        assert_eq!(found.unseen, 0);
+        found.take(Ok(vec![one; MAX_SOCKETS]));
+        found.take(Err(std::io::Error::other("gone")));
+        assert_eq!(
+            (found.unseen, found.sockets.len()),
+            (2, 2 * MAX_SOCKETS - 1)
+        );
+    }
 }

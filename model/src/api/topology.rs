@@ -214,7 +214,7 @@ pub struct Capture {
     pub interval_ms: u32,
     /// Microseconds of CPU time that the last look took.
     pub took_us: u64,
-    /// Namespaces whose sockets the last look did not see: there were too many, or it may not enter them.
+    /// Namespaces whose sockets the last look did not see, or not all: there were too many, or it may not enter them.
     #[serde(default)]
     pub unseen: u32,
     /// Why nothing is seen, if so.
