@@ -2,7 +2,8 @@
 //!
 //! A container here is its network namespace: whatever runs in it belongs to it, whoever started it. A namespace's table of
 //! sockets is read once, by one of its processes; whose a socket is follows from the descriptors of each. A process is told
-//! by the name it gives itself and not by its command line, in which people write passwords.
+//! by the name it gives itself and not by its command line, in which people write passwords. The kernel's own threads are
+//! left out: they are hundreds, of the host's namespace, and listen on nothing.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
@@ -11,7 +12,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
 
 use procfs::net::TcpState;
-use procfs::process::{FDTarget, Process as Entry};
+use procfs::process::{FDTarget, Process as Entry, Stat};
 use procfs::{ProcError, WithCurrentSystemInfo as _};
 
 /// The most descriptors of a process that are looked at for sockets.
@@ -43,40 +44,58 @@ pub struct Port {
     pub local: SocketAddr,
 }
 
-/// The processes of each of these network namespaces, given by inode number, at most `most` of each.
+/// The processes of one network namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    /// Those that were read.
+    pub processes: Vec<Process>,
+    /// How many more there are.
+    pub more: u32,
+}
+
+/// The processes of each of these network namespaces, given by inode number; at most `most` of each are read.
 ///
 /// What ends meanwhile is left out, and so is what may not be read.
 ///
 /// # Errors
 /// When `/proc` cannot be read.
-pub fn of_namespaces(
-    wanted: &BTreeSet<u64>,
-    most: usize,
-) -> io::Result<BTreeMap<u64, Vec<Process>>> {
-    let mut entries = BTreeMap::<u64, Vec<Entry>>::new();
+pub fn of_namespaces(wanted: &BTreeSet<u64>, most: usize) -> io::Result<BTreeMap<u64, Found>> {
+    let mut entries = BTreeMap::<u64, (Vec<(Entry, Stat)>, u32)>::new();
     for entry in procfs::process::all_processes().map_err(plain)? {
         let Ok(entry) = entry else { continue };
         let inode = std::fs::metadata(format!("/proc/{}/ns/net", entry.pid())).map(|ns| ns.ino());
         let Some(inode) = inode.ok().filter(|inode| wanted.contains(inode)) else {
             continue;
         };
-        let found = entries.entry(inode).or_default();
+        let Ok(stat) = entry.stat() else { continue };
+        if is_kernels(&stat) {
+            continue;
+        }
+        let (found, more) = entries.entry(inode).or_default();
         if found.len() < most {
-            found.push(entry);
+            found.push((entry, stat));
+        } else {
+            *more += 1;
         }
     }
     Ok(entries
         .into_iter()
-        .map(|(inode, found)| {
+        .map(|(inode, (found, more))| {
             let sockets = listening(&found);
-            let processes = found.iter().filter_map(|entry| read(entry, &sockets).ok());
-            (inode, processes.collect())
+            let read = |(entry, stat)| read(&entry, stat, &sockets);
+            let processes = found.into_iter().map(read).collect();
+            (inode, Found { processes, more })
         })
         .collect())
 }
 
+/// Whether it is a thread of the kernel (`PF_KTHREAD`).
+const fn is_kernels(stat: &Stat) -> bool {
+    stat.flags & 0x0020_0000 != 0
+}
+
 /// The sockets of a namespace that wait for anybody, by inode: read by the first of its processes that can.
-fn listening(processes: &[Entry]) -> HashMap<u64, Port> {
+fn listening(processes: &[(Entry, Stat)]) -> HashMap<u64, Port> {
     let table = |process: &Entry| {
         let mut found = HashMap::new();
         for socket in process.tcp()?.into_iter().chain(process.tcp6()?) {
@@ -95,21 +114,20 @@ fn listening(processes: &[Entry]) -> HashMap<u64, Port> {
     };
     processes
         .iter()
-        .find_map(|process| table(process).ok())
+        .find_map(|(process, _)| table(process).ok())
         .unwrap_or_default()
 }
 
-fn read(entry: &Entry, sockets: &HashMap<u64, Port>) -> Result<Process, ProcError> {
-    let stat = entry.stat()?;
+fn read(entry: &Entry, stat: Stat, sockets: &HashMap<u64, Port>) -> Process {
     let ticks = procfs::ticks_per_second().max(1);
-    Ok(Process {
+    Process {
         pid: entry.pid().unsigned_abs(),
         cpu: Duration::from_millis((stat.utime + stat.stime) * 1000 / ticks),
         memory: stat.rss_bytes().get(),
         started: stat.starttime,
         ports: ports(entry, sockets),
         name: stat.comm,
-    })
+    }
 }
 
 /// What of the sockets is this process's, each port once.
@@ -134,6 +152,9 @@ fn plain(error: ProcError) -> io::Error {
 #[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use std::net::{TcpListener, TcpStream, UdpSocket};
+    use std::process::Command;
+
+    use procfs::FromRead as _;
 
     use super::*;
 
@@ -150,6 +171,7 @@ mod tests {
         let found = of_namespaces(&[inode].into(), 100_000).unwrap();
         assert_eq!(found.keys().copied().collect::<Vec<_>>(), [inode]);
         let me = found[&inode]
+            .processes
             .iter()
             .find(|one| one.pid == std::process::id());
         let me = me.expect("this process runs");
@@ -166,6 +188,24 @@ mod tests {
     fn another_namespace_has_others() {
         assert!(of_namespaces(&[1].into(), 10).unwrap().is_empty());
         let inode = std::fs::metadata("/proc/self/ns/net").unwrap().ino();
-        assert_eq!(of_namespaces(&[inode].into(), 1).unwrap()[&inode].len(), 1);
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let found = of_namespaces(&[inode].into(), 1).unwrap().remove(&inode);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let found = found.expect("this process is in it");
+        assert_eq!(found.processes.len(), 1);
+        assert!(found.more >= 1, "this process and its child are two");
+    }
+
+    #[test]
+    fn threads_of_the_kernel_are_no_processes() {
+        let rest = "0 0 0 0 -1 FLAGS 0 0 0 0 0 0 0 0 20 0 1 0 2 0 0 18446744073709551615 \
+                    0 0 0 0 0 0 0 2147483647 0 0 0 0 17 0 0 0 0 0 0 0 0 0 0 0 0 0 0";
+        let stat = |comm: &str, flags: &str| {
+            let line = format!("2 ({comm}) S {}", rest.replace("FLAGS", flags));
+            Stat::from_read(line.as_bytes()).unwrap()
+        };
+        assert!(is_kernels(&stat("kthreadd", "2129984")));
+        assert!(!is_kernels(&stat("systemd", "4194560")));
     }
 }

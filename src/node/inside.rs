@@ -8,13 +8,13 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
-use weave_linux::processes::{self, Process};
+use weave_linux::processes::{self, Found, Process};
 use weave_model::api::{Inside, ListeningPort, ProcessInfo, Protocol};
 
 /// Between two looks.
 pub(super) const PAUSE: Duration = Duration::from_secs(5);
 
-/// The most processes of a namespace that are read; the host's own may have more.
+/// The most processes of a namespace that are read; the host's own may have more, which are counted.
 const MAX_READ: usize = 512;
 
 /// The most processes of a namespace that are told.
@@ -67,16 +67,16 @@ impl Insides {
         }
     }
 
-    fn take(&mut self, found: BTreeMap<u64, Vec<Process>>, now: Instant) {
+    fn take(&mut self, found: BTreeMap<u64, Found>, now: Instant) {
         let since = self.looked.replace(now);
         let since = since.map(|at| now.saturating_duration_since(at));
         let before = std::mem::take(&mut self.cpu);
-        let every = found.values().flatten();
+        let every = found.values().flat_map(|one| &one.processes);
         self.cpu = every.map(|one| (key(one), one.cpu)).collect();
-        let told = |processes| inside(processes, &before, since);
+        let told = |found| inside(found, &before, since);
         self.found = found
             .into_iter()
-            .map(|(netns, processes)| (netns, told(processes)))
+            .map(|(netns, found)| (netns, told(found)))
             .collect();
     }
 }
@@ -86,7 +86,7 @@ const fn key(process: &Process) -> Key {
 }
 
 fn inside(
-    processes: Vec<Process>,
+    Found { processes, more }: Found,
     before: &HashMap<Key, Duration>,
     since: Option<Duration>,
 ) -> Inside {
@@ -111,11 +111,11 @@ fn inside(
         })
         .collect();
     told.sort_by_key(|one| (one.ports.is_empty(), Reverse(one.cpu_permille), one.pid));
-    let more = told.len().saturating_sub(MAX_TOLD);
+    let more = more + told.len().saturating_sub(MAX_TOLD) as u32;
     told.truncate(MAX_TOLD);
     Inside {
         processes: told,
-        more_processes: more as u32,
+        more_processes: more,
         cpu_permille: shares.iter().any(Option::is_some).then_some(sum),
         memory_bytes,
     }
@@ -153,17 +153,19 @@ mod tests {
         }
     }
 
+    fn all(processes: Vec<Process>) -> Found {
+        Found { processes, more: 0 }
+    }
+
     #[test]
     fn who_listens_comes_first_and_shares_are_since_the_last_look() {
         let start = Instant::now();
         let mut insides = Insides::default();
         assert!(insides.is_due(start));
         let look = |cpu: [u64; 3]| {
-            let all = cpu.iter().enumerate();
-            let all = all
-                .map(|(at, cpu)| process(at as u32, *cpu, at == 2))
-                .collect();
-            BTreeMap::from([(9, all)])
+            let each = cpu.iter().enumerate();
+            let each = each.map(|(at, cpu)| process(at as u32, *cpu, at == 2));
+            BTreeMap::from([(9, all(each.collect()))])
         };
         insides.take(look([100, 200, 300]), start);
         let first = insides.of(9).unwrap();
@@ -187,22 +189,26 @@ mod tests {
     fn a_number_that_is_used_again_is_another_process() {
         let start = Instant::now();
         let mut insides = Insides::default();
-        insides.take([(9, vec![process(1, 5000, false)])].into(), start);
+        insides.take([(9, all(vec![process(1, 5000, false)]))].into(), start);
         let again = Process {
             started: 8,
             ..process(1, 10, false)
         };
-        insides.take([(9, vec![again])].into(), start + PAUSE);
+        insides.take([(9, all(vec![again]))].into(), start + PAUSE);
         assert_eq!(insides.of(9).unwrap().processes[0].cpu_permille, None);
     }
 
     #[test]
     fn what_is_not_told_is_counted() {
         let many = (0..40).map(|pid| process(pid, 0, pid == 39)).collect();
-        let inside = inside(many, &HashMap::new(), None);
+        let found = Found {
+            processes: many,
+            more: 100,
+        };
+        let inside = inside(found, &HashMap::new(), None);
         assert_eq!(
             (inside.processes.len(), inside.more_processes),
-            (MAX_TOLD, 28)
+            (MAX_TOLD, 128)
         );
         assert_eq!(inside.processes[0].pid, 39);
     }
