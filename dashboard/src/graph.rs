@@ -129,6 +129,7 @@ fn host(member: Member) -> TopologyHost {
         exposed: report.as_ref().and_then(|report| report.host),
         silent,
         more_containers: report.as_ref().map_or(0, |report| report.more_containers),
+        more_links: report.as_ref().map_or(0, |report| report.more_links),
         problems: problems.unwrap_or_default(),
         inside: report.as_ref().and_then(|report| report.inside.clone()),
         capture: report.map(|report| report.capture),

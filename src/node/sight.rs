@@ -201,7 +201,7 @@ impl Node {
 
     /// Posts what this node has to tell, when it is another text than before.
     pub(super) fn post_report(&self) {
-        let text = fitting(self.report());
+        let text = fitting(self.report(), self.shared.router.view().me);
         let mut seen = lock(&self.shared.sight.seen);
         if seen.posted != text {
             seen.posted.clone_from(&text);
@@ -254,6 +254,7 @@ impl Node {
             more_containers: 0,
             host: attachments.host,
             links: links.collect(),
+            more_links: 0,
             flows,
             capture,
             problems: self.status().problems,
@@ -372,29 +373,56 @@ fn read(told: Option<&Bulletin>, stale: Duration) -> Result<Report, String> {
         .map_err(|_| "it tells what this version of weaved cannot read".to_owned())
 }
 
-/// A report as text that may be told: what does not fit is left out and counted, processes first, then flows.
-fn fitting(mut report: Report) -> Vec<u8> {
+/// Links and flows that are told even where there is no room for all containers.
+const FEW: usize = 16;
+
+/// Problems that are told where there is no room for all.
+const FEW_PROBLEMS: usize = 8;
+
+/// A report as text that may be told: what does not fit is left out and counted, processes first, then links and flows,
+/// whichever are more, then containers.
+fn fitting(mut report: Report, me: NodeId) -> Vec<u8> {
     loop {
         let text = serde_json::to_vec(&report).expect("names and numbers are JSON");
-        if text.len() <= MAX_TEXT {
+        if text.len() <= MAX_TEXT || !shorten(&mut report, me) {
             return text;
         }
-        if report.inside.is_some() || report.containers.iter().any(|one| one.inside.is_some()) {
-            report.inside = None;
-            for container in &mut report.containers {
-                container.inside = None;
-            }
-        } else if report.flows.len() > 16 {
-            let left = report.flows.len() / 2;
-            report.capture.untold += (report.flows.len() - left) as u32;
-            report.flows.truncate(left);
-        } else {
-            let left = report.containers.len() / 2;
-            report.more_containers += (report.containers.len() - left) as u32;
-            report.containers.truncate(left);
-            report.problems.truncate(8);
-        }
     }
+}
+
+/// Leaves out a part of a report; whether there was any left that may be.
+fn shorten(report: &mut Report, me: NodeId) -> bool {
+    let (links, flows) = (report.links.len(), report.flows.len());
+    if report.inside.is_some() || report.containers.iter().any(|one| one.inside.is_some()) {
+        report.inside = None;
+        for container in &mut report.containers {
+            container.inside = None;
+        }
+    } else if report.problems.len() > FEW_PROBLEMS {
+        report.problems.truncate(FEW_PROBLEMS);
+    } else if links > FEW && links >= flows {
+        // Each tells of the members that come next in the ring of ids: half of its links from each are all links, while
+        // the same half from both ends would leave the other untold.
+        let told_first = |link: &ReportLink| {
+            let is_up = link.state == PeerState::Connected;
+            (is_up, link.peer < me, link.peer)
+        };
+        report.links.sort_by_key(told_first);
+        report.more_links += halve(&mut report.links);
+    } else if flows > FEW {
+        report.capture.untold += halve(&mut report.flows);
+    } else if !report.containers.is_empty() {
+        report.more_containers += halve(&mut report.containers);
+    } else {
+        return false;
+    }
+    true
+}
+
+/// Leaves out the second half of a list; how many that were.
+fn halve<T>(list: &mut Vec<T>) -> u32 {
+    let left = list.len() / 2;
+    list.drain(left..).count() as u32
 }
 
 /// Where the secret behind the page's sessions is kept, so that a restart ends none.
@@ -449,6 +477,8 @@ fn write_secret(path: &std::path::Path, bytes: &[u8]) -> std::io::Result<()> {
 mod tests {
     use std::collections::BTreeMap;
 
+    use weave_model::api::Traffic;
+
     use super::*;
 
     #[test]
@@ -459,6 +489,59 @@ mod tests {
             assert!(pause <= Duration::from_secs(60), "it is still a past");
         }
         assert_eq!(quiet(QUIET_MEMBERS + 1), None);
+    }
+
+    fn id(number: u32) -> NodeId {
+        let mut bytes = [0; 32];
+        bytes[..4].copy_from_slice(&number.to_be_bytes());
+        NodeId::from_bytes(bytes)
+    }
+
+    fn link(peer: u32, state: PeerState) -> ReportLink {
+        ReportLink {
+            peer: id(peer),
+            state,
+            rtt_us: Some(25_000),
+            loss_permille: Some(0),
+            via: None,
+            mtu: None,
+            suite: None,
+            traffic: Traffic::default(),
+        }
+    }
+
+    fn told(text: &[u8]) -> Report {
+        assert!(text.len() <= MAX_TEXT && text.len() > MAX_TEXT / 3);
+        serde_json::from_slice(text).unwrap()
+    }
+
+    #[test]
+    fn of_thousands_of_links_those_that_are_down_and_to_the_next_are_told() {
+        let (mine, members) = (700, 2000);
+        let others = (0..members).filter(|peer| *peer != mine);
+        let links = others.map(|peer| match peer {
+            3 => link(peer, PeerState::Unreachable),
+            _ => link(peer, PeerState::Connected),
+        });
+        let report = Report {
+            links: links.collect(),
+            ..Report::default()
+        };
+        let told = told(&fitting(report, id(mine)));
+        assert_eq!(told.links.len() + told.more_links as usize, 1999);
+        assert_eq!(told.links[0], link(3, PeerState::Unreachable));
+        let next = (mine + 1..).take(told.links.len() - 1);
+        let next: Vec<_> = next.map(|peer| link(peer, PeerState::Connected)).collect();
+        assert_eq!(told.links[1..], next);
+    }
+
+    #[test]
+    fn a_report_of_which_nothing_more_can_be_left_out_is_no_endless_task() {
+        let report = Report {
+            version: "v".repeat(MAX_TEXT + 1),
+            ..Report::default()
+        };
+        assert!(fitting(report, id(0)).len() > MAX_TEXT);
     }
 
     #[test]
@@ -479,9 +562,7 @@ mod tests {
             containers: (0..5000).map(container).collect(),
             ..Report::default()
         };
-        let text = fitting(report);
-        assert!(text.len() <= MAX_TEXT && text.len() > MAX_TEXT / 3);
-        let told: Report = serde_json::from_slice(&text).unwrap();
+        let told = told(&fitting(report, id(0)));
         assert_eq!(told.containers.len() + told.more_containers as usize, 5000);
     }
 }

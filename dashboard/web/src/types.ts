@@ -60,6 +60,7 @@ export interface Host {
   exposed: { ip: string; ip6: string | null } | null;
   silent: string | null;
   more_containers: number;
+  more_links: number;
   capture: Capture | null;
   problems: Problem[];
   inside?: Inside;

@@ -13,7 +13,7 @@ import type { Container, End, Flow, Host, Topology } from "../src/types";
 
 const host = (at: number): Host => ({
   id: `h${at}`, name: `host${at}`, state: "connected", version: "1", endpoints: [], blocks: [], exposed: null,
-  silent: null, more_containers: 0, capture: null, problems: [],
+  silent: null, more_containers: 0, more_links: 0, capture: null, problems: [],
 });
 
 const container = (at: number, of: number): Container => ({

@@ -29,6 +29,9 @@ pub struct Report {
     pub host: Option<HostAddress>,
     /// Its sessions with other members.
     pub links: Vec<ReportLink>,
+    /// How many more sessions it has than there was room for.
+    #[serde(default)]
+    pub more_links: u32,
     /// The flows it sees, the busiest first.
     pub flows: Vec<ReportFlow>,
     /// How well it sees them.
@@ -355,6 +358,9 @@ pub struct TopologyHost {
     pub silent: Option<String>,
     /// How many more containers it has than are shown.
     pub more_containers: u32,
+    /// How many of its links it does not tell of; those of which the other end tells are shown all the same.
+    #[serde(default)]
+    pub more_links: u32,
     /// How well it sees flows.
     pub capture: Option<Capture>,
     /// What is not well there.
