@@ -65,7 +65,7 @@ use weave_proxy::driver::Engine;
 use weave_router::core::tally;
 use weave_router::driver::{self, Offloads, Router, RouterConfig, Stats};
 
-use crate::config::{Config, Facility};
+use crate::config::{Config, Facility, FlowWatch};
 use crate::obstacle::Obstacle;
 use crate::vital::Vitals;
 
@@ -180,7 +180,9 @@ impl Node {
         let (journal, book) = Journal::open(&config.state_dir)?;
         let page = sight::open_page(&config, router.view().me)?;
         // Before there are connections; where the kernel cannot yet, it is tried again at every look.
-        flow_watch::count_bytes();
+        if config.sight.flows == FlowWatch::On {
+            flow_watch::count_bytes();
+        }
         let side = HostSide::open(&config)?;
         let (publisher, published) = watch::channel(Published::default());
         let files = (journal, book);

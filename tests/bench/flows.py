@@ -3,7 +3,8 @@
 
 Two hosts, a container on each. One asks the other over and over on a new connection, at an even pace; what the two nodes
 take of a core meanwhile is read from the kernel, and what the whole machine takes, since the kernel does some of the work
-for whoever listens to it. Then one TCP stream shows whether the overlay is slower. The ways take turns.
+for whoever listens to it, and counts bytes where flows are seen. Then one TCP stream shows whether the overlay is
+slower. The ways take turns.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from overlays import OURS, ours
 WAYS = ("off", "on", "looked at")
 SERVER = Path(__file__).with_name("connecting.py")
 PORTS = {"ask": 7000, "stream": 5201}
+COUNTING = "net.netfilter.nf_conntrack_acct"
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -49,8 +51,15 @@ def one_run(asked, way):
     """The share of a core of either node and of the machine's cores while connections are made, and Gbit/s of a stream."""
     hosts = Hosts("super", 1500, 0)
     try:
+        for side in "AB":
+            # Whatever the machine begins with: a node that sees flows sets it, and one that does not leaves it.
+            hosts.inside(f"h{side}", "sysctl", "-qw", f"{COUNTING}=0")
         target = ours(hosts, *(["--flows", "off"] if way == "off" else []))
         nodes = [node_of(hosts, side) for side in "AB"]
+        expected = "0" if way == "off" else "1"
+        for side in "AB":
+            if hosts.inside(f"h{side}", "sysctl", "-n", COUNTING).strip() != expected:
+                raise Failed(f"{COUNTING} on host {side} is not {expected}, so this is not what it is called: {way}")
         if way == "looked at":
             hosts.start("hA", OURS / "weavectl", "--socket", hosts.folder / "A.sock", "flows", "-f")
         hosts.start("cB", SERVER, "serve", PORTS["ask"])

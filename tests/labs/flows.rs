@@ -174,6 +174,24 @@ fn told_in_words(h1: &Host, h2: &Host) {
     assert_eq!(once.len(), ids.len(), "each once: {ids:?}");
 }
 
+/// A node that is to do without flows leaves the kernel as it is: counting costs something for each packet.
+#[test]
+fn without_flows_the_kernel_is_not_told_to_count() {
+    Lab::run(|lab| {
+        let host = lab.host("h1", 1);
+        let counting = "/proc/sys/net/netfilter/nf_conntrack_acct";
+        host.ns.sh(&format!("echo 0 > {counting}"));
+        let counts = || host.ns.sh(&format!("cat {counting}"));
+        host.start_with(&["--flows=off"]);
+        let said = host.ok(&["flows"]);
+        assert!(said.contains("started with --flows=off"), "{said}");
+        assert_eq!(counts().trim(), "0");
+        host.end("TERM");
+        host.start();
+        wait_for("the kernel counts", PATIENCE, || counts().trim() == "1");
+    });
+}
+
 /// UDP of both families, and TCP of both through a Service: what was asked for has the Service's name, the
 /// connection goes to who answers, and while it is open its round trip is read from the client's socket.
 #[test]
