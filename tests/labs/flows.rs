@@ -1,12 +1,15 @@
 //! Who talks to whom, as every node of a cluster tells it.
 
 use std::collections::BTreeMap;
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::lab::node::WEAVECTL;
 use crate::lab::ns::Ns;
 use crate::lab::traffic::{ping, udp, wait_for};
 use crate::lab::{Container, Host, Lab};
@@ -172,6 +175,54 @@ fn told_in_words(h1: &Host, h2: &Host) {
     once.sort_unstable();
     once.dedup();
     assert_eq!(once.len(), ids.len(), "each once: {ids:?}");
+}
+
+/// Who follows is told of a flow when something of it moves, and not of what was before; it ends with its reader.
+#[test]
+fn who_follows_is_told_what_moves() {
+    Lab::run(|lab| {
+        let hosts = lab.cluster::<2>();
+        let [h1, h2] = &hosts;
+        let [a, b] = [h1.attach("a"), h2.attach("b")];
+        send(&a.ns, &b.ns, b.v4.into(), 8021);
+        awaited(h1, ("a", "b"), ("tcp", 8021), |flow| {
+            carried(flow) && flow["sent_rate"] == 0 && flow["received_rate"] == 0
+        });
+        let mut follow = Command::new(WEAVECTL)
+            .env("WEAVE_SOCKET", h1.socket())
+            .args(["flows", "-f", "--with", "b"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("weavectl starts");
+        let out = BufReader::new(follow.stdout.take().expect("stdout is piped"));
+        let (tell, told) = mpsc::channel();
+        let reader = std::thread::spawn(move || {
+            let mut lines = out.lines();
+            let first: Vec<String> = lines.by_ref().map_while(Result::ok).take(2).collect();
+            // Nobody reads any more from here on.
+            drop(lines);
+            tell.send(first).expect("it is waited for");
+        });
+        let mut lines = Vec::new();
+        wait_for("who follows is told of two", PATIENCE, || {
+            send(&a.ns, &b.ns, b.v4.into(), 8022);
+            ping(&a.ns, b.v4.into(), 56);
+            lines.extend(told.try_iter().flatten());
+            !lines.is_empty()
+        });
+        reader.join().expect("the reader ends");
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        for line in &lines {
+            let is_so = |what: &str| line.starts_with(&format!("a -> b {what} ok, "));
+            assert!(is_so("tcp/8022") || is_so("icmp"), "{lines:?}");
+            assert!(line.ends_with("/s back"), "{lines:?}");
+        }
+        wait_for("it ends when nobody reads", PATIENCE, || {
+            ping(&a.ns, b.v4.into(), 56);
+            let ended = follow.try_wait().expect("it can be waited for");
+            ended.is_some_and(|ended| ended.code() == Some(0))
+        });
+    });
 }
 
 /// A node that is to do without flows leaves the kernel as it is: counting costs something for each packet.
