@@ -199,7 +199,8 @@ mod tests {
 
     #[test]
     fn threads_of_the_kernel_are_no_processes() {
-        let rest = "0 0 0 0 -1 FLAGS 0 0 0 0 0 0 0 0 20 0 1 0 2 0 0 18446744073709551615 0 0 0 0 0 0 0 2147483647 0 0 0 0 17 0 0 0 0 0 0 0 0 0 0 0 0 0 0";
+        let rest = "0 0 0 0 -1 FLAGS 0 0 0 0 0 0 0 0 20 0 1 0 2 0 0 18446744073709551615 \
+                    0 0 0 0 0 0 0 2147483647 0 0 0 0 17 0 0 0 0 0 0 0 0 0 0 0 0 0 0";
         let stat = |comm: &str, flags: &str| {
             let line = format!("2 ({comm}) S {}", rest.replace("FLAGS", flags));
             Stat::from_read(line.as_bytes()).unwrap()

@@ -401,7 +401,8 @@ fn shorten(report: &mut Report, me: NodeId) -> bool {
     } else if report.problems.len() > FEW_PROBLEMS {
         report.problems.truncate(FEW_PROBLEMS);
     } else if links > FEW && links >= flows {
-        // Of a ring of members each tells of those that come next, so that half of all links told by each are all links.
+        // Each tells of the members that come next in the ring of ids: half of its links from each are all links, while
+        // the same half from both ends would leave the other untold.
         let told_first = |link: &ReportLink| {
             let is_up = link.state == PeerState::Connected;
             (is_up, link.peer < me, link.peer)
@@ -515,7 +516,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mesh_of_thousands_is_told_link_by_link_between_all() {
+    fn of_thousands_of_links_those_that_are_down_and_to_the_next_are_told() {
         let (mine, members) = (700, 2000);
         let others = (0..members).filter(|peer| *peer != mine);
         let links = others.map(|peer| match peer {

@@ -3,7 +3,8 @@
 
 Two hosts, a container on each. One asks the other over and over on a new connection, at an even pace; what the two nodes
 take of a core meanwhile is read from the kernel, and what the whole machine takes, since the kernel does some of the work
-for whoever listens to it, and counts bytes where flows are seen. Then one TCP stream shows whether the overlay is slower. The ways take turns.
+for whoever listens to it, and counts bytes where flows are seen. Then one TCP stream shows whether the overlay is
+slower. The ways take turns.
 """
 
 import argparse
