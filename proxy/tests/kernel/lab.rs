@@ -227,7 +227,12 @@ impl Lab {
         let mut relay = run_in(&self.host, start).unwrap().unwrap();
         let table = self.sources.table();
         let all = Diff::between(&Table::default(), table);
-        relay.apply(table, &all, self.sources.facts()).unwrap();
+        // The kernel forgets a former relay's table a moment after that has ended, and the next call tries it anew.
+        let end = Instant::now() + Duration::from_secs(2);
+        while let Err(error) = relay.apply(table, &all, self.sources.facts()) {
+            assert!(Instant::now() < end, "{error}");
+            thread::sleep(Duration::from_millis(20));
+        }
         self.relay = Some(relay);
     }
 
