@@ -7,6 +7,7 @@ use std::sync::Arc;
 use weave_model::api::{Code, Refusal};
 use weave_model::{CheckedService, DeclaredService, NodeId, Sheet, SheetContainer};
 use weave_proxy::declared::Member;
+use weave_router::core::command::CommandError;
 use weave_router::core::view::View;
 use weave_router::mesh::sheet::MAX_CONTENT;
 
@@ -109,8 +110,7 @@ pub(super) fn obstacle(book: &Book) -> Option<Obstacle> {
             length.div_ceil(1024),
             MAX_CONTENT >> 10
         );
-        let fix = "remove services that were made here and name many endpoints, use fewer labels, or detach containers";
-        Obstacle::new(cause, fix)
+        Obstacle::new(cause, CommandError::SheetTooLong.fix())
     })
 }
 

@@ -441,11 +441,8 @@ impl Core {
         };
         let blocks = self.ipam.blocks().to_vec();
         // What nobody has taken yet has to be proven by somebody when this node is gone.
-        let shown: Vec<_> = blocks
-            .iter()
-            .copied()
-            .chain(membership.deeds.under_way())
-            .collect();
+        let going = membership.deeds.under_way().map(|deed| deed.block);
+        let shown: Vec<_> = blocks.iter().copied().chain(going).collect();
         let content = Content {
             public: self.keys.public(),
             version: self.version,

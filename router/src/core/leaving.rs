@@ -158,7 +158,10 @@ impl Core {
         match leaving.stage {
             Stage::Giving => match self.unconfirmed() {
                 Some(_) if over && leaving.force => self.sign_off(leaving.heir.0),
-                Some(node) if over => self.give_up_leaving(&node.to_string()),
+                Some(node) if over => {
+                    let node = node.to_string();
+                    self.fail_leaving(CommandError::NotConfirmed { node });
+                }
                 Some(_) => {}
                 None => self.sign_off(leaving.heir.0),
             },
@@ -184,11 +187,6 @@ impl Core {
         Some(record.name.clone())
     }
 
-    fn give_up_leaving(&mut self, node: &str) {
-        let node = node.to_owned();
-        self.fail_leaving(CommandError::NotConfirmed { node });
-    }
-
     fn fail_leaving(&mut self, error: CommandError) {
         if let Some(leaving) = self.leaving.take() {
             self.reply(leaving.command, Err(error));
@@ -204,10 +202,14 @@ impl Core {
         let issued = self.now.wall.as_secs();
         let (certificate, public) = (&membership.certificate, &membership.public);
         let removal = Removal::by_itself(&self.keys, certificate, public, heir, issued, kept);
-        let known = removal.is_some_and(|removal| self.remember(removal));
-        match &mut self.leaving {
-            Some(leaving) if known => leaving.stage = Stage::Saving,
-            _ => return self.fail_leaving(CommandError::TooManyKept),
+        let Some(removal) = removal else {
+            return self.fail_leaving(CommandError::TooManyKept);
+        };
+        if !self.remember(removal) {
+            return self.fail_leaving(CommandError::Removed);
+        }
+        if let Some(leaving) = &mut self.leaving {
+            leaving.stage = Stage::Saving;
         }
         self.saving.after(Pending::Left);
     }

@@ -245,24 +245,18 @@ impl Deeds {
 
     /// Whether a gift to `peer` is under way, durable or not.
     pub fn is_giving(&self, peer: NodeId) -> bool {
-        self.gifts
-            .iter()
-            .any(|gift| gift.deed.owner == peer && !gift.acked)
+        self.under_way().any(|deed| deed.owner == peer)
     }
 
-    /// The blocks of gifts that are under way.
-    pub fn under_way(&self) -> impl Iterator<Item = Block> {
+    /// The gifts that are under way, durable or not.
+    pub fn under_way(&self) -> impl Iterator<Item = &Deed> {
         let gifts = self.gifts.iter().filter(|gift| !gift.acked);
-        gifts.map(|gift| gift.deed.block)
+        gifts.map(|gift| &gift.deed)
     }
 
     /// The nodes that gifts are under way to.
     pub fn receivers(&self) -> Vec<NodeId> {
-        self.gifts
-            .iter()
-            .filter(|gift| !gift.acked)
-            .map(|gift| gift.deed.owner)
-            .collect()
+        self.under_way().map(|deed| deed.owner).collect()
     }
 
     /// `peer` has saved the gift of `block`; `true` if that is news.
