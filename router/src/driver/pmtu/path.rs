@@ -12,10 +12,10 @@
 //! a single probe may have been lost for another reason. Every answer counts at once.
 //!
 //! *Watch.* While packets go that way, the size in use is asked every half second. It is a black hole when it is not
-//! answered five times in three rounds whose controls were, and the peer has received nothing as large meanwhile (a
-//! queue that overflows has room for a small probe more often than for a large one, but some of the flood gets through;
-//! if only almost as large ones did, it takes fourteen rounds):
-//! the floor is used at once, and the search finds what is left. Where less is carried than the device takes, one byte
+//! answered five times in three rounds whose controls were, and the peer has received nothing as large meanwhile: a
+//! queue that overflows loses probes too, but some of the flood gets through. Where only almost as large packets did, a
+//! probe of their size is sent along. A queue loses that one as often, so it takes seven rounds in which it was
+//! answered alone, or fourteen if it never was. Then the floor is used at once, and the search finds what is left. Where less is carried than the device takes, one byte
 //! more is asked every [`RAISE`]: an answer means that the path has grown. A path that is idle and carries all that the
 //! device takes is never asked.
 
@@ -33,9 +33,12 @@ const CONFIRM: Duration = Duration::from_millis(500);
 const SUSPECT: Duration = Duration::from_millis(100);
 /// How many rounds in a row must miss the size in use.
 const MISSES: u32 = 3;
-/// And how many while almost as large ones get through: more likely a queue that overflows than a path that shrank by
-/// so little.
+/// And how many while almost as large packets get through: more likely a queue that overflows than a path that shrank by
+/// so little. A round in which a probe of that size got through counts for [`COMPARED`].
 const MORE_MISSES: u32 = 14;
+const COMPARED: u32 = 2;
+/// Between these rounds, in which a burst of losses would take both sizes.
+const COMPARE: Duration = Duration::from_millis(50);
 /// How long a path that carries less than its device is left alone (PMTU_RAISE_TIMER; 600 s in RFC 8899 §5.1.1, but one
 /// small probe is cheaper than a path that stays slow).
 const RAISE: Duration = Duration::from_secs(15);
@@ -132,8 +135,9 @@ pub(super) struct Path {
     used: bool,
     /// It counts as used for less than so many rounds of which nothing is heard.
     patience: u32,
-    /// Since the first miss, the peer received a packet that is almost as large as the size in use.
-    almost: bool,
+    /// The largest packet that the peer received since the first miss, if it is almost as large as the size in use;
+    /// otherwise 0.
+    almost: u16,
 }
 
 impl Path {
@@ -156,7 +160,7 @@ impl Path {
             voids: 0,
             used: false,
             patience: 0,
-            almost: false,
+            almost: 0,
         }
     }
 
@@ -237,7 +241,9 @@ impl Path {
         (self.voids, self.answered) = (0, Some(now));
         // What the first round hears of may have passed before the path changed; what came after that has not.
         if matches!(self.phase, Phase::Confirm { missed: 1.. }) {
-            self.almost |= u32::from(largest) * 8 >= u32::from(self.size) * 7;
+            if u32::from(largest) * 8 >= u32::from(self.size) * 7 {
+                self.almost = self.almost.max(largest);
+            }
             if largest >= self.size {
                 self.confirmed = now;
                 self.round = None;
@@ -343,7 +349,8 @@ impl Path {
             Phase::Verify => vec![self.high; 2],
             Phase::Raise => vec![self.high],
             Phase::Rest | Phase::Confirm { missed: 0 } => vec![self.size],
-            Phase::Confirm { .. } => vec![self.size; 2],
+            Phase::Confirm { .. } if self.almost == 0 => vec![self.size; 2],
+            Phase::Confirm { .. } => vec![self.size, self.size, self.size, self.almost],
         }
     }
 
@@ -357,7 +364,10 @@ impl Path {
         }
         match self.phase {
             // An answer would have ended it.
-            Phase::Confirm { missed } => return self.suspect(missed + 1, now),
+            Phase::Confirm { missed } => {
+                let compared = self.almost > 0 && round.passed >= self.almost;
+                return self.suspect(missed + if compared { COMPARED } else { 1 }, now);
+            }
             Phase::Raise if round.passed == 0 => {
                 self.raise = now + RAISE;
                 self.rest();
@@ -388,10 +398,16 @@ impl Path {
 
     /// The size in use was missed once more.
     fn suspect(&mut self, missed: u32, now: Instant) -> Fate {
-        let misses = if self.almost { MORE_MISSES } else { MISSES };
-        self.almost &= missed > 1;
+        if missed == 1 {
+            self.almost = 0;
+        }
+        let (misses, pause) = if self.almost > 0 {
+            (MORE_MISSES, COMPARE)
+        } else {
+            (MISSES, SUSPECT)
+        };
         if missed < misses {
-            self.begin(Phase::Confirm { missed }, now + SUSPECT);
+            self.begin(Phase::Confirm { missed }, now + pause);
             return Fate::Same;
         }
         if self.size == FLOOR {
