@@ -278,7 +278,7 @@ fn a_flood_that_leaves_room_for_small_probes_only_is_no_black_hole() {
 }
 
 /// A path that shrinks by little while packets of a size that still passes arrive, such as the ends of a connection's
-/// chunks: found within a second, and a queue that loses nine of ten rounds of any size is no such path.
+/// chunks: found within a second, and a queue that loses nine of ten probes of any size is no such path.
 #[test]
 fn a_path_that_shrinks_by_little_is_told_from_a_queue_that_overflows() {
     let mut wire = Wire::new(1500, 1500, millis(5));
