@@ -3,7 +3,7 @@
 //!
 //! *Rounds.* Sizes are asked several at once, the largest first and at the end a probe without padding, the control. Its
 //! answer says that the path and the peer are there, and as it was sent last, what was not answered by then was lost. A
-//! round of which nothing comes back says nothing about sizes and is asked again, ever slower. So a conclusion takes
+//! round of which nothing comes back says nothing about sizes and is asked again, ever slower and with more controls. So a conclusion takes
 //! a round trip, and waits for a timer only where the control is lost.
 //!
 //! *Search.* What the device carries is asked first: most paths carry it, and are known after one round trip. Otherwise
@@ -21,11 +21,12 @@
 
 #![deny(clippy::disallowed_methods)]
 
+use std::iter;
 use std::time::{Duration, Instant};
 
 use weave_model::MtuReason;
 
-use super::FLOOR;
+use super::{FLOOR, SILENCE};
 
 /// Between confirmations of the size in use, while packets are sent.
 const CONFIRM: Duration = Duration::from_millis(500);
@@ -53,6 +54,9 @@ const LONGEST_WAIT: Duration = Duration::from_secs(10);
 /// For how many rounds of which nothing was heard a path counts as used although nothing is sent any more: who gets no
 /// answer sends ever less.
 const PATIENCE: u32 = 6;
+/// How many controls a round sends after one of which nothing was heard, until a lane may be given up: where a queue
+/// overflows some get through, on a lane that is stopped none does.
+const MORE_CONTROLS: usize = 4;
 /// How many probes may be unanswered and still count when an answer comes.
 const REMEMBERED: usize = 32;
 
@@ -95,7 +99,7 @@ enum Phase {
 /// Probes on their way.
 #[derive(Debug)]
 struct Round {
-    control: u32,
+    controls: Vec<u32>,
     heard: bool,
     /// The sizes that are not answered.
     open: Vec<u16>,
@@ -271,7 +275,7 @@ impl Path {
             self.begin(Phase::Search, now);
         }
         let Some(round) = &mut self.round else { return };
-        if id == round.control {
+        if round.controls.contains(&id) {
             round.heard = true;
             round.ends = round.ends.min(now + self.wait.grace());
         } else if let Some(at) = round.open.iter().position(|open| *open == size) {
@@ -311,7 +315,10 @@ impl Path {
 
     fn ask(&mut self, last_id: &mut u32, now: Instant) -> Vec<(u32, u16)> {
         let open = self.sizes();
-        let probes = open.iter().copied().chain([0]).map(|size| {
+        let silent = (1..=SILENCE).contains(&self.voids);
+        let controls = if silent { MORE_CONTROLS } else { 1 };
+        let sizes = open.iter().copied().chain(iter::repeat_n(0, controls));
+        let probes = sizes.map(|size| {
             *last_id = last_id.wrapping_add(1);
             (*last_id, size)
         });
@@ -322,7 +329,7 @@ impl Path {
         self.sent.drain(..old);
         self.next = None;
         self.round = Some(Round {
-            control: *last_id,
+            controls: probes[open.len()..].iter().map(|(id, _)| *id).collect(),
             heard: false,
             open,
             passed: 0,

@@ -432,3 +432,24 @@ fn a_silent_lane_is_given_up_by_a_single_packet_after_a_long_time() {
     let packet = millis(24_000);
     assert!((packet..packet + millis(2500)).contains(&took), "{took:?}");
 }
+
+/// A flood fills the queue of lane 1, which loses every second probe; the one of lane 0 is idle.
+#[test]
+fn a_lane_that_is_flooded_is_not_given_up() {
+    let mut rng = StdRng::seed_from_u64(7);
+    let (mut mtus, known) = (Mtus::default(), Arc::<OpenLanes>::default());
+    let start = Instant::now();
+    mtus.up(PEER, &known, (HEADERS, 1500), start);
+    mtus.open(PEER, 1, start);
+    for step in 0..6000 {
+        let now = start + millis(10) * step;
+        known.note_used(1);
+        let (probes, silent) = mtus.due(now);
+        assert_eq!(silent, [], "after {:?}", now - start);
+        for probe in probes {
+            if step < 100 || probe.lane == 0 || rng.next_u32().is_multiple_of(2) {
+                mtus.answered(PEER, answer(probe.lane, probe.id), now);
+            }
+        }
+    }
+}
