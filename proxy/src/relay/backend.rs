@@ -5,10 +5,12 @@
 //! something, the time counts that it takes to take connections; afterwards only answers do, and those that were waited
 //! for in vain: one that hangs takes connections as fast as any.
 //!
-//! An endpoint that fails [`FAILURES`] times in a row is ejected for [`EJECTED`], twice as long each time it fails
-//! again on its return, at most [`EJECTED_AT_MOST`]. One that is new or returns is taken to slowly: its chance grows to
-//! the whole over [`WARM_UP`].
+//! An endpoint that fails [`FAILURES`] times in a row is ejected for [`EJECTED`], twice as long each time it fails again
+//! on its return, at most [`EJECTED_AT_MOST`]. Once it has heard the client, what that said may be why it failed. So
+//! failures of this kind eject only when two clients saw them, or one could take endpoints away from all. One that is new
+//! or returns is taken to slowly: its chance grows to the whole over [`WARM_UP`].
 
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 /// Over which time an old latency is forgotten.
@@ -71,9 +73,21 @@ pub(super) struct Backend {
     /// Whether that is of what it was asked, or of connections that it took.
     asked: bool,
     failed: u32,
+    /// Who saw those failures.
+    seen_by: SeenBy,
     out: Option<Instant>,
     /// How often it was ejected without an answer since.
     times: u32,
+}
+
+/// Who saw an endpoint fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum SeenBy {
+    Nobody,
+    /// One client, which it had heard.
+    One(IpAddr),
+    /// More than one, or the relay itself.
+    Many,
 }
 
 impl Backend {
@@ -87,6 +101,7 @@ impl Backend {
             latency: None,
             asked: false,
             failed: 0,
+            seen_by: SeenBy::Nobody,
             out: None,
             times: 0,
         }
@@ -170,14 +185,21 @@ impl Backend {
     /// It did what it is there for. That it took a connection is not enough: one that breaks each does that too.
     pub(super) const fn served(&mut self) {
         (self.failed, self.times) = (0, 0);
+        self.seen_by = SeenBy::Nobody;
     }
 
-    /// It failed; whether it has to be ejected, which is the caller's to allow.
-    pub(super) fn failed(&mut self) -> bool {
+    /// It failed, after it had heard the client if one is given; whether it has to be ejected, which is the caller's to
+    /// allow.
+    pub(super) fn failed(&mut self, client: Option<IpAddr>) -> bool {
         self.counts.failures += 1;
         self.failed += 1;
+        self.seen_by = match (self.seen_by, client) {
+            (SeenBy::Nobody, Some(client)) => SeenBy::One(client),
+            (SeenBy::One(known), Some(client)) if known == client => SeenBy::One(known),
+            _ => SeenBy::Many,
+        };
         // One that comes back and fails is out again at once.
-        self.failed >= FAILURES || self.times > 0
+        self.seen_by == SeenBy::Many && (self.failed >= FAILURES || self.times > 0)
     }
 
     /// Leaves it out for a while.
@@ -186,6 +208,7 @@ impl Backend {
         self.out = Some(now + long.min(EJECTED_AT_MOST));
         self.times += 1;
         self.failed = 0;
+        self.seen_by = SeenBy::Nobody;
         self.counts.ejections += 1;
     }
 }
@@ -236,19 +259,30 @@ mod tests {
         let mut now = Instant::now();
         let mut one = Backend::new(None);
         for _ in 1..FAILURES {
-            assert!(!one.failed());
+            assert!(!one.failed(None));
         }
         for times in 0..8 {
-            assert!(one.failed());
+            assert!(one.failed(None));
             one.eject(now);
             let long = (EJECTED * (1 << times)).min(EJECTED_AT_MOST);
             assert!(one.is_out(now + long - MS) && !one.is_out(now + long));
             now += long;
         }
         one.connected(MS, now);
-        assert!(one.failed(), "it takes connections, and that is all");
+        assert!(one.failed(None), "it takes connections, and that is all");
         one.served();
-        assert!(!one.failed(), "an answer makes good for all before");
+        assert!(!one.failed(None), "an answer makes good for all before");
+    }
+
+    #[test]
+    fn what_one_client_alone_has_seen_ejects_nobody() {
+        let client = |n| Some(IpAddr::from([10, 32, 0, n]));
+        let (now, mut one) = (Instant::now(), Backend::new(None));
+        (0..20).for_each(|_| assert!(!one.failed(client(2))));
+        assert!(one.failed(client(3)), "two have");
+        one.eject(now);
+        (0..20).for_each(|_| assert!(!one.failed(client(2)), "and so on its return"));
+        assert!(one.failed(None), "the relay has too");
     }
 
     #[test]

@@ -123,6 +123,12 @@ impl Connection {
         })
     }
 
+    /// Whether there is an endpoint that was not tried for it.
+    pub(super) fn has_untried(&self) -> bool {
+        let balancer = self.group.balancer();
+        balancer.has_untried(self.set, self.dial.tried())
+    }
+
     /// Whether the attempt to reach the endpoint came to an error.
     pub(super) fn has_failed(&self) -> bool {
         let server = self.server.as_ref();
@@ -221,7 +227,7 @@ impl Connection {
             let is_first = self.duplex.first() == Some(Way::Down);
             match (self.has_moved(Way::Up), self.has_moved(Way::Down)) {
                 (_, true) => balancer.handle_served(target),
-                (true, false) if is_first => balancer.handle_failure(target, now),
+                (true, false) if is_first => balancer.handle_break(target, self.peer.ip(), now),
                 (false, false) if !is_first => balancer.handle_served(target),
                 (_, false) => {}
             }
@@ -232,7 +238,8 @@ impl Connection {
     /// something before, that is its fault.
     pub(super) fn handle_break(&mut self, now: Instant) {
         if let Some(target) = self.target.filter(|_| !self.has_moved(Way::Down)) {
-            self.group.balancer().handle_failure(target, now);
+            let mut balancer = self.group.balancer();
+            balancer.handle_break(target, self.peer.ip(), now);
         }
     }
 

@@ -1,5 +1,6 @@
 //! The shell: the way of one UDP session to its endpoint.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -19,6 +20,8 @@ use crate::table::{Origin, Target, Way};
 const TRIES: usize = 4;
 /// The largest datagram that is kept until it is answered, in bytes.
 const KEPT: usize = 2048;
+/// How many are kept.
+const KEPT_AT_MOST: usize = 4;
 
 /// Where a session's datagrams go.
 #[derive(Debug)]
@@ -26,7 +29,8 @@ pub(super) struct Upstream {
     pub(super) flow: Flow,
     pub(super) group: Arc<Group>,
     way: Way,
-    set: Set,
+    /// Absent where the table leaves it no endpoint but the one that it has.
+    set: Option<Set>,
     origin: Origin,
     /// Picked and not given back to the balancer, with the socket that leads there.
     pub(super) picked: Option<(Target, UdpSocket)>,
@@ -34,7 +38,7 @@ pub(super) struct Upstream {
     /// Endpoints that refused what is kept.
     tried: Vec<SocketAddr>,
     /// What was asked last, until there is an answer.
-    pub(super) kept: Vec<u8>,
+    pub(super) kept: VecDeque<Vec<u8>>,
     /// Whether answers may wait.
     pub(super) waits: bool,
 }
@@ -53,12 +57,12 @@ impl Upstream {
             flow,
             group: Arc::clone(group),
             way,
-            set: group.set(way, origin, flow.client.ip())?,
+            set: Some(group.set(way, origin, flow.client.ip())?),
             origin,
             picked: None,
             began: now,
             tried: Vec::new(),
-            kept: Vec::new(),
+            kept: VecDeque::new(),
             waits: false,
         })
     }
@@ -70,10 +74,11 @@ impl Upstream {
         now: Instant,
         draw: u64,
     ) -> Option<&mut UdpSocket> {
+        let set = self.set?;
         while self.tried.len() < TRIES {
             let (client, tried) = (self.flow.client, &self.tried);
             let mut balancer = self.group.balancer();
-            let target = balancer.pick(client, self.set, tried, now, draw)?;
+            let target = balancer.pick(client, set, tried, now, draw)?;
             drop(balancer);
             let source = shared.routes.load().source(
                 &self.group.entry,
@@ -116,10 +121,18 @@ impl Upstream {
     pub(super) fn send(&mut self, bytes: &[u8]) -> Option<std::io::Result<usize>> {
         let sent = self.picked.as_ref()?.1.send(bytes);
         if sent.is_ok() && bytes.len() <= KEPT {
-            self.kept.clear();
-            self.kept.extend_from_slice(bytes);
+            if self.kept.len() == KEPT_AT_MOST {
+                self.kept.pop_front();
+            }
+            self.kept.push_back(bytes.to_vec());
         }
         Some(sent)
+    }
+
+    /// The routes are others, and lead to its endpoint still.
+    pub(super) fn handle_routes(&mut self, group: Arc<Group>, way: Way) {
+        self.set = group.set(way, self.origin, self.flow.client.ip());
+        (self.group, self.way) = (group, way);
     }
 
     /// The endpoint answered; `is_first` says whether for the first time.

@@ -24,9 +24,6 @@ cases! {
     should_function_for_client_ip_based_session_affinity => NoAffinity,
     should_support_basic_node_port_udp_functionality => Inside,
     should_be_able_to_handle_large_requests => Small,
-}
-
-kernel_cases! {
     should_function_for_service_endpoints_using_host_network => NoNodes,
 }
 
