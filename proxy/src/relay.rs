@@ -46,6 +46,7 @@ mod agree;
 mod answer;
 mod dial;
 mod duplex;
+mod kept;
 mod lane;
 
 pub mod routes;

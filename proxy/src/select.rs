@@ -35,14 +35,14 @@ pub fn entry<'a>(
     let cluster = targets(cluster(&known, facts), facts);
     let local = targets(local(&known, facts), facts);
     let mut both = cluster.iter().chain(&local);
-    // What is sent to an address of this host from a client's would not come back by the relay.
+    // What is sent to an address of this host from a client's would not come back by the relay; at loopback addresses the
+    // host itself is the client.
     let is_host = both.any(|target| facts.addresses.contains(&target.address.ip()));
     let engine = if is_host {
         Engine::Kernel
     } else {
         engine(service, port, facts)
     };
-    let relayed = port.protocol != Protocol::Sctp && facts.engine != EngineChoice::Kernel;
     Entry {
         fronts,
         cluster,
@@ -61,7 +61,7 @@ pub fn entry<'a>(
             .collect(),
         engine,
         balance: service.balance.unwrap_or_default(),
-        loopback: relayed && !is_host,
+        loopback: port.protocol != Protocol::Sctp && facts.engine != EngineChoice::Kernel,
     }
 }
 

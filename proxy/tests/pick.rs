@@ -95,7 +95,8 @@ impl World {
     }
 
     fn answer(&mut self, endpoint: SocketAddr, took: Duration) {
-        self.balancer.handle_answer(endpoint, took, self.now);
+        let who = client(self.clients).ip();
+        self.balancer.handle_answer(endpoint, who, took, self.now);
     }
 
     /// How many of so many short connections each endpoint gets.
@@ -265,6 +266,19 @@ fn what_is_too_much_for_endpoints_of_this_node_goes_to_others() {
 }
 
 #[test]
+fn an_endpoint_of_this_node_that_is_new_gets_its_share_little_by_little() {
+    let mut world = World::new(&near(0, Balance::Least, 1..4));
+    world.shares(10);
+    world
+        .balancer
+        .update(&near(1, Balance::Least, 0..4), world.now);
+    let shares = world.shares(1000);
+    assert!((60..140).contains(&shares[&endpoint(0)]), "{shares:?}");
+    world.now += Duration::from_secs(10);
+    assert_eq!(world.shares(100), [(endpoint(0), 100)].into());
+}
+
+#[test]
 fn slow_endpoints_of_this_node_are_passed_over_with_latency() {
     let mut world = World::new(&near(1, Balance::Latency, 0..3));
     let mut here = 0;
@@ -277,6 +291,20 @@ fn slow_endpoints_of_this_node_are_passed_over_with_latency() {
         world.now += MS;
     }
     assert!((1..20).contains(&here), "{here} of 200");
+}
+
+#[test]
+fn to_know_how_fast_others_are_few_connections_leave_this_node() {
+    let mut world = World::new(&near(1, Balance::Latency, 0..50));
+    let mut here = 0;
+    for _ in 0..1200 {
+        let picked = world.pick();
+        here += usize::from(picked == endpoint(0));
+        world.answer(picked, MS);
+        world.balancer.handle_end(picked);
+        world.now += 50 * MS;
+    }
+    assert!(here > 1100, "{here} of 1200 in a minute");
 }
 
 #[test]

@@ -225,10 +225,11 @@ impl Connection {
                 return;
             }
             let is_first = self.duplex.first() == Some(Way::Down);
+            let client = self.peer.ip();
             match (self.has_moved(Way::Up), self.has_moved(Way::Down)) {
-                (_, true) => balancer.handle_served(target),
-                (true, false) if is_first => balancer.handle_break(target, self.peer.ip(), now),
-                (false, false) if !is_first => balancer.handle_served(target),
+                (_, true) => balancer.handle_served(target, client, now),
+                (true, false) if is_first => balancer.handle_break(target, client, now),
+                (false, false) if !is_first => balancer.handle_served(target, client, now),
                 (_, false) => {}
             }
         }
@@ -270,7 +271,8 @@ impl Connection {
         if let Some(took) = self.answer.handle_answer(now)
             && let Some(target) = self.target
         {
-            self.group.balancer().handle_answer(target, took, now);
+            let mut balancer = self.group.balancer();
+            balancer.handle_answer(target, self.peer.ip(), took, now);
         }
     }
 }

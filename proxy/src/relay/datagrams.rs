@@ -229,8 +229,8 @@ impl Datagrams {
         upstream.handle_refusal(now);
         let kept = std::mem::take(&mut upstream.kept);
         self.dial(id, now);
-        for bytes in kept {
-            self.send(id, &bytes, now);
+        for bytes in kept.iter() {
+            self.send(id, bytes, now);
         }
     }
 

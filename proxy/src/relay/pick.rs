@@ -212,7 +212,10 @@ impl Balancer {
             let near = self.of_two(&targets.near, can, now, draw);
             let far = self.of_two(&targets.far, can, now, mix(draw));
             match (near, far) {
-                (Some(near), Some(far)) if self.is_too_busy(near, far, now) => Some(far),
+                (Some(near), Some(far)) if self.is_too_busy(near, far, now) => {
+                    Some(self.warm(far, near, now, mix(!draw)))
+                }
+                (Some(near), Some(far)) => Some(self.warm(near, far, now, mix(!draw))),
                 _ => near.or(far),
             }
         };
@@ -272,7 +275,7 @@ impl Balancer {
             return false;
         };
         match self.balance {
-            Balance::Latency => near.cost(now) > f64::from(NEARER) * far.cost(now),
+            Balance::Latency => near.cost(now) > f64::from(NEARER) * far.cost_afar(now),
             Balance::Least | Balance::Maglev => near.open > NEARER * (far.open + 1),
         }
     }
@@ -287,22 +290,29 @@ impl Balancer {
         let (Some(first), Some(second)) = (self.backend(one), self.backend(two)) else {
             return one;
         };
-        let luck = (random >> 11) as f64 / (1_u64 << 53) as f64;
         let better = match self.balance {
             Balance::Latency => first.cost(now).total_cmp(&second.cost(now)),
             Balance::Least | Balance::Maglev => first.open.cmp(&second.open),
         };
         // Which of two was drawn first is chance already.
-        let (chosen, other, known) = if better.is_le() {
-            (one, two, first)
+        if better.is_le() {
+            self.warm(one, two, now, random)
         } else {
-            (two, one, second)
-        };
-        if luck < known.chance(now) {
-            chosen
-        } else {
-            other
+            self.warm(two, one, now, random)
         }
+    }
+
+    /// The better one, with the chance that it has while it warms up.
+    fn warm<'a>(
+        &self,
+        better: &'a Target,
+        other: &'a Target,
+        now: Instant,
+        random: u64,
+    ) -> &'a Target {
+        let luck = (random >> 11) as f64 / (1_u64 << 53) as f64;
+        let chance = self.backend(better).map_or(1.0, |b| b.chance(now));
+        if luck < chance { better } else { other }
     }
 
     fn backend(&self, target: &Target) -> Option<&Backend> {
@@ -316,10 +326,16 @@ impl Balancer {
         }
     }
 
-    /// The endpoint answered a question, after this time.
-    pub fn handle_answer(&mut self, address: SocketAddr, took: Duration, now: Instant) {
+    /// The endpoint answered a question of this client, after this time.
+    pub fn handle_answer(
+        &mut self,
+        address: SocketAddr,
+        client: IpAddr,
+        took: Duration,
+        now: Instant,
+    ) {
         if let Some(backend) = self.backends.get_mut(&address) {
-            backend.answered(took, now);
+            backend.answered(client, took, now);
         }
     }
 
@@ -330,10 +346,10 @@ impl Balancer {
         }
     }
 
-    /// A connection to the endpoint has ended as connections should.
-    pub fn handle_served(&mut self, address: SocketAddr) {
+    /// A connection of this client to the endpoint has ended as connections should.
+    pub fn handle_served(&mut self, address: SocketAddr, client: IpAddr, now: Instant) {
         if let Some(backend) = self.backends.get_mut(&address) {
-            backend.served();
+            backend.served(client, now);
         }
     }
 
@@ -359,7 +375,7 @@ impl Balancer {
             (all + 1, out + usize::from(backend.is_out(now)))
         });
         if let Some(backend) = self.backends.get_mut(&address)
-            && backend.failed(client)
+            && backend.failed(client, now)
             && (out + 1) * 2 <= all
         {
             backend.eject(now);

@@ -1,6 +1,5 @@
 //! The shell: the way of one UDP session to its endpoint.
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -10,6 +9,7 @@ use mio::net::UdpSocket;
 use weave_linux::intercept::datagrams;
 use weave_model::{Protocol, Relayed};
 
+use super::kept::Kept;
 use super::pick::Set;
 use super::routes::Group;
 use super::sessions::Flow;
@@ -18,10 +18,6 @@ use crate::table::{Origin, Target, Way};
 
 /// How many endpoints one datagram is given to.
 const TRIES: usize = 4;
-/// The largest datagram that is kept until it is answered, in bytes.
-const KEPT: usize = 2048;
-/// How many are kept.
-const KEPT_AT_MOST: usize = 4;
 
 /// Where a session's datagrams go.
 #[derive(Debug)]
@@ -38,7 +34,7 @@ pub(super) struct Upstream {
     /// Endpoints that refused what is kept.
     tried: Vec<SocketAddr>,
     /// What was asked last, until there is an answer.
-    pub(super) kept: VecDeque<Vec<u8>>,
+    pub(super) kept: Kept,
     /// Whether answers may wait.
     pub(super) waits: bool,
 }
@@ -62,7 +58,7 @@ impl Upstream {
             picked: None,
             began: now,
             tried: Vec::new(),
-            kept: VecDeque::new(),
+            kept: Kept::default(),
             waits: false,
         })
     }
@@ -120,11 +116,8 @@ impl Upstream {
     /// Sends; `None` when it has nowhere to.
     pub(super) fn send(&mut self, bytes: &[u8]) -> Option<std::io::Result<usize>> {
         let sent = self.picked.as_ref()?.1.send(bytes);
-        if sent.is_ok() && bytes.len() <= KEPT {
-            if self.kept.len() == KEPT_AT_MOST {
-                self.kept.pop_front();
-            }
-            self.kept.push_back(bytes.to_vec());
+        if sent.is_ok() {
+            self.kept.push(bytes);
         }
         Some(sent)
     }
@@ -141,9 +134,8 @@ impl Upstream {
         self.tried.clear();
         if let Some((target, _)) = self.picked.as_ref().filter(|_| is_first) {
             let took = now.saturating_duration_since(self.began);
-            self.group
-                .balancer()
-                .handle_answer(target.address, took, now);
+            let mut balancer = self.group.balancer();
+            balancer.handle_answer(target.address, self.flow.client.ip(), took, now);
         }
     }
 

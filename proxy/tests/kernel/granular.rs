@@ -180,4 +180,8 @@ fn should_function_for_service_endpoints_using_host_network(on: EngineChoice) {
             assert_eq!(tcp(from, front).server(), "host", "{front}");
         }
     }
+    if on == EngineChoice::Relay {
+        let loopback = tcp(&lab.host, "127.0.0.1:30080");
+        assert_eq!(loopback.server(), "host");
+    }
 }

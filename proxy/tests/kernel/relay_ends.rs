@@ -179,8 +179,8 @@ fn an_endpoint_that_ends_connections_without_an_answer_is_left_out() {
     });
     report(&mut lab, &[B, C]);
     let mut mute = 0;
-    for from in [&lab.a, &lab.host].into_iter().cycle().take(60) {
-        let mut stream = open(from);
+    for _ in 0..60 {
+        let mut stream = open(&lab.a);
         stream.write_all(b"?").unwrap();
         mute += usize::from(stream.read(&mut [0]).unwrap() == 0);
     }
