@@ -46,6 +46,7 @@ mod agree;
 mod answer;
 mod dial;
 mod duplex;
+mod kept;
 mod lane;
 
 pub mod routes;
@@ -186,7 +187,7 @@ impl Relay {
     /// what it carries already, such as sessions of UDP, goes by it.
     ///
     /// # Errors
-    /// When the kernel refuses its rules: then all Services are the kernel's. The next call tries everything again.
+    /// When the kernel refuses its rules, also all of them in place of what is there. The next call tries that again.
     pub fn apply(&mut self, table: &Table, diff: &Diff, facts: &Facts) -> Result<(), nft::Error> {
         let same_facts = self.facts.same_rules(facts);
         self.facts.clone_from(facts);
@@ -199,17 +200,19 @@ impl Relay {
         if self.draining {
             return Ok(());
         }
-        match self.rules.take() {
-            Some(rules) if same_facts => {
-                self.nft.send(&rules.next(diff))?;
-                self.rules = Some(rules);
-            }
-            _ => {
-                let (rules, batch) = Rules::new(table, facts, self.ports);
-                self.nft.send(&batch)?;
-                self.rules = Some(rules);
+        if let Some(rules) = self.rules.take().filter(|_| same_facts) {
+            match self.nft.send(&rules.next(diff)) {
+                Ok(_) => {
+                    self.rules = Some(rules);
+                    return Ok(());
+                }
+                // What is there would go on to bring connections that nobody takes any more.
+                Err(error) => tracing::warn!(%error, "the relay's rules are made anew"),
             }
         }
+        let (rules, batch) = Rules::new(table, facts, self.ports);
+        self.nft.send(&batch)?;
+        self.rules = Some(rules);
         Ok(())
     }
 

@@ -32,11 +32,21 @@ pub fn entry<'a>(
     left_out: &mut LeftOut,
 ) -> Entry {
     let known = endpoints(port, family, slices, facts, left_out);
-    let (cluster, local) = (cluster(&known, facts), local(&known, facts));
+    let cluster = targets(cluster(&known, facts), facts);
+    let local = targets(local(&known, facts), facts);
+    let mut both = cluster.iter().chain(&local);
+    // What is sent to an address of this host from a client's would not come back by the relay; at loopback addresses the
+    // host itself is the client.
+    let is_host = both.any(|target| facts.addresses.contains(&target.address.ip()));
+    let engine = if is_host {
+        Engine::Kernel
+    } else {
+        engine(service, port, facts)
+    };
     Entry {
         fronts,
-        cluster: targets(cluster, facts),
-        local: targets(local, facts),
+        cluster,
+        local,
         any: known
             .values()
             .any(|endpoint| endpoint.ready || going(endpoint)),
@@ -49,7 +59,7 @@ pub fn entry<'a>(
             .filter(|endpoint| endpoint.serving)
             .map(|endpoint| endpoint.address)
             .collect(),
-        engine: engine(service, port, facts),
+        engine,
         balance: service.balance.unwrap_or_default(),
         loopback: port.protocol != Protocol::Sctp && facts.engine != EngineChoice::Kernel,
     }

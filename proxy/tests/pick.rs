@@ -26,7 +26,7 @@ fn client(number: u32) -> SocketAddr {
 fn entry(balance: Balance, numbers: impl IntoIterator<Item = u8>) -> Entry {
     let target = |number| Target {
         address: endpoint(number),
-        local: number == 0,
+        local: false,
     };
     Entry {
         fronts: Vec::new(),
@@ -42,6 +42,17 @@ fn entry(balance: Balance, numbers: impl IntoIterator<Item = u8>) -> Entry {
         balance,
         loopback: true,
     }
+}
+
+/// The same, of which the first so many are on this node.
+fn near(count: usize, balance: Balance, numbers: impl IntoIterator<Item = u8>) -> Entry {
+    let mut entry = entry(balance, numbers);
+    entry
+        .cluster
+        .iter_mut()
+        .take(count)
+        .for_each(|target| target.local = true);
+    entry
 }
 
 /// A balancer with a clock and a seed of its own.
@@ -84,7 +95,8 @@ impl World {
     }
 
     fn answer(&mut self, endpoint: SocketAddr, took: Duration) {
-        self.balancer.handle_answer(endpoint, took, self.now);
+        let who = client(self.clients).ip();
+        self.balancer.handle_answer(endpoint, who, took, self.now);
     }
 
     /// How many of so many short connections each endpoint gets.
@@ -219,6 +231,89 @@ fn an_endpoint_that_is_new_gets_its_share_little_by_little() {
         "{shares:?}"
     );
     assert!((400..600).contains(&shares[2]), "{shares:?}");
+}
+
+#[test]
+fn idle_endpoints_of_this_node_get_all_and_others_when_they_fail() {
+    for balance in [Balance::Least, Balance::Latency] {
+        let mut world = World::new(&near(2, balance, 0..6));
+        let shares = world.shares(1000);
+        assert_eq!(shares.len(), 2, "{shares:?}");
+        for number in 0..2 {
+            assert!(
+                (400..600).contains(&shares[&endpoint(number)]),
+                "{shares:?}"
+            );
+        }
+        (0..3).for_each(|_| world.fail(endpoint(0)));
+        assert_eq!(world.shares(100), [(endpoint(1), 100)].into());
+        (0..3).for_each(|_| world.fail(endpoint(1)));
+        let shares = world.shares(1000);
+        assert!(!shares.contains_key(&endpoint(0)) && !shares.contains_key(&endpoint(1)));
+        assert_eq!(shares.len(), 4, "{shares:?}");
+    }
+}
+
+#[test]
+fn what_is_too_much_for_endpoints_of_this_node_goes_to_others() {
+    let mut world = World::new(&near(2, Balance::Least, 0..4));
+    let picked: Vec<SocketAddr> = (0..300).map(|_| world.pick()).collect();
+    let here = [0, 1].map(endpoint);
+    let first: BTreeSet<SocketAddr> = picked.iter().copied().take(4).collect();
+    assert_eq!(first, here.into());
+    let near = picked.iter().filter(|one| here.contains(one)).count();
+    assert!((190..220).contains(&near), "twice as much: {near} of 300");
+}
+
+#[test]
+fn an_endpoint_of_this_node_that_is_new_gets_its_share_little_by_little() {
+    let mut world = World::new(&near(0, Balance::Least, 1..4));
+    world.shares(10);
+    world
+        .balancer
+        .update(&near(1, Balance::Least, 0..4), world.now);
+    let shares = world.shares(1000);
+    assert!((60..140).contains(&shares[&endpoint(0)]), "{shares:?}");
+    world.now += Duration::from_secs(10);
+    assert_eq!(world.shares(100), [(endpoint(0), 100)].into());
+}
+
+#[test]
+fn slow_endpoints_of_this_node_are_passed_over_with_latency() {
+    let mut world = World::new(&near(1, Balance::Latency, 0..3));
+    let mut here = 0;
+    for _ in 0..200 {
+        let picked = world.pick();
+        let is_near = picked == endpoint(0);
+        here += usize::from(is_near);
+        world.answer(picked, if is_near { 50 * MS } else { MS });
+        world.balancer.handle_end(picked);
+        world.now += MS;
+    }
+    assert!((1..20).contains(&here), "{here} of 200");
+}
+
+#[test]
+fn to_know_how_fast_others_are_few_connections_leave_this_node() {
+    let mut world = World::new(&near(1, Balance::Latency, 0..50));
+    let mut here = 0;
+    for _ in 0..1200 {
+        let picked = world.pick();
+        here += usize::from(picked == endpoint(0));
+        world.answer(picked, MS);
+        world.balancer.handle_end(picked);
+        world.now += 50 * MS;
+    }
+    assert!(here > 1100, "{here} of 1200 in a minute");
+}
+
+#[test]
+fn it_is_known_whether_anybody_was_not_tried() {
+    let world = World::new(&entry(Balance::Least, 0..2));
+    let tried = [0, 1].map(endpoint);
+    assert!(world.balancer.has_untried(Set::Cluster, &tried[..1]));
+    assert!(!world.balancer.has_untried(Set::Cluster, &tried));
+    assert!(!world.balancer.has_untried(Set::Local, &[]));
 }
 
 #[test]

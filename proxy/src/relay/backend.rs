@@ -5,20 +5,28 @@
 //! something, the time counts that it takes to take connections; afterwards only answers do, and those that were waited
 //! for in vain: one that hangs takes connections as fast as any.
 //!
-//! An endpoint that fails [`FAILURES`] times in a row is ejected for [`EJECTED`], twice as long each time it fails
-//! again on its return, at most [`EJECTED_AT_MOST`]. One that is new or returns is taken to slowly: its chance grows to
-//! the whole over [`WARM_UP`].
+//! An endpoint that fails [`FAILURES`] times in a row is ejected for [`EJECTED`], twice as long each time it fails again
+//! on its return, at most [`EJECTED_AT_MOST`]. Once it has heard the client, what that said may be why it failed. So
+//! failures of this kind that one client alone has seen do not eject an endpoint that served another one within
+//! [`OTHERS`], or one could take endpoints away from all. One that is new or returns is taken to slowly: its chance grows
+//! to the whole over [`WARM_UP`].
 
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 /// Over which time an old latency is forgotten.
 const MEMORY: Duration = Duration::from_secs(10);
+/// Over which time one of an endpoint elsewhere is, where there is one on this node: each that is tried only to know how
+/// fast it is now is a connection that leaves the node.
+const MEMORY_AFAR: Duration = Duration::from_secs(100);
 /// How many failures in a row eject.
 pub(super) const FAILURES: u32 = 3;
 /// For how long, the first time.
 pub(super) const EJECTED: Duration = Duration::from_secs(2);
 /// The longest.
 const EJECTED_AT_MOST: Duration = Duration::from_secs(60);
+/// For how long it is held to serve a client that it served.
+pub(super) const OTHERS: Duration = Duration::from_secs(10);
 /// How long an endpoint gets less than its share.
 pub(super) const WARM_UP: Duration = Duration::from_secs(10);
 /// The chance that it begins with.
@@ -71,9 +79,23 @@ pub(super) struct Backend {
     /// Whether that is of what it was asked, or of connections that it took.
     asked: bool,
     failed: u32,
+    /// Who saw those failures.
+    seen_by: SeenBy,
+    /// Whom it served last, and whom before that was another one, and when.
+    served: [Option<(IpAddr, Instant)>; 2],
     out: Option<Instant>,
     /// How often it was ejected without an answer since.
     times: u32,
+}
+
+/// Who saw an endpoint fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum SeenBy {
+    Nobody,
+    /// One client, which it had heard.
+    One(IpAddr),
+    /// More than one, or the relay itself.
+    Many,
 }
 
 impl Backend {
@@ -87,6 +109,8 @@ impl Backend {
             latency: None,
             asked: false,
             failed: 0,
+            seen_by: SeenBy::Nobody,
+            served: [None, None],
             out: None,
             times: 0,
         }
@@ -118,8 +142,19 @@ impl Backend {
 
     /// What its answer would cost now, in seconds: its latency for each connection that waits there.
     pub(super) fn cost(&self, now: Instant) -> f64 {
-        match self.latency_at(now) {
-            Some(latency) => latency * f64::from(self.open + 1),
+        self.cost_by(MEMORY, now)
+    }
+
+    /// The same of one that is elsewhere, for those of this node to be held against.
+    pub(super) fn cost_afar(&self, now: Instant) -> f64 {
+        self.cost_by(MEMORY_AFAR, now)
+    }
+
+    fn cost_by(&self, memory: Duration, now: Instant) -> f64 {
+        match self.latency {
+            Some((latency, when)) => {
+                latency.as_secs_f64() * forgotten(when, now, memory) * f64::from(self.open + 1)
+            }
             None => UNKNOWN.as_secs_f64() * f64::from(self.open),
         }
     }
@@ -127,7 +162,7 @@ impl Backend {
     /// The average latency in seconds, if anything was measured.
     pub(super) fn latency_at(&self, now: Instant) -> Option<f64> {
         let (latency, when) = self.latency?;
-        Some(latency.as_secs_f64() * forgotten(when, now))
+        Some(latency.as_secs_f64() * forgotten(when, now, MEMORY))
     }
 
     /// It took this long to take a connection.
@@ -138,10 +173,10 @@ impl Backend {
     }
 
     /// It took this long to answer.
-    pub(super) fn answered(&mut self, took: Duration, now: Instant) {
+    pub(super) fn answered(&mut self, client: IpAddr, took: Duration, now: Instant) {
         self.asked = true;
         self.took(took, now);
-        self.served();
+        self.served(client, now);
     }
 
     /// It was waited for in vain for so long: the answer would have come later, if at all.
@@ -158,7 +193,9 @@ impl Backend {
     fn took(&mut self, took: Duration, now: Instant) {
         let old = self.latency_at(now).unwrap_or(0.0);
         let new = took.as_secs_f64();
-        let kept = self.latency.map_or(0.0, |(_, when)| forgotten(when, now));
+        let kept = self
+            .latency
+            .map_or(0.0, |(_, when)| forgotten(when, now, MEMORY));
         let average = if new > old {
             new
         } else {
@@ -168,16 +205,37 @@ impl Backend {
     }
 
     /// It did what it is there for. That it took a connection is not enough: one that breaks each does that too.
-    pub(super) const fn served(&mut self) {
+    pub(super) fn served(&mut self, client: IpAddr, now: Instant) {
         (self.failed, self.times) = (0, 0);
+        self.seen_by = SeenBy::Nobody;
+        if self.served[0].is_some_and(|(last, _)| last != client) {
+            self.served[1] = self.served[0];
+        }
+        self.served[0] = Some((client, now));
     }
 
-    /// It failed; whether it has to be ejected, which is the caller's to allow.
-    pub(super) fn failed(&mut self) -> bool {
+    /// Whether it serves others than this client.
+    fn serves_others(&self, client: IpAddr, now: Instant) -> bool {
+        let mut served = self.served.iter().flatten();
+        served.any(|(who, when)| *who != client && now.saturating_duration_since(*when) < OTHERS)
+    }
+
+    /// It failed, after it had heard the client if one is given; whether it has to be ejected, which is the caller's to
+    /// allow.
+    pub(super) fn failed(&mut self, client: Option<IpAddr>, now: Instant) -> bool {
         self.counts.failures += 1;
         self.failed += 1;
+        self.seen_by = match (self.seen_by, client) {
+            (SeenBy::Nobody, Some(client)) => SeenBy::One(client),
+            (SeenBy::One(known), Some(client)) if known == client => SeenBy::One(known),
+            _ => SeenBy::Many,
+        };
+        let is_blamed = match self.seen_by {
+            SeenBy::One(client) => !self.serves_others(client, now),
+            SeenBy::Nobody | SeenBy::Many => true,
+        };
         // One that comes back and fails is out again at once.
-        self.failed >= FAILURES || self.times > 0
+        is_blamed && (self.failed >= FAILURES || self.times > 0)
     }
 
     /// Leaves it out for a while.
@@ -186,14 +244,15 @@ impl Backend {
         self.out = Some(now + long.min(EJECTED_AT_MOST));
         self.times += 1;
         self.failed = 0;
+        self.seen_by = SeenBy::Nobody;
         self.counts.ejections += 1;
     }
 }
 
 /// How much is left of what was known then.
-fn forgotten(then: Instant, now: Instant) -> f64 {
+fn forgotten(then: Instant, now: Instant, memory: Duration) -> f64 {
     let passed = now.saturating_duration_since(then).as_secs_f64();
-    (-passed / MEMORY.as_secs_f64()).exp()
+    (-passed / memory.as_secs_f64()).exp()
 }
 
 #[cfg(test)]
@@ -236,19 +295,51 @@ mod tests {
         let mut now = Instant::now();
         let mut one = Backend::new(None);
         for _ in 1..FAILURES {
-            assert!(!one.failed());
+            assert!(!one.failed(None, now));
         }
         for times in 0..8 {
-            assert!(one.failed());
+            assert!(one.failed(None, now));
             one.eject(now);
             let long = (EJECTED * (1 << times)).min(EJECTED_AT_MOST);
             assert!(one.is_out(now + long - MS) && !one.is_out(now + long));
             now += long;
         }
         one.connected(MS, now);
-        assert!(one.failed(), "it takes connections, and that is all");
-        one.served();
-        assert!(!one.failed(), "an answer makes good for all before");
+        assert!(
+            one.failed(None, now),
+            "it takes connections, and that is all"
+        );
+        one.served(IpAddr::from([10, 32, 0, 2]), now);
+        assert!(
+            !one.failed(None, now),
+            "an answer makes good for all before"
+        );
+    }
+
+    #[test]
+    fn what_one_client_alone_has_seen_ejects_nobody_who_serves_others() {
+        let [bad, good, third] = [2, 3, 4].map(|n| IpAddr::from([10, 32, 0, n]));
+        let (now, mut one) = (Instant::now(), Backend::new(None));
+        one.served(good, now);
+        one.served(bad, now);
+        (0..20).for_each(|_| assert!(!one.failed(Some(bad), now)));
+        assert!(
+            one.failed(Some(bad), now + OTHERS),
+            "who was served is gone"
+        );
+        assert!(one.failed(Some(third), now), "two have seen it");
+        one.eject(now);
+        (0..20).for_each(|_| assert!(!one.failed(Some(bad), now), "and so on its return"));
+        assert!(one.failed(None, now), "the relay has seen it too");
+    }
+
+    #[test]
+    fn a_client_that_nobody_is_beside_ejects_alone() {
+        let alone = IpAddr::from([10, 32, 0, 2]);
+        let (now, mut one) = (Instant::now(), Backend::new(None));
+        one.served(alone, now);
+        (1..FAILURES).for_each(|_| assert!(!one.failed(Some(alone), now)));
+        assert!(one.failed(Some(alone), now));
     }
 
     #[test]

@@ -123,6 +123,12 @@ impl Connection {
         })
     }
 
+    /// Whether there is an endpoint that was not tried for it.
+    pub(super) fn has_untried(&self) -> bool {
+        let balancer = self.group.balancer();
+        balancer.has_untried(self.set, self.dial.tried())
+    }
+
     /// Whether the attempt to reach the endpoint came to an error.
     pub(super) fn has_failed(&self) -> bool {
         let server = self.server.as_ref();
@@ -219,10 +225,11 @@ impl Connection {
                 return;
             }
             let is_first = self.duplex.first() == Some(Way::Down);
+            let client = self.peer.ip();
             match (self.has_moved(Way::Up), self.has_moved(Way::Down)) {
-                (_, true) => balancer.handle_served(target),
-                (true, false) if is_first => balancer.handle_failure(target, now),
-                (false, false) if !is_first => balancer.handle_served(target),
+                (_, true) => balancer.handle_served(target, client, now),
+                (true, false) if is_first => balancer.handle_break(target, client, now),
+                (false, false) if !is_first => balancer.handle_served(target, client, now),
                 (_, false) => {}
             }
         }
@@ -232,7 +239,8 @@ impl Connection {
     /// something before, that is its fault.
     pub(super) fn handle_break(&mut self, now: Instant) {
         if let Some(target) = self.target.filter(|_| !self.has_moved(Way::Down)) {
-            self.group.balancer().handle_failure(target, now);
+            let mut balancer = self.group.balancer();
+            balancer.handle_break(target, self.peer.ip(), now);
         }
     }
 
@@ -263,7 +271,8 @@ impl Connection {
         if let Some(took) = self.answer.handle_answer(now)
             && let Some(target) = self.target
         {
-            self.group.balancer().handle_answer(target, took, now);
+            let mut balancer = self.group.balancer();
+            balancer.handle_answer(target, self.peer.ip(), took, now);
         }
     }
 }

@@ -5,8 +5,8 @@
 //! nobody else and learns at once when the endpoint's host says that nobody is there. Answers leave by a socket that has
 //! the front's address ([`Voices`]). Nothing ever waits: what a socket has no room for is lost, as it would be on a wire.
 //!
-//! The last datagram that was not answered is kept, so that another endpoint gets it when the first one refuses it. When
-//! routes change, sessions end whose front is gone or whose endpoint does not serve any more, and the next datagram is
+//! The last datagrams that were not answered are kept, so that another endpoint gets them when the first one refuses.
+//! When routes change, sessions end whose front is gone or whose endpoint does not serve any more, and the next datagram is
 //! picked for anew.
 
 use std::io;
@@ -221,11 +221,16 @@ impl Datagrams {
         }
     }
 
-    /// The endpoint refuses: another one has its place.
+    /// The endpoint refuses: another one has its place, and gets what this one has not answered.
     fn repick(&mut self, id: usize, now: Instant) {
-        if let Some(upstream) = self.sessions.get_mut(id) {
-            upstream.handle_refusal(now);
-            self.dial(id, now);
+        let Some(upstream) = self.sessions.get_mut(id) else {
+            return;
+        };
+        upstream.handle_refusal(now);
+        let kept = std::mem::take(&mut upstream.kept);
+        self.dial(id, now);
+        for bytes in kept.iter() {
+            self.send(id, bytes, now);
         }
     }
 
@@ -240,13 +245,7 @@ impl Datagrams {
             };
             match socket.recv(&mut self.buffer) {
                 Ok(count) => self.answered(id, count, now),
-                Err(error) if is_refusal(&error) => {
-                    let kept = std::mem::take(&mut upstream.kept);
-                    self.repick(id, now);
-                    if !kept.is_empty() {
-                        self.send(id, &kept, now);
-                    }
-                }
+                Err(error) if is_refusal(&error) => self.repick(id, now),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => {
                     upstream.waits = false;
@@ -286,7 +285,7 @@ impl Datagrams {
                 .map(|(target, _)| target.address.ip());
             let group = target.and_then(|ip| routes.serves(upstream.flow.front, Protocol::Udp, ip));
             match group {
-                Some(group) => upstream.group = Arc::clone(group),
+                Some((group, way)) => upstream.handle_routes(Arc::clone(group), way),
                 None => self.end(id),
             }
         }

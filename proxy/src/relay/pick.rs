@@ -2,13 +2,14 @@
 //!
 //! In this order: the endpoint where the client was, if the Service keeps clients; the one that the table of
 //! [`Maglev`] has for it, if the Service asks for that; else two are drawn, and the better one is taken (Mitzenmacher,
-//! "The Power of Two Choices", 2001), by open connections or by latency. Those that are ejected are passed over, and
-//! those that were tried for the same connection already; when nobody is left, an ejected one is better than none.
+//! "The Power of Two Choices", 2001), by open connections or by latency: two of this node, as long as the better one does
+//! not have much more to do than one of another node. Those that are ejected are passed over, and those that were tried
+//! for the same connection already; when nobody is left, an ejected one is better than none.
 //!
 //! At most half of the endpoints are out at a time: when more fail, the fault is likely on this side.
 
 use std::collections::{HashMap, HashSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use weave_model::{Affinity, Balance};
@@ -20,6 +21,8 @@ use crate::table::{Entry, Target};
 
 /// How often is drawn anew when both of two cannot be taken, before all are looked at.
 const DRAWS: u64 = 4;
+/// How many times as much as elsewhere an endpoint of this node may have to do, or take.
+const NEARER: u32 = 2;
 /// Shared by all nodes.
 const SEED: u64 = 0x5eed;
 
@@ -80,6 +83,10 @@ pub struct Balancer {
 #[derive(Debug, Default)]
 struct Targets {
     all: Vec<Target>,
+    /// Those of this node.
+    near: Vec<Target>,
+    /// Those of others.
+    far: Vec<Target>,
     maglev: Maglev,
 }
 
@@ -91,8 +98,11 @@ impl Targets {
         } else {
             Maglev::default()
         };
+        let (near, far) = all.iter().partition(|target| target.local);
         Self {
             all: all.to_vec(),
+            near,
+            far,
             maglev,
         }
     }
@@ -184,10 +194,7 @@ impl Balancer {
         now: Instant,
         draw: u64,
     ) -> Option<Target> {
-        let targets = match set {
-            Set::Cluster => &self.cluster,
-            Set::Local => &self.local,
-        };
+        let targets = self.targets(set);
         let can = |target: &Target| {
             !tried.contains(&target.address) && self.backend(target).is_some_and(|b| !b.is_out(now))
         };
@@ -202,13 +209,28 @@ impl Balancer {
             let mut order = targets.maglev.of(hash(SEED, key));
             order.find_map(|number| targets.all.get(number).filter(|one| can(one)))
         } else {
-            self.of_two(&targets.all, can, now, draw)
+            let near = self.of_two(&targets.near, can, now, draw);
+            let far = self.of_two(&targets.far, can, now, mix(draw));
+            match (near, far) {
+                (Some(near), Some(far)) if self.is_too_busy(near, far, now) => {
+                    Some(self.warm(far, near, now, mix(!draw)))
+                }
+                (Some(near), Some(far)) => Some(self.warm(near, far, now, mix(!draw))),
+                _ => near.or(far),
+            }
         };
         let untried = |one: &Target| !tried.contains(&one.address);
         chosen
             .or_else(|| first_from(below(mix(!draw), targets.all.len()), &targets.all, untried))
             .or_else(|| targets.all.get(below(draw, targets.all.len())))
             .copied()
+    }
+
+    const fn targets(&self, set: Set) -> &Targets {
+        match set {
+            Set::Cluster => &self.cluster,
+            Set::Local => &self.local,
+        }
     }
 
     /// Where the client was, if that may be picked.
@@ -247,6 +269,17 @@ impl Balancer {
         first_from(below(random, all.len()), all, can)
     }
 
+    /// Whether one of this node has so much to do that one of another node does better.
+    fn is_too_busy(&self, near: &Target, far: &Target, now: Instant) -> bool {
+        let (Some(near), Some(far)) = (self.backend(near), self.backend(far)) else {
+            return false;
+        };
+        match self.balance {
+            Balance::Latency => near.cost(now) > f64::from(NEARER) * far.cost_afar(now),
+            Balance::Least | Balance::Maglev => near.open > NEARER * (far.open + 1),
+        }
+    }
+
     fn better<'a>(
         &self,
         one: &'a Target,
@@ -257,22 +290,29 @@ impl Balancer {
         let (Some(first), Some(second)) = (self.backend(one), self.backend(two)) else {
             return one;
         };
-        let luck = (random >> 11) as f64 / (1_u64 << 53) as f64;
         let better = match self.balance {
             Balance::Latency => first.cost(now).total_cmp(&second.cost(now)),
             Balance::Least | Balance::Maglev => first.open.cmp(&second.open),
         };
         // Which of two was drawn first is chance already.
-        let (chosen, other, known) = if better.is_le() {
-            (one, two, first)
+        if better.is_le() {
+            self.warm(one, two, now, random)
         } else {
-            (two, one, second)
-        };
-        if luck < known.chance(now) {
-            chosen
-        } else {
-            other
+            self.warm(two, one, now, random)
         }
+    }
+
+    /// The better one, with the chance that it has while it warms up.
+    fn warm<'a>(
+        &self,
+        better: &'a Target,
+        other: &'a Target,
+        now: Instant,
+        random: u64,
+    ) -> &'a Target {
+        let luck = (random >> 11) as f64 / (1_u64 << 53) as f64;
+        let chance = self.backend(better).map_or(1.0, |b| b.chance(now));
+        if luck < chance { better } else { other }
     }
 
     fn backend(&self, target: &Target) -> Option<&Backend> {
@@ -286,10 +326,16 @@ impl Balancer {
         }
     }
 
-    /// The endpoint answered a question, after this time.
-    pub fn handle_answer(&mut self, address: SocketAddr, took: Duration, now: Instant) {
+    /// The endpoint answered a question of this client, after this time.
+    pub fn handle_answer(
+        &mut self,
+        address: SocketAddr,
+        client: IpAddr,
+        took: Duration,
+        now: Instant,
+    ) {
         if let Some(backend) = self.backends.get_mut(&address) {
-            backend.answered(took, now);
+            backend.answered(client, took, now);
         }
     }
 
@@ -300,21 +346,36 @@ impl Balancer {
         }
     }
 
-    /// A connection to the endpoint has ended as connections should.
-    pub fn handle_served(&mut self, address: SocketAddr) {
+    /// A connection of this client to the endpoint has ended as connections should.
+    pub fn handle_served(&mut self, address: SocketAddr, client: IpAddr, now: Instant) {
         if let Some(backend) = self.backends.get_mut(&address) {
-            backend.served();
+            backend.served(client, now);
         }
+    }
+
+    /// Whether there is an endpoint that was not tried.
+    pub fn has_untried(&self, set: Set, tried: &[SocketAddr]) -> bool {
+        let all = &self.targets(set).all;
+        all.iter().any(|target| !tried.contains(&target.address))
     }
 
     /// The endpoint did not answer, or broke the connection before its first byte.
     pub fn handle_failure(&mut self, address: SocketAddr, now: Instant) {
+        self.failed(address, None, now);
+    }
+
+    /// The endpoint had heard this client, and gave no answer.
+    pub fn handle_break(&mut self, address: SocketAddr, client: IpAddr, now: Instant) {
+        self.failed(address, Some(client), now);
+    }
+
+    fn failed(&mut self, address: SocketAddr, client: Option<IpAddr>, now: Instant) {
         let listed = self.backends.values().filter(|backend| backend.listed);
         let (all, out) = listed.fold((0, 0), |(all, out), backend| {
             (all + 1, out + usize::from(backend.is_out(now)))
         });
         if let Some(backend) = self.backends.get_mut(&address)
-            && backend.failed()
+            && backend.failed(client, now)
             && (out + 1) * 2 <= all
         {
             backend.eject(now);

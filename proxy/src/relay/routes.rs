@@ -143,19 +143,20 @@ impl Routes {
         found.map(|(group, way)| (group, *way))
     }
 
-    /// The group that leads from a front to an endpoint that serves, as of now: the table before does not count.
+    /// The group that leads from a front to an endpoint that serves, and the way, as of now: the table before does not
+    /// count.
     pub fn serves(
         &self,
         front: SocketAddr,
         protocol: Protocol,
         endpoint: IpAddr,
-    ) -> Option<&Arc<Group>> {
-        let (group, _) = self.of(front, protocol)?;
+    ) -> Option<(&Arc<Group>, Way)> {
+        let (group, way) = self.of(front, protocol)?;
         let is_current = group.entry.fronts.iter().any(|(front, _)| {
             let now = self.fronts.get(front);
             now.is_some_and(|(now, _)| Arc::ptr_eq(now, group))
         });
-        (is_current && group.entry.serving.contains(&endpoint)).then_some(group)
+        (is_current && group.entry.serving.contains(&endpoint)).then_some((group, way))
     }
 
     /// Where a client is that is not this host.

@@ -9,6 +9,7 @@ use mio::net::UdpSocket;
 use weave_linux::intercept::datagrams;
 use weave_model::{Protocol, Relayed};
 
+use super::kept::Kept;
 use super::pick::Set;
 use super::routes::Group;
 use super::sessions::Flow;
@@ -17,8 +18,6 @@ use crate::table::{Origin, Target, Way};
 
 /// How many endpoints one datagram is given to.
 const TRIES: usize = 4;
-/// The largest datagram that is kept until it is answered, in bytes.
-const KEPT: usize = 2048;
 
 /// Where a session's datagrams go.
 #[derive(Debug)]
@@ -26,7 +25,8 @@ pub(super) struct Upstream {
     pub(super) flow: Flow,
     pub(super) group: Arc<Group>,
     way: Way,
-    set: Set,
+    /// Absent where the table leaves it no endpoint but the one that it has.
+    set: Option<Set>,
     origin: Origin,
     /// Picked and not given back to the balancer, with the socket that leads there.
     pub(super) picked: Option<(Target, UdpSocket)>,
@@ -34,7 +34,7 @@ pub(super) struct Upstream {
     /// Endpoints that refused what is kept.
     tried: Vec<SocketAddr>,
     /// What was asked last, until there is an answer.
-    pub(super) kept: Vec<u8>,
+    pub(super) kept: Kept,
     /// Whether answers may wait.
     pub(super) waits: bool,
 }
@@ -53,12 +53,12 @@ impl Upstream {
             flow,
             group: Arc::clone(group),
             way,
-            set: group.set(way, origin, flow.client.ip())?,
+            set: Some(group.set(way, origin, flow.client.ip())?),
             origin,
             picked: None,
             began: now,
             tried: Vec::new(),
-            kept: Vec::new(),
+            kept: Kept::default(),
             waits: false,
         })
     }
@@ -70,10 +70,11 @@ impl Upstream {
         now: Instant,
         draw: u64,
     ) -> Option<&mut UdpSocket> {
+        let set = self.set?;
         while self.tried.len() < TRIES {
             let (client, tried) = (self.flow.client, &self.tried);
             let mut balancer = self.group.balancer();
-            let target = balancer.pick(client, self.set, tried, now, draw)?;
+            let target = balancer.pick(client, set, tried, now, draw)?;
             drop(balancer);
             let source = shared.routes.load().source(
                 &self.group.entry,
@@ -115,11 +116,16 @@ impl Upstream {
     /// Sends; `None` when it has nowhere to.
     pub(super) fn send(&mut self, bytes: &[u8]) -> Option<std::io::Result<usize>> {
         let sent = self.picked.as_ref()?.1.send(bytes);
-        if sent.is_ok() && bytes.len() <= KEPT {
-            self.kept.clear();
-            self.kept.extend_from_slice(bytes);
+        if sent.is_ok() {
+            self.kept.push(bytes);
         }
         Some(sent)
+    }
+
+    /// The routes are others, and lead to its endpoint still.
+    pub(super) fn handle_routes(&mut self, group: Arc<Group>, way: Way) {
+        self.set = group.set(way, self.origin, self.flow.client.ip());
+        (self.group, self.way) = (group, way);
     }
 
     /// The endpoint answered; `is_first` says whether for the first time.
@@ -128,9 +134,8 @@ impl Upstream {
         self.tried.clear();
         if let Some((target, _)) = self.picked.as_ref().filter(|_| is_first) {
             let took = now.saturating_duration_since(self.began);
-            self.group
-                .balancer()
-                .handle_answer(target.address, took, now);
+            let mut balancer = self.group.balancer();
+            balancer.handle_answer(target.address, self.flow.client.ip(), took, now);
         }
     }
 

@@ -341,7 +341,15 @@ impl Worker {
                         .push(Reverse((deadline, id, connection.serial)));
                     return;
                 }
-                Err(error) => connection.handle_failure(!is_exhausted(&error), now),
+                Err(error) => {
+                    let is_exhausted = is_exhausted(&error);
+                    connection.handle_failure(!is_exhausted, now);
+                    // Where nothing is left, the same once more only takes time from others.
+                    if is_exhausted && !connection.has_untried() {
+                        self.close(id, Ending::Reset, now);
+                        return;
+                    }
+                }
             }
         }
     }

@@ -18,9 +18,9 @@ node; others are a network behind it. Written by the test `the_list_of_cases_is_
 |---|---|---|---|
 ";
 const TAIL: &str = "
-Where the relay has a no: its connections are tracked on both sides by themselves, so there is no translation to miss; and it does
-not reach endpoints that have an address of its own host, which only Kubernetes has, so there they have to be the kernel's; and
+Where the relay has a no: its connections are tracked on both sides by themselves, so there is no translation to miss; and
 what UDP it carries ends with the last endpoint, as nothing of it is in connection tracking.
+Services with an endpoint that has an address of the node, which only Kubernetes has, are the kernel's whatever they ask for.
 The relay leaves SCTP to the kernel; SCTP is shown by raw packets, as kernels may have no sockets of it.
 
 Cases of Kubernetes about Services that have no line of their own:
@@ -61,12 +61,7 @@ fn list() -> String {
     for (case, mutants) in both.into_iter().flatten() {
         rows.push((case, "yes", mutants));
     }
-    let kernel = [
-        crate::lifecycle::OF_THE_KERNEL,
-        crate::granular::OF_THE_KERNEL,
-        crate::udp::OF_THE_KERNEL,
-        crate::raw::OF_THE_KERNEL,
-    ];
+    let kernel = [crate::udp::OF_THE_KERNEL, crate::raw::OF_THE_KERNEL];
     for (case, mutants) in kernel.into_iter().flatten() {
         rows.push((case, "no", mutants));
     }

@@ -24,9 +24,6 @@ cases! {
     should_function_for_client_ip_based_session_affinity => NoAffinity,
     should_support_basic_node_port_udp_functionality => Inside,
     should_be_able_to_handle_large_requests => Small,
-}
-
-kernel_cases! {
     should_function_for_service_endpoints_using_host_network => NoNodes,
 }
 
@@ -182,5 +179,9 @@ fn should_function_for_service_endpoints_using_host_network(on: EngineChoice) {
         for front in [&format!("{VIP}:80"), NODE_PORT] {
             assert_eq!(tcp(from, front).server(), "host", "{front}");
         }
+    }
+    if on == EngineChoice::Relay {
+        let loopback = tcp(&lab.host, "127.0.0.1:30080");
+        assert_eq!(loopback.server(), "host");
     }
 }

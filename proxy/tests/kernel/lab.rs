@@ -236,11 +236,19 @@ impl Lab {
         self.relay = Some(relay);
     }
 
-    /// Which servers answer `tries` connections.
+    /// Which servers answer `tries` connections that are open together: a relay prefers those of this node while they
+    /// have little to do.
     pub(crate) fn servers(&self, from: &Netns, to: &str, tries: usize) -> Vec<String> {
-        let mut servers = Vec::new();
+        let (mut servers, mut open) = (Vec::new(), Vec::new());
         for _ in 0..tries {
-            servers.push(tcp(from, to).server().to_owned());
+            let answer = match connect(from, to, patience(PATIENCE)) {
+                Ok((stream, answer)) => {
+                    open.push(stream);
+                    answer
+                }
+                Err(answer) => answer,
+            };
+            servers.push(answer.server().to_owned());
             // A mutant that waits for nothing once will do so each time.
             if mutants::now().is_some() && servers.ends_with(&["nothing".to_owned()]) {
                 break;

@@ -41,9 +41,6 @@ cases! {
     should_have_session_affinity_timeout_work_for_node_port_service => Forever,
     should_route_traffic_to_an_endpoint_in_the_same_zone => NoHints,
     should_prefer_an_endpoint_on_the_same_node => NoHints,
-}
-
-kernel_cases! {
     should_respect_internal_traffic_policy_local_pod_to_node => NoPolicy,
 }
 

@@ -11,6 +11,7 @@ use weave_linux::netns::{Netns, run_in};
 use weave_model::{Affinity, Balance, Engine, EngineChoice, Service, SlicePort};
 use weave_proxy::relay::Relay;
 use weave_proxy::sources::Change;
+use weave_proxy::table::Diff;
 
 use crate::lab::{Answer, B, C, Lab, at, connect, echoes, exposed, ip, slice, tcp, until, web};
 
@@ -212,6 +213,26 @@ fn an_endpoint_that_breaks_connections_after_the_first_byte_is_left_out() {
     assert!(broken <= 10, "{broken} of 60");
     let [picks, failures, ..] = noted(&lab, C);
     assert_eq!((picks, picks), (failures, broken as u64));
+}
+
+/// What the kernel has refused once may be what was done before. With the rules that were there, connections would go on
+/// to come to it, and end.
+#[test]
+fn rules_that_the_kernel_refuses_to_change_are_made_anew() {
+    let mut lab = lab(&[B]);
+    let before = lab.sources.table().clone();
+    lab.report([slice([])]);
+    let after = lab.sources.table().clone();
+    let again = Diff::between(&before, &after);
+    let facts = lab.sources.facts().clone();
+    let relay = lab.relay.as_mut().unwrap();
+    relay.apply(&after, &again, &facts).unwrap();
+    assert_eq!(tcp(&lab.a, WEB), Answer::Refused);
+    lab.report([slice([at(C)])]);
+    for from in [&lab.a, &lab.host, &lab.outside] {
+        assert_eq!(tcp(from, WEB).server(), "c");
+    }
+    assert_eq!(self::relay(&lab).counts().accepted, 3);
 }
 
 #[test]

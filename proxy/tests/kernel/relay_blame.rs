@@ -9,7 +9,7 @@ use weave_linux::intercept::reset_on_drop;
 use weave_model::{Balance, Service};
 use weave_proxy::sources::Change;
 
-use crate::lab::{B, C, web};
+use crate::lab::{B, C, ok, web};
 use crate::relay::noted;
 use crate::relay_ends::{lab, open, report, serve};
 
@@ -73,4 +73,63 @@ fn an_endpoint_whose_clients_give_up_is_not_praised() {
     }
     let [picks, failures, _, ejections] = noted(&lab, C);
     assert!(ejections > 0, "{failures} failures of {picks}");
+}
+
+/// What breaks may be what was said: the one who says it must not take an endpoint away from the others.
+#[test]
+fn what_one_client_alone_breaks_leaves_nobody_out_who_serves_others() {
+    let mut lab = lab();
+    for server in [&lab.b, &lab.c] {
+        serve(server, |mut stream| {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            if byte == *b"x" {
+                reset_on_drop(&stream).unwrap();
+            } else {
+                stream.write_all(b"ok").unwrap();
+            }
+        });
+    }
+    report(&mut lab, &[B, C]);
+    let breaks = |from| {
+        let mut stream = open(from);
+        let said = stream.write_all(b"x");
+        said.and_then(|()| stream.read_exact(&mut [0])).unwrap_err();
+    };
+    while [B, C].into_iter().any(|one| noted(&lab, one)[0] == 0) {
+        let mut stream = open(&lab.outside);
+        stream.write_all(b"?").unwrap();
+        assert_eq!(stream.read(&mut [0; 2]).unwrap(), 2);
+    }
+    let ejections = || noted(&lab, B)[3] + noted(&lab, C)[3];
+    (0..30).for_each(|_| breaks(&lab.a));
+    assert_eq!(ejections(), 0);
+    (0..30).for_each(|_| breaks(&lab.outside));
+    assert!(ejections() > 0, "two clients");
+}
+
+/// Where this host has no port left, the same endpoint once more has none either.
+#[test]
+fn without_a_free_port_one_endpoint_is_tried_once() {
+    let mut lab = lab();
+    serve(&lab.b, |mut stream| {
+        stream.write_all(b"b").unwrap();
+        let _ = stream.read_to_end(&mut Vec::new());
+    });
+    report(&mut lab, &[B]);
+    ok(
+        &lab.host,
+        "sysctl -qw net.ipv4.ip_local_port_range='40000 40001'",
+    );
+    let mut held = Vec::new();
+    for number in 1..=4 {
+        let mut stream = open(&lab.outside);
+        if stream.read_exact(&mut [0]).is_err() {
+            let [picks, failures, ..] = noted(&lab, B);
+            assert_eq!((picks, failures), (number, 0), "one try each");
+            return;
+        }
+        held.push(stream);
+    }
+    panic!("there were ports for {}", held.len());
 }

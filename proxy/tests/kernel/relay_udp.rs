@@ -5,15 +5,19 @@ use std::net::UdpSocket;
 use std::time::Duration;
 
 use weave_linux::netns::run_in;
-use weave_model::{Affinity, Balance, EngineChoice, Protocol, Service, Slice, SlicePort};
+use weave_model::{
+    Affinity, Balance, EngineChoice, Protocol, Service, Slice, SlicePort, TrafficPolicy,
+};
 use weave_proxy::relay::{Counts, Relay};
 use weave_proxy::sources::Change;
 
 use crate::lab::{
-    Answer, B, C, Lab, OWN, ask, at, exposed, ip, ok, slice, slice6, udp, udp_socket, until, web,
+    Answer, B, C, FAR, Lab, OWN, ask, at, exposed, ip, ok, slice, slice6, udp, udp_socket, until,
+    web,
 };
 
 const DNS: &str = "10.96.0.1:80";
+const NODE_PORT: &str = "192.0.2.2:30080";
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn with(service: Service, endpoints: &[&str]) -> Lab {
@@ -103,7 +107,7 @@ fn both_families_and_other_nodes_see_who_they_should() {
         addresses: vec![ip(crate::lab::VIP), ip("fd96::1")],
         ..web()
     };
-    let mut lab = with(both, &[crate::lab::FAR]);
+    let mut lab = with(both, &[FAR]);
     lab.report([slice6(&["fd77::3"])]);
     assert_eq!(udp(&lab.c, "[fd96::1]:80").saw(), Some(ip("fd77::4")));
     assert_eq!(udp(&lab.a, DNS).saw(), Some(ip(crate::lab::A)));
@@ -242,4 +246,52 @@ fn a_relay_that_is_dropped_leaves_no_sockets() {
     });
     let again: Relay = run_in(&lab.host, Relay::start).unwrap().unwrap();
     drop(again);
+}
+
+#[test]
+fn all_that_was_not_answered_goes_to_the_next_endpoint() {
+    let mut lab = with(web(), &[]);
+    let silent = run_in(&lab.c, || UdpSocket::bind("[::]:8999").unwrap()).unwrap();
+    lab.report([deaf(C)]);
+    let client = udp_socket(&lab.a, DNS);
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    for _ in 0..3 {
+        client.send(b"?").unwrap();
+        silent.recv(&mut [0]).unwrap();
+    }
+    drop(silent);
+    lab.report([slice([at(B)])]);
+    client.send(b"?").unwrap();
+    for number in 1..=4 {
+        let count = client.recv(&mut [0; 64]).unwrap_or(0);
+        assert!(count > 0, "answer {number} of 4");
+    }
+}
+
+/// Sessions stay where they are, but are not picked for as it was before.
+#[test]
+fn a_session_is_picked_for_anew_as_the_policy_is_now() {
+    let policy = |external| {
+        Change::Service(Service {
+            external,
+            ..exposed()
+        })
+    };
+    let mut lab = with(exposed(), &[B]);
+    let clients: Vec<UdpSocket> = (0..8)
+        .map(|_| udp_socket(&lab.outside, NODE_PORT))
+        .collect();
+    let short = Duration::from_millis(200);
+    for client in &clients {
+        assert_eq!(ask(client, PATIENCE).server(), "b");
+    }
+    lab.report([policy(TrafficPolicy::Local), slice([at(B), at(FAR)])]);
+    crate::rolling::close(&lab.b);
+    for client in &clients {
+        assert_eq!(ask(client, short), Answer::Nothing, "there is none here");
+    }
+    lab.report([policy(TrafficPolicy::Cluster)]);
+    until("all are served", || {
+        clients.iter().all(|one| ask(one, short).server() == "far")
+    });
 }

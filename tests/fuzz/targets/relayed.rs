@@ -176,7 +176,8 @@ impl World {
         let took = self.now.saturating_duration_since(known.last);
         (known.answered, known.last) = (true, self.now);
         let endpoint = known.endpoint;
-        self.balancer.handle_answer(endpoint, took, self.now);
+        self.balancer
+            .handle_answer(endpoint, who.ip(), took, self.now);
     }
 
     fn refuse(&mut self, who: SocketAddr, input: &mut Input<'_>) {
