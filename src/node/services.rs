@@ -25,7 +25,7 @@ use weave_proxy::sources::Change;
 use weave_proxy::table::{LeftOut, Table};
 use weave_router::attach::glance::Glance;
 use weave_router::core::command::Command;
-use weave_router::core::view::View;
+use weave_router::core::view::{Owner, View};
 use weave_router::driver::Router;
 
 use super::book::Book;
@@ -367,7 +367,8 @@ fn facts(
 }
 
 /// The addresses by which a node is meant: all of this host's, the networks' gateways, which every host is, and what is
-/// known of the others: how they are reached, and what they have among the containers'.
+/// known of the others: how they are reached, and what they have among the containers'. That is only what they say, so
+/// it counts as far as it can be theirs: nobody has another's container refused that way.
 fn of_nodes(
     view: &View,
     book: &Book,
@@ -375,19 +376,37 @@ fn of_nodes(
     addresses: &Addresses,
     members: &[Member],
 ) -> BTreeSet<IpAddr> {
-    let endpoints = view.members.iter().flat_map(|member| &member.endpoints);
     let networks = book.networks().known.networks.values();
     let parts = networks.map(|network| range.part_of(network.declared.range));
     let gateways = std::iter::once(*range)
         .chain(parts)
         .flat_map(|part| [IpAddr::from(part.gateway()), part.v6_at(1).into()]);
-    let inside = members.iter().flat_map(|member| &member.sheet.own);
-    endpoints
-        .map(|endpoint| endpoint.ip())
+    let reached = view.members.iter().flat_map(|member| {
+        let all = member.endpoints.iter();
+        all.map(|endpoint| (member.id, endpoint.ip()))
+    });
+    let inside = members.iter().flat_map(|member| {
+        let all = member.sheet.own.iter();
+        all.flat_map(|own| both(range, *own).into_iter().map(|ip| (member.id, ip)))
+    });
+    let said = reached.chain(inside);
+    said.filter(|(id, ip)| can_be_of(view, range, *id, *ip))
+        .map(|(_, ip)| ip)
         .chain(addresses.reachable.union(&addresses.all).copied())
         .chain(gateways)
-        .chain(inside.flat_map(|own| both(range, *own)))
         .collect()
+}
+
+/// Whether a node may have an address: among the containers' only what lies in its own deeds.
+fn can_be_of(view: &View, range: &ClusterRange, node: NodeId, address: IpAddr) -> bool {
+    let Some(offset) = range.offset(address) else {
+        return true;
+    };
+    match view.owner(offset) {
+        Some(Owner::Me) => node == view.me,
+        Some(Owner::Member(place)) => view.members[place as usize].id == node,
+        None => false,
+    }
 }
 
 /// An address of the containers' range, and its counterpart of the other family; none if it is outside.

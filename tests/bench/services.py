@@ -12,8 +12,9 @@ So the way of a packet is the same for all; only what stands in front of the ser
     ours-kernel  weavectl service create
     ours-relay   the same with --engine relay: our own proxy
 
-Then, unless --sync none: how long the engine takes to have 10,000 Services with 25 endpoints each in the kernel, and one
-change of them; and what the first packet of a connection costs by how many Services there are.
+Then, unless --sync none: how long the engine takes to have all Services of a recorded stream of events in the kernel, and
+one change of them; and what the first packet of a connection costs by how many Services there are. The recording is drawn
+from a seed, 10,000 Services with 25 endpoints each, or that of a cluster: see proxy/examples/sync/recording.rs.
 """
 
 import argparse
@@ -23,6 +24,7 @@ import re
 import statistics
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from hosts import PREFIX, Failed, netns, remove_leftovers, run, wait_until
@@ -35,6 +37,8 @@ KUBE_PROXY = "kube-proxy"
 COLUMNS = ["keepalive_rps", "p50_us", "p99_us", "newconn_per_s", "tcp_gbps", "cpu_s"]
 BY_HAND, PROXIED, KUBE, KUBE_BULK = "10.99.0.10", "10.99.0.11", "10.99.0.12", "10.99.0.13"
 API_PORT = 8001
+# How many changes of one endpoint a drawn recording has.
+CHANGES = 300
 
 NGINX = """
 pid {folder}/{name}.pid; worker_processes 1; error_log /dev/null; daemon off;
@@ -254,6 +258,17 @@ def bench(asked):
     return rows, faults
 
 
+def replay(asked):
+    """What the sync of a recording takes; a size is drawn first."""
+    size = re.fullmatch(r"(\d+)x(\d+)", asked)
+    if not size:
+        return json.loads(run(TARGET / "examples/sync", *asked.split(","), timeout=120))
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as recording:
+        recording.write(run(TARGET / "examples/sync", "record", *size.groups(), CHANGES, timeout=120))
+        recording.flush()
+        return json.loads(run(TARGET / "examples/sync", recording.name, timeout=120))
+
+
 def print_table(rows):
     """Medians, and ours as multiples of what they replace."""
     names = list(dict.fromkeys(row["name"] for row in rows))
@@ -274,7 +289,7 @@ def arguments():
     parser.add_argument("--runs", type=int, default=3, help="runs of each (default: %(default)s)")
     parser.add_argument("--seconds", type=int, default=4, help="length of each measurement (default: %(default)s)")
     parser.add_argument("--peers", default=",".join(NAMES), metavar="NAME,...", help=f"all, or some of these and {KUBE_PROXY} (default: %(default)s)")
-    parser.add_argument("--sync", default="10000x25", metavar="SERVICESxENDPOINTS", help="size of the sync bench, or none (default: %(default)s)")
+    parser.add_argument("--sync", default="10000x25", metavar="SERVICESxENDPOINTS", help="size of a drawn recording, FILE,... of another one, or none (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="writes every run there, one row each")
     asked = parser.parse_args()
     possible = [*NAMES[:3], KUBE_PROXY, *NAMES[3:]]
@@ -294,10 +309,10 @@ def main():
         rows, faults = bench(asked)
         sync, first = None, []
         if asked.sync != "none":
-            size = asked.sync.split("x")
-            sync = json.loads(run(TARGET / "examples/sync", *size, "200", timeout=120))
-            counts = [count for count in (10, 100, 1000, 10_000) if count <= int(size[0])]
-            first = [json.loads(line) for line in run(TARGET / "examples/first_packet", 2000, *counts, timeout=120).splitlines()]
+            sync = replay(asked.sync)
+            counts = [count for count in (10, 100, 1000, 10_000) if count <= sync["services"]]
+            if counts:
+                first = [json.loads(line) for line in run(TARGET / "examples/first_packet", 2000, *counts, timeout=120).splitlines()]
     except Failed as fault:
         sys.exit(f"bench: {fault}")
     print_table(rows)

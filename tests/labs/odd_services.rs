@@ -2,12 +2,13 @@
 //! at all is refused; and the Services beside them serve.
 
 use std::fmt::Write as _;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::process::Command;
 use std::time::Duration;
 
 use ipnet::Ipv6Net;
 use serde_json::{Value, json};
+use weave_router::store::Store;
 
 use crate::lab::node::said;
 use crate::lab::traffic::wait_for;
@@ -146,21 +147,28 @@ fn daemon(host: &Host) -> TcpListener {
 }
 
 /// A port at addresses that hosts have inside: the gateways', a private bridge's, the one that a service gave, the exposed.
-fn inside(host: &Host, source: IpAddr) -> [String; 6] {
+/// The gateway of the network of which no host has a container is on no device.
+fn inside(host: &Host, source: IpAddr) -> Vec<String> {
     let exposed = host.json(&["expose"]);
-    let network = &host.json(&["network", "list"])["networks"][0];
-    let range6 = network["range6"].as_str().expect("a range");
-    let range6: Ipv6Net = range6.parse().expect("a range");
-    let gateway6 = Ipv6Addr::from(u128::from(range6.network()) + 1);
+    host.ok(&["network", "create", "side"]);
     let of = |value: &Value| value.as_str().expect("an address").to_owned();
-    [
-        format!("{}:2375", of(&network["gateway"])),
-        format!("[{gateway6}]:2375"),
+    let listed = host.json(&["network", "list"]);
+    let networks = listed["networks"].as_array().expect("a list");
+    let gateways = networks.iter().flat_map(|network| {
+        let range6: Ipv6Net = of(&network["range6"]).parse().expect("a range");
+        let gateway6 = Ipv6Addr::from(u128::from(range6.network()) + 1);
+        let gateway = of(&network["gateway"]);
+        [format!("{gateway}:2375"), format!("[{gateway6}]:2375")]
+    });
+    let mut all: Vec<String> = gateways.collect();
+    assert_eq!(all.len(), 4, "{listed}");
+    all.extend([
         "172.30.0.1:2375".to_owned(),
         format!("{source}:2375"),
         format!("{}:2375", of(&exposed["ip"])),
         format!("[{}]:2375", of(&exposed["ip6"])),
-    ]
+    ]);
+    all
 }
 
 /// What hosts have among the containers' addresses, and on devices of their own, is no endpoint either: nothing that listens
@@ -219,6 +227,52 @@ fn addresses_that_hosts_have_inside_are_nobodys_endpoints() {
                 "a daemon of a host was connected to"
             );
         }
+    });
+}
+
+/// Has a node that is down say, once it is back, that another's address is the one that endpoints of others see it by.
+fn claim_in_journal(host: &Host, address: Ipv4Addr) {
+    let (mut store, found) = Store::open(&host.state().join("attachments")).expect("a journal");
+    let content = found.content.expect("something was written");
+    let mut book: Value = serde_json::from_slice(&content).expect("the journal is JSON");
+    book["services"]["source"] = json!(address);
+    let content = serde_json::to_vec(&book).expect("it was JSON");
+    store.write(&content).expect("it can be written");
+}
+
+/// A member that says it is reached at another's container, and has its address inside: that one stays an endpoint on all
+/// other nodes. What the member says of its own counts.
+#[test]
+fn a_member_cannot_have_anothers_container_refused() {
+    Lab::run(|lab| {
+        let hosts: [Host; 2] = lab.cluster();
+        let victims = ["one", "two"].map(|name| server(&hosts[0], name));
+        let endpoints = victims.each_ref().map(|one| format!("{}:8080", one.v4));
+        // Its journal begins with that.
+        let _own = hosts[1].attach("own");
+        hosts[1].end("TERM");
+        claim_in_journal(&hosts[1], victims[0].v4);
+        let said = [hosts[1].v4, victims[1].v4, Ipv4Addr::new(203, 0, 113, 7)];
+        let said = said.map(|address| address.to_string());
+        let words = said
+            .iter()
+            .flat_map(|address| ["--advertise", address.as_str()]);
+        hosts[1].start_with(&words.collect::<Vec<_>>());
+        await_mesh(&hosts);
+        let exposed = hosts[1].json(&["expose"]);
+        let its_own = [
+            format!("{}:8080", exposed["ip"].as_str().expect("an address")),
+            "203.0.113.7:8080".to_owned(),
+        ];
+        let web = create(&hosts[0], "web", &[&endpoints[..], &its_own].concat());
+        let described = || hosts[0].ctl(&["service", "describe", "web"]).out;
+        let refused =
+            |one: &String| described().contains(&format!("{one}: it is an address of a node"));
+        wait_for("what is the member's own is refused", SOON, || {
+            its_own.iter().all(refused)
+        });
+        assert!(!endpoints.iter().any(refused), "{}", described());
+        balances(&hosts[0].attach("client").ns, web, &["one", "two"]);
     });
 }
 

@@ -35,6 +35,7 @@ Cases of Kubernetes about Services that have no line of their own:
 | dual stack: addresses of pods and nodes, families that are not said | what is sent over both families is above; the rest is the API server's |
 | service endpoints latency | measured, not tested: from a report to the kernel in `BENCHMARKS.md`; what lies before it is the API server's |
 | leading zeros in addresses (CVE-2021-29923) | Rust's addresses refuse them, so no Service or endpoint can have one |
+| connectivity of a pod's lifecycle: pods that terminate, blue and green deployments | that a change of endpoints costs no connection, and that those which terminate still serve, is above; without Services it is the overlay's |
 | recreate its iptables rules | `keeping.rs`: rules that are flushed, altered or removed come back |
 | DNS of ExternalName, headless and all other Services | absent: there is no DNS |
 | load balancers: creating one, its cleanup, its classes | absent: there is no cloud; what reaches a balancer's address at a node is above |
