@@ -455,7 +455,7 @@ fn sight(page: &mut Page, facts: &Facts) {
     );
     page.gauge(
         "weave_flow_look_seconds",
-        "CPU time that the last look at the kernel's connections took.",
+        "CPU time that a look at the kernel's connections takes: the least of the last three.",
         [],
         only(capture.took_us as f64 / 1e6),
     );

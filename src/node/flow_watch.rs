@@ -1,9 +1,10 @@
 //! The watch: looks at the kernel's connections, for as long as the node runs.
 //!
-//! It looks every [`RESTED`], or every [`AWAKE`] while somebody looks at the picture here or on another member, but never so
-//! often that looking takes more than an eightieth of a core ([`SHARE`]), or a 4,000th while nobody cares: the kernel goes
-//! through all of its table, 2 to 10 ms even when next to nothing is in it. What ended in between is taken every [`TICK`],
-//! which costs what there is. What the sockets of TCP tell ([`sockets`]) is read only while somebody looks.
+//! It looks every [`RESTED`], or every [`AWAKE`] while somebody looks at the picture here or on another member, but
+//! never so often that looking takes more than an eightieth of a core ([`SHARE`]), or a 4,000th while nobody cares: the
+//! kernel goes through all of its table, 2 to 10 ms even when next to nothing is in it. One look that takes longer than
+//! those around it changes nothing ([`Costs`]). What ended in between is taken every [`TICK`], which costs what there
+//! is. What the sockets of TCP tell ([`sockets`]) is read only while somebody looks.
 //!
 //! The flows belong to the watch alone, so nobody waits while a large table is read; the others see what it found last.
 
@@ -33,11 +34,14 @@ const AWAKE: Duration = Duration::from_millis(500);
 /// How long a member that asked because somebody looks there counts as looking.
 const ASKED_BY_MEMBER: Duration = Duration::from_millis(2500);
 
-/// A look that took some CPU time is followed by a pause at least this many times as long.
+/// Looks that cost some CPU time are followed by pauses at least this many times as long.
 const SHARE: u32 = 80;
 
 /// The same while nobody cares: the kernel's table is long even when little is in it.
 const RESTED_SHARE: u32 = 4000;
+
+/// How many looks tell what one costs.
+const LOOKS: usize = 3;
 
 /// The longest pause for that.
 const LONGEST: Duration = Duration::from_secs(60);
@@ -53,6 +57,23 @@ const ACCOUNTING: &str = "net/netfilter/nf_conntrack_acct";
 struct Watch {
     flows: Flows,
     door: Option<Conntrack>,
+    costs: Costs,
+}
+
+/// CPU time of the last looks, the newest first.
+///
+/// A look costs what the cheapest of them did. A large table makes all of them long; a virtual machine from which its
+/// core was taken in the middle of one finds that time in its own account, and a cold cache costs only the first.
+#[derive(Debug, Default)]
+struct Costs([Option<Duration>; LOOKS]);
+
+impl Costs {
+    /// Takes what a look took; what one costs.
+    fn take(&mut self, took: Duration) -> Duration {
+        self.0.rotate_right(1);
+        self.0[0] = Some(took);
+        self.0.iter().flatten().min().copied().unwrap_or_default()
+    }
 }
 
 impl Node {
@@ -90,19 +111,19 @@ impl Node {
 
     /// Whether it is time for a look.
     pub(super) fn is_due(&self, now: Instant) -> bool {
-        let Some((at, took)) = lock(&self.shared.sight.seen).looked else {
+        let Some((at, cost)) = lock(&self.shared.sight.seen).looked else {
             return true;
         };
-        now.saturating_duration_since(at) >= self.pause(now, took)
+        now.saturating_duration_since(at) >= self.pause(now, cost)
     }
 
-    /// How long to rest after a look that took so much CPU time.
-    fn pause(&self, now: Instant, took: Duration) -> Duration {
+    /// How long to rest between two looks that cost so much CPU time.
+    fn pause(&self, now: Instant, cost: Duration) -> Duration {
         let rest = match self.rest(now) {
-            RESTED => RESTED.max((took * RESTED_SHARE).min(LONGEST)),
+            RESTED => RESTED.max((cost * RESTED_SHARE).min(LONGEST)),
             rest => rest,
         };
-        rest.max(took * SHARE)
+        rest.max(cost * SHARE)
     }
 
     /// How long to rest between two looks that cost nothing.
@@ -127,11 +148,12 @@ impl Node {
             let watch = node.look_at_kernel(watch);
             (watch, clock::thread_cpu().saturating_sub(before))
         });
-        let (watch, took) = looking.await.unwrap_or_default();
-        let rest = self.pause(began, took);
+        let (mut watch, took) = looking.await.unwrap_or_default();
+        let cost = watch.costs.take(took);
+        let rest = self.pause(began, cost);
         let mut seen = lock(&self.shared.sight.seen);
-        seen.looked = Some((began, took));
-        seen.capture.took_us = took.as_micros() as u64;
+        seen.looked = Some((began, cost));
+        seen.capture.took_us = cost.as_micros() as u64;
         seen.capture.interval_ms = rest.as_millis() as u32;
         watch
     }
@@ -190,7 +212,7 @@ impl Node {
     /// Reads what connections there are, and what ended; how many there are.
     fn read_connections(&self, watch: &mut Watch) -> io::Result<usize> {
         let view = self.shared.router.view();
-        let Watch { flows, door } = watch;
+        let Watch { flows, door, .. } = watch;
         let door = match door {
             Some(door) => door,
             None => door.insert(Conntrack::open()?),
@@ -257,5 +279,29 @@ fn whose(view: &View, ip: IpAddr) -> Whose {
         Some(Owner::Me) => Whose::Mine,
         Some(Owner::Member(_)) => Whose::Members,
         None => Whose::Outside,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_look_that_took_long_costs_nothing_and_a_large_table_is_noticed() {
+        let mut costs = Costs::default();
+        let table = [
+            (51, 51),
+            (4, 4),
+            (51, 4),
+            (5, 4),
+            (200, 5),
+            (60, 5),
+            (70, 60),
+            (3, 3),
+        ];
+        for (took, cost) in table {
+            let found = costs.take(Duration::from_millis(took));
+            assert_eq!(found, Duration::from_millis(cost), "after {took} ms");
+        }
     }
 }

@@ -82,7 +82,7 @@ pub(super) struct Seen {
     pub(super) capture: Capture,
     /// Connections that were read, and ends of connections that were told, since the start.
     pub(super) events: u64,
-    /// When the kernel was looked at, and the CPU time that it took.
+    /// When the kernel was looked at, and the CPU time that a look costs.
     pub(super) looked: Option<(Instant, Duration)>,
     /// The report that was posted last.
     posted: Vec<u8>,

@@ -123,7 +123,8 @@ fn serve(of: &Container, dir: &Path) -> Child {
     server.expect("python3 is installed")
 }
 
-/// Docker, as far as the node asks it: one container, the one that a process is in, with a label that would be markup.
+/// Docker, as far as the node asks it: one container, the one that a process is in, with a name, an image and a label that
+/// would be markup.
 fn play_docker(at: &Path, pid: u32) {
     let listener = UnixListener::bind(at).expect("the name is free");
     std::thread::spawn(move || {
@@ -147,8 +148,9 @@ fn answer_as_docker(stream: UnixStream, pid: u32) -> std::io::Result<()> {
         } else {
             let labels =
                 serde_json::json!({"<b id=bad>label</b>": "<img id=bad src=x onerror=alert(1)>"});
-            let config = serde_json::json!({"Image": "shop", "Labels": labels});
-            serde_json::json!({"Name": "/web", "State": {"Pid": pid}, "Config": config})
+            let config = serde_json::json!({"Image": "<u id=bad>shop</u>", "Labels": labels});
+            let name = "/<script id=bad>alert(1)</script>";
+            serde_json::json!({"Name": name, "State": {"Pid": pid}, "Config": config})
         };
         let body = body.to_string();
         let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());

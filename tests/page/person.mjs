@@ -47,6 +47,8 @@ async function look() {
   await details.getByText("tcp/8000").waitFor();
   say("and what runs in it");
   await details.getByText("<i id=bad>").waitFor();
+  await details.getByText("<script id=bad>alert(1)</script>").waitFor();
+  await details.getByText("<u id=bad>shop</u>").waitFor();
   check((await page.locator("#bad").count()) === 0, "a name that would be markup is text");
   await details.getByText("<img id=bad src=x onerror=alert(1)>").waitFor();
   await details.getByText("<b id=bad>label</b>").waitFor();
@@ -62,15 +64,17 @@ async function look() {
   await shot("link");
   await page.keyboard.press("Escape");
 
-  const inside = () => Object.keys(window.weavePlaces()).some((id) => id.includes("/idle/"));
   await page.getByRole("button", { name: "Close h1" }).click();
+  await until("a closed host hides its containers", isShown, ["/idle/", false]);
+  // What moves comes to rest, for the picture.
   await page.waitForTimeout(700);
-  check(!(await page.evaluate(inside)), "a closed host hides its containers");
   await shot("closed");
   await page.getByRole("button", { name: "Open h1" }).click();
-  await page.waitForTimeout(700);
-  check(await page.evaluate(inside), "an open one shows them where it stands");
+  await until("an open one shows them where it stands", isShown, ["/idle/", true]);
 }
+
+/** In the page: whether something that has this in its id is in the graph, or not. */
+const isShown = ([part, shown]) => Object.keys(window.weavePlaces()).some((id) => id.includes(part)) === shown;
 
 /** What is chosen, as the details call it. */
 const chosen = () => page.evaluate(() => document.querySelector("aside h2")?.textContent ?? "");
@@ -86,15 +90,12 @@ async function walk() {
   }
   await page.getByRole("navigation").getByRole("button", { name: /^h1/ }).click();
   await page.getByRole("application").focus();
-  const inside = () => Object.keys(window.weavePlaces()).some((id) => id.includes("/idle/"));
   await page.keyboard.press("Enter");
-  await page.waitForTimeout(300);
-  check(!(await page.evaluate(inside)), "Enter closes a host");
+  await until("Enter closes a host", isShown, ["/idle/", false]);
   await page.keyboard.press("Enter");
-  await page.waitForTimeout(300);
-  check(await page.evaluate(inside), "and opens it");
+  await until("and opens it", isShown, ["/idle/", true]);
   await page.keyboard.press("Escape");
-  check((await chosen()) === "", "Escape closes the details");
+  await until("Escape closes the details", () => !document.querySelector("aside h2"));
 }
 
 async function services() {
@@ -147,8 +148,7 @@ async function find() {
   await page.keyboard.press("Escape");
   await page.keyboard.press("t");
   await page.getByRole("region", { name: "Flows" }).getByText("refused").first().waitFor();
-  const rows = await page.locator("main tbody tr").count();
-  check(rows === 1, `the filter leaves one row of the table (${rows})`);
+  await until("the filter leaves one row of the table", () => document.querySelectorAll("main tbody tr").length === 1);
   await page.getByRole("searchbox").fill("");
   await until("without it there are more", () => document.querySelectorAll("main tbody tr").length > 1);
   await page.getByRole("button", { name: "Sent", exact: true }).click();

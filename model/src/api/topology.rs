@@ -215,7 +215,7 @@ pub struct Capture {
     pub accounting: bool,
     /// Milliseconds between two looks at the kernel's table.
     pub interval_ms: u32,
-    /// Microseconds of CPU time that the last look took.
+    /// Microseconds of CPU time that a look takes: the least of the last three.
     pub took_us: u64,
     /// Namespaces whose sockets the last look did not see, or not all: there were too many, or it may not enter them.
     #[serde(default)]
