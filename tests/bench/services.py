@@ -1,8 +1,9 @@
 #!/usr/bin/env -S python3 -B
 """The bench of Services: our engines beside no Service at all, plain nft rules, haproxy and kube-proxy, interleaved.
 
-One host with a running node and three containers: a client and two servers (nginx and iperf3), all attached by the node.
-So the way of a packet is the same for all; only what stands in front of the servers differs:
+A host for each kind, with three containers that a node has attached: a client and two servers (nginx and iperf3). So the way
+of a packet is the same for all; only what stands in front of the servers differs, and nobody pays for the rules of others:
+where the Service is not ours the node has ended, and none of its rules for Services are left.
 
     direct       the client asks one server by its address
     nft          two DNAT rules, as one would write them by hand: numgen, masquerade for nobody
@@ -35,7 +36,7 @@ TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
 NAMES = ["direct", "nft", "haproxy", "ours-kernel", "ours-relay"]
 KUBE_PROXY = "kube-proxy"
 COLUMNS = ["keepalive_rps", "p50_us", "p99_us", "newconn_per_s", "tcp_gbps", "cpu_s"]
-BY_HAND, PROXIED, KUBE, KUBE_BULK = "10.99.0.10", "10.99.0.11", "10.99.0.12", "10.99.0.13"
+FRONT, BULK = "10.99.0.10", "10.99.0.11"
 API_PORT = 8001
 # How many changes of one endpoint a drawn recording has.
 CHANGES = 300
@@ -83,21 +84,21 @@ table ip byhand {{
 
 
 class Host:
-    """The host, its containers, and what runs in them; removed by `close`."""
+    """The host of one kind, its containers, and what runs in them; `close` ends what runs."""
 
-    def __init__(self, names):
-        remove_leftovers()
+    def __init__(self, kind):
+        self.kind = kind
         self.folder = Path(run("mktemp", "-d", f"/tmp/{PREFIX}XXXXXX").strip())
         self.running = []
         for name in ("h", "c", "b1", "b2"):
-            run("ip", "netns", "add", PREFIX + name)
+            run("ip", "netns", "add", f"{PREFIX}{kind}-{name}")
             self.inside(name, "ip", "link", "set", "lo", "up")
-        self.start("h", TARGET / "weaved", "--name", "h", "--state-dir", self.folder / "state", "--socket", self.folder / "sock")
+        node = self.start("h", TARGET / "weaved", "--name", "h", "--state-dir", self.folder / "state", "--socket", self.folder / "sock")
         wait_until((self.folder / "sock").is_socket, 10, "weaved's socket")
         self.ctl("init")
         wait_until(lambda: self.ctl("status", "-o", "json", check=False), 10, "an answer of weaved")
         self.ips = {name: self.attach(name) for name in ("c", "b1", "b2")}
-        # All kinds lead to the same servers, which would remember each client's port for a minute after they closed a connection.
+        # The servers would remember each client's port for a minute after they closed a connection.
         for name in ("b1", "b2"):
             self.inside(name, "sysctl", "-qw", "net.ipv4.tcp_max_tw_buckets=0")
         self.inside("c", "sysctl", "-qw", "net.ipv4.ip_local_port_range=1024 65535")
@@ -106,37 +107,43 @@ class Host:
             config.write_text(NGINX.format(folder=self.folder, name=name))
             self.start(name, "nginx", "-c", config)
             self.start(name, "iperf3", "-s")
-        self.addresses = self.put_in_front()
-        if KUBE_PROXY in names:
-            self.start_kube_proxy()
-            self.addresses[KUBE_PROXY] = (KUBE, KUBE_BULK)
+        if not kind.startswith("ours"):
+            self.leave_containers(node)
+        self.web, self.bulk = self.put_in_front()
+
+    def leave_containers(self, node):
+        """Ends the node: its containers stay connected, and nothing of its Services stays."""
+        node.terminate()
+        node.wait(10)
+        for line in self.inside("h", "nft", "list", "tables").splitlines():
+            if line.endswith(("weave-service", "weave-relay", "weave-anchor")):
+                self.inside("h", "nft", "delete", *line.split())
 
     def put_in_front(self):
-        """Every kind of Service at once, each with an address of its own: {name: address}."""
+        """The Service: its addresses, of the web and of the bulk, which goes to one server."""
         b1, b2 = self.ips["b1"], self.ips["b2"]
-        self.inside("h", "nft", "-f", "-", stdin=RULES.format(address=BY_HAND, b1=b1, b2=b2))
-        self.inside("h", "ip", "addr", "add", f"{PROXIED}/32", "dev", "lo")
-        config = self.folder / "haproxy.conf"
-        config.write_text(HAPROXY.format(address=PROXIED, b1=b1, b2=b2))
-        self.start("h", "haproxy", "-db", "-f", config)
-        create = lambda *words: json.loads(self.ctl("service", "create", *words, "-o", "json"))["addresses"][0]  # noqa: E731
-        ours = create("web", "--port", "80", "--selector", "app=web")
-        # The bulk of every kind goes to one server; a Service of ours has one address for it and another for the web.
-        bulk = create("bulk", "--port", "5201", "--endpoint", f"{b1}:5201")
-        relayed = create("web-relayed", "--port", "80", "--selector", "app=web", "--engine", "relay")
-        relayed_bulk = create("bulk-relayed", "--port", "5201", "--endpoint", f"{b1}:5201", "--engine", "relay")
-        return {
-            "direct": (b1, b1),
-            "nft": (BY_HAND, BY_HAND),
-            "haproxy": (PROXIED, PROXIED),
-            "ours-kernel": (ours, bulk),
-            "ours-relay": (relayed, relayed_bulk),
-        }
+        if self.kind == "direct":
+            return b1, b1
+        if self.kind == "nft":
+            self.inside("h", "nft", "-f", "-", stdin=RULES.format(address=FRONT, b1=b1, b2=b2))
+            return FRONT, FRONT
+        if self.kind == "haproxy":
+            self.inside("h", "ip", "addr", "add", f"{FRONT}/32", "dev", "lo")
+            config = self.folder / "haproxy.conf"
+            config.write_text(HAPROXY.format(address=FRONT, b1=b1, b2=b2))
+            self.start("h", "haproxy", "-db", "-f", config)
+            return FRONT, FRONT
+        if self.kind == KUBE_PROXY:
+            self.start_kube_proxy()
+            return FRONT, BULK
+        engine = ["--engine", self.kind.removeprefix("ours-")]
+        create = lambda *words: json.loads(self.ctl("service", "create", *words, *engine, "-o", "json"))["addresses"][0]  # noqa: E731
+        return create("web", "--port", "80", "--selector", "app=web"), create("bulk", "--port", "5201", "--endpoint", f"{b1}:5201")
 
     def start_kube_proxy(self):
         b1, b2 = self.ips["b1"], self.ips["b2"]
         objects = self.folder / "objects.json"
-        objects.write_text(json.dumps(kube_objects({"web": (KUBE, 80, [b1, b2]), "bulk": (KUBE_BULK, 5201, [b1])})))
+        objects.write_text(json.dumps(kube_objects({"web": (FRONT, 80, [b1, b2]), "bulk": (BULK, 5201, [b1])})))
         self.start("h", ROOT / "tests/bench/apiserver.py", API_PORT, objects)
         places = ["--healthz-bind-address", "127.0.0.1:10257", "--metrics-bind-address", "127.0.0.1:10249"]
         words = ["--master", f"http://127.0.0.1:{API_PORT}", "--proxy-mode", "nftables", "--hostname-override", "h", "--cluster-cidr", "10.32.0.0/12"]
@@ -144,9 +151,12 @@ class Host:
         leave = ["--conntrack-max-per-core", "0", "--conntrack-tcp-timeout-established", "0", "--conntrack-tcp-timeout-close-wait", "0"]
         self.start("h", ROOT / ".cache/peers/bin/kube-proxy", *words, *places, *leave)
 
+    def netns(self, place):
+        return netns(f"{self.kind}-{place}")
+
     def attach(self, name):
         labels = ["--label", "app=web"] if name != "c" else []
-        said = json.loads(self.ctl("attach", netns(name), "--name", name, *labels, "-o", "json"))
+        said = json.loads(self.ctl("attach", self.netns(name), "--name", name, *labels, "-o", "json"))
         return said["ips"][0]["address"].split("/")[0]
 
     def ctl(self, *words, check=True):
@@ -158,12 +168,14 @@ class Host:
             return ""
 
     def inside(self, place, *command, **options):
-        return run("nsenter", f"--net={netns(place)}", "--", *command, **options)
+        return run("nsenter", f"--net={self.netns(place)}", "--", *command, **options)
 
     def start(self, place, *command):
         with open(self.folder / "log", "ab") as log:
-            words = ["nsenter", f"--net={netns(place)}", "--", *map(str, command)]
-            self.running.append(subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0))
+            words = ["nsenter", f"--net={self.netns(place)}", "--", *map(str, command)]
+            process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0)
+        self.running.append(process)
+        return process
 
     def close(self):
         for process in self.running:
@@ -174,7 +186,6 @@ class Host:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        remove_leftovers()
 
 
 def kube_objects(services):
@@ -208,11 +219,11 @@ def answers(host, address):
         return False
 
 
-def measure(host, name, seconds):
+def measure(host, seconds):
     """One run of one kind: its columns."""
-    web, bulk = host.addresses[name]
-    wait_until(lambda: answers(host, web), 15, f"an answer of {name}")
-    # Connections of others to the same servers, from the same ports, would have to be told apart by translating ports too.
+    web, bulk = host.web, host.bulk
+    wait_until(lambda: answers(host, web), 15, f"an answer of {host.kind}")
+    # What the run before left would be searched too.
     host.inside("h", "conntrack", "-F")
     before = cpu_seconds()
     kept = host.inside("c", "wrk", "-t1", "-c32", f"-d{seconds}s", "--latency", f"http://{web}/", timeout=seconds + 20)
@@ -241,12 +252,16 @@ def micros(pattern, text):
 
 def bench(asked):
     rows, faults = [], []
-    host = Host(asked.names)
+    hosts = []
+    remove_leftovers()
     try:
+        for name in asked.names:
+            hosts.append(Host(name))
         for number in range(1, asked.runs + 1):
-            for name in asked.names:
+            for host in hosts:
+                name = host.kind
                 try:
-                    row = measure(host, name, asked.seconds)
+                    row = measure(host, asked.seconds)
                 except (Failed, KeyError, ValueError) as fault:
                     faults.append(f"{name}, run {number}: {fault}")
                     continue
@@ -254,7 +269,9 @@ def bench(asked):
                 print(f"run {number} {name}:", "  ".join(f"{key}={value}" for key, value in row.items()), flush=True)
                 rows.append({"name": name, "run": number, **row})
     finally:
-        host.close()
+        for host in hosts:
+            host.close()
+        remove_leftovers()
     return rows, faults
 
 
