@@ -65,14 +65,21 @@ fn connect_in_time(from: &Ns, to: SocketAddr) -> TcpStream {
 /// How long a test waits for what is late.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The flow between two ends to a port, if the node tells of one.
-fn find(host: &Host, from: &str, to: &str, protocol: &str, port: u16) -> Option<Value> {
+/// A flow between two ends to a port of which something is so, if the node tells of one: what went through each address of
+/// a Service is a flow of its own.
+fn find(
+    host: &Host,
+    (from, to): (&str, &str),
+    (protocol, port): (&str, u16),
+    is_so: impl Fn(&Value) -> bool,
+) -> Option<Value> {
     let shown = host.json(&["flows"]);
     let is = |flow: &&Value| {
         flow["from"]["name"] == from
             && flow["to"]["name"] == to
             && flow["protocol"] == protocol
             && flow["port"] == port
+            && is_so(flow)
     };
     shown["flows"].as_array()?.iter().find(is).cloned()
 }
@@ -533,8 +540,8 @@ fn awaited(
         host.name
     );
     wait_for(&what, PATIENCE, || {
-        found = find(host, from, to, protocol, port);
-        found.as_ref().is_some_and(&is_so)
+        found = find(host, (from, to), (protocol, port), &is_so);
+        found.is_some()
     });
     found.expect("it was just there")
 }

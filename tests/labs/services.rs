@@ -458,7 +458,8 @@ fn a_relayed_service_keeps_the_client_and_is_the_kernel_s_while_its_node_is_down
         let hosts: [Host; 2] = lab.cluster();
         let client = hosts[0].attach("client");
         let _containers = [web(&hosts[0], "w1"), web(&hosts[1], "w2")];
-        let [v4, v6] = create(&hosts[0], &["--balance", "least", "--node-port", "30080"]);
+        // The others that are the relay's prefer the endpoint of this host.
+        let [v4, v6] = create(&hosts[0], &["--balance", "maglev", "--node-port", "30080"]);
         for from in [&client.ns, &hosts[0].ns] {
             balances(from, v4, &["w1", "w2"]);
             balances(from, v6, &["w1", "w2"]);

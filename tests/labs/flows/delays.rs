@@ -48,7 +48,7 @@ impl Delays {
         let what = format!("all tell of {protocol}/{port} from {from} to {to}");
         wait_for(&what, PATIENCE, || {
             waiting.retain(|host| {
-                let told = find(host, from, to, protocol, port).is_some_and(|flow| is_so(&flow));
+                let told = find(host, (from, to), (protocol, port), &is_so).is_some();
                 if told {
                     let (took, still) = (ended.elapsed(), self.pulse.stood_still() - stood);
                     self.taken.push(took.saturating_sub(still + pauses(hosts)));
