@@ -211,12 +211,15 @@ impl Balancer {
         } else {
             let near = self.of_two(&targets.near, can, now, draw);
             let far = self.of_two(&targets.far, can, now, mix(draw));
-            match (near, far) {
-                (Some(near), Some(far)) if self.is_too_busy(near, far, now) => {
-                    Some(self.warm(far, near, now, mix(!draw)))
-                }
-                (Some(near), Some(far)) => Some(self.warm(near, far, now, mix(!draw))),
-                _ => near.or(far),
+            if let (Some(near), Some(far)) = (near, far) {
+                let (better, other) = if self.is_too_busy(near, far, now) {
+                    (far, near)
+                } else {
+                    (near, far)
+                };
+                Some(self.warm(better, other, now, mix(!draw)))
+            } else {
+                near.or(far)
             }
         };
         let untried = |one: &Target| !tried.contains(&one.address);

@@ -3,8 +3,8 @@
 //!
 //! *Rounds.* Sizes are asked several at once, the largest first and at the end a probe without padding, the control. Its
 //! answer says that the path and the peer are there, and as it was sent last, what was not answered by then was lost. A
-//! round of which nothing comes back says nothing about sizes and is asked again, ever slower and with more controls. So a conclusion takes
-//! a round trip, and waits for a timer only where the control is lost.
+//! round of which nothing comes back says nothing about sizes and is asked again, ever slower and with more controls. So
+//! a conclusion takes a round trip, and waits for a timer only where the control is lost.
 //!
 //! *Search.* What the device carries is asked first: most paths carry it, and are known after one round trip. Otherwise
 //! the room between the largest size that was answered and the smallest that was not is cut in nine by each round, until
@@ -15,9 +15,9 @@
 //! answered five times in three rounds whose controls were, and the peer has received nothing as large meanwhile: a
 //! queue that overflows loses probes too, but some of the flood gets through. Where only almost as large packets did, a
 //! probe of their size is sent along. A queue loses that one as often, so it takes seven rounds in which it was
-//! answered alone, or fourteen if it never was. Then the floor is used at once, and the search finds what is left. Where less is carried than the device takes, one byte
-//! more is asked every [`RAISE`]: an answer means that the path has grown. A path that is idle and carries all that the
-//! device takes is never asked.
+//! answered alone, or fourteen if it never was. Then the floor is used at once, and the search finds what is left.
+//! Where less is carried than the device takes, one byte more is asked every [`RAISE`]: an answer means that the path
+//! has grown. A path that is idle and carries all that the device takes is never asked.
 
 #![deny(clippy::disallowed_methods)]
 

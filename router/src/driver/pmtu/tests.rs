@@ -52,6 +52,14 @@ impl Wire {
         wire
     }
 
+    /// A path over which packets are sent all the time, and whose size is known.
+    fn in_use(size: u16, rtt: Duration) -> Self {
+        let mut wire = Self::new(size.into(), size, rtt);
+        wire.loaded = true;
+        wire.settle();
+        wire
+    }
+
     fn found(&self) -> (u16, MtuReason) {
         let (datagram, reason) = self.known.path(0);
         (datagram as u16 + HEADERS, reason)
@@ -237,9 +245,7 @@ fn what_passed_before_the_black_hole_does_not_count() {
 fn a_black_hole_is_found_under_load() {
     for (before, after) in [(1500, 1400), (1500, 1280), (9000, 1500), (1500, 1200)] {
         for rtt in [1, 30, 200] {
-            let mut wire = Wire::new(before.into(), before, millis(rtt));
-            wire.loaded = true;
-            wire.settle();
+            let mut wire = Wire::in_use(before, millis(rtt));
             assert_eq!(wire.found(), (before, Interface));
             wire.carries = after;
             let fell = wire.run(Duration::from_secs(9), |wire| wire.found().0 <= after);
@@ -255,9 +261,7 @@ fn a_black_hole_is_found_under_load() {
 
 #[test]
 fn a_flood_that_leaves_room_for_small_probes_only_is_no_black_hole() {
-    let mut wire = Wire::new(1500, 1500, millis(5));
-    wire.loaded = true;
-    wire.settle();
+    let mut wire = Wire::in_use(1500, millis(5));
     // All that is large is lost but some of the flood; then the flood is small, and nothing says that large packets pass.
     wire.carries = 1300;
     wire.floods = 1500 - HEADERS;
@@ -266,9 +270,7 @@ fn a_flood_that_leaves_room_for_small_probes_only_is_no_black_hole() {
     wire.floods = 1499 - HEADERS;
     let fell = wire.run(Duration::from_secs(9), |wire| wire.found().0 < 1500);
     assert!((millis(900)..=millis(1800)).contains(&fell), "{fell:?}");
-    let mut wire = Wire::new(1500, 1500, millis(5));
-    wire.loaded = true;
-    wire.settle();
+    let mut wire = Wire::in_use(1500, millis(5));
     wire.carries = 1300;
     wire.floods = 1200 - HEADERS;
     let fell = wire.run(Duration::from_secs(9), |wire| wire.found().0 < 1500);
@@ -278,20 +280,16 @@ fn a_flood_that_leaves_room_for_small_probes_only_is_no_black_hole() {
 }
 
 /// A path that shrinks by little while packets of a size that still passes arrive, such as the ends of a connection's
-/// chunks: found within a second, and a queue that loses nine of ten probes of any size is no such path.
+/// chunks: found in little more than a second, and a queue that loses nine of ten probes of any size is no such path.
 #[test]
 fn a_path_that_shrinks_by_little_is_told_from_a_queue_that_overflows() {
-    let mut wire = Wire::new(1500, 1500, millis(5));
-    wire.loaded = true;
-    wire.settle();
+    let mut wire = Wire::in_use(1500, millis(5));
     (wire.carries, wire.floods) = (1400, 1390 - HEADERS);
     let fell = wire.run(Duration::from_secs(9), |wire| wire.found().0 < 1500);
     assert!(fell <= millis(1200), "{fell:?}");
     wire.settle();
     assert_eq!(wire.found(), (1400, BlackHole));
-    let mut wire = Wire::new(1500, 1500, millis(5));
-    wire.loaded = true;
-    wire.settle();
+    let mut wire = Wire::in_use(1500, millis(5));
     (wire.loses, wire.floods) = (70, 1490 - HEADERS);
     let fell = wire.run(Duration::from_secs(60), |wire| wire.found().0 < 1500);
     assert_eq!(fell, Duration::from_secs(60));
@@ -382,35 +380,48 @@ fn an_idle_path_that_is_smaller_than_its_device_costs_little() {
     assert!(wire.probes - before <= 80, "{}", wire.probes - before);
 }
 
-/// Lane 1 works for a second and lane 0, which is idle, when it is told; packets are sent over lane 1 for a second and
-/// then in these steps of 10 ms. How long after that second lane 1 was given up.
-fn silence_on_lane_1(lane_0_works: impl Fn(Duration) -> bool, used: &[u32]) -> Option<Duration> {
-    let second = Duration::from_secs(1);
+/// Packets are sent over lane 1 for a second, and then in the steps of 10 ms of which `used` says so; each probe is
+/// answered of which `answers` says so, by its lane and when it was sent. How long after that second lane 1 was given up
+/// within a minute.
+fn given_up(
+    used: impl Fn(u32) -> bool,
+    mut answers: impl FnMut(u8, Duration) -> bool,
+) -> Option<Duration> {
     let (mut mtus, known) = (Mtus::default(), Arc::<OpenLanes>::default());
     let start = Instant::now();
     mtus.up(PEER, &known, (HEADERS, 1500), start);
     mtus.open(PEER, 1, start);
     for step in 0..6000 {
-        let now = start + millis(10) * step;
-        if step < 100 || used.contains(&step) {
+        let since = millis(10) * step;
+        if since < SECOND || used(step) {
             known.note_used(1);
         }
-        let (probes, silent) = mtus.due(now);
+        let (probes, silent) = mtus.due(start + since);
         if !silent.is_empty() {
             assert_eq!(
                 (silent, known.path(0)),
                 (vec![(PEER, 1)], (1472, Interface))
             );
-            return Some(now - start - second);
+            return Some(since - SECOND);
         }
         for probe in probes {
-            let works = [lane_0_works(now - start), now < start + second];
-            if works[usize::from(probe.lane)] {
-                mtus.answered(PEER, answer(probe.lane, probe.id), now);
+            if answers(probe.lane, since) {
+                mtus.answered(PEER, answer(probe.lane, probe.id), start + since);
             }
         }
     }
     None
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Lane 1 works for a second and lane 0, which is idle, when it is told.
+fn silence_on_lane_1(lane_0_works: impl Fn(Duration) -> bool, used: &[u32]) -> Option<Duration> {
+    let answers = |lane, since| match lane {
+        0 => lane_0_works(since),
+        _ => since < SECOND,
+    };
+    given_up(|step| used.contains(&step), answers)
 }
 
 /// Who gets no answers sends less and less, as TCP does.
@@ -437,19 +448,6 @@ fn a_silent_lane_is_given_up_by_a_single_packet_after_a_long_time() {
 #[test]
 fn a_lane_that_is_flooded_is_not_given_up() {
     let mut rng = StdRng::seed_from_u64(7);
-    let (mut mtus, known) = (Mtus::default(), Arc::<OpenLanes>::default());
-    let start = Instant::now();
-    mtus.up(PEER, &known, (HEADERS, 1500), start);
-    mtus.open(PEER, 1, start);
-    for step in 0..6000 {
-        let now = start + millis(10) * step;
-        known.note_used(1);
-        let (probes, silent) = mtus.due(now);
-        assert_eq!(silent, [], "after {:?}", now - start);
-        for probe in probes {
-            if step < 100 || probe.lane == 0 || rng.next_u32().is_multiple_of(2) {
-                mtus.answered(PEER, answer(probe.lane, probe.id), now);
-            }
-        }
-    }
+    let answers = |lane, since| lane == 0 || since < SECOND || rng.next_u32().is_multiple_of(2);
+    assert_eq!(given_up(|_| true, answers), None);
 }
