@@ -12,11 +12,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use crate::hostile::StopAtEnd;
 use crate::lab::ns::Ns;
 use crate::lab::traffic::wait_for;
 use crate::lab::{Container, Host, Lab};
 use crate::relayed::Tries;
-use crate::services::{SOON, echoes};
+use crate::services::{SOON, echo_over, echoes};
 
 /// The endpoints of each container: ports from here on.
 const FIRST: u16 = 9000;
@@ -196,29 +197,25 @@ fn a_thousand_endpoints_come_and_go_and_no_connection_breaks() {
         };
         check("nothing happened");
         let (tries, begun, mut seen) = (Tries::default(), Instant::now(), Seen::default());
-        let served = || connect(&client, v4).is_ok_and(|mut one| echoes(&mut one));
+        let serve = || echo_over(&mut connect(&client, v4)?);
         std::thread::scope(|scope| {
-            scope.spawn(|| tries.go_on_while(served));
+            let _stop = StopAtEnd(&tries.over);
+            scope.spawn(|| tries.go_on_with(serve));
             scope.spawn(|| change_moods(&moods, &tries.over));
             seen.look_until(&hosts[0], TURNS / 4, begun);
             check("endpoints came and went");
             kill_and_start(&hosts);
             check("the daemon was killed and started again");
             seen.look_until(&hosts[0], TURNS / 2, begun);
-            assert_eq!(
-                tries.failed(),
-                0,
-                "of new connections, before any rule was flushed"
-            );
+            tries.none_failed("before any rule was flushed");
             tries.some_more();
             flush(&hosts[0]);
             check("the rules were removed and came back");
             tries.some_more();
-            assert_eq!(tries.failed(), 0, "while there were no rules");
+            tries.none_failed("while there were no rules");
             seen.look_until(&hosts[0], TURNS, begun);
             tries.some_more();
-            assert_eq!(tries.failed(), 0, "while endpoints came and went");
-            tries.over.store(true, Relaxed);
+            tries.none_failed("while endpoints came and went");
         });
         check("a thousand endpoints had come and gone");
         println!(

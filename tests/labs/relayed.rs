@@ -3,12 +3,15 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use crate::hostile::StopAtEnd;
 use crate::lab::ns::Ns;
 use crate::lab::traffic::wait_for;
 use crate::lab::{Host, Lab};
+use crate::services::{echo_over, echoes};
 
 /// How long a connection may take on a machine that is busy.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -51,14 +54,6 @@ fn connect(from: &Ns, to: SocketAddr) -> std::io::Result<TcpStream> {
     Ok(stream)
 }
 
-fn echoes(stream: &mut TcpStream) -> bool {
-    let mut back = [0; 4];
-    let done = stream
-        .write_all(b"ping")
-        .and_then(|()| stream.read_exact(&mut back));
-    done.is_ok() && &back == b"ping"
-}
-
 fn many(from: &Ns, to: SocketAddr) -> Vec<TcpStream> {
     (0..MANY)
         .map(|_| {
@@ -99,36 +94,49 @@ pub(crate) struct Tries {
     pub(crate) over: AtomicBool,
     made: AtomicUsize,
     failed: AtomicUsize,
+    /// What became of the first one that failed, and after how long.
+    first: Mutex<Option<String>>,
     /// The longest time from one that was served to the next, in microseconds.
     gap: AtomicU64,
 }
 
 impl Tries {
     fn go_on(&self, from: &Ns, to: SocketAddr) {
-        self.go_on_while(|| connect(from, to).is_ok_and(|mut stream| echoes(&mut stream)));
+        self.go_on_with(|| echo_over(&mut connect(from, to)?));
     }
 
     /// Tries again and again whether one is served.
-    pub(crate) fn go_on_while(&self, is_served: impl Fn() -> bool) {
+    pub(crate) fn go_on_with(&self, serve: impl Fn() -> std::io::Result<()>) {
         // Not for ever: what fails meanwhile is to be told.
         let end = Instant::now() + 4 * SOON;
         let mut last = Instant::now();
         while !self.over.load(Relaxed) && Instant::now() < end {
-            let served = is_served();
+            let begun = Instant::now();
+            let served = serve();
             self.made.fetch_add(1, Relaxed);
-            self.failed.fetch_add(usize::from(!served), Relaxed);
-            if served {
-                let gap = last.elapsed().as_micros() as u64;
-                self.gap.fetch_max(gap, Relaxed);
-                last = Instant::now();
+            match served {
+                Ok(()) => {
+                    let gap = last.elapsed().as_micros() as u64;
+                    self.gap.fetch_max(gap, Relaxed);
+                    last = Instant::now();
+                }
+                Err(error) => self.note(&error, begun.elapsed()),
             }
             std::thread::sleep(Duration::from_millis(5));
         }
     }
 
-    /// How many failed so far.
-    pub(crate) fn failed(&self) -> usize {
-        self.failed.load(Relaxed)
+    fn note(&self, error: &std::io::Error, after: Duration) {
+        self.failed.fetch_add(1, Relaxed);
+        let mut first = self.first.lock().expect("nobody panicked");
+        first.get_or_insert_with(|| format!("{error} after {after:.2?}"));
+    }
+
+    #[track_caller]
+    pub(crate) fn none_failed(&self, when: &str) {
+        let (made, failed) = (self.made.load(Relaxed), self.failed.load(Relaxed));
+        let first = self.first.lock().expect("nobody panicked");
+        assert_eq!(failed, 0, "of {made}, {when}; the first: {first:?}");
     }
 
     /// Waits until some more were made.
@@ -225,9 +233,9 @@ fn what_breaks_when_a_node_with_a_relay_is_killed() {
         assert!(picks(&scene.host, "relayed") >= MANY as u64);
         let tries = Tries::default();
         std::thread::scope(|scope| {
+            let _stop = StopAtEnd(&tries.over);
             scope.spawn(|| tries.go_on(&scene.client, scene.relayed));
             scene.kill_and_start(&tries, &mut broken, &mut kept);
-            tries.over.store(true, Relaxed);
         });
         let (made, failed) = (tries.made.into_inner(), tries.failed.into_inner());
         let gap = Duration::from_micros(tries.gap.into_inner());
@@ -254,6 +262,7 @@ fn a_relay_that_is_stopped_lets_its_connections_end() {
         let ended = || !Path::new("/proc").join(&pid).join("cwd").exists();
         let tries = Tries::default();
         std::thread::scope(|scope| {
+            let _stop = StopAtEnd(&tries.over);
             scope.spawn(|| tries.go_on(&scene.client, scene.relayed));
             tries.some_more();
             scene.host.ns.sh(&format!("kill -TERM {pid}"));
@@ -265,9 +274,8 @@ fn a_relay_that_is_stopped_lets_its_connections_end() {
             open.clear();
             wait_for("the node ends", SOON, ended);
             tries.some_more();
-            tries.over.store(true, Relaxed);
         });
-        assert_eq!(tries.failed(), 0);
+        tries.none_failed("while the relay ended");
         scene.host.end("KILL");
     });
 }

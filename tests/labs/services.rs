@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
+use crate::hostile::StopAtEnd;
 use crate::lab::ns::Ns;
 use crate::lab::traffic::wait_for;
 use crate::lab::{Container, Host, Lab};
@@ -64,11 +64,18 @@ pub(crate) fn connect_within(
 }
 
 pub(crate) fn echoes(stream: &mut TcpStream) -> bool {
+    echo_over(stream).is_ok()
+}
+
+/// Sends four bytes and reads them back.
+pub(crate) fn echo_over(stream: &mut TcpStream) -> std::io::Result<()> {
     let mut back = [0; 4];
-    let done = stream
-        .write_all(b"ping")
-        .and_then(|()| stream.read_exact(&mut back));
-    done.is_ok() && &back == b"ping"
+    stream.write_all(b"ping")?;
+    stream.read_exact(&mut back)?;
+    match &back {
+        b"ping" => Ok(()),
+        other => Err(std::io::Error::other(format!("{other:?} came back"))),
+    }
 }
 
 /// Connects until every one of these has answered, and nobody else.
@@ -325,14 +332,15 @@ fn connections_stand_through_changes_restarts_and_flushes() {
         };
         let tries = Tries::default();
         std::thread::scope(|scope| {
-            scope.spawn(|| tries.go_on_while(|| connect(&client.ns, v4).is_ok()));
+            let _stop = StopAtEnd(&tries.over);
+            scope.spawn(|| tries.go_on_with(|| connect(&client.ns, v4).map(drop)));
             tries.some_more();
             for _ in 0..3 {
                 kill_and_start(&hosts, &client.ns, v4);
                 check("the daemon was killed and started again");
                 tries.some_more();
             }
-            assert_eq!(tries.failed(), 0, "the kernel goes on by itself");
+            tries.none_failed("while the kernel went on by itself");
             for _ in 0..3 {
                 let took = flush(&hosts[0]);
                 println!("all rules were back {took:.2?} after somebody flushed them");
@@ -340,15 +348,14 @@ fn connections_stand_through_changes_restarts_and_flushes() {
                 check("the rules were removed and came back");
                 tries.some_more();
             }
-            assert_eq!(tries.failed(), 0, "new ones wait for the rules");
+            tries.none_failed("while there were no rules");
             for (turn, host) in hosts.iter().enumerate() {
                 let extra = web(host, &format!("extra{turn}"));
                 wait_for("the new one is picked", SOON, || {
                     connect(&client.ns, v4).is_ok_and(|(_, name, _)| name == extra.name)
                 });
             }
-            tries.over.store(true, Relaxed);
-            assert_eq!(tries.failed(), 0, "endpoints came");
+            tries.none_failed("while endpoints came");
             check("endpoints came");
         });
     });
