@@ -2,7 +2,7 @@
 //!
 //! A change goes in as one batch of elements. What the kernel does not take that way is made anew, whole, still in one
 //! batch: packets see the old rules or the new ones, and connections that stand are translated by connection tracking,
-//! which no batch touches, and which goes on without these rules as long as there is the [`anchor`].
+//! which no batch touches, and which goes on without these rules as long as there is the [`Anchor`].
 //!
 //! The kernel tells who changes which rule set ([`Watch`]). When somebody else touched this table, it is made anew without
 //! a look at what is left of it, as the look would take longer than that. Changes of others' tables cost nothing. It is
@@ -12,14 +12,14 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ipnet::IpNet;
 use weave_linux::conntrack::flows::{Conntrack, To};
 use weave_linux::nft::{self, Batch, Expected, Seen, Socket, Watch};
 use weave_linux::sysctl;
 use weave_model::Protocol;
 
 use crate::facts::Facts;
-use crate::rules::{self, Rules, anchor};
+use crate::rules::anchor::Anchor;
+use crate::rules::{self, Rules};
 use crate::stale::{Answers, places};
 use crate::table::{Diff, Table};
 
@@ -64,8 +64,10 @@ pub struct Kernel {
     table: Arc<Table>,
     /// Absent until the kernel's table is known to be right, and as long as there has been no Service.
     rules: Option<Rules>,
-    /// The ranges that the anchor was made for.
-    anchored: Option<Vec<IpNet>>,
+    /// Absent until the kernel has it, and when it is not known to be right.
+    anchor: Option<Anchor>,
+    /// The kernel has an anchor that may be another than the table asks for.
+    adrift: bool,
     /// That there is no anchor was told.
     told: bool,
     /// As far as is known, the kernel's table is what it should be.
@@ -94,7 +96,8 @@ impl Kernel {
             facts: Facts::default(),
             table: Arc::default(),
             rules: None,
-            anchored: None,
+            anchor: None,
+            adrift: false,
             told: false,
             right: false,
             touched: false,
@@ -117,7 +120,7 @@ impl Kernel {
         if applied.is_err() {
             self.right = false;
         }
-        self.anchor();
+        self.anchor(diff);
         applied
     }
 
@@ -149,6 +152,7 @@ impl Kernel {
         if self.behind {
             self.forget_stale(&[To::Any])?;
         }
+        let none = self.rules.is_none();
         let looked = self.mend(now).and_then(|done| {
             if done == Done::Remade {
                 // While the rules were gone, datagrams began flows that lead nowhere.
@@ -156,8 +160,10 @@ impl Kernel {
             }
             Ok(done)
         });
-        if looked.is_err() {
-            self.right = false;
+        match looked {
+            Err(_) => self.right = false,
+            Ok(Done::Kept) if !none && !self.adrift => {}
+            Ok(_) => self.anchor(&Diff::default()),
         }
         looked
     }
@@ -187,7 +193,6 @@ impl Kernel {
         match expected.look(&self.nft, rules.table())? {
             Seen::Right { more } if more.iter().all(|chain| rules.has(chain)) => {
                 (self.rules, self.right) = (Some(rules), true);
-                self.anchor();
                 Ok(Done::Looked)
             }
             _ => self.remake(),
@@ -304,14 +309,26 @@ impl Kernel {
         Ok(Done::Remade)
     }
 
-    /// Makes what holds connections when the rules go, once there are rules. Without it they hold as long as the rules.
-    fn anchor(&mut self) {
-        let ranges = &self.facts.ranges;
-        if self.rules.is_none() || self.anchored.as_ref() == Some(ranges) {
-            return;
-        }
-        match self.send(&anchor::batch(&self.facts.ranges)) {
-            Ok(()) => self.anchored = Some(self.facts.ranges.clone()),
+    /// Brings what holds connections when the rules go to the table of Services, and makes it once there are rules.
+    /// Without it connections hold as long as the rules.
+    fn anchor(&mut self, diff: &Diff) {
+        let before = self.anchor.take();
+        self.adrift |= before.is_some();
+        let (anchor, batch) = match before.filter(|anchor| anchor.fits(&self.facts)) {
+            Some(anchor) => {
+                let batch = anchor.next(diff);
+                (anchor, batch)
+            }
+            None if self.rules.is_none() => return,
+            None => Anchor::new(&self.table, &self.facts),
+        };
+        let sent = if batch.is_empty() {
+            Ok(())
+        } else {
+            self.send(&batch)
+        };
+        match sent {
+            Ok(()) => (self.anchor, self.adrift) = (Some(anchor), false),
             Err(error) if !self.told => {
                 self.told = true;
                 tracing::warn!(%error, "connections to Services do not outlive a flush of the rules (Linux 5.12 has what it takes)");

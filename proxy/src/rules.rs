@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use weave_linux::nft::{self, Batch, Element};
+use weave_linux::nft::{self, Batch};
 
 use crate::facts::Facts;
 use crate::table::{Diff, Table};
@@ -34,8 +34,7 @@ mod elements;
 mod maps;
 mod stick;
 
-use elements::Placed;
-use maps::{Map, Maps};
+use maps::{Map, Maps, Placed};
 
 /// The name of the table.
 pub const TABLE: &str = "weave-service";
@@ -98,7 +97,7 @@ impl Rules {
     pub fn new(table: &Table, facts: &Facts) -> (Self, Batch) {
         let mut rules = Self {
             table: self::table(),
-            maps: Maps::new(),
+            maps: Maps::new(Map::served()),
             chains: BTreeSet::new(),
             needed: 0,
             vips: Counted(BTreeMap::new()),
@@ -168,7 +167,7 @@ impl Rules {
                 self.learn(&mut new, key, after);
             }
         }
-        self.replace(batch, old, new);
+        self.maps.replace(batch, &self.table, old, new);
         for (key, before, after) in diff.pairs() {
             stick::clear(batch, &self.table, (key, before, after));
         }
@@ -211,40 +210,4 @@ impl Rules {
             }
         }
     }
-
-    /// Deletes and adds what differs.
-    fn replace(&self, batch: &mut Batch, old: Vec<Placed>, new: Vec<Placed>) {
-        let (mut gone, mut come) = (Grouped::default(), Grouped::default());
-        let before: BTreeMap<(Map, Vec<u8>), Element> = keyed(old);
-        let mut after: BTreeMap<(Map, Vec<u8>), Element> = keyed(new);
-        for (place, element) in before {
-            match after.get(&place) {
-                Some(same) if *same == element => drop(after.remove(&place)),
-                _ => gone.put(place.0, element),
-            }
-        }
-        for ((map, _), element) in after {
-            come.put(map, element);
-        }
-        for (map, elements) in gone.0 {
-            batch.delete_elements(&self.table, self.maps.get(map), elements);
-        }
-        for (map, elements) in come.0 {
-            batch.add_elements(&self.table, self.maps.get(map), elements);
-        }
-    }
-}
-
-#[derive(Default)]
-struct Grouped(BTreeMap<Map, Vec<Element>>);
-
-impl Grouped {
-    fn put(&mut self, map: Map, element: Element) {
-        self.0.entry(map).or_default().push(element);
-    }
-}
-
-fn keyed(placed: Vec<Placed>) -> BTreeMap<(Map, Vec<u8>), Element> {
-    let by_key = |(map, element): Placed| ((map, element.key_bytes()), element);
-    placed.into_iter().map(by_key).collect()
 }

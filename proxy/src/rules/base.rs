@@ -12,23 +12,14 @@ use crate::facts::{Facts, Unknown};
 use crate::mark::MARK;
 use crate::table::Family;
 
-const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
-const ATS: [At; 2] = [At::Address, At::NodePort];
+pub(super) const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+pub(super) const ATS: [At; 2] = [At::Address, At::NodePort];
 
 /// The device to other nodes: by it the node's address must be one that other nodes find.
 const OVERLAY: &str = "weave0";
 
 pub(super) fn make(batch: &mut Batch, table: &Table, maps: &Maps, facts: &Facts) {
-    maps.sets().for_each(|set| batch.add_set(table, set));
-    for family in FAMILIES {
-        let of_family = facts
-            .addresses
-            .iter()
-            .filter(|address| Family::of(**address) == family);
-        let elements = of_family.map(|address| Element::new([Value::from(*address)]));
-        let nodes = maps.get(Map::new(Use::Nodes, At::Address, family));
-        batch.add_elements(table, nodes, elements);
-    }
+    sets(batch, table, maps, facts);
     for name in [
         "guard", "services", "masked", "foreign", "host", "refuse", "missed", "closed",
     ] {
@@ -39,6 +30,20 @@ pub(super) fn make(batch: &mut Batch, table: &Table, maps: &Maps, facts: &Facts)
     sources(batch, table, facts);
     mask(batch, table, maps);
     closed(batch, table, maps, facts);
+}
+
+/// The maps and sets of a table, and the addresses that take node ports.
+pub(super) fn sets(batch: &mut Batch, table: &Table, maps: &Maps, facts: &Facts) {
+    maps.sets().for_each(|set| batch.add_set(table, set));
+    for family in FAMILIES {
+        let of_family = facts
+            .addresses
+            .iter()
+            .filter(|address| Family::of(**address) == family);
+        let elements = of_family.map(|address| Element::new([Value::from(*address)]));
+        let nodes = maps.get(Map::new(Use::Nodes, At::Address, family));
+        batch.add_elements(table, nodes, elements);
+    }
 }
 
 fn filter(batch: &mut Batch, table: &Table, name: &str, (hook, priority): (Hook, i32), to: &str) {
@@ -93,7 +98,7 @@ pub(super) fn relayed() -> Rule {
 }
 
 /// The beginning of a rule that looks a packet's front up.
-fn by_front(maps: &Maps, at: At, family: Family) -> Rule {
+pub(super) fn by_front(maps: &Maps, at: At, family: Family) -> Rule {
     match at {
         At::Address => Rule::new(),
         At::NodePort => to_node(Rule::new(), family, maps),

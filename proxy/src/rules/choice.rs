@@ -31,6 +31,13 @@ impl<'a> Choice<'a> {
         }
     }
 
+    /// Whether somebody gets an endpoint.
+    pub(super) const fn leads(self) -> bool {
+        match self {
+            Self::One(targets) | Self::Two(targets, _) => !targets.is_empty(),
+        }
+    }
+
     /// Whether somebody gets no endpoint.
     pub(super) const fn leaves_out(self) -> bool {
         match self {

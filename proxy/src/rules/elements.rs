@@ -3,17 +3,15 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
+use ipnet::IpNet;
 use weave_linux::nft::{Element, Value, Verdict};
 use weave_model::{Affinity, TrafficPolicy};
 
 use super::chains::Shared;
 use super::choice::Choice;
-use super::maps::{At, Map, Use};
+use super::maps::{At, Map, Placed, Use};
 use super::stick;
 use crate::table::{Entry, Family, Front, Key, Target, Way};
-
-/// An element and where it belongs.
-pub(super) type Placed = (Map, Element);
 
 /// All elements of an entry but those that it shares with others.
 pub(super) fn of(key: &Key, entry: &Entry) -> Vec<Placed> {
@@ -66,6 +64,23 @@ pub(super) fn chains(key: &Key, entry: &Entry) -> Vec<Shared> {
         }
     }
     chains
+}
+
+/// The fronts of an entry by which somebody gets an endpoint, but those in the ranges. Where nobody does, clients are
+/// refused by who has the address; where only some do, the others' packets vanish anyway.
+pub(super) fn held<'a>(
+    key: &Key,
+    entry: &'a Entry,
+    ranges: &'a [IpNet],
+) -> impl Iterator<Item = Placed> + use<'a> {
+    let family = key.family;
+    let leads = move |(_, way): &&(Front, Way)| Choice::of(entry, *way).leads();
+    let outside = move |front: &&Front| !ranges.iter().any(|range| range.contains(&front.address));
+    let fronts = entry.fronts.iter().filter(leads).map(|(front, _)| front);
+    fronts.filter(outside).map(move |front| {
+        let map = Map::new(Use::Held, at(front), family);
+        (map, Element::new(fields(front)))
+    })
 }
 
 /// The virtual addresses of an entry: ports of theirs that no Service has are refused.

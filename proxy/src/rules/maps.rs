@@ -1,8 +1,8 @@
-//! The maps and sets of the table, each once a family.
+//! The maps and sets of the tables, each once a family.
 
 use std::collections::BTreeMap;
 
-use weave_linux::nft::{Field, Set, Type};
+use weave_linux::nft::{Batch, Element, Field, Set, Table, Type};
 
 use crate::table::Family;
 
@@ -27,7 +27,12 @@ pub(super) enum Use {
     Loops,
     /// The addresses that take node ports.
     Nodes,
+    /// Fronts that lead to endpoints and are in no range: what is new waits there while the other maps are gone.
+    Held,
 }
+
+/// An element and where it belongs.
+pub(super) type Placed = (Map, Element);
 
 /// Which of two kinds of front: an address and a port, or a port of the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -51,8 +56,8 @@ impl Map {
         Self { is, at, family }
     }
 
-    /// All there are.
-    fn all() -> impl Iterator<Item = Self> {
+    /// All of the table of Services.
+    pub(super) fn served() -> impl Iterator<Item = Self> {
         let by_front = [
             Use::Fronts,
             Use::Picks,
@@ -64,8 +69,17 @@ impl Map {
             .into_iter()
             .flat_map(|is| [At::Address, At::NodePort].map(|at| (is, at)));
         let only = [Use::Guarded, Use::Vips, Use::Loops, Use::Nodes].map(|is| (is, At::Address));
-        each.chain(only)
-            .flat_map(|(is, at)| [Family::V4, Family::V6].map(|family| Self::new(is, at, family)))
+        of_each_family(each.chain(only))
+    }
+
+    /// All of the table that holds connections.
+    pub(super) fn anchored() -> impl Iterator<Item = Self> {
+        let all = [
+            (Use::Nodes, At::Address),
+            (Use::Held, At::Address),
+            (Use::Held, At::NodePort),
+        ];
+        of_each_family(all.into_iter())
     }
 
     fn name(self) -> String {
@@ -79,6 +93,7 @@ impl Map {
             Use::Vips => "vips",
             Use::Loops => "loops",
             Use::Nodes => "nodes",
+            Use::Held => "held",
         };
         let port = match self.at {
             At::Address => "",
@@ -100,18 +115,23 @@ impl Map {
             }
             Use::Vips | Use::Nodes => Set::new(self.name(), &[ip]),
             Use::Loops => Set::new(self.name(), &[ip, ip]),
+            Use::Held => Set::new(self.name(), front),
             _ => Set::new(self.name(), front).verdicts(),
         }
     }
 }
 
-/// Every map by what it is for.
+fn of_each_family(all: impl Iterator<Item = (Use, At)>) -> impl Iterator<Item = Map> {
+    all.flat_map(|(is, at)| [Family::V4, Family::V6].map(|family| Map::new(is, at, family)))
+}
+
+/// Every map of a table by what it is for.
 #[derive(Debug)]
 pub(super) struct Maps(BTreeMap<Map, Set>);
 
 impl Maps {
-    pub(super) fn new() -> Self {
-        Self(Map::all().map(|map| (map, map.set())).collect())
+    pub(super) fn new(all: impl Iterator<Item = Map>) -> Self {
+        Self(all.map(|map| (map, map.set())).collect())
     }
 
     pub(super) fn get(&self, map: Map) -> &Set {
@@ -121,6 +141,48 @@ impl Maps {
     pub(super) fn sets(&self) -> impl Iterator<Item = &Set> {
         self.0.values()
     }
+
+    /// Deletes and adds what differs.
+    pub(super) fn replace(
+        &self,
+        batch: &mut Batch,
+        table: &Table,
+        old: impl IntoIterator<Item = Placed>,
+        new: impl IntoIterator<Item = Placed>,
+    ) {
+        let (mut gone, mut come) = (Grouped::default(), Grouped::default());
+        let before = keyed(old);
+        let mut after = keyed(new);
+        for (place, element) in before {
+            match after.get(&place) {
+                Some(same) if *same == element => drop(after.remove(&place)),
+                _ => gone.put(place.0, element),
+            }
+        }
+        for ((map, _), element) in after {
+            come.put(map, element);
+        }
+        for (map, elements) in gone.0 {
+            batch.delete_elements(table, self.get(map), elements);
+        }
+        for (map, elements) in come.0 {
+            batch.add_elements(table, self.get(map), elements);
+        }
+    }
+}
+
+#[derive(Default)]
+struct Grouped(BTreeMap<Map, Vec<Element>>);
+
+impl Grouped {
+    fn put(&mut self, map: Map, element: Element) {
+        self.0.entry(map).or_default().push(element);
+    }
+}
+
+fn keyed(placed: impl IntoIterator<Item = Placed>) -> BTreeMap<(Map, Vec<u8>), Element> {
+    let by_key = |(map, element): Placed| ((map, element.key_bytes()), element);
+    placed.into_iter().map(by_key).collect()
 }
 
 /// The fields of a packet that are its front.

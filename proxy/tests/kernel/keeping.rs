@@ -2,20 +2,26 @@
 
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
-use weave_linux::netns::run_in;
-use weave_model::{Affinity, Engine, EngineChoice, Protocol, Service};
+use weave_linux::netns::{Netns, run_in};
+use weave_linux::nft::{Batch, Socket, Table};
+use weave_model::{
+    Affinity, BalancerIp, BalancerMode, Engine, EngineChoice, Protocol, Service, TrafficPolicy,
+};
 use weave_proxy::kernel::{Done, Kernel};
+use weave_proxy::rules::anchor;
 use weave_proxy::sources::Change;
 
 use crate::lab::{
-    A, B, C, Lab, ask, at, connect, echoes, exposed, ip, ok, port, sh, slice, slice_of, tcp,
-    udp_socket, until, vanishes, web,
+    A, Answer, B, C, FAR, Lab, VIP, ask, at, connect, echoes, exposed, ip, ok, port, sh, slice,
+    slice_of, slice6, tcp, udp, udp_socket, until, vanishes, web,
 };
 
 cases! {
     endpoints_that_come_and_go_cost_no_connection => Gap,
+    nobody_is_refused_at_the_node_or_at_a_balancer_while_the_rules_are_gone => Unheld,
 }
 
 const WEB: &str = "10.96.0.1:80";
@@ -135,13 +141,22 @@ fn what_no_rule_reads_leaves_the_rules_and_whom_they_remember() {
     assert!(after[0] != before[0] && after[1] != before[1], "{after:?}");
 }
 
-/// Where connections are followed for somebody else as well, a datagram that comes while the rules are gone begins a flow
-/// without translation, which every later one would go by.
+/// As on a kernel without tables that belong to somebody: the name of the one that holds connections is taken.
+pub(crate) fn nothing_holds(host: &Netns) -> Socket {
+    let mut batch = Batch::new();
+    batch.replace_table(&Table::inet(anchor::TABLE).owned());
+    let socket = run_in(host, Socket::open).unwrap().unwrap();
+    socket.send(&batch).unwrap();
+    socket
+}
+
+/// Where connections are followed for somebody else as well, a datagram that comes while the rules are gone, and that
+/// nothing holds, begins a flow without translation, by which every later one would go.
 #[test]
 fn datagrams_that_came_while_the_rules_were_gone_are_led_right_again() {
-    let mut lab = lab(EngineChoice::Kernel);
-    // What goes to virtual addresses waits; a load balancer's may be anywhere.
-    lab.report([Change::Service(exposed())]);
+    let mut lab = Lab::new(EngineChoice::Kernel);
+    let _taken = nothing_holds(&lab.host);
+    lab.report([Change::Service(exposed()), slice([at(A), at(B)])]);
     ok(
         &lab.host,
         "nft add table inet other; nft add chain inet other c '{ type filter hook prerouting priority 0; }'; \
@@ -245,7 +260,7 @@ fn connections_do_not_notice_that_the_rules_are_gone() {
     ok(&lab.c, &count("ip saddr 10.32.0.2-10.32.0.3"));
     ok(&lab.outside, &count("ip daddr 10.96.0.0/16"));
     let (over, streams): (_, [Stream; 8]) = (AtomicBool::new(false), Default::default());
-    std::thread::scope(|scope| {
+    thread::scope(|scope| {
         for (number, stream) in streams.iter().enumerate() {
             let client = [&lab.c, &lab.outside][usize::from(number % 4 == 0)];
             let (open, _) = connect(client, WEB, Duration::from_secs(10)).unwrap();
@@ -306,6 +321,148 @@ fn what_holds_connections_comes_with_the_rules_and_goes_with_the_engine() {
     assert!(both.iter().all(|one| tables(&lab).contains(one)));
 }
 
+/// The host has the balancers' addresses itself, as with one that speaks for its nodes, and nobody listens there.
+const AT_HOST: [&str; 4] = [
+    "192.0.2.2:30080",
+    "203.0.113.5:80",
+    "[2001:db8::2]:30080",
+    "[2001:db8:5::5]:80",
+];
+
+/// A Service of both families with every kind of front.
+fn everywhere() -> Service {
+    let mut service = exposed();
+    service.addresses.push(ip("fd96::1"));
+    service.balancer.push(BalancerIp {
+        ip: ip("2001:db8:5::5"),
+        mode: BalancerMode::Vip,
+    });
+    service
+}
+
+/// Without rules the host would refuse what comes to a port of its own or to an address that it has. Clients outside,
+/// in a container and on the host ask there all the time while somebody flushes the rules, at first for long: none is
+/// refused, and whoever came meanwhile has an endpoint once the rules are back.
+fn nobody_is_refused_at_the_node_or_at_a_balancer_while_the_rules_are_gone(on: EngineChoice) {
+    let mut lab = Lab::new(on);
+    let v6 = slice6(&["fd77::2", "fd77::3"]);
+    lab.report([Change::Service(everywhere()), slice([at(A), at(B)]), v6]);
+    ok(
+        &lab.host,
+        "ip addr add 203.0.113.5/32 dev lo; ip addr add 2001:db8:5::5/128 dev lo nodad",
+    );
+    let clients = [&lab.outside, &lab.c, &lab.host].map(|netns| netns.try_clone().unwrap());
+    flush(&lab);
+    let sockets = [&clients[0], &clients[1]].map(|from| AT_HOST.map(|to| udp_socket(from, to)));
+    for socket in sockets.iter().flatten() {
+        let answer = ask(socket, Duration::from_millis(100));
+        assert_ne!(answer, Answer::Refused, "{socket:?}");
+    }
+    if on == EngineChoice::Kernel {
+        thread::scope(|scope| {
+            for (from, to) in clients.iter().flat_map(|from| AT_HOST.map(|to| (from, to))) {
+                scope.spawn(move || assert!(vanishes(from, to), "{to}"));
+            }
+        });
+    }
+    assert_eq!(lab.kernel.look_after(Instant::now()).unwrap(), Done::Remade);
+    for socket in sockets.iter().flatten() {
+        let answer = ask(socket, Duration::from_secs(2));
+        assert!(["a", "b"].contains(&answer.server()), "{answer:?}");
+    }
+    let over = AtomicBool::new(false);
+    let made: [[AtomicUsize; 4]; 3] = Default::default();
+    thread::scope(|scope| {
+        let _ends = Ends(&over);
+        let mut asking = Vec::new();
+        for (from, made) in clients.iter().zip(&made) {
+            for (to, made) in AT_HOST.into_iter().zip(made) {
+                let over = &over;
+                asking.push(scope.spawn(move || keep_asking(from, to, over, made)));
+            }
+        }
+        for _ in 0..5 {
+            // All of them are at it, those too that waited in the turn before.
+            let before: Vec<_> = count(&made).collect();
+            until("some more connections", || {
+                let all = count(&made).zip(&before).all(|(now, then)| now > *then);
+                all || asking.iter().any(ScopedJoinHandle::is_finished)
+            });
+            flush(&lab);
+            thread::sleep(Duration::from_millis(50));
+            assert_eq!(lab.kernel.look_after(Instant::now()).unwrap(), Done::Remade);
+        }
+    });
+}
+
+/// However that ends which others go on beside, they end too.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+fn flush(lab: &Lab) {
+    ok(&lab.host, "nft flush ruleset");
+}
+
+fn count(made: &[[AtomicUsize; 4]; 3]) -> impl Iterator<Item = usize> {
+    made.iter().flatten().map(|one| one.load(Ordering::Relaxed))
+}
+
+fn keep_asking(from: &Netns, to: &str, over: &AtomicBool, made: &AtomicUsize) {
+    while !over.load(Ordering::Relaxed) {
+        let answer = tcp(from, to);
+        assert!(["a", "b"].contains(&answer.server()), "{to}: {answer:?}");
+        made.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// What is held follows the Services: where there is no endpoint any more, or only for others, and at ports and
+/// addresses that are no Service's by now, all is as if nothing were.
+#[test]
+fn what_is_held_does_not_change_what_the_rules_refuse() {
+    let mut lab = Lab::new(EngineChoice::Kernel);
+    let [node, balancer, ..] = AT_HOST;
+    ok(&lab.host, "ip addr add 203.0.113.5/32 dev lo");
+    lab.report([Change::Service(exposed()), slice([at(A)])]);
+    for to in [node, balancer] {
+        assert_eq!(tcp(&lab.outside, to).server(), "a");
+    }
+    lab.report([slice([])]);
+    for to in [node, balancer] {
+        for from in [&lab.outside, &lab.c, &lab.host] {
+            assert_eq!(tcp(from, to), Answer::Refused, "{to} has no endpoint");
+        }
+        assert_eq!(
+            udp(&lab.outside, to),
+            Answer::Refused,
+            "{to} has no endpoint"
+        );
+    }
+    let local = Service {
+        external: TrafficPolicy::Local,
+        ..exposed()
+    };
+    lab.report([Change::Service(local), slice([at(FAR)])]);
+    for to in [node, balancer] {
+        assert!(
+            vanishes(&lab.outside, to),
+            "{to} has none for those outside"
+        );
+        assert_eq!(tcp(&lab.c, to).server(), "far");
+    }
+    // The host's own server comes next.
+    lab.report([Change::Service(web())]);
+    assert_eq!(tcp(&lab.c, &format!("{VIP}:80")).server(), "far");
+    assert_eq!(tcp(&lab.outside, node), Answer::Refused);
+    crate::lab::serve_at(&lab.host, "host", 30_080);
+    assert_eq!(tcp(&lab.outside, node).server(), "host");
+    assert_eq!(udp(&lab.outside, node).server(), "host");
+}
+
 /// Under constant load endpoints come and go 1,000 times in the kernel: no old connection breaks, and no new one is refused. A batch is
 /// one step for the kernel, but a packet that is on its way through the rules in that instant may see a rule from before
 /// it and an element from after it; that costs it a second until it is sent again.
@@ -320,7 +477,7 @@ fn endpoints_that_come_and_go_cost_no_connection(on: EngineChoice) {
     let (over, made) = (AtomicBool::new(false), AtomicUsize::new(0));
     let (mut lasting, _) = connect(&lab.c, WEB, Duration::from_secs(10)).unwrap();
     let c = lab.c.try_clone().unwrap();
-    std::thread::scope(|scope| {
+    thread::scope(|scope| {
         let asking = scope.spawn(|| {
             while !over.load(Ordering::Relaxed) {
                 let answer = tcp(&c, WEB);

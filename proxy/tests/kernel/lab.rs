@@ -10,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use weave_linux::netns::{Netns, run_in};
+use weave_linux::nft::Socket;
 use weave_model::{
     AddressKind, Endpoint, EngineChoice, Protocol, Service, ServiceKind, ServicePort, Slice,
     SlicePort,
@@ -100,6 +101,8 @@ pub(crate) struct Lab {
     given: Arc<Table>,
     /// What a mutant that hears things once has heard.
     heard: BTreeSet<String>,
+    /// What a mutant that takes something away has of it.
+    _taken: Option<Socket>,
 }
 
 impl Lab {
@@ -139,6 +142,7 @@ impl Lab {
             serve(netns, name);
         }
         let kernel = run_in(&host, Kernel::open).unwrap().unwrap();
+        let taken = mutants::now().and_then(|mutant| mutant.takes(&host));
         let mut lab = Self {
             host,
             a,
@@ -151,6 +155,7 @@ impl Lab {
             relay: None,
             given: Arc::default(),
             heard: BTreeSet::new(),
+            _taken: taken,
         };
         if on != EngineChoice::Kernel {
             lab.relay = Some(run_in(&lab.host, Relay::start).unwrap().unwrap());

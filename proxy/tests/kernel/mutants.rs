@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use weave_linux::netns::Netns;
+use weave_linux::nft::Socket;
 use weave_model::{
     AddressKind, Affinity, BalancerMode, Endpoint, EngineChoice, Protocol, Service, ServiceKind,
     TrafficPolicy,
@@ -166,6 +167,8 @@ pub(crate) enum Mutant {
     NotFromHost6,
     /// Packets of IPv6 of more than 1,000 bytes vanish.
     Small6,
+    /// Nothing holds connections while the rules are gone.
+    Unheld,
 }
 
 thread_local! {
@@ -223,6 +226,11 @@ impl Mutant {
             Change::Service(service),
             slice_of("thief", [crate::lab::at(C)]),
         ]
+    }
+
+    /// What the engine does not get.
+    pub(crate) fn takes(self, host: &Netns) -> Option<Socket> {
+        (self == Self::Unheld).then(|| crate::keeping::nothing_holds(host))
     }
 
     /// A report as it is heard.

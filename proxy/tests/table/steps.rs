@@ -2,6 +2,7 @@
 //! way back ends where it began.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use proptest::prelude::*;
 use weave_linux::nft::Batch;
@@ -10,7 +11,9 @@ use weave_model::{
 };
 use weave_proxy::facts::Facts;
 use weave_proxy::rules::Rules;
+use weave_proxy::rules::anchor::Anchor;
 use weave_proxy::sources::{Change, Sources};
+use weave_proxy::table::Diff;
 
 use crate::nft::{State, Steps};
 use crate::{facts, http, ip, on, service, slice};
@@ -130,11 +133,13 @@ fn changes(place: u8, spec: Option<&Spec>) -> Vec<Change> {
     .into()
 }
 
-/// Sources, rules and the rule set they made.
+/// Sources, rules and the rule set they made, and the same of what holds connections when these are gone.
 struct Host {
     sources: Sources,
     rules: Rules,
     state: State,
+    anchor: Anchor,
+    held: State,
     world: World,
 }
 
@@ -154,16 +159,71 @@ impl Host {
         let (rules, batch) = Rules::new(&table, sources.facts());
         let mut state = State::default();
         state.apply(&batch);
+        let (anchor, batch) = Anchor::new(&table, sources.facts());
+        let mut held = State::default();
+        held.apply(&batch);
         Self {
             sources,
             rules,
             state,
+            anchor,
+            held,
             world: world.clone(),
         }
     }
 
     /// Goes on to another world by the one batch that it takes.
     fn go_to(&mut self, world: &World) -> (Batch, Steps) {
+        let diff = self.hear(world);
+        let batch = self.rules.next(&diff, self.sources.facts());
+        let batch = batch.expect("there are few chains");
+        let steps = self.state.apply(&batch);
+        (batch, steps)
+    }
+
+    /// What holds connections goes on to another world.
+    fn hold(&mut self, world: &World) -> Steps {
+        let diff = self.hear(world);
+        self.held.apply(&self.anchor.next(&diff))
+    }
+
+    /// The fronts at which connections are held.
+    fn held(&self) -> BTreeSet<(String, Vec<u8>)> {
+        let sets = self.held.sets.iter();
+        let sets = sets.filter(|(set, _)| set.contains("held"));
+        let keys = sets.flat_map(|(set, keys)| keys.keys().map(move |key| (set, key)));
+        keys.map(|(set, key)| (set.clone(), key.clone())).collect()
+    }
+
+    /// The fronts that the rules lead to endpoints, but those in the ranges.
+    fn led(&self) -> BTreeSet<(String, Vec<u8>)> {
+        let maps = [
+            ("fronts4", "held4"),
+            ("fronts6", "held6"),
+            ("port-fronts4", "port-held4"),
+            ("port-fronts6", "port-held6"),
+        ];
+        let keys = |(map, set): (&str, &'static str)| {
+            let keys = self.state.sets[map].keys();
+            keys.map(move |key| (set.to_owned(), key.clone()))
+                .collect::<Vec<_>>()
+        };
+        let all = maps.into_iter().flat_map(keys);
+        all.filter(|(set, key)| !self.is_in_a_range(set, key))
+            .collect()
+    }
+
+    fn is_in_a_range(&self, set: &str, key: &[u8]) -> bool {
+        let address = match set {
+            "held4" => IpAddr::from(*key.first_chunk::<4>().unwrap()),
+            "held6" => IpAddr::from(*key.first_chunk::<16>().unwrap()),
+            _ => return false,
+        };
+        let ranges = &self.sources.facts().ranges;
+        ranges.iter().any(|range| range.contains(&address))
+    }
+
+    fn hear(&mut self, world: &World) -> Diff {
         for place in 0..PLACES {
             let (before, after) = (self.world.get(&place), world.get(&place));
             if before != after {
@@ -172,11 +232,7 @@ impl Host {
             }
         }
         self.world.clone_from(world);
-        let (_, diff) = self.sources.build();
-        let batch = self.rules.next(&diff, self.sources.facts());
-        let batch = batch.expect("there are few chains");
-        let steps = self.state.apply(&batch);
-        (batch, steps)
+        self.sources.build().1
     }
 }
 
@@ -204,6 +260,21 @@ proptest! {
         prop_assert_eq!(counts(&steps), needed.map(|some| some.len()));
         let anew = Host::new(&to);
         prop_assert_eq!(host.state.without_kept(), anew.state.without_kept());
+    }
+
+    /// What waits while the rules are gone is what they would lead to an endpoint, no more and no less, after any
+    /// change; and the change takes no more steps than the two differ by.
+    #[test]
+    fn what_is_held_is_what_the_rules_lead_somewhere(from in world(), to in world()) {
+        let mut host = Host::new(&from);
+        let before = host.held.clone();
+        let steps = host.hold(&to);
+        let needed = [before.elements_beside(&host.held), host.held.elements_beside(&before)];
+        prop_assert_eq!(counts(&steps), needed.map(|some| some.len()));
+        prop_assert!(steps.sets.is_empty() && steps.chains.is_empty());
+        let anew = Host::new(&to);
+        prop_assert_eq!(&host.held, &anew.held);
+        prop_assert_eq!(host.held(), anew.led());
     }
 
     /// A change and its opposite take as many steps as one another, and end in the rule set that was there before.
