@@ -16,6 +16,8 @@ pub enum Type {
     Ipv4,
     /// An IPv6 address.
     Ipv6,
+    /// The family of a packet: IPv4 or IPv6.
+    Family,
     /// An IP protocol number.
     Proto,
     /// A port.
@@ -32,7 +34,7 @@ impl Type {
     /// Bytes of the value, without padding.
     pub(super) const fn width(self) -> usize {
         match self {
-            Self::Proto => 1,
+            Self::Family | Self::Proto => 1,
             Self::Port => 2,
             Self::Ipv4 | Self::Mark | Self::Number => 4,
             Self::Ipv6 | Self::Ifname => 16,
@@ -42,6 +44,7 @@ impl Type {
     /// The number `nft` gives to the type (`enum datatypes` there), by which it prints it.
     pub(super) const fn code(self) -> u32 {
         match self {
+            Self::Family => 2,
             Self::Number => 4,
             Self::Ipv4 => 7,
             Self::Ipv6 => 8,
@@ -103,7 +106,7 @@ impl Value {
             (self, kind),
             (Self::V4(_), Type::Ipv4)
                 | (Self::V6(_), Type::Ipv6)
-                | (Self::Byte(_), Type::Proto)
+                | (Self::Byte(_), Type::Family | Type::Proto)
                 | (Self::Port(_), Type::Port)
                 | (Self::Number(_), Type::Mark | Type::Number)
                 | (Self::Name(_), Type::Ifname)

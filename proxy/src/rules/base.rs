@@ -3,7 +3,7 @@
 use ipnet::IpNet;
 use weave_linux::nft::{
     Batch, Chain, Cmp, Direction, Element, Field, Hook, Policy, Reject, Rule, Table, Value,
-    priority,
+    Verdict, priority,
 };
 
 use super::chains::{containers, is_local, of_family, to_node};
@@ -21,7 +21,7 @@ const OVERLAY: &str = "weave0";
 pub(super) fn make(batch: &mut Batch, table: &Table, maps: &Maps, facts: &Facts) {
     sets(batch, table, maps, facts);
     for name in [
-        "guard", "services", "masked", "foreign", "host", "refuse", "missed", "closed",
+        "guard", "services", "masked", "foreign", "host", "refuse", "missed", "nobody", "closed",
     ] {
         batch.add_chain(table, &Chain::regular(name));
     }
@@ -189,17 +189,10 @@ fn closed(batch: &mut Batch, table: &Table, maps: &Maps, facts: &Facts) {
             batch.add_rule(table, "closed", &rule);
         }
         let vips = maps.get(Map::new(Use::Vips, At::Address, family));
-        let unknown_port = Rule::new().lookup(&[daddr(family)], vips);
-        batch.add_rule(table, "closed", &unknown_port.goto("refuse"));
+        let unknown_port = Rule::new().vmap(&[daddr(family)], vips);
+        batch.add_rule(table, "closed", &unknown_port);
     }
-    for range in &facts.ranges {
-        let nobody = Rule::new().inside(daddr(Family::of(range.addr())), *range);
-        let nobody = match facts.unknown {
-            Unknown::Dropped => nobody.counter().drop(),
-            Unknown::Refused => nobody.counter().goto("refuse"),
-        };
-        batch.add_rule(table, "closed", &nobody);
-    }
+    nobody(batch, table, maps, facts);
     let before = priority::FILTER - 10;
     stray(batch, table, maps, before);
     for (name, hook) in [
@@ -208,6 +201,29 @@ fn closed(batch: &mut Batch, table: &Table, maps: &Maps, facts: &Facts) {
         ("closed-output", Hook::Output),
     ] {
         filter(batch, table, name, (hook, before), "closed");
+    }
+}
+
+/// Addresses of the ranges that no Service has.
+///
+/// While somebody removes the table, its rules still run when the elements of its maps are out of force already, so a
+/// packet may find nobody who picks for it and everything else as it was. Therefore it is elements of maps alone that
+/// lead to a refusal, here by the packet's family: without them the packet goes on, to where it is held.
+fn nobody(batch: &mut Batch, table: &Table, maps: &Maps, facts: &Facts) {
+    for range in &facts.ranges {
+        let nobody = Rule::new().inside(daddr(Family::of(range.addr())), *range);
+        let nobody = match facts.unknown {
+            Unknown::Dropped => nobody.counter().drop(),
+            Unknown::Refused => nobody.counter().goto("refuse"),
+        };
+        batch.add_rule(table, "nobody", &nobody);
+    }
+    for (family, value) in [(Family::V4, Value::IPV4), (Family::V6, Value::IPV6)] {
+        let ranges = maps.get(Map::new(Use::Ranges, At::Address, family));
+        let element = Element::new([value]).verdict(Verdict::goto("nobody"));
+        batch.add_elements(table, ranges, [element]);
+        let rule = Rule::new().vmap(&[Field::NfProto], ranges);
+        batch.add_rule(table, "closed", &rule);
     }
 }
 

@@ -99,7 +99,8 @@ pub(super) fn local_targets(entry: &Entry) -> BTreeSet<IpAddr> {
 /// A virtual address.
 pub(super) fn vip(address: IpAddr) -> Placed {
     let map = Map::new(Use::Vips, At::Address, Family::of(address));
-    (map, Element::new([Value::from(address)]))
+    let refused = Element::new([Value::from(address)]).verdict(Verdict::goto("refuse"));
+    (map, refused)
 }
 
 /// An endpoint that is its own client.

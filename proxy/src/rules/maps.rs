@@ -6,9 +6,13 @@ use weave_linux::nft::{Batch, Element, Field, Set, Table, Type};
 
 use crate::table::Family;
 
-/// What a map is for.
+/// What a map is for. In this order they are made and, by who removes the table, put out of force: first what refuses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Use {
+    /// Virtual address → refused, as a port that no Service has.
+    Vips,
+    /// Family → the chain that closes the ranges.
+    Ranges,
     /// Front → the chain that picks.
     Fronts,
     /// Front and number → whom policy Cluster picks, or whoever else is picked from the only set there is.
@@ -21,8 +25,6 @@ pub(super) enum Use {
     Closed,
     /// Front → the chain of its source ranges.
     Guarded,
-    /// Virtual addresses.
-    Vips,
     /// Endpoints of this node, as source and destination at once: one that is its own client.
     Loops,
     /// The addresses that take node ports.
@@ -68,7 +70,8 @@ impl Map {
         let each = by_front
             .into_iter()
             .flat_map(|is| [At::Address, At::NodePort].map(|at| (is, at)));
-        let only = [Use::Guarded, Use::Vips, Use::Loops, Use::Nodes].map(|is| (is, At::Address));
+        let only = [Use::Vips, Use::Ranges, Use::Guarded, Use::Loops, Use::Nodes]
+            .map(|is| (is, At::Address));
         of_each_family(each.chain(only))
     }
 
@@ -91,6 +94,7 @@ impl Map {
             Use::Closed => "closed",
             Use::Guarded => "guarded",
             Use::Vips => "vips",
+            Use::Ranges => "ranges",
             Use::Loops => "loops",
             Use::Nodes => "nodes",
             Use::Held => "held",
@@ -113,7 +117,9 @@ impl Map {
                 // The drawn number, as a mark: the plain number has no type that `nft` 1.0 can print in a key.
                 Set::new(self.name(), &[front, &[Type::Mark]].concat()).values(&[ip, Type::Port])
             }
-            Use::Vips | Use::Nodes => Set::new(self.name(), &[ip]),
+            Use::Vips => Set::new(self.name(), &[ip]).verdicts(),
+            Use::Ranges => Set::new(self.name(), &[Type::Family]).verdicts(),
+            Use::Nodes => Set::new(self.name(), &[ip]),
             Use::Loops => Set::new(self.name(), &[ip, ip]),
             Use::Held => Set::new(self.name(), front),
             _ => Set::new(self.name(), front).verdicts(),

@@ -10,6 +10,7 @@ use weave_linux::nft::{Batch, Socket, Table};
 use weave_model::{
     Affinity, BalancerIp, BalancerMode, Engine, EngineChoice, Protocol, Service, TrafficPolicy,
 };
+use weave_proxy::facts::Unknown;
 use weave_proxy::kernel::{Done, Kernel};
 use weave_proxy::rules::anchor;
 use weave_proxy::sources::Change;
@@ -304,6 +305,33 @@ fn new_ones_wait(lab: &Lab) {
     let socket = udp_socket(&lab.c, WEB);
     let answer = ask(&socket, Duration::from_millis(300));
     assert!(answer.saw().is_none(), "{answer:?}");
+}
+
+/// The elements of maps are out of force a little before the rules are, when somebody removes the table.
+#[test]
+fn rules_without_their_elements_refuse_nobody() {
+    let mut lab = lab(EngineChoice::Kernel);
+    let mut facts = lab.sources.facts().clone();
+    facts.unknown = Unknown::Refused;
+    lab.report([Change::Facts(facts)]);
+    let refused =
+        |netns| [WEB, "10.96.0.1:81", "10.96.0.77:80"].map(|to| tcp(netns, to) == Answer::Refused);
+    assert_eq!(
+        refused(&lab.c),
+        [false, true, true],
+        "ports and addresses of nobody"
+    );
+    ok(
+        &lab.host,
+        "for map in $(nft list table inet weave-service | awk '$1 == \"map\" { print $2 }'); do
+            nft flush map inet weave-service $map || exit 1
+         done",
+    );
+    for to in [WEB, "10.96.0.1:81", "10.96.0.77:80"] {
+        assert!(vanishes(&lab.c, to) && vanishes(&lab.host, to), "{to}");
+    }
+    assert_eq!(lab.kernel.look_after(Instant::now()).unwrap(), Done::Remade);
+    assert_eq!(refused(&lab.c), [false, true, true], "as before");
 }
 
 #[test]
