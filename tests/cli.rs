@@ -128,6 +128,21 @@ fn status(verdict: &str, summary: &str, problems: &Value) -> Value {
     })
 }
 
+const NO_ENDPOINT: &str =
+    "not an address without leading zeros and its port, such as 10.32.0.2:8080";
+
+const fn with_endpoint(endpoint: &str) -> [&str; 7] {
+    [
+        "service",
+        "create",
+        "web",
+        "--port",
+        "80",
+        "--endpoint",
+        endpoint,
+    ]
+}
+
 #[test]
 fn wrong_usage_is_2() {
     let scratch = Scratch::new("usage");
@@ -167,6 +182,14 @@ fn wrong_usage_is_2() {
         (&["completion", "csh"], "csh"),
         (&["ping", "a", "-c", "0"], "--count"),
         (&["check", "--pre", "--range", "10.0.0.0"], "--range"),
+        (
+            &["attach", "web1", "--name", "a", "--ip", "10.32.0.010"],
+            "'10.32.0.010' for '--ip",
+        ),
+        (&with_endpoint("010.96.0.1:80"), NO_ENDPOINT),
+        (&with_endpoint("10.96.0.01:80"), NO_ENDPOINT),
+        (&with_endpoint("[::ffff:10.96.0.01]:80"), NO_ENDPOINT),
+        (&with_endpoint("10.96.0.1"), NO_ENDPOINT),
     ];
     for (words, said) in cases {
         let ended = scratch.run(words);
