@@ -20,6 +20,7 @@ use weave_proxy::relay::Relay;
 use weave_proxy::sources::{Change, Sources};
 use weave_proxy::table::{Diff, Table};
 
+use crate::carried;
 use crate::mutants::{self, patience};
 
 /// How long a connection may take; the network is in one machine, but that may be busy.
@@ -236,6 +237,14 @@ impl Lab {
         self.relay = Some(relay);
     }
 
+    /// Some connections that are open together are answered, and by one server.
+    #[track_caller]
+    pub(crate) fn keeps(&self, from: &Netns, to: &str) {
+        let servers = self.servers(from, to, 12);
+        let answered = ["a", "b", "c", "far"].map(|one| vec![one.to_owned()]);
+        assert!(answered.contains(&servers), "{to}: {servers:?}");
+    }
+
     /// Which servers answer `tries` connections that are open together: a relay prefers those of this node while they
     /// have little to do.
     pub(crate) fn servers(&self, from: &Netns, to: &str, tries: usize) -> Vec<String> {
@@ -257,6 +266,12 @@ impl Lab {
         servers.sort();
         servers.dedup();
         servers
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        self.relay.iter().for_each(carried::add);
     }
 }
 
@@ -425,9 +440,14 @@ pub(crate) fn udp_socket(from: &Netns, to: &str) -> UdpSocket {
 
 /// One datagram, and who answers it.
 pub(crate) fn ask(socket: &UdpSocket, patience: Duration) -> Answer {
+    ask_with(socket, b"?", patience)
+}
+
+/// One datagram of these bytes, and who answers it.
+pub(crate) fn ask_with(socket: &UdpSocket, question: &[u8], patience: Duration) -> Answer {
     socket.set_read_timeout(Some(patience)).unwrap();
     let mut bytes = [0; 512];
-    let answered = socket.send(b"?").and_then(|_| socket.recv(&mut bytes));
+    let answered = socket.send(question).and_then(|_| socket.recv(&mut bytes));
     match answered {
         Ok(count) => parse(std::str::from_utf8(&bytes[..count]).unwrap()),
         Err(error) => failed(&error),
@@ -437,6 +457,34 @@ pub(crate) fn ask(socket: &UdpSocket, patience: Duration) -> Answer {
 /// One question over UDP that should be answered.
 pub(crate) fn udp(from: &Netns, to: &str) -> Answer {
     ask(&udp_socket(from, to), patience(PATIENCE))
+}
+
+/// A client is answered, and by the same one each time that it asks anew. The answer.
+#[track_caller]
+pub(crate) fn keeps_its_endpoint(
+    ask: impl Fn(&Netns, &str) -> Answer,
+    from: &Netns,
+    to: &str,
+) -> Answer {
+    let first = ask(from, to);
+    assert!(first.saw().is_some(), "{to}: {first:?}");
+    for _ in 0..12 {
+        assert_eq!(ask(from, to), first, "{to}");
+    }
+    first
+}
+
+/// From now on what a client sends by a socket that it has reaches this server, a second later at most.
+#[track_caller]
+pub(crate) fn recovers(socket: &UdpSocket, server: &str) {
+    const RETRY: Duration = Duration::from_millis(20);
+    let end = Instant::now() + patience(Duration::from_secs(1));
+    let mut last = ask(socket, RETRY);
+    while last.server() != server {
+        assert!(Instant::now() < end, "not {server} but {last:?}");
+        thread::sleep(RETRY);
+        last = ask(socket, RETRY);
+    }
 }
 
 /// Waits until something holds.
