@@ -6,7 +6,7 @@ use weave_model::EngineChoice;
 use weave_proxy::relay::Relay;
 
 const NO_SERVICE: &str = "no Service is on the way";
-const NOBODY: &str = "nobody is behind the Service, and rules refuse what comes";
+const NOBODY: &str = "nobody is behind what is asked for, and rules refuse it";
 const NODE: &str = "an endpoint has an address of the node";
 const SCTP: &str = "the relay carries TCP and UDP";
 
@@ -17,6 +17,10 @@ pub(crate) const OF_THE_KERNEL: &[(&str, &str)] = &[
     (
         "should_be_able_to_reach_pod_on_ipv4_and_ipv6_ip",
         NO_SERVICE,
+    ),
+    (
+        "ports_that_no_service_has_are_refused_and_addresses_that_none_has_are_silent",
+        NOBODY,
     ),
     (
         "should_be_rejected_for_evicted_pods_no_endpoints_exist",

@@ -158,9 +158,8 @@ pub(crate) fn takes_large_requests(lab: &Lab, front: &str) {
     assert_eq!(ask_with(&socket, &[7; 4000], patience).server(), "far");
 }
 
-/// In Kubernetes a pod may have its node's address; elsewhere nobody may claim one. Over TCP: a server of UDP on a host with
-/// many addresses answers by the one that it is asked at only if it takes care.
-fn should_function_for_service_endpoints_using_host_network(on: EngineChoice) {
+/// In Kubernetes a pod may have its node's address; elsewhere nobody may claim one.
+fn with_an_endpoint_of_the_host(on: EngineChoice) -> Lab {
     let mut lab = Lab::new(on);
     serve(&lab.host, "host");
     let facts = Facts {
@@ -173,13 +172,23 @@ fn should_function_for_service_endpoints_using_host_network(on: EngineChoice) {
         Change::Service(exposed()),
         slice([at(HOST)]),
     ]);
+    lab
+}
+
+/// Over TCP: a server of UDP on a host with many addresses answers by the one that it is asked at only if it takes care.
+fn should_function_for_service_endpoints_using_host_network(on: EngineChoice) {
+    let lab = with_an_endpoint_of_the_host(on);
     for from in [&lab.a, &lab.host, &lab.outside] {
         for front in [&format!("{VIP}:80"), NODE_PORT] {
             assert_eq!(tcp(from, front).server(), "host", "{front}");
         }
     }
-    if on == EngineChoice::Relay {
-        let loopback = tcp(&lab.host, "127.0.0.1:30080");
-        assert_eq!(loopback.server(), "host");
-    }
+}
+
+/// That alone is the relay's where an endpoint is the host's.
+#[test]
+fn a_port_at_a_loopback_address_reaches_an_endpoint_of_the_host() {
+    let lab = with_an_endpoint_of_the_host(EngineChoice::Relay);
+    assert_eq!(tcp(&lab.host, "127.0.0.1:30080").server(), "host");
+    assert_eq!(lab.relay.as_ref().unwrap().counts().accepted, 1);
 }
