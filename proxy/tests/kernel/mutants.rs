@@ -146,6 +146,24 @@ pub(crate) enum Mutant {
     FirstFamily,
     /// There is no SCTP over IPv6.
     NoSctp6,
+    /// Of UDP, what nobody is behind vanishes instead of being refused.
+    DroppedUdp,
+    /// Over UDP clients do not keep their endpoint.
+    NoAffinityUdp,
+    /// Over UDP the external traffic policy is not looked at.
+    NoPolicyUdp,
+    /// For UDP, endpoints that have gone are still picked.
+    LingersUdp,
+    /// A front of UDP that a Service once had stays.
+    KeepsFrontsUdp,
+    /// What an endpoint listens at is taken for a Service of UDP.
+    ThiefUdp,
+    /// Datagrams of more than 1,000 bytes vanish.
+    SmallUdp,
+    /// The time that clients keep their endpoint does not begin again with their next connection.
+    NoRefresh,
+    /// Each change of a Service forgets all its clients.
+    Forgets,
     /// There is no UDP over IPv6.
     NoUdp6,
     /// Ports of the node are not taken over IPv6.
@@ -166,24 +184,6 @@ pub(crate) enum Mutant {
     NotFromHost6,
     /// Packets of IPv6 of more than 1,000 bytes vanish.
     Small6,
-    /// Of UDP, what nobody is behind vanishes instead of being refused.
-    DroppedUdp,
-    /// Over UDP clients do not keep their endpoint.
-    NoAffinityUdp,
-    /// Over UDP the external traffic policy is not looked at.
-    NoPolicyUdp,
-    /// For UDP, endpoints that have gone are still picked.
-    LingersUdp,
-    /// A front of UDP that a Service once had stays.
-    KeepsFrontsUdp,
-    /// What an endpoint listens at is taken for a Service of UDP.
-    ThiefUdp,
-    /// Datagrams of more than 1,000 bytes vanish.
-    SmallUdp,
-    /// The time that clients keep their endpoint does not begin again with their next connection.
-    NoRefresh,
-    /// Each change of a Service forgets all its clients.
-    Forgets,
 }
 
 thread_local! {
