@@ -1,14 +1,13 @@
 //! Clients that keep their endpoint.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use weave_linux::netns::Netns;
 use weave_model::{Affinity, EngineChoice, Service, TrafficPolicy};
 use weave_proxy::sources::Change;
 
-use crate::lab::{
-    A, Answer, B, C, Lab, at, exposed, keeps_its_endpoint, ok, slice, tcp, udp, until, web,
-};
+use crate::lab::{A, Answer, B, C, Lab, at, exposed, ok, slice, tcp, udp, until, web};
 
 cases! {
     should_have_session_affinity_work_for_service_with_type_cluster_ip => NoAffinity | NoAffinityUdp,
@@ -39,7 +38,7 @@ fn should_have_session_affinity_work_for_service_with_type_cluster_ip(on: Engine
     for from in [&lab.far, &lab.a, &lab.host, &lab.outside] {
         lab.keeps(from, WEB);
     }
-    keeps_its_endpoint(udp, &lab.far, WEB);
+    lab.keeps_its_endpoint(udp, &lab.far, WEB);
 }
 
 fn should_be_able_to_switch_session_affinity_for_service_with_type_cluster_ip(on: EngineChoice) {
@@ -76,12 +75,18 @@ fn a_client_that_connects_again_in_time_keeps_its_endpoint(on: EngineChoice) {
     const TIME: Duration = Duration::from_secs(SECONDS as u64);
     let lab = lab(on, sticky(SECONDS));
     let clients = [&lab.a, &lab.b, &lab.c, &lab.far, &lab.host, &lab.outside];
-    let first = clients.map(|from| keeps_its_endpoint(tcp, from, WEB));
-    let end = Instant::now() + TIME * 5 / 2;
-    while Instant::now() < end {
-        std::thread::sleep(TIME / 12);
-        assert_eq!(clients.map(|from| tcp(from, WEB)), first);
-    }
+    let (first, others) = lab.while_all_answer(|| {
+        let ask = || clients.map(|from| tcp(from, WEB));
+        let (first, end) = (ask(), Instant::now() + TIME * 5 / 2);
+        let mut others = BTreeSet::new();
+        while Instant::now() < end {
+            std::thread::sleep(TIME / 12);
+            others.insert(ask());
+        }
+        (first, others)
+    });
+    assert!(first.iter().all(|one| one.saw().is_some()), "{first:?}");
+    assert_eq!(others, BTreeSet::from([first]));
 }
 
 fn should_have_session_affinity_work_for_node_port_service_across_its_fronts(on: EngineChoice) {
@@ -94,8 +99,8 @@ fn should_have_session_affinity_work_for_node_port_service_across_its_fronts(on:
                 ..exposed()
             },
         );
-        let node_port = keeps_its_endpoint(tcp, &lab.outside, "192.0.2.2:30080");
-        let balancer = keeps_its_endpoint(tcp, &lab.outside, "203.0.113.5:80");
+        let node_port = lab.keeps_its_endpoint(tcp, &lab.outside, "192.0.2.2:30080");
+        let balancer = lab.keeps_its_endpoint(tcp, &lab.outside, "203.0.113.5:80");
         assert_eq!(node_port, balancer, "{external:?}");
     }
 }
@@ -123,16 +128,26 @@ fn answers_to_many(lab: &Lab) -> Vec<Answer> {
 
 fn a_client_whose_endpoint_vanished_is_picked_for_anew_and_others_stay(on: EngineChoice) {
     let mut lab = lab(on, sticky(3600));
-    let before = answers_to_many(&lab);
+    let all = || slice([at(A), at(B), at(C)]);
+    let (before, left, after) = loop {
+        let failures = lab.failures();
+        let before = answers_to_many(&lab);
+        let gone = before[0].server();
+        let left: Vec<_> = [(A, "a"), (B, "b"), (C, "c")]
+            .into_iter()
+            .filter(|(_, server)| *server != gone)
+            .collect();
+        lab.report([slice(left.iter().map(|(address, _)| at(address)))]);
+        let after = answers_to_many(&lab);
+        assert_eq!(answers_to_many(&lab), after);
+        if lab.failures() == failures {
+            break (before, left, after);
+        }
+        lab.report([all()]);
+    };
     let gone = before[0].server();
     let others = before.iter().filter(|one| one.server() != gone).count();
     assert!((1..MANY).contains(&others), "{before:?}");
-    let left: Vec<_> = [(A, "a"), (B, "b"), (C, "c")]
-        .into_iter()
-        .filter(|(_, server)| *server != gone)
-        .collect();
-    lab.report([slice(left.iter().map(|(address, _)| at(address)))]);
-    let after = answers_to_many(&lab);
     for (before, after) in before.iter().zip(&after) {
         if before.server() == gone {
             let anew = left.iter().any(|(_, server)| *server == after.server());

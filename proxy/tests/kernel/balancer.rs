@@ -12,8 +12,8 @@ use weave_model::{
 use weave_proxy::sources::Change;
 
 use crate::lab::{
-    A, Answer, B, C, FAR, Lab, OUTSIDE, OWN, ask, at, connect, echoes, exposed, ip,
-    keeps_its_endpoint, ok, port, recovers, slice, tcp, udp, udp_socket, until, vanishes, web,
+    A, Answer, B, C, FAR, Lab, OUTSIDE, OWN, ask, at, connect, echoes, exposed, ip, ok, port,
+    recovers, slice, tcp, udp, udp_socket, until, vanishes, web,
 };
 use crate::rolling::close;
 
@@ -203,7 +203,7 @@ const STICKY: Affinity = Affinity::ClientIp { seconds: 3600 };
 #[track_caller]
 fn is_kept(lab: &Lab) {
     for ask in [tcp, udp] {
-        keeps_its_endpoint(ask, &lab.outside, BALANCER);
+        lab.keeps_its_endpoint(ask, &lab.outside, BALANCER);
     }
 }
 

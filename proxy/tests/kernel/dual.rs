@@ -11,8 +11,8 @@ use weave_proxy::sources::Change;
 
 use crate::granular::takes_large_requests;
 use crate::lab::{
-    A, Answer, B, FAR6, Lab, VIP, ask, at, exposed, ip, keeps_its_endpoint, port, recovers, slice,
-    slice6, tcp, udp, udp_socket, until, vanishes, web,
+    A, Answer, B, FAR6, Lab, VIP, ask, at, exposed, ip, port, recovers, slice, slice6, tcp, udp,
+    udp_socket, until, vanishes, web,
 };
 
 cases! {
@@ -198,7 +198,7 @@ fn should_function_for_client_ip_based_session_affinity_secondary_ip_family(on: 
         (&lab.outside, BALANCER),
     ] {
         for ask in [tcp, udp] {
-            keeps_its_endpoint(ask, from, front);
+            lab.keeps_its_endpoint(ask, from, front);
         }
     }
     lab.report([Change::Service(both())]);

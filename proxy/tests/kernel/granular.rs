@@ -7,8 +7,8 @@ use weave_proxy::facts::Facts;
 use weave_proxy::sources::Change;
 
 use crate::lab::{
-    A, Answer, B, C, FAR, HOST, Lab, VIP, ask_with, at, connect, exposed, ip, keeps_its_endpoint,
-    port, serve, slice, slice_of, tcp, udp, udp_socket, web,
+    A, Answer, B, C, FAR, HOST, Lab, VIP, ask_with, at, connect, exposed, ip, port, serve, slice,
+    slice_of, tcp, udp, udp_socket, web,
 };
 use crate::mutants::patience;
 
@@ -125,7 +125,7 @@ fn should_function_for_client_ip_based_session_affinity(on: EngineChoice) {
     };
     let lab = lab(on, sticky, &[A, B, C]);
     for ask in [tcp, udp] {
-        keeps_its_endpoint(ask, &lab.far, WEB);
+        lab.keeps_its_endpoint(ask, &lab.far, WEB);
     }
 }
 
