@@ -353,6 +353,16 @@ mod tests {
     }
 
     #[test]
+    fn a_range_with_leading_zeros_is_refused() {
+        let words = ["weaved", "--service-range", "010.96.0.0/16"];
+        let refusal = Flags::try_parse_from(words).unwrap_err().to_string();
+        let why = "not an IPv4 range without leading zeros, such as 10.32.0.0/12";
+        assert!(refusal.contains(why), "{refusal}");
+        let cause = file::parse("[services]\nrange = '010.96.0.0/16'\n").unwrap_err();
+        assert_eq!(cause, format!("line 2: \"010.96.0.0/16\" is {why}"));
+    }
+
+    #[test]
     fn flags_win_over_the_file() {
         let text = "name = 'file'\nlog = 'debug'\n[overlay]\nlisten = '192.0.2.1'\nmtu = 9000\n";
         let file = file::parse(text).unwrap();

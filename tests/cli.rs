@@ -128,6 +128,23 @@ fn status(verdict: &str, summary: &str, problems: &Value) -> Value {
     })
 }
 
+const NO_ENDPOINT: &str =
+    "not an address without leading zeros and its port, such as 10.32.0.2:8080";
+
+const NO_RANGE: &str = "not an IPv4 range without leading zeros, such as 10.32.0.0/12";
+
+const fn with_endpoint(endpoint: &str) -> [&str; 7] {
+    [
+        "service",
+        "create",
+        "web",
+        "--port",
+        "80",
+        "--endpoint",
+        endpoint,
+    ]
+}
+
 #[test]
 fn wrong_usage_is_2() {
     let scratch = Scratch::new("usage");
@@ -153,10 +170,18 @@ fn wrong_usage_is_2() {
         ),
         (&["token", "create", "--ttl", "5"], "duration"),
         (&["token", "create", "--uses", "0"], "--uses"),
+        (&["init", "--range", "10.0.0.0"], NO_RANGE),
+        (&["init", "--range", "010.32.0.0/12"], NO_RANGE),
+        (&["init", "--range", "10.32.0.0/012"], NO_RANGE),
         (
-            &["init", "--range", "10.0.0.0"],
-            "not an IPv4 range, such as 10.32.0.0/12",
+            &["init", "--range6", "::ffff:010.32.0.0/96"],
+            "not an IPv6 range",
         ),
+        (
+            &["network", "create", "db", "--range", "10.032.0.0/16"],
+            NO_RANGE,
+        ),
+        (&["check", "--pre", "--range", "010.32.0.0/12"], NO_RANGE),
         (
             &["init", "--range6", "banana"],
             "not an IPv6 range, such as fd00:1:2::/48",
@@ -167,6 +192,14 @@ fn wrong_usage_is_2() {
         (&["completion", "csh"], "csh"),
         (&["ping", "a", "-c", "0"], "--count"),
         (&["check", "--pre", "--range", "10.0.0.0"], "--range"),
+        (
+            &["attach", "web1", "--name", "a", "--ip", "10.32.0.010"],
+            "'10.32.0.010' for '--ip",
+        ),
+        (&with_endpoint("010.96.0.1:80"), NO_ENDPOINT),
+        (&with_endpoint("10.96.0.01:80"), NO_ENDPOINT),
+        (&with_endpoint("[::ffff:10.96.0.01]:80"), NO_ENDPOINT),
+        (&with_endpoint("10.96.0.1"), NO_ENDPOINT),
     ];
     for (words, said) in cases {
         let ended = scratch.run(words);

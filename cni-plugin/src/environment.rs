@@ -5,7 +5,8 @@ use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use weave_model::{CniName, IfName, LabelKey, LabelValue, Mac};
+use ipnet::IpNet;
+use weave_model::{CniName, IfName, LabelKey, LabelValue, Mac, parse_net};
 
 use crate::error::Error;
 
@@ -165,7 +166,7 @@ impl Environment {
 /// An address as runtimes write it, with or without the length of a prefix, which is the network's own here.
 pub(crate) fn address(text: &str) -> Result<IpAddr, String> {
     let whole = text.parse::<IpAddr>().ok();
-    let with_prefix = || text.parse::<ipnet::IpNet>().ok().map(|net| net.addr());
+    let with_prefix = || parse_net::<IpNet>(text).ok().map(|net| net.addr());
     whole
         .or_else(with_prefix)
         .ok_or_else(|| format!("\"{text}\" is not an IP address"))

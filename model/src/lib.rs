@@ -12,6 +12,7 @@ mod id;
 mod mac;
 mod mtu;
 mod name;
+mod nets;
 mod network;
 mod publish;
 mod range;
@@ -35,6 +36,7 @@ pub use mtu::{MtuReason, PathMtu};
 pub use name::{
     BadName, CniName, ContainerName, IfName, Label, LabelKey, LabelValue, NetworkName, NodeName,
 };
+pub use nets::{BadNet, Net, optional_net, parse_net};
 pub use network::{DeclaredNetwork, LONGEST_PREFIX, MAX_NETWORKS, NetworkSpec, RemovedNetwork};
 pub use publish::{BadPublishedPort, PublishedPort};
 pub use range::{BadRange, Block, ClusterRange};

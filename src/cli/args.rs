@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand, ValueEnum};
 use ipnet::{Ipv4Net, Ipv6Net};
 use weave_model::api::DEFAULT_SOCKET;
-use weave_model::{ContainerName, IfName, Label, NetworkName, PublishedPort};
+use weave_model::{ContainerName, IfName, Label, NetworkName, PublishedPort, parse_net};
 
 use super::capture::Capture;
 use super::check::Check;
@@ -97,10 +97,10 @@ pub enum Command {
     /// Make a new cluster with this node as its first member
     Init {
         /// IPv4 range of the containers, /8 to /24 [default: 10.32.0.0/12]
-        #[arg(long, value_name = "CIDR", value_parser = range_v4)]
+        #[arg(long, value_name = "CIDR", value_parser = parse_net::<Ipv4Net>)]
         range: Option<Ipv4Net>,
         /// IPv6 range of the containers, /96 or shorter [default: made from the cluster's key]
-        #[arg(long, value_name = "CIDR", value_parser = range_v6)]
+        #[arg(long, value_name = "CIDR", value_parser = parse_net::<Ipv6Net>)]
         range6: Option<Ipv6Net>,
     },
     /// Invite nodes to the cluster
@@ -420,14 +420,4 @@ pub enum IpamCommand {
     Show(Watch),
     /// Look whether journal, leases and kernel agree; code 3 if not
     Check,
-}
-
-fn range_v4(text: &str) -> Result<Ipv4Net, &'static str> {
-    text.parse()
-        .map_err(|_| "not an IPv4 range, such as 10.32.0.0/12")
-}
-
-fn range_v6(text: &str) -> Result<Ipv6Net, &'static str> {
-    text.parse()
-        .map_err(|_| "not an IPv6 range, such as fd00:1:2::/48")
 }

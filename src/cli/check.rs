@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use ipnet::{Ipv4Net, Ipv6Net};
 use tokio::runtime::Builder;
 use weave_model::api::DEFAULT_RANGE;
+use weave_model::parse_net;
 
 use super::colour::{Tone, paint};
 use super::failure::{Exit, Failure};
@@ -23,10 +24,10 @@ pub struct Check {
     #[arg(long, value_name = "ADDRESS[:PORT]")]
     listen: Option<Address>,
     /// The IPv4 range of the cluster
-    #[arg(long, value_name = "CIDR", default_value = DEFAULT_RANGE)]
+    #[arg(long, value_name = "CIDR", default_value = DEFAULT_RANGE, value_parser = parse_net::<Ipv4Net>)]
     range: Ipv4Net,
     /// The IPv6 range of the cluster [default: made from the cluster's key]
-    #[arg(long, value_name = "CIDR")]
+    #[arg(long, value_name = "CIDR", value_parser = parse_net::<Ipv6Net>)]
     range6: Option<Ipv6Net>,
     /// Where the node will keep its state
     #[arg(long, value_name = "DIR", default_value = "/var/lib/weave")]

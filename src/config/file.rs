@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use ipnet::Ipv4Net;
 use serde::Deserialize;
-use weave_model::{EngineChoice, NodeName, Suite};
+use weave_model::{EngineChoice, NodeName, Suite, optional_net};
 
 use super::{
     Address, DEFAULT_FILE, DockerPlugin, Facility, FlowWatch, Place, RuntimeApi, parse_suite,
@@ -30,6 +30,7 @@ pub(super) struct File {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct ServiceSection {
+    #[serde(deserialize_with = "optional_net")]
     pub(super) range: Option<Ipv4Net>,
     pub(super) engine: Option<EngineChoice>,
 }

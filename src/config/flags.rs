@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Parser;
 use ipnet::Ipv4Net;
-use weave_model::{EngineChoice, NodeName, Suite};
+use weave_model::{EngineChoice, NodeName, Suite, parse_net};
 
 use super::{Address, DockerPlugin, Facility, FlowWatch, Place, RuntimeApi, parse_suite};
 
@@ -67,7 +67,7 @@ pub struct Flags {
     pub without: Vec<Facility>,
 
     /// Where services get their virtual addresses from, the same on every node [default: 10.96.0.0/16]
-    #[arg(long, value_name = "CIDR")]
+    #[arg(long, value_name = "CIDR", value_parser = parse_net::<Ipv4Net>)]
     pub service_range: Option<Ipv4Net>,
 
     /// Which engine serves services: kernel, relay (the node's own proxy), or auto, which is the kernel and the relay

@@ -6,18 +6,26 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 use super::DEFAULT_TOKEN_TTL_S;
-use crate::NodeId;
+use crate::{NodeId, optional_net};
 
 /// `POST /v1/init`: makes a cluster with this node as its first member.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct InitRequest {
     /// The IPv4 range, /8 to /24; 10.32.0.0/12 when absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "optional_net",
+        skip_serializing_if = "Option::is_none"
+    )]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, example = "10.32.0.0/12"))]
     pub range: Option<Ipv4Net>,
     /// The IPv6 range, /96 or shorter; when absent a unique local /48 made from the cluster's key.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "optional_net",
+        skip_serializing_if = "Option::is_none"
+    )]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, example = "fd00:1:2::/48"))]
     pub range6: Option<Ipv6Net>,
 }

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
-use crate::{NetworkName, NetworkSpec, NodeName};
+use crate::{NetworkName, NetworkSpec, NodeName, optional_net};
 
 /// `POST /v1/networks`: makes a network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,7 +14,11 @@ pub struct NetworkRequest {
     /// Its name; the cluster has one network of each name.
     pub name: NetworkName,
     /// Its IPv4 addresses, a part of the cluster's range; chosen when absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "optional_net",
+        skip_serializing_if = "Option::is_none"
+    )]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, example = "10.33.0.0/16"))]
     pub range: Option<Ipv4Net>,
     /// What it is to be.

@@ -1,9 +1,14 @@
 //! The list of all cases, kept in `CASES.md` beside this file: a case that is added, renamed or lost makes it wrong.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::Path;
 
+use crate::carried::OF_THE_KERNEL;
 use crate::mutants::Mutant;
+
+/// What a row says of the relay where the relay has no part in its case.
+const BY_THE_KERNEL: &str = "yes, by the kernel";
 
 /// What stands before and behind the list.
 const HEAD: &str = "\
@@ -11,8 +16,9 @@ const HEAD: &str = "\
 
 Those that begin with `should` have the names of Kubernetes' own tests ([sig-network], `test/e2e/network`; where one case
 here is several there, their protocols or directions are together). Each asserts on traffic, on both engines unless said
-otherwise, and must fail on each of its mutants (`mutants.rs`), which are made of the engine in the kernel. There is one
-node; others are a network behind it. Written by the test `the_list_of_cases_is_kept`.
+otherwise, and must fail on each of its mutants (`mutants.rs`), which are made of the engine in the kernel. On the relay
+one passes only if the relay took on something in it, but for those that say \"by the kernel\" (`carried.rs`). There is
+one node; others are a network behind it. Written by the test `the_list_of_cases_is_kept`.
 
 | case | kernel | relay | mutants that fail it |
 |---|---|---|---|
@@ -34,7 +40,7 @@ Cases of Kubernetes about Services that have no line of their own:
 | mirroring of Endpoints, slices made for a selector | what a proxy makes of such slices is above; making them is a controller's work, and there is none |
 | dual stack: addresses of pods and nodes, families that are not said | what is sent over both families is above; the rest is the API server's |
 | service endpoints latency | measured, not tested: from a report to the kernel in `BENCHMARKS.md`; what lies before it is the API server's |
-| leading zeros in addresses (CVE-2021-29923) | Rust's addresses refuse them, so no Service or endpoint can have one |
+| leading zeros in addresses (CVE-2021-29923) | refused by the command line (`tests/cli.rs` of the root crate) and by the API, so no Service or endpoint can have one |
 | connectivity of a pod's lifecycle: pods that terminate, blue and green deployments | that a change of endpoints costs no connection, and that those which terminate still serve, is above; without Services it is the overlay's |
 | recreate its iptables rules | `keeping.rs`: rules that are flushed, altered or removed come back |
 | DNS of ExternalName, headless and all other Services | absent: there is no DNS |
@@ -60,18 +66,30 @@ fn list() -> String {
     ];
     let mut rows: Vec<(&str, &str, &[Mutant])> = Vec::new();
     for (case, mutants) in both.into_iter().flatten() {
-        rows.push((case, "yes", mutants));
+        let kernels = OF_THE_KERNEL.iter().any(|(one, _)| one == case);
+        rows.push((case, if kernels { BY_THE_KERNEL } else { "yes" }, mutants));
     }
     let kernel = [crate::udp::OF_THE_KERNEL, crate::raw::OF_THE_KERNEL];
     for (case, mutants) in kernel.into_iter().flatten() {
         rows.push((case, "no", mutants));
     }
+    let passed = rows.iter().filter(|(_, relay, _)| *relay != "no").count();
     let mut text = HEAD.to_owned();
     for (case, relay, mutants) in rows {
         let words = case.replace('_', " ");
         let names: Vec<String> = mutants.iter().map(|one| format!("{one:?}")).collect();
         let names = names.join(", ");
         let _ = writeln!(text, "| {words} | yes | {relay} | {names} |");
+    }
+    let _ = writeln!(
+        text,
+        "\nOf the {passed} that pass on the relay, {} are the kernel's whatever is asked for:\n",
+        OF_THE_KERNEL.len()
+    );
+    let whys: BTreeSet<&str> = OF_THE_KERNEL.iter().map(|(_, why)| *why).collect();
+    for why in whys {
+        let count = OF_THE_KERNEL.iter().filter(|(_, one)| *one == why).count();
+        let _ = writeln!(text, "- {count}: {why}.");
     }
     text + TAIL
 }
@@ -95,10 +113,16 @@ fn the_list_of_cases_is_kept() {
         .map(|line| line.split(" | ").collect())
         .collect();
     let passed = |engine: usize| {
-        let yes = rows.iter().filter(|row| row[engine] == "yes").count();
-        format!("{yes} of {}", rows.len())
+        let yes = rows.iter().filter(|row| row[engine].starts_with("yes"));
+        format!("{} of {}", yes.count(), rows.len())
     };
-    let counts = format!("| {} | {} |", passed(1), passed(2));
+    let kernels = rows.iter().filter(|row| row[2] == BY_THE_KERNEL).count();
+    assert_eq!(kernels, OF_THE_KERNEL.len(), "each of them is a case");
+    let counts = format!(
+        "| {} | {}, {kernels} of them by the kernel |",
+        passed(1),
+        passed(2)
+    );
     let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md");
     let readme = std::fs::read_to_string(readme).unwrap();
     assert!(

@@ -7,23 +7,23 @@ use weave_proxy::facts::Facts;
 use weave_proxy::sources::Change;
 
 use crate::lab::{
-    A, Answer, B, C, FAR, HOST, Lab, VIP, ask, at, connect, exposed, ip, port, serve, slice,
+    A, Answer, B, C, FAR, HOST, Lab, VIP, ask_with, at, connect, exposed, ip, port, serve, slice,
     slice_of, tcp, udp, udp_socket, web,
 };
 use crate::mutants::patience;
 
 cases! {
-    should_function_for_intra_pod_communication => Thief,
-    should_function_for_node_pod_communication => Thief,
-    should_function_for_pod_service => NotFromContainers,
-    should_function_for_node_service => NotFromHost,
-    should_function_for_endpoint_service => Unmasked,
+    should_function_for_intra_pod_communication => Thief | ThiefUdp,
+    should_function_for_node_pod_communication => Thief | ThiefUdp,
+    should_function_for_pod_service => NotFromContainers | NoUdp,
+    should_function_for_node_service => NotFromHost | NoUdp,
+    should_function_for_endpoint_service => Unmasked | NoUdp,
     should_function_for_multiple_endpoint_services_with_same_selector => Once,
-    should_update_endpoints => Deaf,
-    should_update_node_port => Deaf | KeepsFronts,
-    should_function_for_client_ip_based_session_affinity => NoAffinity,
+    should_update_endpoints => Deaf | LingersUdp,
+    should_update_node_port => Deaf | KeepsFronts | KeepsFrontsUdp,
+    should_function_for_client_ip_based_session_affinity => NoAffinity | NoAffinityUdp,
     should_support_basic_node_port_udp_functionality => Inside,
-    should_be_able_to_handle_large_requests => Small,
+    should_be_able_to_handle_large_requests => Small | SmallUdp,
     should_function_for_service_endpoints_using_host_network => NoNodes,
 }
 
@@ -125,8 +125,7 @@ fn should_function_for_client_ip_based_session_affinity(on: EngineChoice) {
     };
     let lab = lab(on, sticky, &[A, B, C]);
     for ask in [tcp, udp] {
-        let first = ask(&lab.far, WEB);
-        assert!((0..15).all(|_| ask(&lab.far, WEB) == first));
+        lab.keeps_its_endpoint(ask, &lab.far, WEB);
     }
 }
 
@@ -156,13 +155,11 @@ pub(crate) fn takes_large_requests(lab: &Lab, front: &str) {
     });
     assert!(back == sent);
     let socket = udp_socket(&lab.a, front);
-    socket.send(&[7; 4000]).unwrap();
-    assert_eq!(ask(&socket, patience).server(), "far");
+    assert_eq!(ask_with(&socket, &[7; 4000], patience).server(), "far");
 }
 
-/// In Kubernetes a pod may have its node's address; elsewhere nobody may claim one. Over TCP: a server of UDP on a host with
-/// many addresses answers by the one that it is asked at only if it takes care.
-fn should_function_for_service_endpoints_using_host_network(on: EngineChoice) {
+/// In Kubernetes a pod may have its node's address; elsewhere nobody may claim one.
+fn with_an_endpoint_of_the_host(on: EngineChoice) -> Lab {
     let mut lab = Lab::new(on);
     serve(&lab.host, "host");
     let facts = Facts {
@@ -175,13 +172,23 @@ fn should_function_for_service_endpoints_using_host_network(on: EngineChoice) {
         Change::Service(exposed()),
         slice([at(HOST)]),
     ]);
+    lab
+}
+
+/// Over TCP: a server of UDP on a host with many addresses answers by the one that it is asked at only if it takes care.
+fn should_function_for_service_endpoints_using_host_network(on: EngineChoice) {
+    let lab = with_an_endpoint_of_the_host(on);
     for from in [&lab.a, &lab.host, &lab.outside] {
         for front in [&format!("{VIP}:80"), NODE_PORT] {
             assert_eq!(tcp(from, front).server(), "host", "{front}");
         }
     }
-    if on == EngineChoice::Relay {
-        let loopback = tcp(&lab.host, "127.0.0.1:30080");
-        assert_eq!(loopback.server(), "host");
-    }
+}
+
+/// That alone is the relay's where an endpoint is the host's.
+#[test]
+fn a_port_at_a_loopback_address_reaches_an_endpoint_of_the_host() {
+    let lab = with_an_endpoint_of_the_host(EngineChoice::Relay);
+    assert_eq!(tcp(&lab.host, "127.0.0.1:30080").server(), "host");
+    assert_eq!(lab.relay.as_ref().unwrap().counts().accepted, 1);
 }

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 use std::process::{Command, Output};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,7 @@ use weave_proxy::relay::Relay;
 use weave_proxy::sources::{Change, Sources};
 use weave_proxy::table::{Diff, Table};
 
+use crate::carried;
 use crate::mutants::{self, patience};
 
 /// How long a connection may take; the network is in one machine, but that may be busy.
@@ -241,6 +243,50 @@ impl Lab {
         self.relay = Some(relay);
     }
 
+    /// How often the relay found that an endpoint does not answer; then it rightly takes another one.
+    pub(crate) fn failures(&self) -> u64 {
+        let groups = self.relay.iter().flat_map(|relay| relay.watch().groups());
+        groups.map(|(_, sum)| sum.counts.failures).sum()
+    }
+
+    /// What is seen while all endpoints answer: on a machine that stands still for a moment they do not, and all of it is
+    /// looked at anew.
+    #[track_caller]
+    pub(crate) fn while_all_answer<T>(&self, look: impl Fn() -> T) -> T {
+        for _ in 0..5 {
+            let before = self.failures();
+            let seen = look();
+            if self.failures() == before {
+                return seen;
+            }
+        }
+        panic!("there is always an endpoint that does not answer");
+    }
+
+    /// A client is answered, and by the same one each time that it asks anew. The answer.
+    #[track_caller]
+    pub(crate) fn keeps_its_endpoint(
+        &self,
+        ask: impl Fn(&Netns, &str) -> Answer,
+        from: &Netns,
+        to: &str,
+    ) -> Answer {
+        let all = || -> BTreeSet<Answer> { (0..13).map(|_| ask(from, to)).collect() };
+        let mut answers = self.while_all_answer(all);
+        let first = answers.pop_first().unwrap();
+        assert!(first.saw().is_some(), "{to}: {first:?}");
+        assert!(answers.is_empty(), "{to}: {first:?}, but also {answers:?}");
+        first
+    }
+
+    /// Some connections that are open together are answered, and by one server.
+    #[track_caller]
+    pub(crate) fn keeps(&self, from: &Netns, to: &str) {
+        let servers = self.while_all_answer(|| self.servers(from, to, 12));
+        let answered = ["a", "b", "c", "far"].map(|one| vec![one.to_owned()]);
+        assert!(answered.contains(&servers), "{to}: {servers:?}");
+    }
+
     /// Which servers answer `tries` connections that are open together: a relay prefers those of this node while they
     /// have little to do.
     pub(crate) fn servers(&self, from: &Netns, to: &str, tries: usize) -> Vec<String> {
@@ -262,6 +308,12 @@ impl Lab {
         servers.sort();
         servers.dedup();
         servers
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        self.relay.iter().for_each(carried::add);
     }
 }
 
@@ -416,12 +468,19 @@ pub(crate) fn echoes(stream: &mut TcpStream) -> bool {
         && &back == b"ping"
 }
 
-/// A UDP socket that keeps its port.
+/// A UDP socket that keeps its port, which none had before: with one that was used a moment ago it would go on with the
+/// flow of then, wherever that leads.
 pub(crate) fn udp_socket(from: &Netns, to: &str) -> UdpSocket {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
     let to: SocketAddr = to.parse().unwrap();
-    let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+    let any: IpAddr = if to.is_ipv4() {
+        Ipv4Addr::UNSPECIFIED.into()
+    } else {
+        Ipv6Addr::UNSPECIFIED.into()
+    };
     run_in(from, || {
-        let socket = UdpSocket::bind(any).unwrap();
+        let port = 33_000 + NEXT.fetch_add(1, Ordering::Relaxed) % 27_000;
+        let socket = UdpSocket::bind((any, port)).unwrap();
         socket.connect(to).map(|()| socket)
     })
     .unwrap()
@@ -430,9 +489,14 @@ pub(crate) fn udp_socket(from: &Netns, to: &str) -> UdpSocket {
 
 /// One datagram, and who answers it.
 pub(crate) fn ask(socket: &UdpSocket, patience: Duration) -> Answer {
+    ask_with(socket, b"?", patience)
+}
+
+/// One datagram of these bytes, and who answers it.
+pub(crate) fn ask_with(socket: &UdpSocket, question: &[u8], patience: Duration) -> Answer {
     socket.set_read_timeout(Some(patience)).unwrap();
     let mut bytes = [0; 512];
-    let answered = socket.send(b"?").and_then(|_| socket.recv(&mut bytes));
+    let answered = socket.send(question).and_then(|_| socket.recv(&mut bytes));
     match answered {
         Ok(count) => parse(std::str::from_utf8(&bytes[..count]).unwrap()),
         Err(error) => failed(&error),
@@ -442,6 +506,19 @@ pub(crate) fn ask(socket: &UdpSocket, patience: Duration) -> Answer {
 /// One question over UDP that should be answered.
 pub(crate) fn udp(from: &Netns, to: &str) -> Answer {
     ask(&udp_socket(from, to), patience(PATIENCE))
+}
+
+/// From now on what a client sends by a socket that it has reaches this server, a second later at most.
+#[track_caller]
+pub(crate) fn recovers(socket: &UdpSocket, server: &str) {
+    const RETRY: Duration = Duration::from_millis(20);
+    let end = Instant::now() + patience(Duration::from_secs(1));
+    let mut last = ask(socket, RETRY);
+    while last.server() != server {
+        assert!(Instant::now() < end, "not {server} but {last:?}");
+        thread::sleep(RETRY);
+        last = ask(socket, RETRY);
+    }
 }
 
 /// Waits until something holds.

@@ -13,6 +13,7 @@ use weave_proxy::facts::Facts;
 use weave_proxy::kernel::Done;
 use weave_proxy::sources::Change;
 
+use crate::affinity::is_forgotten_after_a_second;
 use crate::lab::{
     A, Answer, B, C, FAR, Lab, at, connect, echoes, exposed, going, ok, port, slice, tcp, udp,
     until, vanishes, web,
@@ -328,18 +329,14 @@ fn should_be_able_to_switch_session_affinity_for_node_port_service(on: EngineCho
     let mut lab = lab(on, exposed(), [at(A), at(B), at(C)]);
     assert_eq!(lab.servers(&lab.outside, NODE_PORT, 60).len(), 3);
     lab.report([Change::Service(sticky(3600))]);
-    assert_eq!(lab.servers(&lab.outside, NODE_PORT, 12).len(), 1);
+    lab.keeps(&lab.outside, NODE_PORT);
     lab.report([Change::Service(exposed())]);
     assert_eq!(lab.servers(&lab.outside, NODE_PORT, 60).len(), 3);
 }
 
 fn should_have_session_affinity_timeout_work_for_node_port_service(on: EngineChoice) {
     let lab = lab(on, sticky(1), [at(A), at(B), at(C)]);
-    let first = tcp(&lab.outside, NODE_PORT);
-    until("another endpoint after the timeout", || {
-        thread::sleep(Duration::from_millis(1200));
-        tcp(&lab.outside, NODE_PORT) != first
-    });
+    is_forgotten_after_a_second(&lab.outside, NODE_PORT);
 }
 
 fn should_route_traffic_to_an_endpoint_in_the_same_zone(on: EngineChoice) {

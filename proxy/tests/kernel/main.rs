@@ -8,7 +8,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-/// Runs each case on the engine in the kernel and on the one in user space, and on each mutant that must fail it.
+/// Runs each case on the engine in the kernel, on the one in user space, which must have had a part in it, and on each
+/// mutant that must fail it.
 macro_rules! cases {
     ($($case:ident => $($mutant:ident)|+),+ $(,)?) => {
         /// The cases, and the mutants of each.
@@ -18,7 +19,9 @@ macro_rules! cases {
             $(#[test] fn $case() { super::$case(weave_model::EngineChoice::Kernel); })+
         }
         mod relay {
-            $(#[test] fn $case() { super::$case(weave_model::EngineChoice::Relay); })+
+            $(#[test] fn $case() {
+                crate::carried::by_the_relay(stringify!($case), super::$case);
+            })+
         }
         mod mutants {
             $(mod $case {
@@ -49,6 +52,7 @@ macro_rules! kernel_cases {
 
 mod affinity;
 mod balancer;
+mod carried;
 mod cases;
 mod dual;
 mod external;

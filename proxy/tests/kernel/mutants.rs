@@ -147,6 +147,24 @@ pub(crate) enum Mutant {
     FirstFamily,
     /// There is no SCTP over IPv6.
     NoSctp6,
+    /// Of UDP, what nobody is behind vanishes instead of being refused.
+    DroppedUdp,
+    /// Over UDP clients do not keep their endpoint.
+    NoAffinityUdp,
+    /// Over UDP the external traffic policy is not looked at.
+    NoPolicyUdp,
+    /// For UDP, endpoints that have gone are still picked.
+    LingersUdp,
+    /// A front of UDP that a Service once had stays.
+    KeepsFrontsUdp,
+    /// What an endpoint listens at is taken for a Service of UDP.
+    ThiefUdp,
+    /// Datagrams of more than 1,000 bytes vanish.
+    SmallUdp,
+    /// The time that clients keep their endpoint does not begin again with their next connection.
+    NoRefresh,
+    /// Each change of a Service forgets all its clients.
+    Forgets,
     /// There is no UDP over IPv6.
     NoUdp6,
     /// Ports of the node are not taken over IPv6.
@@ -212,12 +230,13 @@ pub(crate) fn patience(usual: Duration) -> Duration {
 impl Mutant {
     /// What is reported besides, at the start.
     pub(crate) fn extra(self) -> Vec<Change> {
-        if self != Self::Thief {
-            return Vec::new();
-        }
+        let protocols: &[Protocol] = match self {
+            Self::Thief => &[Protocol::Tcp, Protocol::Udp, Protocol::Sctp],
+            Self::ThiefUdp => &[Protocol::Udp],
+            _ => return Vec::new(),
+        };
         let name = "thief".parse().unwrap();
-        let all = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
-        let ports = all.map(|protocol| port(protocol, 8080, None));
+        let ports = protocols.iter().map(|protocol| port(*protocol, 8080, None));
         let service = Service {
             external_ips: vec![ip(B), ip("fd77::3")],
             ..Service::new(name, [ip("10.96.0.99"), ip("fd96::99")], ports)
@@ -363,7 +382,7 @@ impl Mutant {
                 entry.cluster.clear();
             }
             if let Some(before) = given.entries.get(key) {
-                self.remembers(before, &mut entry);
+                self.remembers(key, before, &mut entry);
             }
             if let Some(other) = self.splits(&mut entry) {
                 let service = format!("{}-outside", key.service).parse().unwrap();
@@ -395,7 +414,7 @@ impl Mutant {
     }
 
     fn entry(self, key: &Key, entry: &mut Entry) {
-        let v6 = key.family == Family::V6;
+        let (v6, udp) = (key.family == Family::V6, key.protocol == Protocol::Udp);
         match self {
             Self::Weighted => {
                 let first = entry.cluster.first().copied();
@@ -408,15 +427,18 @@ impl Mutant {
             }
             Self::OnlyHere => entry.cluster.retain(|target| target.local),
             Self::Dropped => entry.any = true,
+            Self::DroppedUdp if udp => entry.any = true,
             Self::NoPolicy => {
                 (entry.internal, entry.external) = (TrafficPolicy::Cluster, TrafficPolicy::Cluster);
             }
             Self::NoPolicy6 if v6 => entry.external = TrafficPolicy::Cluster,
+            Self::NoPolicyUdp if udp => entry.external = TrafficPolicy::Cluster,
             Self::LocalElsewhere if entry.local.is_empty() => {
                 entry.local.clone_from(&entry.cluster);
             }
             Self::NoAffinity => entry.affinity = Affinity::None,
             Self::NoAffinity6 if v6 => entry.affinity = Affinity::None,
+            Self::NoAffinityUdp if udp => entry.affinity = Affinity::None,
             Self::Forever if entry.affinity != Affinity::None => {
                 entry.affinity = Affinity::ClientIp { seconds: 86_400 };
             }
@@ -434,13 +456,18 @@ impl Mutant {
     }
 
     /// What of the entry before does not go away.
-    fn remembers(self, before: &Entry, entry: &mut Entry) {
+    fn remembers(self, key: &Key, before: &Entry, entry: &mut Entry) {
+        let this = match self {
+            Self::LingersUdp if key.protocol == Protocol::Udp => Self::Lingers,
+            Self::KeepsFrontsUdp if key.protocol == Protocol::Udp => Self::KeepsFronts,
+            this => this,
+        };
         let more = |targets: &mut Vec<Target>, old: &[Target]| {
             let gone = old.iter().filter(|old| !targets.contains(old)).copied();
             let gone: Vec<Target> = gone.collect();
             targets.extend(gone);
         };
-        match self {
+        match this {
             Self::Lingers => {
                 more(&mut entry.cluster, &before.cluster);
                 more(&mut entry.local, &before.local);
@@ -517,6 +544,23 @@ impl Mutant {
                 small!(),
                 "meta nfproto ipv6 meta length '>' 1000 drop"
             )),
+            Self::SmallUdp => Some(concat!(
+                small!(),
+                "meta l4proto udp meta length '>' 1000 drop"
+            )),
+            Self::NoRefresh => Some(
+                "nft -a list table inet weave-service | while read -r word set open field of rest; do
+                     if [ \"$word\" = chain ]; then chain=$set; fi
+                     if [ \"$word\" = update ]; then
+                         echo replace rule inet weave-service $chain handle ${rest##* } add $set { $field $of }
+                     fi
+                 done | nft -f -",
+            ),
+            Self::Forgets => Some(
+                "for who in $(nft list sets inet | grep -o 'who-[0-9a-f-]*'); do
+                     nft flush set inet weave-service $who
+                 done",
+            ),
             _ => None,
         }
     }

@@ -9,7 +9,7 @@ use weave_model::{Endpoint, EngineChoice, Protocol, Service};
 use weave_proxy::sources::Change;
 
 use crate::lab::{
-    Answer, B, C, Lab, ask, at, exposed, slice, slice_of, udp, udp_socket, until, web,
+    Answer, B, C, Lab, ask, at, exposed, recovers, slice, slice_of, udp, udp_socket, until, web,
 };
 
 cases! {
@@ -32,9 +32,7 @@ fn cycles(on: EngineChoice, service: Service, from: impl Fn(&Lab) -> UdpSocket) 
     let client = from(&lab);
     until("an answer", || ask(&client, WAIT).server() == "b");
     lab.report([slice([at(C)])]);
-    until("an answer of the other", || {
-        ask(&client, WAIT).server() == "c"
-    });
+    recovers(&client, "c");
     assert!(lab.datagrams_were_relayed());
 }
 
@@ -66,7 +64,7 @@ fn should_be_able_to_preserve_udp_traffic_when_initial_unready_endpoints_get_rea
     let client = udp_socket(&lab.a, "10.96.0.1:80");
     assert_eq!(ask(&client, WAIT), Answer::Refused);
     lab.report([slice([at(B)])]);
-    until("an answer", || ask(&client, WAIT).server() == "b");
+    recovers(&client, "b");
     assert!(lab.datagrams_were_relayed());
 }
 
@@ -85,7 +83,7 @@ fn a_flow_older_than_its_service_is_picked_for(on: EngineChoice) {
         client.send(b"?").unwrap();
     }
     lab.report([Change::Service(front), slice_of("late", [at(B)])]);
-    until("an answer", || ask(&client, WAIT).server() == "b");
+    recovers(&client, "b");
     assert!(lab.datagrams_were_relayed());
 }
 
@@ -104,9 +102,7 @@ fn flows_of_a_service_that_lost_its_last_endpoint_stay_until_there_is_another(on
     );
     assert_eq!(udp(&lab.a, "10.96.0.1:80"), Answer::Refused, "a new one");
     lab.report([slice([at(C)])]);
-    until("an answer of the new one", || {
-        ask(&client, WAIT).server() == "c"
-    });
+    recovers(&client, "c");
 }
 
 fn flows_to_endpoints_that_stay_are_left_alone(on: EngineChoice) {
@@ -119,9 +115,7 @@ fn flows_to_endpoints_that_stay_are_left_alone(on: EngineChoice) {
         if before.server() == "b" {
             assert_eq!(ask(client, WAIT), before);
         } else {
-            until("an answer of the other", || {
-                ask(client, WAIT).server() == "b"
-            });
+            recovers(client, "b");
         }
     }
     assert!(lab.datagrams_were_relayed());
@@ -158,8 +152,6 @@ fn flows_of_others_are_not_read_for_a_change() {
     assert_eq!(read(To::Port(true, 20_000)).read, 1);
 
     lab.report([slice([at(C)])]);
-    until("an answer of the other", || {
-        ask(&client, WAIT).server() == "c"
-    });
+    recovers(&client, "c");
     assert!(read(To::Any).read > OTHERS.into(), "others' flows stay");
 }

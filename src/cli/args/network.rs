@@ -2,7 +2,7 @@
 
 use clap::{Subcommand, ValueEnum};
 use ipnet::Ipv4Net;
-use weave_model::NetworkName;
+use weave_model::{NetworkName, parse_net};
 
 use super::Watch;
 use crate::cli::complete;
@@ -35,7 +35,7 @@ pub struct Create {
     /// Its name
     pub name: NetworkName,
     /// Its addresses, a part of the cluster's range [default: a free one]
-    #[arg(long, value_name = "CIDR")]
+    #[arg(long, value_name = "CIDR", value_parser = parse_net::<Ipv4Net>)]
     pub range: Option<Ipv4Net>,
     /// The MTU of its containers' interfaces in bytes [default: each node's own]
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u16).range(1280..=60_000))]

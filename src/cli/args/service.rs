@@ -66,7 +66,7 @@ pub struct Create {
     #[arg(long = "container", value_name = "NAME", add = complete::containers_anywhere())]
     pub containers: Vec<ContainerName>,
     /// An endpoint by address, in place of a selector; may be repeated
-    #[arg(long = "endpoint", value_name = "ADDRESS:PORT")]
+    #[arg(long = "endpoint", value_name = "ADDRESS:PORT", value_parser = endpoint)]
     pub endpoints: Vec<SocketAddr>,
     /// Keep clients at their endpoint until they made no connection for this long
     #[arg(long, value_name = "TIME", value_parser = duration::parse)]
@@ -86,6 +86,13 @@ pub struct Create {
     /// passes, all are used
     #[arg(long, value_name = "CHECK")]
     pub health: Option<HealthCheck>,
+}
+
+/// What has leading zeros is no address: some take it for octal, and reach somebody else.
+fn endpoint(text: &str) -> Result<SocketAddr, &'static str> {
+    text.parse().map_err(|_| {
+        "not an address without leading zeros and its port, such as 10.32.0.2:8080 or [fd00::2]:8080"
+    })
 }
 
 /// `80`, `80:8080`, `53/udp`, `80:8080/tcp`.
