@@ -31,6 +31,9 @@ const RESTED: Duration = Duration::from_secs(10);
 /// Between two looks while somebody does.
 const AWAKE: Duration = Duration::from_millis(500);
 
+/// The least rest, however long the last look took by the clock.
+const MOMENT: Duration = Duration::from_millis(50);
+
 /// How long a member that asked because somebody looks there counts as looking.
 const ASKED_BY_MEMBER: Duration = Duration::from_millis(2500);
 
@@ -99,8 +102,9 @@ impl Node {
                 shown = Instant::now();
                 self.show().await;
             }
-            let rest = self.rest(Instant::now()).min(TICK);
-            tokio::time::sleep(rest).await;
+            let picture = TICK.saturating_sub(shown.elapsed());
+            let rest = self.until_due(Instant::now()).min(picture);
+            tokio::time::sleep(rest.max(MOMENT)).await;
         }
     }
 
@@ -111,10 +115,16 @@ impl Node {
 
     /// Whether it is time for a look.
     pub(super) fn is_due(&self, now: Instant) -> bool {
+        self.until_due(now).is_zero()
+    }
+
+    /// How long it is until then.
+    fn until_due(&self, now: Instant) -> Duration {
         let Some((at, cost)) = lock(&self.shared.sight.seen).looked else {
-            return true;
+            return Duration::ZERO;
         };
-        now.saturating_duration_since(at) >= self.pause(now, cost)
+        let since = now.saturating_duration_since(at);
+        self.pause(now, cost).saturating_sub(since)
     }
 
     /// How long to rest between two looks that cost so much CPU time.

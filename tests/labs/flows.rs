@@ -1,66 +1,31 @@
 //! Who talks to whom, as every node of a cluster tells it.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use crate::lab::node::WEAVECTL;
 use crate::lab::ns::Ns;
-use crate::lab::traffic::{ping, udp, wait_for};
+use crate::lab::traffic::{Conversation, ping, wait_for};
 use crate::lab::{Container, Host, Lab};
 use crate::relayed::picks;
 
+mod carrying;
 mod delays;
 
-use delays::{Delays, SOON};
+use carrying::{
+    DATAGRAMS, carried, connect_in_time, datagrams_to, exchanged, hold, send, send_to,
+    stream_of_datagrams,
+};
+use delays::Delays;
 
-/// Bytes that each TCP flow of these labs carries from who began it.
-const SIZE: usize = 2 << 20;
-
-/// Bytes of the answer.
-const ANSWER: usize = 1 << 20;
-
-/// Sends [`SIZE`] bytes over one connection, which are answered by [`ANSWER`] when all of them were read.
-fn send(from: &Ns, to: &Ns, ip: IpAddr, port: u16) {
-    let address = SocketAddr::new(ip, port);
-    send_to(from, address, (to, address));
-}
-
-/// The same to another address than the one that listens, which leads there in time.
-fn send_to(from: &Ns, asked: SocketAddr, (to, listens): (&Ns, SocketAddr)) {
-    let listener = to
-        .inside(|| TcpListener::bind(listens))
-        .expect("the port is free");
-    let reader = std::thread::spawn(move || {
-        let (mut stream, _) = listener.accept().expect("a connection comes");
-        let mut bytes = Vec::new();
-        stream.read_to_end(&mut bytes).expect("all of it comes");
-        stream.write_all(&vec![8; ANSWER]).expect("it is read");
-        bytes.len()
-    });
-    let mut stream = connect_in_time(from, asked);
-    stream.write_all(&vec![7; SIZE]).expect("it is read");
-    stream.shutdown(Shutdown::Write).expect("it is open");
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).expect("all of it comes");
-    assert_eq!(answer.len(), ANSWER);
-    assert_eq!(reader.join().expect("the reader ends"), SIZE);
-}
-
-/// A connection to who listens, as soon as the way there is known.
-fn connect_in_time(from: &Ns, to: SocketAddr) -> TcpStream {
-    let mut stream = None;
-    wait_for(&format!("{to} takes a connection up"), PATIENCE, || {
-        stream = from.inside(|| TcpStream::connect(to)).ok();
-        stream.is_some()
-    });
-    stream.expect("it was just there")
-}
+/// A node misses an answer that does not come for so long.
+const MISSED: Duration = Duration::from_secs(2);
 
 /// How long a test waits for what is late.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -123,42 +88,53 @@ fn every_node_tells_who_talks_to_whom() {
                 flow["sent_packets"] == DATAGRAMS && exchanged(flow)
             });
         }
-        let refused: SocketAddr = (b.v4, 8009).into();
-        let answer = c.ns.inside(|| TcpStream::connect(refused));
-        assert!(answer.is_err(), "nothing listens there");
-        delays.take(&hosts, ("c", "b"), ("tcp", 8009), |flow| {
-            flow["refused"] == 1 && flow["failing"] == true
-        });
+        for (from, refused) in [
+            (&c, SocketAddr::from((b.v4, 8009))),
+            (&a, (b.v6, 8013).into()),
+        ] {
+            let answer = from.ns.inside(|| TcpStream::connect(refused));
+            assert!(answer.is_err(), "nothing listens there");
+            let ends = (from.name.as_str(), "b");
+            delays.take(&hosts, ends, ("tcp", refused.port()), |flow| {
+                flow["refused"] == 1 && flow["failing"] == true
+            });
+        }
         refusal_in_words(h1);
-        outside(lab, &a);
-        delays.take(&hosts, ("a", "192.168.77.9"), ("tcp", 8004), |flow| {
-            flow["to"]["kind"] == "outside" && carried(flow)
-        });
+        outside(lab, &hosts, &a, &mut delays);
+        nobody_answers(&hosts, &a, &b, &mut delays);
         delays.check();
-        nobody_answers(&hosts, &a, &b);
         busiest_in_words(h2);
         each_once(h2);
     });
 }
 
-/// What nobody answers fails as well, a moment later: nothing came back, and nobody refused.
-fn nobody_answers(hosts: &[Host], from: &Container, mute: &Container) {
+/// What nobody answers is told while somebody still asks, and fails as well once an answer was missed for a moment:
+/// nothing came back, and nobody refused.
+fn nobody_answers(hosts: &[Host], from: &Container, mute: &Container, delays: &mut Delays) {
     mute.ns.sh(&format!("ip route add blackhole {}", from.v4));
     let to: SocketAddr = (mute.v4, 8020).into();
-    let asking = || TcpStream::connect_timeout(&to, 2 * SOON);
-    let answer = from.ns.inside(asking);
-    assert!(answer.is_err(), "who asks cannot be answered");
-    for host in hosts {
-        let flow = awaited(host, ("a", "b"), ("tcp", 8020), |flow| {
-            flow["unanswered"] == 1 && flow["failing"] == true
+    let asking = || TcpStream::connect_timeout(&to, 2 * MISSED);
+    std::thread::scope(|scope| {
+        let asks = scope.spawn(|| from.ns.inside(asking));
+        let (ends, port) = (("a", "b"), ("tcp", 8020));
+        delays.take(hosts, ends, port, |flow| {
+            flow["connections"] == 1 && flow["sent_packets"].as_u64() >= Some(1)
         });
+        let missed = Instant::now() + MISSED;
+        delays.take_since(missed, hosts, "all tell that nobody answers", |host| {
+            find(host, ends, port, |flow| {
+                flow["unanswered"] == 1 && flow["failing"] == true
+            })
+            .is_some()
+        });
+        let answer = asks.join().expect("who asks gives up");
+        assert!(answer.is_err(), "who asks cannot be answered");
+    });
+    for host in hosts {
+        let flow = find(host, ("a", "b"), ("tcp", 8020), |_| true).expect("it was just told");
         assert_eq!(
             (&flow["refused"], &flow["received_bytes"]),
             (&0.into(), &0.into())
-        );
-        assert!(
-            flow["sent_packets"].as_u64() >= Some(1),
-            "it was tried: {flow}"
         );
     }
 }
@@ -316,6 +292,35 @@ fn flows_through_a_service_and_of_udp_are_told_with_their_ends_and_bytes() {
     });
 }
 
+/// What a wire that loses datagrams makes TCP send anew is told while the connection is open, by all, and in words.
+#[test]
+fn what_is_sent_anew_is_told() {
+    Lab::run(|lab| {
+        let hosts = lab.cluster::<2>();
+        let [h1, h2] = &hosts;
+        let [a, b] = [h1.attach("a"), h2.attach("b")];
+        let talk = Conversation::start_of(4096, &a.ns, (&b.ns, b.v4.into()));
+        lab.switch().sh("nft -f - <<'END'
+table bridge lossy {
+ chain between { type filter hook forward priority 0; meta l4proto udp numgen random mod 10 < 1 drop; }
+}
+END");
+        for host in &hosts {
+            wait_for("segments are told that were sent anew", PATIENCE, || {
+                let told = host.json(&["flows", "--from", "a", "--to", "b"]);
+                told["flows"][0]["tcp"]["retransmits"].as_u64() > Some(0)
+            });
+        }
+        lab.switch().sh("nft delete table bridge lossy");
+        let said = h2.ok(&["flows", "-o", "wide", "--from", "a", "--to", "b"]);
+        let last = rows(&said)[0].split_whitespace().last();
+        let shown: Option<u64> = last.and_then(|word| word.parse().ok());
+        assert!(shown > Some(0), "{said}");
+        talk.assert_goes_on(PATIENCE);
+        talk.finish();
+    });
+}
+
 /// The host that is a member of the network itself, what comes to a container from outside through a port of its host, and
 /// what was sent through a Service, TCP and UDP, are told soon as well, with the bytes that went.
 #[test]
@@ -332,6 +337,8 @@ fn hosts_the_outside_and_services_are_ends_too() {
         let names = h1.json(&[&udp_too[..], &selected[..2]].concat());
         let six = ["service", "create", "six", "--port", "80:8012"];
         let six = h1.json(&[&six[..], &selected[..2]].concat());
+        let six_names = ["service", "create", "six-names", "--port", "53:8016/udp"];
+        let six_names = h1.json(&[&six_names[..], &selected[..2]].concat());
         let machine = Ns::add("outside");
         lab.plug(&machine, "u0", 9);
         lab.allow_outside(h2.v4);
@@ -362,6 +369,11 @@ fn hosts_the_outside_and_services_are_ends_too() {
         delays.take(&hosts, ("a", "b"), ("udp", 8006), |flow| {
             exchanged(flow) && flow["service"] == "names"
         });
+        let asked = SocketAddr::new(front(&six_names, 1).ip(), 53);
+        datagrams_to((&a.ns, a.v6.into()), asked, (&b.ns, (b.v6, 8016).into()));
+        delays.take(&hosts, ("a", "b"), ("udp", 8016), |flow| {
+            exchanged(flow) && flow["service"] == "six-names"
+        });
         let port = SocketAddr::new(h2.v4.into(), 30080);
         send_to(&machine, port, (&b.ns, (b.v4, 8005).into()));
         delays.take(&hosts, ("192.168.77.9", "b"), ("tcp", 8005), |flow| {
@@ -387,33 +399,27 @@ fn what_the_relay_carries_is_one_flow() {
         let (web, names) = (relayed("web", "80:8005"), relayed("names", "53:8006/udp"));
         let families = [(a.v4.into(), b.v4.into()), (a.v6.into(), IpAddr::V6(b.v6))];
         relay_takes(h1, (&a.ns, front(&web, 0)), (&b.ns, (b.v4, 8005).into()));
-        let mut through = Vec::new();
+        for host in &hosts {
+            host.json(&["flows"]);
+        }
+        let (mut through, mut delays) = (Vec::new(), Delays::new());
         for (at, (left, right)) in families.into_iter().enumerate() {
             let asked = front(&web, at);
             send_to(&a.ns, asked, (&b.ns, (right, 8005).into()));
             through.push(asked);
+            all_tell(&mut delays, &hosts, asked);
             let asked = SocketAddr::new(front(&names, at).ip(), 53);
             datagrams_to((&a.ns, left), asked, (&b.ns, (right, 8006).into()));
             through.push(asked);
+            all_tell(&mut delays, &hosts, asked);
         }
+        delays.check();
         for host in &hosts {
-            wait_for(
-                "each is one flow, with its ends and bytes",
-                PATIENCE,
-                || {
-                    let told = all_of(host, "a");
-                    let is_whole = |via: &SocketAddr| {
-                        told.get(&via.to_string()).is_some_and(|flow| {
-                            let whole = match via.port() {
-                                80 => carried(flow) && flow["service"] == "web",
-                                _ => exchanged(flow) && flow["service"] == "names",
-                            };
-                            whole && flow["to"]["name"] == "b"
-                        })
-                    };
-                    through.iter().all(is_whole) && told.len() == through.len()
-                },
-            );
+            wait_for("each is one flow", PATIENCE, || {
+                let told = all_of(host, "a");
+                let is_whole = |via: &SocketAddr| relayed_whole(&told, *via);
+                through.iter().all(is_whole) && told.len() == through.len()
+            });
         }
         let by_relay = [picks(h1, "web"), picks(h1, "names")];
         assert!(
@@ -421,6 +427,25 @@ fn what_the_relay_carries_is_one_flow() {
             "it was the relay: {by_relay:?}"
         );
     });
+}
+
+/// Takes how long it is until all tell what the relay carried to a Service.
+fn all_tell(delays: &mut Delays, hosts: &[Host], asked: SocketAddr) {
+    let what = format!("all tell what the relay carried for {asked}");
+    delays.take_since(Instant::now(), hosts, &what, |host| {
+        relayed_whole(&all_of(host, "a"), asked)
+    });
+}
+
+/// Whether what was sent through one of the relay's Services is told with its ends and bytes.
+fn relayed_whole(told: &BTreeMap<String, Value>, asked: SocketAddr) -> bool {
+    told.get(&asked.to_string()).is_some_and(|flow| {
+        let whole = match asked.port() {
+            80 => carried(flow) && flow["service"] == "web",
+            _ => exchanged(flow) && flow["service"] == "names",
+        };
+        whole && flow["to"]["name"] == "b"
+    })
 }
 
 /// Connects until it is the relay that takes it up: before, the kernel serves. Each connection has ended on all sides.
@@ -447,56 +472,6 @@ fn all_of(host: &Host, from: &str) -> BTreeMap<String, Value> {
     flows.map(|flow| (asked(flow), flow.clone())).collect()
 }
 
-/// Whether a flow counted what [`send`] carries.
-fn carried(flow: &Value) -> bool {
-    carries(flow, "sent_bytes", SIZE as u64) && carries(flow, "received_bytes", ANSWER as u64)
-}
-
-/// Whether a flow counted what [`exchange`] carries: 20 or 40 bytes of IP and 8 of UDP on each datagram as well.
-fn exchanged(flow: &Value) -> bool {
-    carries(flow, "sent_bytes", DATAGRAMS * 1000)
-        && carries(flow, "received_bytes", DATAGRAMS * 1200)
-}
-
-/// Whether a flow counted that many bytes, and their headers and acknowledgements.
-fn carries(flow: &Value, direction: &str, bytes: u64) -> bool {
-    let counted = flow[direction].as_u64();
-    counted.is_some_and(|counted| (bytes..bytes * 105 / 100).contains(&counted))
-}
-
-/// How many datagrams [`stream_of_datagrams`] sends.
-const DATAGRAMS: u64 = 50;
-
-/// Sends datagrams of 1000 bytes to a port, each of which is answered by one of 1200.
-fn stream_of_datagrams(from: (&Ns, IpAddr), to: (&Ns, IpAddr), port: u16) {
-    let (left, right) = (udp(from.0, (from.1, 0)), udp(to.0, (to.1, port)));
-    exchange(&left, (to.1, port).into(), &right);
-}
-
-fn exchange(left: &UdpSocket, asked: SocketAddr, right: &UdpSocket) {
-    for _ in 0..DATAGRAMS {
-        left.send_to(&[1; 1000], asked).expect("it leaves");
-        let (_, asker) = right.recv_from(&mut [0; 1500]).expect("it arrives");
-        right.send_to(&[2; 1200], asker).expect("it leaves");
-        left.recv_from(&mut [0; 1500]).expect("it is answered");
-    }
-}
-
-/// The same through a Service, once a datagram of one byte came by it.
-fn datagrams_to(from: (&Ns, IpAddr), asked: SocketAddr, to: (&Ns, SocketAddr)) {
-    let (left, right) = (udp(from.0, (from.1, 0)), udp(to.0, to.1));
-    let patience = right.read_timeout().expect("a socket has one");
-    let moment = Some(Duration::from_millis(100));
-    right.set_read_timeout(moment).expect("it is not zero");
-    wait_for(&format!("{asked} leads to {}", to.1), PATIENCE, || {
-        // Refused until somebody is behind it.
-        let _ = left.send_to(&[1], asked);
-        right.recv_from(&mut [0; 1]).is_ok()
-    });
-    right.set_read_timeout(patience).expect("it is not zero");
-    exchange(&left, asked, &right);
-}
-
 /// The address at which a Service that was just made is asked.
 fn front(made: &Value, at: usize) -> SocketAddr {
     let ip = made["addresses"][at]
@@ -505,26 +480,27 @@ fn front(made: &Value, at: usize) -> SocketAddr {
     SocketAddr::new(ip.parse().expect("an address"), 80)
 }
 
-/// A connection through a Service that is taken up and has carried something, until both ends are dropped.
-fn hold(client: (&Ns, SocketAddr), server: (&Ns, IpAddr)) -> [TcpStream; 2] {
-    let listener = server
-        .0
-        .inside(|| TcpListener::bind((server.1, 8005)))
-        .expect("the port is free");
-    let mut stream = connect_in_time(client.0, client.1);
-    let (mut taken, _) = listener.accept().expect("a connection comes");
-    stream.write_all(&[7; 1000]).expect("it is read");
-    taken.read_exact(&mut [0; 1000]).expect("all of it comes");
-    [stream, taken]
-}
-
-/// A machine of the outside, to which a container sends.
-fn outside(lab: &Lab, from: &Container) {
+/// A machine of the outside, to which a container sends, by TCP and UDP of both families.
+fn outside(lab: &Lab, hosts: &[Host], from: &Container, delays: &mut Delays) {
     let machine = Ns::add("outside");
     lab.plug(&machine, "u0", 9);
-    let address = "192.168.77.9".parse().expect("an address");
-    lab.allow_outside(address);
-    send(&from.ns, &machine, address, 8004);
+    for (own, name) in from
+        .addresses()
+        .into_iter()
+        .zip(["192.168.77.9", "fd77::9"])
+    {
+        let address: IpAddr = name.parse().expect("an address");
+        lab.allow_outside(address);
+        send(&from.ns, &machine, address, 8004);
+        let ends = (from.name.as_str(), name);
+        delays.take(hosts, ends, ("tcp", 8004), |flow| {
+            flow["to"]["kind"] == "outside" && carried(flow)
+        });
+        stream_of_datagrams((&from.ns, own), (&machine, address), 8004);
+        delays.take(hosts, ends, ("udp", 8004), |flow| {
+            flow["to"]["kind"] == "outside" && exchanged(flow)
+        });
+    }
 }
 
 /// Waits until the node tells of a flow, and what it tells of it is so.

@@ -276,10 +276,13 @@ fn of_other_kinds(liar: &Container, near: &Container) -> Vec<Vec<u8>> {
     frames
 }
 
+/// What whoever may read the metrics says.
+const TOKEN: &str = "0123456789abcdef0123";
+
 /// Starts a node whose page and metrics are at every address.
 fn start_open(host: &Host, dir: &Path) {
     let token = dir.join("token");
-    std::fs::write(&token, "0123456789abcdef0123\n").expect("it can be written");
+    std::fs::write(&token, format!("{TOKEN}\n")).expect("it can be written");
     let token = token.display().to_string();
     host.start_with(&[
         "--metrics",
@@ -320,6 +323,18 @@ fn reaches_what_is_open(liar: &Container, host: &Host) {
         addresses.into_iter().map(at).filter(connects).collect()
     };
     assert_eq!(reached(&liar.ns, 6782).len(), 4, "the metrics");
+    for (header, code) in [
+        (String::new(), "401"),
+        (format!("Authorization: Bearer {}0", &TOKEN[1..]), "401"),
+        (format!("Authorization: Bearer {TOKEN}"), "200"),
+    ] {
+        for place in [SocketAddr::from((host.v4, 6782)), (host.v6, 6782).into()] {
+            let said = liar.ns.sh(&format!(
+                "curl -s -o /dev/null -w '%{{http_code}}' --max-time 5 -H '{header}' http://{place}/metrics"
+            ));
+            assert_eq!(said, code, "{place} with '{header}'");
+        }
+    }
     assert_eq!(reached(&liar.ns, 4040), [], "the page");
     let own = reached(&host.ns, 4040);
     assert!(own.len() >= 3, "the page, by the host itself: {own:?}");

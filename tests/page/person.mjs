@@ -33,6 +33,8 @@ async function look() {
   await details.getByText("udp/7000").waitFor();
   await details.getByText(/Refused: tcp\/7009/).waitFor();
   say("an edge tells its flows, and why one fails");
+  await until("and its rate of late is drawn, which is not nothing", isDrawn, "");
+  await until("and goes on", isDrawn, await page.locator("aside figure polyline").getAttribute("points"));
   await details.getByText(/What listens there\? On h2:/).waitFor();
   await context.grantPermissions(["clipboard-read", "clipboard-write"]);
   await details.getByRole("button", { name: "Copy weavectl processes --listening db" }).click();
@@ -75,6 +77,14 @@ async function look() {
 
 /** In the page: whether something that has this in its id is in the graph, or not. */
 const isShown = ([part, shown]) => Object.keys(window.weavePlaces()).some((id) => id.includes(part)) === shown;
+
+/** In the page: whether the details have a line with a point in the upper half of its chart, and are past another line. */
+const isDrawn = (before) => {
+  const chart = document.querySelector("aside figure svg");
+  const line = chart?.querySelector("polyline")?.getAttribute("points") ?? "";
+  const heights = line.split(" ").map((point) => Number(point.split(",")[1]));
+  return line !== before && heights.length > 1 && Math.min(...heights) < chart.viewBox.baseVal.height / 2;
+};
 
 /** What is chosen, as the details call it. */
 const chosen = () => page.evaluate(() => document.querySelector("aside h2")?.textContent ?? "");

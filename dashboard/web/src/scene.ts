@@ -18,6 +18,8 @@ const LINKED = 8;
 const LABELLED = 8;
 /** With more edges than this on which something moves they are thinner and lines without dashes, and no rate is written beside them. */
 const FEW = 40;
+/** An edge of which a flow fails is as thick as this at least. */
+const FAILING = 2.5;
 /** The most addresses outside that are drawn one by one. */
 const OUTSIDE_ALL = 12;
 /** The most Services that are drawn one by one without being asked for. */
@@ -291,9 +293,11 @@ function edge({ id, source, target, flows, moving, failing }: Bundle, most: numb
   if (opened.filtered && !flows.some(opened.passes.flow)) classes.push("dim");
   if (!told && !(failing && few)) classes.push("untold");
   const why = flows.some((flow) => flow.unanswered) ? "no answer" : "refused";
-  const label = failing ? why : moving > 0 ? rate(moving) : "";
+  // One flow that fails hides nothing of what the others carry.
+  const label = [failing ? why : "", moving > 0 ? rate(moving) : ""].filter(Boolean).join(" · ");
   // Its share of the busiest, on a scale where a hundredth can still be seen.
-  const weight = failing ? 2.5 : moving > 0 ? 1.2 + (few ? 4.3 : 1.6) * Math.sqrt(Math.sqrt(moving / most)) : 1;
+  const busy = moving > 0 ? 1.2 + (few ? 4.3 : 1.6) * Math.sqrt(Math.sqrt(moving / most)) : 1;
+  const weight = failing ? Math.max(FAILING, busy) : busy;
   return { id, kind: "flow", source, target, label, weight, classes, ids: flows.map((flow) => flow.id) };
 }
 

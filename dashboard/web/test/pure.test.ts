@@ -66,6 +66,24 @@ test("an edge has the colour of what moves most on it", () => {
   assert.ok(drawn?.classes.includes("udp"), drawn?.classes.join(" "));
 });
 
+test("an edge on which a flow fails says so, and what the others carry, and is as thick as its rate", () => {
+  const topology = mesh(4, 1);
+  const [a, b, c, d] = topology.containers.map(end);
+  const refused = { id: "f:r", refused: 1, failing: true };
+  topology.flows = [
+    flow(a, b, { sent_rate: 29_000 }),
+    flow(a, b, { ...refused, port: 81 }),
+    flow(a, c, { sent_rate: 29_000 }),
+    flow(a, d, { ...refused, refused: 0, unanswered: 1 }),
+  ];
+  const drawn = new Map(draw(topology).edges.map((edge) => [edge.target, edge]));
+  const [mixed, well, dead] = [b, c, d].map((to) => drawn.get(to.id)!);
+  assert.deepEqual([mixed, well, dead].map((edge) => edge.label), ["refused · 29.0 kB/s", "29.0 kB/s", "no answer"]);
+  assert.deepEqual([mixed, well, dead].map((edge) => edge.classes.includes("failing")), [true, false, true]);
+  assert.equal(mixed.weight, well.weight, "they carry the same");
+  assert.ok(dead.weight < well.weight, "and this one nothing");
+});
+
 test("where there are several networks or namespaces, one can be chosen", () => {
   const topology = mesh(1, 3);
   assert.deepEqual(places(topology), [], "one network, and no pods");
