@@ -60,7 +60,8 @@ async function look() {
   await page.getByRole("navigation").getByRole("button", { name: /^h1/ }).click();
   await details.getByRole("button", { name: "to h2" }).click();
   await details.getByText("Round trip").waitFor();
-  await details.getByText("0.0 %").waitFor();
+  // On a busy machine a packet may be lost.
+  await details.getByText(/^\d+\.\d %$/).first().waitFor();
   await details.getByText("straight").waitFor();
   say("a link tells its round trip, its loss and its path");
   await shot("link");

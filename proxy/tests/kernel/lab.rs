@@ -479,8 +479,13 @@ pub(crate) fn udp_socket(from: &Netns, to: &str) -> UdpSocket {
         Ipv6Addr::UNSPECIFIED.into()
     };
     run_in(from, || {
-        let port = 33_000 + NEXT.fetch_add(1, Ordering::Relaxed) % 27_000;
-        let socket = UdpSocket::bind((any, port)).unwrap();
+        let ports =
+            std::iter::repeat_with(|| 33_000 + NEXT.fetch_add(1, Ordering::Relaxed) % 27_000);
+        // One may be the relay's.
+        let socket = ports
+            .take(100)
+            .find_map(|port| UdpSocket::bind((any, port)).ok())
+            .expect("a free port");
         socket.connect(to).map(|()| socket)
     })
     .unwrap()
