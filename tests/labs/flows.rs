@@ -19,8 +19,8 @@ mod carrying;
 mod delays;
 
 use carrying::{
-    DATAGRAMS, carried, connect_in_time, datagrams_to, exchanged, hold, send, send_to,
-    stream_of_datagrams,
+    DATAGRAMS, carried, connect_in_time, counted, datagrams_to, exchanged, hold, passed, send,
+    send_to, stream_of_datagrams,
 };
 use delays::Delays;
 
@@ -67,10 +67,13 @@ fn every_node_tells_who_talks_to_whom() {
             (&a, &c, c.v4.into(), 8003),
             (&c, &a, a.v6.into(), 8006),
         ] {
+            let before = passed(&from.ns);
             send(&from.ns, &to.ns, ip, port);
+            let after = passed(&from.ns);
+            let went = [0, 1].map(|way| after[way] - before[way]);
             let ends = (from.name.as_str(), to.name.as_str());
             delays.take(&hosts, ends, ("tcp", port), |flow| {
-                carried(flow) && flow["connections"] == 1 && flow["refused"] == 0
+                counted(flow, went) && flow["connections"] == 1 && flow["refused"] == 0
             });
         }
         ping(&a.ns, b.v4.into(), 56);

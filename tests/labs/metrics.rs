@@ -56,6 +56,7 @@ fn prometheus_has_what_the_nodes_count() {
         form(&hosts);
         let a = h1.attach("a");
         live(h1, h2, &a);
+        rules_are_changed(h1);
         docker_asks(h1, &plugin);
         let b = h2.attach("b");
         bulk(&a.ns, (&b.ns, b.v4.into()), 1 << 20);
@@ -100,6 +101,10 @@ fn alerts_fire_on_what_they_are_for() {
     assert!(tool.status.success(), "{words}");
 }
 
+/// The ports of Services that the kernel serves: the name and the label.
+const PORTS: &str = "weave_service_ports";
+const KERNEL_S: &str = "engine=\"kernel\"";
+
 /// A container that CNI adds and deletes, and two Services, one for each engine, that the container uses.
 fn live(host: &Host, other: &Host, client: &Container) {
     come_and_go(host, "pod");
@@ -122,6 +127,20 @@ fn live(host: &Host, other: &Host, client: &Container) {
     }
 }
 
+/// A Service comes and goes until the rules were changed for it: what changes besides may have them made anew.
+fn rules_are_changed(host: &Host) {
+    wait_for("rules are changed", Duration::from_secs(30), || {
+        let brief = ["service", "create", "brief", "--port", "81"];
+        host.json(&[&brief[..], &["--selector", "app=web"]].concat());
+        host.ok(&["service", "rm", "brief"]);
+        let text = get(host, METRICS);
+        all(&text, "weave_service_syncs_total", "result=\"changed\"") >= 1.0
+    });
+    wait_for("it is gone", Duration::from_secs(30), || {
+        all(&get(host, METRICS), PORTS, KERNEL_S) == 2.0
+    });
+}
+
 /// Docker asks for a pool of addresses, and for one that there is not.
 fn docker_asks(host: &Host, plugin: &str) {
     let ask = |body: &str| {
@@ -134,14 +153,7 @@ fn docker_asks(host: &Host, plugin: &str) {
 
 /// What was done is what is counted.
 fn counts_are_right(text: &str) {
-    let all = |name: &str, labels: &str| -> f64 {
-        let lines = samples(text).filter(|line| {
-            line.strip_prefix(name)
-                .is_some_and(|rest| rest.starts_with('{'))
-                && line.contains(labels)
-        });
-        lines.map(number).sum()
-    };
+    let all = |name: &str, labels: &str| all(text, name, labels);
     let sent = all("weave_transmit_bytes_total", "peer=\"h2\"");
     assert!(
         sent > f64::from(1 << 20),
@@ -159,11 +171,7 @@ fn counts_are_right(text: &str) {
         (pools("ok"), pools("invalid") + pools("not_found")),
         (1.0, 1.0)
     );
-    assert_eq!(
-        all("weave_service_ports", "engine=\"kernel\""),
-        2.0,
-        "one in either family"
-    );
+    assert_eq!(all(PORTS, KERNEL_S), 2.0, "one in either family");
     assert!(all("weave_relay_picks_total", "service=\"proxied\"") >= 1.0);
     assert!(all("weave_service_syncs_total", "result=\"changed\"") >= 1.0);
     assert!(all("weave_handshakes_total", "result=\"completed\"") >= 1.0);
@@ -297,6 +305,16 @@ fn metrics_are_for_who_may_see_them() {
         );
         assert_eq!(status["verdict"], "degraded");
     });
+}
+
+/// The samples of a metric that have these labels, together.
+fn all(text: &str, name: &str, labels: &str) -> f64 {
+    let lines = samples(text).filter(|line| {
+        line.strip_prefix(name)
+            .is_some_and(|rest| rest.starts_with('{'))
+            && line.contains(labels)
+    });
+    lines.map(number).sum()
 }
 
 /// The samples in a text of metrics.

@@ -61,6 +61,27 @@ pub(super) fn carried(flow: &Value) -> bool {
     carries(flow, "sent_bytes", SIZE as u64) && carries(flow, "received_bytes", ANSWER as u64)
 }
 
+/// Bytes of IP that a container's device has sent and received, those that TCP sent anew as well.
+pub(super) fn passed(container: &Ns) -> [u64; 2] {
+    const ETHERNET: u64 = 14;
+    let said = container.sh("ip -s -j link show eth0");
+    let shown: Value = serde_json::from_str(&said).expect("ip writes JSON");
+    ["tx", "rx"].map(|way| {
+        let stats = &shown[0]["stats64"][way];
+        let number = |field: &str| stats[field].as_u64().expect("it is counted");
+        number("bytes") - ETHERNET * number("packets")
+    })
+}
+
+/// Whether a flow counted that many bytes, both ways, within a twentieth.
+pub(super) fn counted(flow: &Value, [sent, received]: [u64; 2]) -> bool {
+    let near = |field: &str, passed: u64| {
+        let told = flow[field].as_u64();
+        told.is_some_and(|told| told.abs_diff(passed) <= passed / 20)
+    };
+    near("sent_bytes", sent) && near("received_bytes", received)
+}
+
 /// Whether a flow counted what [`exchange`] carries: 20 or 40 bytes of IP and 8 of UDP on each datagram as well.
 pub(super) fn exchanged(flow: &Value) -> bool {
     carries(flow, "sent_bytes", DATAGRAMS * 1000)

@@ -1,5 +1,6 @@
 //! How long it takes until every host tells of a flow, on a machine that may be busy elsewhere.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -64,8 +65,16 @@ impl Delays {
         is_so: impl Fn(&Value) -> bool,
     ) {
         let what = format!("all tell of {protocol}/{port} from {from} to {to}");
+        let told = RefCell::new(String::new());
         self.take_since(Instant::now(), hosts, &what, |host| {
-            find(host, (from, to), (protocol, port), &is_so).is_some()
+            let looked = |flow: &Value| {
+                let so = is_so(flow);
+                if !so && told.replace(flow.to_string()) != flow.to_string() {
+                    println!("not so: {} tells of {flow}", host.name);
+                }
+                so
+            };
+            find(host, (from, to), (protocol, port), looked).is_some()
         });
     }
 
