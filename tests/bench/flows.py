@@ -74,11 +74,19 @@ def one_run(asked, way):
         if answered < asked.rate * asked.seconds * 0.9:
             raise Failed(f"only {answered:.0f} of {asked.rate * asked.seconds} connections were answered")
         shares = [round((new - old) / took, 4) for old, new in zip(before, after, strict=True)]
+        looks = {} if way == "off" else looking(hosts)
         mbit = stream(hosts, "cA", target, PORTS["stream"], asked.stream)
         row = dict(zip(("asking", "answering", "machine"), shares, strict=True))
-        return {**row, "per_s": round(answered / took), "gbit": round(mbit / 1000, 2)}
+        return {**row, **looks, "per_s": round(answered / took), "gbit": round(mbit / 1000, 2)}
     finally:
         hosts.close()
+
+
+def looking(hosts):
+    """What the answering node says of its looks: seconds of CPU for one, seconds between two, connections in the table."""
+    lines = hosts.inside("hB", "curl", "-fsS", "http://127.0.0.1:6782/metrics").splitlines()
+    value = lambda name: float(next(line for line in lines if line.startswith(f"{name} ")).split()[1])  # noqa: E731
+    return {"look_s": value("weave_flow_look_seconds"), "between_s": value("weave_flow_interval_seconds"), "tracked": value("weave_conntrack_entries")}
 
 
 def node_of(hosts, side):
@@ -107,14 +115,22 @@ def machine():
 
 def report(rows):
     """Medians, and what seeing takes more than not seeing."""
-    of = lambda way, key: statistics.median(row[key] for row in rows if row["way"] == way)  # noqa: E731
+    all_of = lambda way, key: [row[key] for row in rows if row["way"] == way]  # noqa: E731
+    of = lambda way, key: statistics.median(all_of(way, key))  # noqa: E731
     print(f"{'flows':12}{'asking node':>14}{'answering node':>16}{'machine':>10}{'Gbit/s':>9}")
     for way in WAYS:
         shares = "".join(f"{of(way, key) * 100:>{width}.1f} %" for key, width in (("asking", 12), ("answering", 14), ("machine", 8)))
-        print(f"{way:12}{shares}{of(way, 'gbit'):>9.2f}")
+        print(f"{way:12}{shares}{of(way, 'gbit'):>9.2f} ({min(all_of(way, 'gbit')):.2f} to {max(all_of(way, 'gbit')):.2f})")
     for way in WAYS[1:]:
-        more = max(of(way, key) - of("off", key) for key in ("asking", "answering"))
-        print(f"{way}: at most {more * 100:.1f} % of a core more for a node, {(1 - of(way, 'gbit') / of('off', 'gbit')) * 100:.1f} % less throughput")
+        more = max(of(way, key) - of("off", key) for key in ("asking", "answering", "machine"))
+        print(f"{way}: at most {more * 100:.1f} % of a core more; throughput beside off, within a turn: {spread(all_of(way, 'gbit'), all_of('off', 'gbit'))}")
+        print(f"{way}: a look takes {of(way, 'look_s') * 1000:.1f} ms, {of(way, 'between_s'):.1f} s between two, {of(way, 'tracked'):.0f} connections tracked")
+
+
+def spread(ours, theirs):
+    """The median of ratios, and their range."""
+    ratios = [one / other for one, other in zip(ours, theirs, strict=True)]
+    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
 if __name__ == "__main__":

@@ -51,13 +51,8 @@ async function counted(page) {
   return () => bytes;
 }
 
-/** Frames a second while the view is dragged about. */
-async function dragged(page) {
-  const frame = await page.locator(".graph").boundingBox();
-  // On the ground between things, where a drag moves the view.
-  const [x, y] = [frame.x + 8, frame.y + 8];
-  await page.mouse.move(x, y);
-  await page.mouse.down();
+/** Frames a second while `act` is done over and over for some seconds. */
+async function framesDuring(page, act) {
   await page.evaluate(() => {
     window.benchFrames = 0;
     const count = () => {
@@ -67,16 +62,36 @@ async function dragged(page) {
     count();
   });
   const began = performance.now();
-  for (let step = 0; performance.now() - began < DRAG_S * 1000; step += 1) {
-    await page.mouse.move(x + 200 + 150 * Math.sin(step / 9), y + 150 + 120 * Math.cos(step / 9));
-  }
+  for (let step = 0; performance.now() - began < DRAG_S * 1000; step += 1) await act(step);
   const took = (performance.now() - began) / 1000;
   const frames = await page.evaluate(() => {
     cancelAnimationFrame(window.benchGoes);
     return window.benchFrames;
   });
-  await page.mouse.up();
   return frames / took;
+}
+
+/** Puts the mouse on the ground between things, where a drag moves the view. */
+async function onGround(page) {
+  const frame = await page.locator(".graph").boundingBox();
+  const [x, y] = [frame.x + 8, frame.y + 8];
+  await page.mouse.move(x, y);
+  return [x, y];
+}
+
+/** Frames a second while the view is dragged about. */
+async function dragged(page) {
+  const [x, y] = await onGround(page);
+  await page.mouse.down();
+  const frames = await framesDuring(page, (step) => page.mouse.move(x + 200 + 150 * Math.sin(step / 9), y + 150 + 120 * Math.cos(step / 9)));
+  await page.mouse.up();
+  return frames;
+}
+
+/** Frames a second while the wheel makes the picture larger and smaller. */
+async function zoomed(page) {
+  await onGround(page);
+  return framesDuring(page, (step) => page.mouse.wheel(0, step % 40 < 20 ? -60 : 60));
 }
 
 async function measure(browser, [containers, flows]) {
@@ -94,6 +109,7 @@ async function measure(browser, [containers, flows]) {
     while (containers <= 1000 && (await closed.count()) > 0) await closed.first().click();
     await sleep(2);
     const fps_open = containers <= 1000 ? await dragged(page) : null;
+    const fps_zoom = await zoomed(page);
     const page_kib = weight() / 1024;
     const more = await Promise.all(links.slice(1).map((link) => open(browser, link)));
     await sleep(2);
@@ -103,7 +119,7 @@ async function measure(browser, [containers, flows]) {
     const server_share = (cpu(server.pid) - before) / CPU_S;
     const viewer_bytes_s = came() / CPU_S;
     for (const one of [{ page }, ...more]) await one.page.context().close();
-    return { containers, flows, first_s, fps_closed, fps_open, server_share, viewer_bytes_s, page_kib };
+    return { containers, flows, first_s, fps_closed, fps_open, fps_zoom, server_share, viewer_bytes_s, page_kib };
   } finally {
     server.kill();
   }
@@ -112,13 +128,13 @@ async function measure(browser, [containers, flows]) {
 const browser = await chromium.launch({ executablePath: "/usr/bin/chromium", args: ["--no-sandbox", "--disable-gpu"] });
 const rows = [];
 const cell = (value, digits) => (value === null ? "-" : value.toFixed(digits)).padStart(14);
-console.log(["containers", "flows", "first picture", "fps", "fps, all open", "server", "kB/s a viewer", "page KiB"].map((one) => one.padStart(14)).join(""));
+console.log(["containers", "flows", "first picture", "fps", "fps, all open", "fps, zooming", "server", "kB/s a viewer", "page KiB"].map((one) => one.padStart(14)).join(""));
 try {
   for (const size of SIZES) {
     const row = await measure(browser, size);
     rows.push(row);
     console.log(
-      cell(row.containers, 0) + cell(row.flows, 0) + cell(row.first_s, 2) + cell(row.fps_closed, 0) + cell(row.fps_open, 0) +
+      cell(row.containers, 0) + cell(row.flows, 0) + cell(row.first_s, 2) + cell(row.fps_closed, 0) + cell(row.fps_open, 0) + cell(row.fps_zoom, 0) +
         `${(row.server_share * 100).toFixed(1)} %`.padStart(14) + cell(row.viewer_bytes_s / 1000, 1) + cell(row.page_kib, 0),
     );
   }

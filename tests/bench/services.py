@@ -1,9 +1,10 @@
 #!/usr/bin/env -S python3 -B
 """The bench of Services: our engines beside no Service at all, plain nft rules, haproxy and kube-proxy, interleaved.
 
-A host for each kind, with three containers that a node has attached: a client and two servers (nginx and iperf3). So the way
-of a packet is the same for all; only what stands in front of the servers differs, and nobody pays for the rules of others:
-where the Service is not ours the node has ended, and none of its rules for Services are left.
+A host for each kind, with three containers that a node has attached: a client and two servers. So the way of a packet is the
+same for all; only what stands in front of the servers differs, and nobody pays for the rules of others: where the Service is
+not ours the node has ended, and none of its rules for Services are left. One nginx with one worker listens in both servers, so
+that how the connections happen to be shared out between them, which moves the figures by a fifth, makes no difference.
 
     direct       the client asks one server by its address
     nft          two DNAT rules, as one would write them by hand: numgen, masquerade for nobody
@@ -19,13 +20,16 @@ from a seed, 10,000 Services with 25 endpoints each, or that of a cluster: see p
 """
 
 import argparse
+import ctypes
 import json
 import os
 import re
+import socket
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 from hosts import PREFIX, Failed, netns, remove_leftovers, run, wait_until
@@ -38,16 +42,17 @@ KUBE_PROXY = "kube-proxy"
 COLUMNS = ["keepalive_rps", "p50_us", "p99_us", "newconn_per_s", "tcp_gbps", "cpu_s"]
 FRONT, BULK = "10.99.0.10", "10.99.0.11"
 API_PORT = 8001
+CLONE_NEWNET = 0x40000000
 # How many changes of one endpoint a drawn recording has.
 CHANGES = 300
 
 NGINX = """
-pid {folder}/{name}.pid; worker_processes 1; error_log /dev/null; daemon off;
+pid {folder}/nginx.pid; worker_processes 1; error_log /dev/null; daemon off;
 events {{ worker_connections 4096; }}
 http {{
   access_log off; keepalive_requests 1000000;
   client_body_temp_path {folder}; proxy_temp_path {folder}; fastcgi_temp_path {folder}; uwsgi_temp_path {folder}; scgi_temp_path {folder};
-  server {{ listen 80 backlog=8192; location / {{ return 200 "hello\\n"; }} }}
+  server {{ {listen} location / {{ return 200 "hello\\n"; }} }}
 }}
 """
 HAPROXY = """
@@ -102,14 +107,24 @@ class Host:
         for name in ("b1", "b2"):
             self.inside(name, "sysctl", "-qw", "net.ipv4.tcp_max_tw_buckets=0")
         self.inside("c", "sysctl", "-qw", "net.ipv4.ip_local_port_range=1024 65535")
-        for name in ("b1", "b2"):
-            config = self.folder / f"{name}.conf"
-            config.write_text(NGINX.format(folder=self.folder, name=name))
-            self.start(name, "nginx", "-c", config)
-            self.start(name, "iperf3", "-s")
+        self.start_web()
+        self.start("b1", "iperf3", "-s")
         if not kind.startswith("ours"):
             self.leave_containers(node)
         self.web, self.bulk = self.put_in_front()
+
+    def start_web(self):
+        """One nginx for both servers: it takes over sockets that listen there, as after an upgrade of itself."""
+        places = {self.ips[name]: self.netns(name) for name in ("b1", "b2")}
+        config = self.folder / "nginx.conf"
+        listen = " ".join(f"listen {ip}:80 backlog=8192;" for ip in places)
+        config.write_text(NGINX.format(folder=self.folder, listen=listen))
+        sockets = [listener(place, (ip, 80)) for ip, place in places.items()]
+        files = [one.fileno() for one in sockets]
+        taken = "".join(f"{file};" for file in files)
+        self.start("h", "nginx", "-c", config, env={**os.environ, "NGINX": taken}, pass_fds=files)
+        for one in sockets:
+            one.close()
 
     def leave_containers(self, node):
         """Ends the node: its containers stay connected, and nothing of its Services stays."""
@@ -170,10 +185,10 @@ class Host:
     def inside(self, place, *command, **options):
         return run("nsenter", f"--net={self.netns(place)}", "--", *command, **options)
 
-    def start(self, place, *command):
+    def start(self, place, *command, **options):
         with open(self.folder / "log", "ab") as log:
             words = ["nsenter", f"--net={self.netns(place)}", "--", *map(str, command)]
-            process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0)
+            process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0, **options)
         self.running.append(process)
         return process
 
@@ -186,6 +201,25 @@ class Host:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def listener(netns, address):
+    """A socket that listens in a network namespace."""
+    made = []
+
+    def work():
+        # Of this thread alone, which ends with it.
+        with open(netns) as file:
+            if ctypes.CDLL(None, use_errno=True).setns(file.fileno(), CLONE_NEWNET) != 0:
+                return
+        made.append(socket.create_server(address))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    if not made:
+        raise Failed(f"nobody can listen at {address[0]}:{address[1]} in {netns}")
+    return made[0]
 
 
 def kube_objects(services):

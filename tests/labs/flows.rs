@@ -82,6 +82,7 @@ fn every_node_tells_who_talks_to_whom() {
         });
         for (from, to, [left, right], port) in [
             (&c, &b, [c.v6.into(), b.v6.into()], 8005),
+            (&a, &b, [a.v4.into(), b.v4.into()], 8017),
             (&c, &a, [c.v4.into(), IpAddr::V4(a.v4)], 8007),
             (&c, &a, [c.v6.into(), a.v6.into()], 8008),
         ] {

@@ -268,10 +268,14 @@ function bundled(bundles: Map<string, Bundle>, source: string | undefined, targe
   const id = `e:${source}>${target}`;
   const bundle = bundles.get(id) ?? { id, source, target, flows: [], moving: 0, failing: false };
   bundle.flows.push(flow);
-  bundle.moving += flow.sent_rate + flow.received_rate;
+  // What of a flow was never taken up but asked and refused is nothing that goes on.
+  if (isTaken(flow)) bundle.moving += flow.sent_rate + flow.received_rate;
   bundle.failing ||= flow.failing;
   bundles.set(id, bundle);
 }
+
+/** Whether any connection of a flow was taken up. */
+const isTaken = (flow: Flow): boolean => flow.connections > flow.refused + flow.unanswered;
 
 interface Bundle {
   id: string;

@@ -87,7 +87,7 @@ export function styleOf(element: HTMLElement): StylesheetJson {
         "font-size": 11,
         color: soft,
         "text-background-color": colour("page"),
-        "text-background-opacity": 0.86,
+        "text-background-opacity": 1,
         "text-background-padding": "3px",
         "text-background-shape": "roundrectangle",
         "overlay-opacity": 0,

@@ -69,7 +69,7 @@ test("an edge has the colour of what moves most on it", () => {
 test("an edge on which a flow fails says so, and what the others carry, and is as thick as its rate", () => {
   const topology = mesh(4, 1);
   const [a, b, c, d] = topology.containers.map(end);
-  const refused = { id: "f:r", refused: 1, failing: true };
+  const refused = { id: "f:r", refused: 1, failing: true, sent_rate: 29, received_rate: 19 };
   topology.flows = [
     flow(a, b, { sent_rate: 29_000 }),
     flow(a, b, { ...refused, port: 81 }),

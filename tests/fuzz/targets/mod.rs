@@ -122,6 +122,12 @@ pub(crate) const TARGETS: &[Target] = &[
         page::requests_seeds,
     ),
     target(
+        "viewer",
+        "requests to the server behind the page, of who has logged in",
+        page::viewer,
+        page::viewer_seeds,
+    ),
+    target(
         "api",
         "request bodies of the node API",
         api::bodies,

@@ -1,6 +1,6 @@
 //! What a browser, or anybody who is no browser, can send to the server behind the page.
 
-use std::sync::Once;
+use std::sync::{Once, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use hyper_util::rt::TokioIo;
@@ -32,15 +32,57 @@ pub(super) fn requests(data: &[u8]) {
     assert!(!answer.starts_with("HTTP/1.1 5"), "{answer}");
 }
 
+/// What stands for the cookie of a session in the input of [`viewer`].
+const SESSION: &str = "SESSION";
+
+/// The same from somebody who has logged in: nor does the server fail, and whatever was asked, others still see nothing.
+pub(super) fn viewer(data: &[u8]) {
+    static CONTROL: Once = Once::new();
+    CONTROL.call_once(who_has_logged_in_sees_it);
+    let page = page();
+    let answer = exchange(page.clone(), &with_session(data));
+    assert!(
+        answer.is_empty() || answer.starts_with("HTTP/1."),
+        "{answer}"
+    );
+    assert!(!answer.starts_with("HTTP/1.1 5"), "{answer}");
+    let others = exchange(page, get("/api/topology", "").as_bytes());
+    assert!(others.starts_with("HTTP/1.1 401"), "{others}");
+}
+
+/// The bytes with the cookie wherever they name it.
+fn with_session(data: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut rest = data;
+    while let Some(at) = rest
+        .windows(SESSION.len())
+        .position(|some| some == SESSION.as_bytes())
+    {
+        bytes.extend_from_slice(&rest[..at]);
+        bytes.extend_from_slice(cookie().as_bytes());
+        rest = &rest[at + SESSION.len()..];
+    }
+    bytes.extend_from_slice(rest);
+    bytes
+}
+
+/// The cookie of a session, which every page of the same key takes.
+fn cookie() -> &'static str {
+    static COOKIE: OnceLock<String> = OnceLock::new();
+    COOKIE.get_or_init(|| {
+        let page = page();
+        let (code, _) = page.invite([3; 16]);
+        let answer = exchange(page, login(&code).as_bytes());
+        let (_, cookie) = answer.split_once("set-cookie: ").expect("a session begins");
+        let (cookie, _) = cookie.split_once(';').expect("a cookie has attributes");
+        cookie.to_owned()
+    })
+}
+
 /// The control: a session's answer has in it what no other may have.
 fn who_has_logged_in_sees_it() {
-    let page = page();
-    let (code, _) = page.invite([3; 16]);
-    let answer = exchange(page.clone(), login(&code).as_bytes());
-    let (_, cookie) = answer.split_once("set-cookie: ").expect("a session begins");
-    let (cookie, _) = cookie.split_once(';').expect("a cookie has attributes");
-    let more = format!("cookie: {cookie}\r\n");
-    let answer = exchange(page, get("/api/topology", &more).as_bytes());
+    let asked = get("/api/topology", "cookie: SESSION\r\n");
+    let answer = exchange(page(), &with_session(asked.as_bytes()));
     assert!(answer.contains(HIDDEN), "{answer}");
 }
 
@@ -114,6 +156,26 @@ pub(super) fn requests_seeds() -> Vec<Vec<u8>> {
         login("AAAAAAAAAAAAAAAAAAAAAA"),
         "POST /api/logout HTTP/1.1\r\nhost: [::1]\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n".to_owned(),
         "HEAD / HTTP/1.0\r\n\r\n".to_owned(),
+    ]
+    .map(String::into_bytes)
+    .to_vec()
+}
+
+pub(super) fn viewer_seeds() -> Vec<Vec<u8>> {
+    let session = "cookie: SESSION\r\n";
+    [
+        get("/api/topology", session),
+        get(
+            "/api/topology",
+            "cookie: a=b; SESSION\r\nif-none-match: \"1\"\r\n",
+        ),
+        get("/api/events", "cookie: SESSION\r\nlast-event-id: 1\r\n"),
+        get("/api/history", session),
+        get("/api/history/1793000000", session),
+        get("/api/history/-1?x=%00", session),
+        "POST /api/logout HTTP/1.1\r\nhost: localhost:4040\r\norigin: http://localhost:4040\r\n\
+         cookie: SESSION\r\ncontent-length: 0\r\n\r\n"
+            .to_owned(),
     ]
     .map(String::into_bytes)
     .to_vec()
