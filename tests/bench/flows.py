@@ -122,8 +122,10 @@ def report(rows):
         shares = "".join(f"{of(way, key) * 100:>{width}.1f} %" for key, width in (("asking", 12), ("answering", 14), ("machine", 8)))
         print(f"{way:12}{shares}{of(way, 'gbit'):>9.2f} ({min(all_of(way, 'gbit')):.2f} to {max(all_of(way, 'gbit')):.2f})")
     for way in WAYS[1:]:
-        more = max(of(way, key) - of("off", key) for key in ("asking", "answering", "machine"))
-        print(f"{way}: at most {more * 100:.1f} % of a core more; throughput beside off, within a turn: {spread(all_of(way, 'gbit'), all_of('off', 'gbit'))}")
+        more = {key: (of(way, key) - of("off", key)) * 100 for key in ("asking", "answering", "machine")}
+        node = max(more["asking"], more["answering"])
+        print(f"{way}: at most {node:.1f} % of a core more for a node, {more['machine']:.1f} % for the machine")
+        print(f"{way}: throughput beside off, within a turn: {spread(all_of(way, 'gbit'), all_of('off', 'gbit'))}")
         print(f"{way}: a look takes {of(way, 'look_s') * 1000:.1f} ms, {of(way, 'between_s'):.1f} s between two, {of(way, 'tracked'):.0f} connections tracked")
 
 

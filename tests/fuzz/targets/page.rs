@@ -110,14 +110,35 @@ async fn converse(page: Dashboard, data: &[u8]) -> Vec<u8> {
     let (mut browser, server) = tokio::io::duplex(1 << 20);
     let serving = tokio::spawn(page.serve_one(TokioIo::new(server)));
     browser.write_all(data).await.expect("there is room");
+    turns().await;
+    browser.shutdown().await.expect("it is open");
+    let mut answer = Vec::new();
+    // To its end, or until nothing more comes: events have no end.
+    loop {
+        let read = tokio::select! {
+            biased;
+            read = browser.read_buf(&mut answer) => read,
+            () = turns() => break,
+        };
+        if read.expect("it is read") == 0 {
+            break;
+        }
+    }
+    drop(browser);
+    turns().await;
+    if serving.is_finished() {
+        serving.await.expect("the server does not panic");
+    } else {
+        serving.abort();
+    }
+    answer
+}
+
+/// Lets the server do all that it can.
+async fn turns() {
     for _ in 0..TURNS {
         tokio::task::yield_now().await;
     }
-    browser.shutdown().await.expect("it is open");
-    let mut answer = Vec::new();
-    browser.read_to_end(&mut answer).await.expect("it is read");
-    serving.await.expect("the server does not panic");
-    answer
 }
 
 fn shown() -> Report {
