@@ -65,11 +65,11 @@ impl Delays {
         is_so: impl Fn(&Value) -> bool,
     ) {
         let what = format!("all tell of {protocol}/{port} from {from} to {to}");
-        let told = RefCell::new(String::new());
+        let told = RefCell::new(Value::Null);
         self.take_since(Instant::now(), hosts, &what, |host| {
             let looked = |flow: &Value| {
                 let so = is_so(flow);
-                if !so && told.replace(flow.to_string()) != flow.to_string() {
+                if !so && told.replace(flow.clone()) != *flow {
                     println!("not so: {} tells of {flow}", host.name);
                 }
                 so
