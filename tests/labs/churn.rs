@@ -17,7 +17,7 @@ use crate::lab::ns::Ns;
 use crate::lab::traffic::wait_for;
 use crate::lab::{Container, Host, Lab};
 use crate::relayed::Tries;
-use crate::services::{SOON, echo_over, echoes};
+use crate::services::{SOON, echo_over, echoes, flush};
 
 /// The endpoints of each container: ports from here on.
 const FIRST: u16 = 9000;
@@ -155,15 +155,6 @@ impl Seen {
 fn picked_from(host: &Host) -> usize {
     let listed = host.ns.sh("nft list map inet weave-service picks4");
     listed.matches(". tcp .").count()
-}
-
-/// Removes all rules by hand and waits until ours are back.
-fn flush(host: &Host) {
-    host.ns.sh("nft flush ruleset");
-    wait_for("the rules are back", SOON, || {
-        let listed = host.ns.try_sh("nft list map inet weave-service fronts4");
-        String::from_utf8_lossy(&listed.stdout).contains("10.96.")
-    });
 }
 
 fn kill_and_start(hosts: &[Host; 2]) {

@@ -298,7 +298,7 @@ fn kill_and_start(hosts: &[Host; 3], client: &Ns, v4: SocketAddr) {
 }
 
 /// Removes all rules by hand; how long it took until ours were back.
-fn flush(host: &Host) -> Duration {
+pub(crate) fn flush(host: &Host) -> Duration {
     let begun = Instant::now();
     host.ns.sh("nft flush ruleset");
     wait_for("the rules are back", SOON, || {

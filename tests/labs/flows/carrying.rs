@@ -58,7 +58,7 @@ pub(super) fn connect_in_time(from: &Ns, to: SocketAddr) -> TcpStream {
 
 /// Whether a flow counted what [`send`] carries.
 pub(super) fn carried(flow: &Value) -> bool {
-    carries(flow, "sent_bytes", SIZE as u64) && carries(flow, "received_bytes", ANSWER as u64)
+    counted(flow, [SIZE as u64, ANSWER as u64])
 }
 
 /// Bytes of IP that a container's device has sent and received, those that TCP sent anew as well.
@@ -73,25 +73,23 @@ pub(super) fn passed(container: &Ns) -> [u64; 2] {
     })
 }
 
-/// Whether a flow counted that many bytes, both ways, within a twentieth.
+/// Whether a flow counted what [`send`] carries, of which so many bytes passed.
 pub(super) fn counted(flow: &Value, [sent, received]: [u64; 2]) -> bool {
-    let near = |field: &str, passed: u64| {
-        let told = flow[field].as_u64();
-        told.is_some_and(|told| told.abs_diff(passed) <= passed / 20)
-    };
-    near("sent_bytes", sent) && near("received_bytes", received)
+    within(flow, "sent_bytes", SIZE as u64, sent)
+        && within(flow, "received_bytes", ANSWER as u64, received)
 }
 
 /// Whether a flow counted what [`exchange`] carries: 20 or 40 bytes of IP and 8 of UDP on each datagram as well.
 pub(super) fn exchanged(flow: &Value) -> bool {
-    carries(flow, "sent_bytes", DATAGRAMS * 1000)
-        && carries(flow, "received_bytes", DATAGRAMS * 1200)
+    let carries = |direction, bytes| within(flow, direction, bytes, bytes);
+    carries("sent_bytes", DATAGRAMS * 1000) && carries("received_bytes", DATAGRAMS * 1200)
 }
 
-/// Whether a flow counted that many bytes, and their headers and acknowledgements.
-fn carries(flow: &Value, direction: &str, bytes: u64) -> bool {
+/// Whether a flow counted all bytes that it carried, and at most a twentieth more than passed: headers and
+/// acknowledgements.
+fn within(flow: &Value, direction: &str, carried: u64, passed: u64) -> bool {
     let counted = flow[direction].as_u64();
-    counted.is_some_and(|counted| (bytes..bytes * 105 / 100).contains(&counted))
+    counted.is_some_and(|counted| (carried..passed * 105 / 100).contains(&counted))
 }
 
 /// Sends datagrams of 1000 bytes to a port, each of which is answered by one of 1200.
