@@ -14,6 +14,7 @@ from pathlib import Path
 
 from fairness import stream
 from hosts import Failed, Hosts, collect, wait_until
+from measure import spread
 from overlays import OURS, ours
 
 WAYS = ("off", "on", "looked at")
@@ -127,12 +128,6 @@ def report(rows):
         print(f"{way}: at most {node:.1f} % of a core more for a node, {more['machine']:.1f} % for the machine")
         print(f"{way}: throughput beside off, within a turn: {spread(all_of(way, 'gbit'), all_of('off', 'gbit'))}")
         print(f"{way}: a look takes {of(way, 'look_s') * 1000:.1f} ms, {of(way, 'between_s'):.1f} s between two, {of(way, 'tracked'):.0f} connections tracked")
-
-
-def spread(ours, theirs):
-    """The median of ratios, and their range."""
-    ratios = [one / other for one, other in zip(ours, theirs, strict=True)]
-    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
 if __name__ == "__main__":

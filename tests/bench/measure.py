@@ -4,6 +4,7 @@ beside a stream that sends all it can."""
 import json
 import os
 import re
+import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -120,6 +121,12 @@ def _pings(hosts, target, *options):
 
 def _quantile(ascending, share):
     return ascending[min(len(ascending) - 1, int(share * len(ascending)))]
+
+
+def spread(ours, theirs):
+    """The median of the ratios within runs, and their range."""
+    ratios = [one / other for one, other in zip(ours, theirs, strict=True)]
+    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
 def cpu_seconds():

@@ -33,7 +33,7 @@ import threading
 from pathlib import Path
 
 from hosts import PREFIX, Failed, netns, remove_leftovers, run, wait_until
-from measure import cpu_seconds
+from measure import cpu_seconds, spread
 
 ROOT = Path(__file__).resolve().parents[2]
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
@@ -321,14 +321,18 @@ def replay(asked):
 
 
 def print_table(rows):
-    """Medians, and ours as multiples of what they replace."""
+    """Medians, and ours as multiples of what they replace, within the runs that both have."""
     names = list(dict.fromkeys(row["name"] for row in rows))
     median = {name: {key: statistics.median(row[key] for row in rows if row["name"] == name) for key in COLUMNS} for name in names}
     lines = [["median", *COLUMNS]] + [[name, *(f"{median[name][key]:g}" for key in COLUMNS)] for name in names]
     for mine, other in (("ours-kernel", "nft"), ("ours-kernel", KUBE_PROXY), ("ours-relay", "haproxy")):
         if {mine, other} <= set(names):
-            ours, theirs = median[mine], median[other]
-            lines.append([f"{mine} / {other}", *(f"{ours[key] / theirs[key]:.2f}" if theirs[key] else "-" for key in COLUMNS)])
+            ours, theirs = ({row["run"]: row for row in rows if row["name"] == name} for name in (mine, other))
+            both = [number for number in ours if number in theirs]
+            lines.append([f"{mine} / {other}"])
+            for key in COLUMNS:
+                known = both and all(theirs[number][key] for number in both)
+                lines[-1].append(spread([ours[number][key] for number in both], [theirs[number][key] for number in both]) if known else "-")
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     print()
     for line in lines:
