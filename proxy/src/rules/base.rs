@@ -6,7 +6,7 @@ use weave_linux::nft::{
     Verdict, priority,
 };
 
-use super::chains::{containers, is_local, of_family, to_node};
+use super::chains::{containers, is_local, of_family, to_node, value_of};
 use super::maps::{At, Map, Maps, Use, daddr, front_fields, saddr};
 use crate::facts::{Facts, Unknown};
 use crate::mark::MARK;
@@ -218,9 +218,9 @@ fn nobody(batch: &mut Batch, table: &Table, maps: &Maps, facts: &Facts) {
         };
         batch.add_rule(table, "nobody", &nobody);
     }
-    for (family, value) in [(Family::V4, Value::IPV4), (Family::V6, Value::IPV6)] {
+    for family in FAMILIES {
         let ranges = maps.get(Map::new(Use::Ranges, At::Address, family));
-        let element = Element::new([value]).verdict(Verdict::goto("nobody"));
+        let element = Element::new([value_of(family)]).verdict(Verdict::goto("nobody"));
         batch.add_elements(table, ranges, [element]);
         let rule = Rule::new().vmap(&[Field::NfProto], ranges);
         batch.add_rule(table, "closed", &rule);

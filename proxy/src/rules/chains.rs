@@ -152,11 +152,15 @@ pub(super) fn is_local(rule: Rule) -> Rule {
 
 /// The packet is of this family.
 pub(super) fn of_family(family: Family) -> Rule {
-    let value = match family {
+    Rule::new().is(Field::NfProto, value_of(family))
+}
+
+/// A family as a packet's [`Field::NfProto`].
+pub(super) const fn value_of(family: Family) -> Value {
+    match family {
         Family::V4 => Value::IPV4,
         Family::V6 => Value::IPV6,
-    };
-    Rule::new().is(Field::NfProto, value)
+    }
 }
 
 /// The destination is in the set of the node's addresses.

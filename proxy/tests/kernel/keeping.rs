@@ -208,6 +208,15 @@ fn connections_stand_through_changes_flushes_and_restarts() {
     check("the service is gone");
 }
 
+/// However that ends which others go on beside, they end too.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// A connection that sends all the time, and how it gets on.
 #[derive(Default)]
 struct Stream {
@@ -268,26 +277,22 @@ fn connections_do_not_notice_that_the_rules_are_gone() {
             let over = &over;
             scope.spawn(move || stream.go_on_until(over, open));
         }
-        // However this ends, so do the streams.
-        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            for turn in 0..10 {
-                let by_hand = ["nft flush ruleset", "nft delete table inet weave-service"];
-                ok(&lab.host, by_hand[turn % 2]);
-                streams.iter().for_each(|one| one.goes_on("without rules"));
-                if turn < 4 {
-                    new_ones_wait(&lab);
-                }
-                assert!(
-                    !sh(&lab.host, "nft list table inet weave-service")
-                        .status
-                        .success()
-                );
-                assert_eq!(lab.kernel.look_after(Instant::now()).unwrap(), Done::Remade);
-                streams.iter().for_each(|one| one.goes_on("with rules"));
+        let _ends = Ends(&over);
+        for turn in 0..10 {
+            let by_hand = ["nft flush ruleset", "nft delete table inet weave-service"];
+            ok(&lab.host, by_hand[turn % 2]);
+            streams.iter().for_each(|one| one.goes_on("without rules"));
+            if turn < 4 {
+                new_ones_wait(&lab);
             }
-        }));
-        over.store(true, Ordering::Relaxed);
-        ended.unwrap_or_else(|why| std::panic::resume_unwind(why));
+            assert!(
+                !sh(&lab.host, "nft list table inet weave-service")
+                    .status
+                    .success()
+            );
+            assert_eq!(lab.kernel.look_after(Instant::now()).unwrap(), Done::Remade);
+            streams.iter().for_each(|one| one.goes_on("with rules"));
+        }
     });
     for netns in [&lab.c, &lab.outside] {
         let seen = ok(netns, "nft list table inet seen");
@@ -421,15 +426,6 @@ fn nobody_is_refused_at_the_node_or_at_a_balancer_while_the_rules_are_gone(on: E
             assert_eq!(lab.kernel.look_after(Instant::now()).unwrap(), Done::Remade);
         }
     });
-}
-
-/// However that ends which others go on beside, they end too.
-struct Ends<'a>(&'a AtomicBool);
-
-impl Drop for Ends<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 fn flush(lab: &Lab) {
