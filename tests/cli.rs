@@ -227,6 +227,18 @@ fn addresses_and_ranges_that_are_none_are_wrong_usage() {
 }
 
 #[test]
+fn what_a_service_could_not_keep_to_is_wrong_usage() {
+    let web = ["service", "create", "web", "--endpoint", "192.0.2.1:8080"];
+    let asked = |more: [&'static str; 2]| [&web[..], &more].concat();
+    let other = asked(["--port", "80:9090"]);
+    let parts = [asked(["--port", "80"]), vec!["--affinity", "1500ms"]].concat();
+    refused(&[
+        (&other, "names another one, 9090"),
+        (&parts, "whole seconds"),
+    ]);
+}
+
+#[test]
 fn no_node_is_4() {
     let scratch = Scratch::new("none");
     let ended = scratch.run(&["status"]);

@@ -51,6 +51,9 @@ pub enum Done {
 /// the host: as everything else rests on what is heard.
 const AGAIN: Duration = Duration::from_secs(600);
 
+/// How long no anchor is asked for after one was refused: each would be as large as the table of Services.
+const REFUSED_FOR: Duration = Duration::from_secs(60);
+
 /// The largest batch in bytes during which it is listened; more makes the kernel say so much that words would be lost.
 const LOUD: usize = 16 * 1024;
 
@@ -68,8 +71,8 @@ pub struct Kernel {
     anchor: Option<Anchor>,
     /// The kernel has an anchor that may be another than the table asks for.
     adrift: bool,
-    /// That there is no anchor was told.
-    told: bool,
+    /// When the kernel refused to make an anchor; once in a while it is asked again.
+    refused: Option<Instant>,
     /// As far as is known, the kernel's table is what it should be.
     right: bool,
     /// Somebody else changed it.
@@ -98,7 +101,7 @@ impl Kernel {
             rules: None,
             anchor: None,
             adrift: false,
-            told: false,
+            refused: None,
             right: false,
             touched: false,
             others: false,
@@ -268,9 +271,10 @@ impl Kernel {
         self.watch.pause().map_err(nft::Error::from)?;
         let sent = self.nft.send(batch);
         self.watch.resume().map_err(nft::Error::from)?;
-        sent?;
-        self.right &= self.nft.generation()? == before.wrapping_add(1);
-        Ok(())
+        // One that is refused leaves the number as it was.
+        let ours = u32::from(sent.is_ok());
+        self.right &= self.nft.generation()? == before.wrapping_add(ours);
+        Ok(sent?)
     }
 
     /// As long as there has been no Service in this run, there is no table.
@@ -319,7 +323,7 @@ impl Kernel {
                 let batch = anchor.next(diff);
                 (anchor, batch)
             }
-            None if self.rules.is_none() => return,
+            None if self.rules.is_none() || self.is_refused() => return,
             None => Anchor::new(&self.table, &self.facts),
         };
         let sent = if batch.is_empty() {
@@ -328,13 +332,21 @@ impl Kernel {
             self.send(&batch)
         };
         match sent {
-            Ok(()) => (self.anchor, self.adrift) = (Some(anchor), false),
-            Err(error) if !self.told => {
-                self.told = true;
-                tracing::warn!(%error, "connections to Services do not outlive a flush of the rules (Linux 5.12 has what it takes)");
+            Ok(()) => {
+                (self.anchor, self.adrift, self.refused) = (Some(anchor), false, None);
             }
-            Err(_) => {}
+            Err(error) => {
+                if self.refused.replace(Instant::now()).is_none() {
+                    tracing::warn!(%error, "connections to Services do not outlive a flush of the rules (Linux 5.12 has what it takes)");
+                }
+            }
         }
+    }
+
+    /// Whether to ask for an anchor would be in vain, as far as is known.
+    fn is_refused(&self) -> bool {
+        let lately = |when: Instant| when.elapsed() < REFUSED_FOR;
+        !self.adrift && self.refused.is_some_and(lately)
     }
 
     fn expected(&self) -> (Rules, Expected) {

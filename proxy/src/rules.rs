@@ -10,8 +10,9 @@
 //! | `guard-in`, `guard-out` | prerouting and output, −115 | source ranges of load balancers |
 //! | `pick-in`, `pick-out` | prerouting and output, dstnat −5 | picks for the first packet of each connection |
 //! | `mask` | postrouting, srcnat +5 | where the endpoint must see the node's address instead of the client's |
-//! | `stray` | forward, −10 | packets of endpoints that belong to no connection, so that nobody translates them |
 //! | `closed-*` | input, forward, output, −10 | what got no endpoint: refused or dropped, and ports that no Service has |
+//!
+//! `closed-forward` also drops packets of endpoints that belong to no connection, as nobody translates them (`stray`).
 //!
 //! What a packet's front was is still known behind the translation: connection tracking keeps the original destination.
 //! So no mark is needed, and marks of others are left alone.

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use weave_model::api::{Backend, BackendState, ServiceInfo, ServiceRequest, Services};
 use weave_model::{ContainerName, DeclaredPort, Engine, NodeName, ServiceSpec};
 
-use super::args::service::{Create, ServiceCommand};
+use super::args::service::{Create, Port, ServiceCommand};
 use super::client::Client;
 use super::failure::{Exit, Failure};
 use super::shown::{Answer, Shown};
@@ -54,6 +54,18 @@ fn request(create: &Create) -> Result<ServiceRequest, Failure> {
             cause,
             "give each port at most one",
         ));
+    }
+    let has_own = |port: &&Port| create.endpoints.iter().all(|one| one.port() == port.target);
+    let leads_elsewhere = |port: &&Port| port.target != port.port && !has_own(port);
+    if !create.endpoints.is_empty()
+        && let Some(port) = create.ports.iter().find(leads_elsewhere)
+    {
+        let cause = format!(
+            "each --endpoint has its own port, and --port names another one, {}",
+            port.target
+        );
+        let fix = format!("leave it out: --port {}", port.port);
+        return Err(Failure::new(Exit::Usage, cause, fix));
     }
     let ports = create
         .ports

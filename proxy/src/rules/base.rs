@@ -193,14 +193,14 @@ fn closed(batch: &mut Batch, table: &Table, maps: &Maps, facts: &Facts) {
         batch.add_rule(table, "closed", &unknown_port);
     }
     nobody(batch, table, maps, facts);
+    stray(batch, table, maps);
     let before = priority::FILTER - 10;
-    stray(batch, table, maps, before);
-    for (name, hook) in [
-        ("closed-input", Hook::Input),
-        ("closed-forward", Hook::Forward),
-        ("closed-output", Hook::Output),
+    for (name, hook, to) in [
+        ("closed-input", Hook::Input, "closed"),
+        ("closed-forward", Hook::Forward, "stray"),
+        ("closed-output", Hook::Output, "closed"),
     ] {
-        filter(batch, table, name, (hook, before), "closed");
+        filter(batch, table, name, (hook, before), to);
     }
 }
 
@@ -229,13 +229,13 @@ fn nobody(batch: &mut Batch, table: &Table, maps: &Maps, facts: &Facts) {
 
 /// What belongs to no connection is not translated back. If an endpoint of this node sends such a packet, the client would
 /// see it come from a stranger, and its reset would end the connection of whom it did not ask.
-fn stray(batch: &mut Batch, table: &Table, maps: &Maps, before: i32) {
-    let chain = Chain::filter("stray", Hook::Forward, before, Policy::Accept);
-    batch.add_chain(table, &chain);
+fn stray(batch: &mut Batch, table: &Table, maps: &Maps) {
+    batch.add_chain(table, &Chain::regular("stray"));
     for family in FAMILIES {
         let endpoints = maps.get(Map::new(Use::Loops, At::Address, family));
         let invalid = of_family(family).any_bit(Field::CtState, Field::INVALID);
         let rule = invalid.lookup(&[saddr(family), saddr(family)], endpoints);
         batch.add_rule(table, "stray", &rule.counter().drop());
     }
+    batch.add_rule(table, "stray", &Rule::new().goto("closed"));
 }

@@ -34,13 +34,13 @@ Cases of Kubernetes about Services that have no line of their own:
 | there | here |
 |---|---|
 | should create endpoints for unready pods | the two of publish not ready addresses: who calls endpoints ready writes the slices, and that is none of the proxy's |
-| healthcheck node port fails with only terminating endpoints | `tests/health.rs` of the root crate, `healthcheck_node_port_…`, over HTTP, with a running engine |
+| healthcheck node port fails with only terminating endpoints | `tests/health.rs` of the root crate, `healthcheck_node_port_…`, over HTTP, with a running engine; its mutants are GoingCounts and OthersCount |
 | health checks of a load balancer: their port while the policy is Local, their interval | the port comes and goes with the policy: the same test; the interval is the balancer's |
 | traffic distribution (PreferClose, PreferSameZone, PreferSameNode), topology hints | the cases of the same zone and the same node: a proxy sees none of these words, only the hints that slices have |
 | mirroring of Endpoints, slices made for a selector | what a proxy makes of such slices is above; making them is a controller's work, and there is none |
 | dual stack: addresses of pods and nodes, families that are not said | what is sent over both families is above; the rest is the API server's |
 | service endpoints latency | measured, not tested: from a report to the kernel in `BENCHMARKS.md`; what lies before it is the API server's |
-| leading zeros in addresses (CVE-2021-29923) | refused by the command line (`tests/cli.rs` of the root crate) and by the API, so no Service or endpoint can have one |
+| leading zeros in addresses (CVE-2021-29923) | stricter on purpose: there they are read as decimal; here the command line (`tests/cli.rs` of the root crate) and the API refuse them, so no Service or endpoint can have one |
 | connectivity of a pod's lifecycle: pods that terminate, blue and green deployments | that a change of endpoints costs no connection, and that those which terminate still serve, is above; without Services it is the overlay's |
 | recreate its iptables rules | `keeping.rs`: rules that are flushed, altered or removed come back |
 | DNS of ExternalName, headless and all other Services | absent: there is no DNS |

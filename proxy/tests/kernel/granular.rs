@@ -1,14 +1,16 @@
 //! Who reaches whom, in the words of "Networking Granular Checks": pods, the node and endpoints as clients, over TCP (there:
 //! http) and UDP.
 
+use std::net::SocketAddr;
+
 use weave_linux::netns::Netns;
 use weave_model::{EngineChoice, Service};
 use weave_proxy::facts::Facts;
 use weave_proxy::sources::Change;
 
 use crate::lab::{
-    A, Answer, B, C, FAR, HOST, Lab, VIP, ask_with, at, connect, exposed, ip, port, serve, slice,
-    slice_of, tcp, udp, udp_socket, web,
+    A, Answer, B, C, FAR, HOST, Lab, VIP, ask_with, at, connect, exposed, ip, port, serve_by,
+    slice, slice_of, tcp, udp, udp_socket, web,
 };
 use crate::mutants::patience;
 
@@ -24,7 +26,7 @@ cases! {
     should_function_for_client_ip_based_session_affinity => NoAffinity | NoAffinityUdp,
     should_support_basic_node_port_udp_functionality => Inside,
     should_be_able_to_handle_large_requests => Small | SmallUdp,
-    should_function_for_service_endpoints_using_host_network => NoNodes,
+    should_function_for_service_endpoints_using_host_network => NoNodes | NoUdp,
 }
 
 const WEB: &str = "10.96.0.1:80";
@@ -161,7 +163,7 @@ pub(crate) fn takes_large_requests(lab: &Lab, front: &str) {
 /// In Kubernetes a pod may have its node's address; elsewhere nobody may claim one.
 fn with_an_endpoint_of_the_host(on: EngineChoice) -> Lab {
     let mut lab = Lab::new(on);
-    serve(&lab.host, "host");
+    serve_by(&lab.host, "host", SocketAddr::new(ip(HOST), 8080));
     let facts = Facts {
         no_endpoints: Default::default(),
         engine: on,
@@ -175,12 +177,14 @@ fn with_an_endpoint_of_the_host(on: EngineChoice) -> Lab {
     lab
 }
 
-/// Over TCP: a server of UDP on a host with many addresses answers by the one that it is asked at only if it takes care.
+/// A server of UDP on a host with many addresses answers by the one that it is asked at only if it takes care, which this
+/// one does.
 fn should_function_for_service_endpoints_using_host_network(on: EngineChoice) {
     let lab = with_an_endpoint_of_the_host(on);
     for from in [&lab.a, &lab.host, &lab.outside] {
         for front in [&format!("{VIP}:80"), NODE_PORT] {
             assert_eq!(tcp(from, front).server(), "host", "{front}");
+            assert_eq!(udp(from, front).server(), "host", "{front}");
         }
     }
 }

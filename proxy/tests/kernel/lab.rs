@@ -376,7 +376,11 @@ pub(crate) fn serve(netns: &Netns, name: &'static str) {
 
 /// Answers on a port, TCP and UDP, with its name and whom it sees; a TCP connection then echoes.
 pub(crate) fn serve_at(netns: &Netns, name: &'static str, port: u16) {
-    let at = (Ipv6Addr::UNSPECIFIED, port);
+    serve_by(netns, name, (Ipv6Addr::UNSPECIFIED, port).into());
+}
+
+/// The same at one address, by which it answers over UDP too, however many its host has.
+pub(crate) fn serve_by(netns: &Netns, name: &'static str, at: SocketAddr) {
     let (tcp, udp) = run_in(netns, || {
         (TcpListener::bind(at).unwrap(), UdpSocket::bind(at).unwrap())
     })

@@ -20,15 +20,15 @@ use crate::lab::{
 };
 
 cases! {
-    should_be_able_to_change_the_type_from_external_name_to_cluster_ip_and_back => NamesToo,
-    should_be_able_to_change_the_type_from_external_name_to_node_port_and_back => NamesToo,
-    should_be_able_to_update_service_type_to_node_port_listening_on_same_port_number_but_different_protocols => Deaf,
-    should_be_updated_after_adding_or_deleting_ports => Deaf,
+    should_be_able_to_change_the_type_from_external_name_to_cluster_ip_and_back => NamesToo | Deaf | KeepsPorts,
+    should_be_able_to_change_the_type_from_external_name_to_node_port_and_back => NamesToo | Deaf | KeepsPorts,
+    should_be_able_to_update_service_type_to_node_port_listening_on_same_port_number_but_different_protocols => Deaf | NoUdp,
+    should_be_updated_after_adding_or_deleting_ports => Deaf | KeepsPorts,
     should_work_after_the_service_has_been_recreated => Forgotten,
     should_work_after_restarting_kube_proxy => Amnesia,
     should_work_after_restarting_apiserver => Deaf,
     should_set_tcp_close_wait_timeout => Hasty,
-    should_serve_endpoints_on_same_port_and_different_protocol_for_internal_traffic_on_type_load_balancer => Inside,
+    should_serve_endpoints_on_same_port_and_different_protocol_for_internal_traffic_on_type_load_balancer => Inside | NoUdp,
     should_be_rejected_for_evicted_pods_no_endpoints_exist => Unready,
     should_be_able_to_connect_to_terminating_and_unready_endpoints_if_publish_not_ready_addresses_is_true => OnlyServing,
     should_not_be_able_to_connect_to_terminating_and_unready_endpoints_if_publish_not_ready_addresses_is_false => Unready,

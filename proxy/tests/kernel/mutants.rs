@@ -115,6 +115,8 @@ pub(crate) enum Mutant {
     Lingers,
     /// A front that a Service once had stays.
     KeepsFronts,
+    /// A port that a Service once had stays.
+    KeepsPorts,
     /// Affinity that was switched on stays on.
     StaysSticky,
     /// The first external traffic policy of a Service stays.
@@ -393,6 +395,11 @@ impl Mutant {
                 entries.insert(key, Arc::new(other));
             }
             entries.insert(key.clone(), Arc::new(entry));
+        }
+        if self == Self::KeepsPorts {
+            let gone = given.entries.iter();
+            let gone = gone.filter(|(key, _)| !table.entries.contains_key(*key));
+            entries.extend(gone.map(|(key, entry)| (key.clone(), Arc::clone(entry))));
         }
         Table {
             entries,

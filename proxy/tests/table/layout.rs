@@ -16,6 +16,8 @@ use weave_proxy::table::{Entry, Front, Origin, Target, Way};
 use crate::nft::{Data, Expression, State};
 use crate::{facts, http, ip, on, service, slice};
 
+const ORIGINS: [Origin; 3] = [Origin::Container, Origin::Host, Origin::Outside];
+
 /// A Service with every kind of front, `here` endpoints on this node and `there` on another.
 fn exposed(policy: TrafficPolicy, affinity: Affinity) -> Service {
     Service {
@@ -106,6 +108,21 @@ fn for_origin(state: &State, chain: &str, origin: Origin) -> Option<String> {
     }
 }
 
+/// The chain that picks for packets of an origin: the front's own, or the one of two that it leads them to.
+fn picks(state: &State, front: &Front, origin: Origin) -> Option<String> {
+    let chain = chain_of(state, front)?;
+    if is_mixed(&chain) {
+        for_origin(state, &chain, origin)
+    } else {
+        Some(chain)
+    }
+}
+
+/// Whether a chain leads those from outside elsewhere than the others.
+fn is_mixed(chain: &str) -> bool {
+    chain.contains("mixed")
+}
+
 /// Every endpoint that a chain picks, once for each number that may be drawn.
 fn slots(state: &State, chain: &str, front: &Front) -> Vec<Vec<u8>> {
     let expressions = || state.chains[chain].iter().flatten();
@@ -153,6 +170,30 @@ fn translates_to(state: &State, chain: &str) -> Vec<u8> {
     padded(&values.iter().map(Vec::as_slice).collect::<Vec<_>>())
 }
 
+/// The endpoint that a rule asks whether it knows the client: it leads to it, and there the client is remembered in the
+/// very set that was asked, before anything is translated.
+fn asked(state: &State, rule: &[Expression], front: &Front) -> Vec<u8> {
+    let lookup = rule.iter().find(|one| one.name == "lookup");
+    let lookup = lookup.expect("it looks up");
+    let inverted = lookup.attributes.get(&5);
+    assert!(inverted.is_none_or(|flags| *flags == [0; 4]), "{rule:?}");
+    let to = rule.iter().find_map(Expression::leads_to);
+    let to = to.expect("it leads somewhere");
+    let (_, before) = state.chains[&to].split_last().expect("it translates");
+    let remembers = |rule: &&Vec<Expression>| rule.iter().any(|one| one.name == "dynset");
+    let remembers = before.iter().find(remembers).expect("it remembers");
+    let set = remembers.iter().find_map(Expression::set);
+    assert_eq!(set, lookup.set(), "{to}");
+    // Where the source address begins in a header.
+    let source: u32 = if front.address.is_ipv4() { 12 } else { 8 };
+    for rule in [rule, remembers.as_slice()] {
+        let loaded = rule.iter().find(|one| one.name == "payload");
+        let loaded = &loaded.expect("a field of the packet").attributes;
+        assert_eq!(loaded[&3], source.to_be_bytes(), "{to}");
+    }
+    translates_to(state, &to)
+}
+
 fn targets(entry: &Entry, way: Way, origin: Origin) -> &[Target] {
     if entry.uses_local(way, origin) {
         &entry.local
@@ -195,14 +236,10 @@ proptest! {
         let (sources, state) = states(&service, endpoints(here, there));
         for entry in sources.table().entries.values() {
             for (front, way) in &entry.fronts {
-                let chain = chain_of(&state, front);
-                for origin in [Origin::Container, Origin::Host, Origin::Outside] {
+                let mixed = chain_of(&state, front).filter(|name| is_mixed(name));
+                for origin in ORIGINS {
                     let wanted = targets(entry, *way, origin);
-                    let mixed = chain.clone().filter(|name| name.contains("mixed"));
-                    let picks = match &mixed {
-                        Some(mixed) => for_origin(&state, mixed, origin),
-                        None => chain.clone(),
-                    };
+                    let picks = picks(&state, front, origin);
                     if wanted.is_empty() {
                         // Nothing picks, or only what the first rules let by.
                         let only = picks.filter(|_| mixed.is_none());
@@ -220,6 +257,37 @@ proptest! {
         }
     }
 
+    /// Of a Service that keeps clients, by each front and from each origin: every endpoint that may be picked, and nobody
+    /// else, is asked first whether it knows the client, and the lot comes last.
+    #[test]
+    fn a_client_is_looked_for_at_every_endpoint_before_a_lot_is_drawn(
+        here in 0..20u16, there in 0..20u16, local in any::<bool>(), inside in any::<bool>(),
+    ) {
+        let policy = |local| if local { TrafficPolicy::Local } else { TrafficPolicy::Cluster };
+        let affinity = Affinity::ClientIp { seconds: 60 };
+        let service = Service { internal: policy(inside), ..exposed(policy(local), affinity) };
+        let (sources, state) = states(&service, endpoints(here, there));
+        for entry in sources.table().entries.values() {
+            for (front, way) in &entry.fronts {
+                for origin in ORIGINS {
+                    let wanted = targets(entry, *way, origin);
+                    let picks = picks(&state, front, origin);
+                    let rules = picks.map_or_else(Vec::new, |picks| state.chains[&picks].clone());
+                    let Some((lot, asking)) = rules.split_last() else {
+                        prop_assert!(wanted.is_empty(), "{:?} {:?}", front, origin);
+                        continue;
+                    };
+                    let below = lot.iter().find_map(Expression::drawn_below);
+                    prop_assert_eq!(below, Some(wanted.len() as u32));
+                    let asked = asking.iter().map(|rule| asked(&state, rule, front));
+                    let asked: Vec<Vec<u8>> = asked.collect();
+                    let expected = wanted.iter().map(|target| socket(target.address));
+                    prop_assert_eq!(asked, expected.collect::<Vec<_>>(), "{:?} {:?}", front, origin);
+                }
+            }
+        }
+    }
+
     /// What is done with the source follows the front, as [`Entry::masquerades`] has it.
     #[test]
     fn what_is_done_with_sources_is_what_the_table_says(local in any::<bool>()) {
@@ -227,8 +295,7 @@ proptest! {
         let (sources, state) = states(&exposed(policy, Affinity::None), endpoints(1, 1));
         for entry in sources.table().entries.values() {
             for (front, way) in &entry.fronts {
-                let origins = [Origin::Container, Origin::Host, Origin::Outside];
-                let says = origins.map(|origin| entry.masquerades(*way, origin));
+                let says = ORIGINS.map(|origin| entry.masquerades(*way, origin));
                 let chain = match says {
                     [true, true, true] => "masked",
                     [false, true, true] => "foreign",
@@ -239,31 +306,6 @@ proptest! {
                 prop_assert_eq!(found, &Data::Chain(chain.to_owned()));
             }
         }
-    }
-}
-
-/// Of a Service that keeps clients: every endpoint that may be picked is asked first whether it knows the client, the lot
-/// comes last, and an endpoint's chain remembers the client in the very set that was asked.
-#[test]
-fn a_client_is_looked_for_at_every_endpoint_before_a_lot_is_drawn() {
-    let affinity = Affinity::ClientIp { seconds: 60 };
-    let (sources, state) = states(&exposed(TrafficPolicy::Cluster, affinity), endpoints(3, 4));
-    for entry in sources.table().entries.values() {
-        let front = &entry.fronts[0].0;
-        let chain = chain_of(&state, front).expect("somebody picks");
-        let (lot, asked) = state.chains[&chain].split_last().expect("there are rules");
-        assert!(lot.iter().any(|one| one.drawn_below() == Some(7)));
-        let mut found = BTreeSet::new();
-        for rule in asked {
-            let set = rule.iter().find_map(Expression::set).expect("a lookup");
-            let to = rule.iter().find_map(Expression::leads_to).expect("a way");
-            let updated = |one: &Expression| (one.name == "dynset").then(|| one.set()).flatten();
-            let remembers = state.chains[&to].iter().flatten().find_map(updated);
-            assert_eq!(remembers, Some(set));
-            found.insert(translates_to(&state, &to));
-        }
-        let all = entry.cluster.iter().map(|target| socket(target.address));
-        assert_eq!(found, all.collect());
     }
 }
 

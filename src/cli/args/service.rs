@@ -69,7 +69,7 @@ pub struct Create {
     #[arg(long = "endpoint", value_name = "ADDRESS:PORT", value_parser = endpoint)]
     pub endpoints: Vec<SocketAddr>,
     /// Keep clients at their endpoint until they made no connection for this long
-    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
+    #[arg(long, value_name = "TIME", value_parser = seconds)]
     pub affinity: Option<Duration>,
     /// A port of every host's own addresses that leads to it too, 30000 to 32767; with several ports, in their order
     #[arg(long = "node-port", value_name = "PORT")]
@@ -86,6 +86,16 @@ pub struct Create {
     /// passes, all are used
     #[arg(long, value_name = "CHECK")]
     pub health: Option<HealthCheck>,
+}
+
+/// Less than a second would be lost on the way.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let time = duration::parse(text)?;
+    if time.subsec_millis() == 0 {
+        Ok(time)
+    } else {
+        Err("it is counted in whole seconds, such as 90s or 10m".to_owned())
+    }
 }
 
 /// What has leading zeros is no address: some take it for octal, and reach somebody else.
