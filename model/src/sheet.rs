@@ -100,7 +100,7 @@ pub struct ServiceSpec {
 pub struct DeclaredPort {
     /// The port of the virtual address.
     pub port: u16,
-    /// The port of the endpoints.
+    /// The port of the endpoints; those that are given have their own.
     pub target: u16,
     /// The protocol.
     #[serde(default)]

@@ -59,6 +59,8 @@ struct Host {
     /// Its place in addresses.
     number: u32,
     services: u32,
+    /// What holds connections while rules are gone goes with it.
+    _kernel: Option<Kernel>,
     /// It goes with its namespace.
     _netns: Netns,
 }
@@ -95,13 +97,13 @@ fn measure(connections: u32, counts: &[u32]) -> Done<()> {
     let hosts = numbered.map(|(services, number)| {
         let netns = Netns::create()?;
         wire(&client, &netns, &server, number)?;
-        if *services > 0 {
-            serve(&netns, number, *services)?;
-        }
+        let serves = *services > 0;
+        let kernel = serves.then(|| serve(&netns, number, *services));
         let services = *services;
         Ok(Host {
             number,
             services,
+            _kernel: kernel.transpose()?,
             _netns: netns,
         })
     });
@@ -125,11 +127,12 @@ fn measure(connections: u32, counts: &[u32]) -> Done<()> {
 }
 
 /// Has the kernel of a host serve so many Services.
-fn serve(host: &Netns, place: u32, services: u32) -> Done<()> {
+fn serve(host: &Netns, place: u32, services: u32) -> Done<Kernel> {
     let (mut sources, mut kernel) = (Sources::default(), run_in(host, Kernel::open)??);
     sources.handle(Change::Facts(Facts {
         node: "n1".to_owned(),
         containers: vec!["10.0.0.0/8".parse()?],
+        ranges: vec!["172.16.0.0/12".parse()?],
         ..Facts::default()
     }));
     for number in 0..services {
@@ -138,7 +141,7 @@ fn serve(host: &Netns, place: u32, services: u32) -> Done<()> {
     }
     let (table, diff) = sources.build();
     kernel.apply(table, &diff, sources.facts())?;
-    Ok(())
+    Ok(kernel)
 }
 
 /// How long connections take, by turns.

@@ -51,8 +51,9 @@ pub enum Done {
 /// the host: as everything else rests on what is heard.
 const AGAIN: Duration = Duration::from_secs(600);
 
-/// How long no anchor is asked for after one was refused: each would be as large as the table of Services.
-const REFUSED_FOR: Duration = Duration::from_secs(60);
+/// How long no anchor is asked for after one was refused, and after a second one in a row. Each is as large as the table
+/// of Services, and kernels before 5.12 refuse all; but that of a run before may be still there for a moment.
+const REFUSED_FOR: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(60)];
 
 /// The largest batch in bytes during which it is listened; more makes the kernel say so much that words would be lost.
 const LOUD: usize = 16 * 1024;
@@ -71,8 +72,8 @@ pub struct Kernel {
     anchor: Option<Anchor>,
     /// The kernel has an anchor that may be another than the table asks for.
     adrift: bool,
-    /// When the kernel refused to make an anchor; once in a while it is asked again.
-    refused: Option<Instant>,
+    /// How often in a row the kernel refused to make an anchor, and when it did last.
+    refused: Option<(usize, Instant)>,
     /// As far as is known, the kernel's table is what it should be.
     right: bool,
     /// Somebody else changed it.
@@ -123,7 +124,7 @@ impl Kernel {
         if applied.is_err() {
             self.right = false;
         }
-        self.anchor(diff);
+        self.anchor(diff, Instant::now());
         applied
     }
 
@@ -155,7 +156,6 @@ impl Kernel {
         if self.behind {
             self.forget_stale(&[To::Any])?;
         }
-        let none = self.rules.is_none();
         let looked = self.mend(now).and_then(|done| {
             if done == Done::Remade {
                 // While the rules were gone, datagrams began flows that lead nowhere.
@@ -165,8 +165,7 @@ impl Kernel {
         });
         match looked {
             Err(_) => self.right = false,
-            Ok(Done::Kept) if !none && !self.adrift => {}
-            Ok(_) => self.anchor(&Diff::default()),
+            Ok(_) => self.anchor(&Diff::default(), now),
         }
         looked
     }
@@ -315,7 +314,7 @@ impl Kernel {
 
     /// Brings what holds connections when the rules go to the table of Services, and makes it once there are rules.
     /// Without it connections hold as long as the rules.
-    fn anchor(&mut self, diff: &Diff) {
+    fn anchor(&mut self, diff: &Diff, now: Instant) {
         let before = self.anchor.take();
         self.adrift |= before.is_some();
         let (anchor, batch) = match before.filter(|anchor| anchor.fits(&self.facts)) {
@@ -323,7 +322,7 @@ impl Kernel {
                 let batch = anchor.next(diff);
                 (anchor, batch)
             }
-            None if self.rules.is_none() || self.is_refused() => return,
+            None if self.rules.is_none() || self.is_refused(now) => return,
             None => Anchor::new(&self.table, &self.facts),
         };
         let sent = if batch.is_empty() {
@@ -336,17 +335,21 @@ impl Kernel {
                 (self.anchor, self.adrift, self.refused) = (Some(anchor), false, None);
             }
             Err(error) => {
-                if self.refused.replace(Instant::now()).is_none() {
-                    tracing::warn!(%error, "connections to Services do not outlive a flush of the rules (Linux 5.12 has what it takes)");
+                let before = self.refused.map_or(0, |(times, _)| times);
+                self.refused = Some((before + 1, now));
+                if before == 0 {
+                    tracing::warn!(%error, "connections to Services do not outlive a flush of the rules (Linux 5.12 has what it takes); it is tried again");
                 }
             }
         }
     }
 
-    /// Whether to ask for an anchor would be in vain, as far as is known.
-    fn is_refused(&self) -> bool {
-        let lately = |when: Instant| when.elapsed() < REFUSED_FOR;
-        !self.adrift && self.refused.is_some_and(lately)
+    /// Whether to ask for an anchor would be in vain, as far as is known. Where there is one, the kernel can.
+    fn is_refused(&self, now: Instant) -> bool {
+        self.refused.is_some_and(|(times, when)| {
+            let often = usize::from(times > 1 && !self.adrift);
+            now.saturating_duration_since(when) < REFUSED_FOR[often]
+        })
     }
 
     fn expected(&self) -> (Rules, Expected) {

@@ -7,7 +7,7 @@
 //!
 //! | chain | hook, priority | what |
 //! |---|---|---|
-//! | `guard-in`, `guard-out` | prerouting and output, −115 | source ranges of load balancers |
+//! | `guard-in`, `guard-out` | prerouting and output, −115 | source ranges of load balancers; there only while one has some |
 //! | `pick-in`, `pick-out` | prerouting and output, dstnat −5 | picks for the first packet of each connection |
 //! | `mask` | postrouting, srcnat +5 | where the endpoint must see the node's address instead of the client's |
 //! | `closed-*` | input, forward, output, −10 | what got no endpoint: refused or dropped, and ports that no Service has |
@@ -60,6 +60,8 @@ pub struct Rules {
     /// How many entries have the address.
     vips: Counted<IpAddr>,
     loops: Counted<IpAddr>,
+    /// How many fronts let in some sources only.
+    guarded: usize,
 }
 
 /// The table that all rules are in.
@@ -103,6 +105,7 @@ impl Rules {
             needed: 0,
             vips: Counted(BTreeMap::new()),
             loops: Counted(BTreeMap::new()),
+            guarded: 0,
         };
         let mut batch = Batch::new();
         batch.replace_table(&rules.table);
@@ -154,6 +157,7 @@ impl Rules {
     /// First what is led to, then where it leads from; what is not led to any more goes last.
     fn change(&mut self, batch: &mut Batch, diff: &Diff, facts: &Facts) {
         let (mut old, mut new) = (Vec::new(), Vec::new());
+        let had_guarded = self.guarded > 0;
         for (key, before, after) in diff.pairs() {
             stick::change(batch, &self.table, facts, (key, before, after));
             if let Some(before) = before {
@@ -168,6 +172,11 @@ impl Rules {
                 self.learn(&mut new, key, after);
             }
         }
+        match (had_guarded, self.guarded > 0) {
+            (false, true) => base::hook_guard(batch, &self.table),
+            (true, false) => base::unhook_guard(batch, &self.table),
+            _ => {}
+        }
         self.maps.replace(batch, &self.table, old, new);
         for (key, before, after) in diff.pairs() {
             stick::clear(batch, &self.table, (key, before, after));
@@ -181,6 +190,7 @@ impl Rules {
         entry: &crate::table::Entry,
     ) {
         new.extend(elements::of(key, entry));
+        self.guarded += elements::guarded(key, entry);
         for vip in elements::vips(entry) {
             if self.vips.add(vip) {
                 new.push(elements::vip(vip));
@@ -200,6 +210,7 @@ impl Rules {
         entry: &crate::table::Entry,
     ) {
         old.extend(elements::of(key, entry));
+        self.guarded -= elements::guarded(key, entry);
         for vip in elements::vips(entry) {
             if self.vips.remove(&vip) {
                 old.push(elements::vip(vip));

@@ -55,10 +55,11 @@ fn request(create: &Create) -> Result<ServiceRequest, Failure> {
             "give each port at most one",
         ));
     }
-    let has_own = |port: &&Port| create.endpoints.iter().all(|one| one.port() == port.target);
-    let leads_elsewhere = |port: &&Port| port.target != port.port && !has_own(port);
-    if !create.endpoints.is_empty()
-        && let Some(port) = create.ports.iter().find(leads_elsewhere)
+    let has_own = |port: &Port| create.endpoints.iter().all(|one| one.port() == port.target);
+    // That given endpoints have one port is for the node to say.
+    if let [port] = &create.ports[..]
+        && port.target != port.port
+        && !has_own(port)
     {
         let cause = format!(
             "each --endpoint has its own port, and --port names another one, {}",

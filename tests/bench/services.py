@@ -45,6 +45,8 @@ API_PORT = 8001
 CLONE_NEWNET = 0x40000000
 # How many changes of one endpoint a drawn recording has.
 CHANGES = 300
+# Where its virtual addresses are from.
+DRAWN_RANGE = "172.16.0.0/12"
 
 NGINX = """
 pid {folder}/nginx.pid; worker_processes 1; error_log /dev/null; daemon off;
@@ -317,7 +319,7 @@ def replay(asked):
     with tempfile.NamedTemporaryFile("w", suffix=".json") as recording:
         recording.write(run(TARGET / "examples/sync", "record", *size.groups(), CHANGES, timeout=120))
         recording.flush()
-        return json.loads(run(TARGET / "examples/sync", recording.name, timeout=120))
+        return json.loads(run(TARGET / "examples/sync", "--range", DRAWN_RANGE, recording.name, timeout=120))
 
 
 def print_table(rows):

@@ -1,13 +1,14 @@
 //! How long the kernel engine takes for a recorded stream of events.
 //!
 //! ```text
-//! sync FILE...                                    measures, and prints one line of JSON
+//! sync [--range NET] FILE...                      measures, and prints one line of JSON
 //! sync record SERVICES ENDPOINTS CHANGES [SEED]   writes a recording that is drawn from the seed, such as: 10000 25 200
 //! ```
 //!
 //! A file is what a watch of Services, of EndpointSlices or of both printed ([`recording`]), a cluster's or a drawn one. All
 //! are read to their ends, and parsed, before the clock starts: what is measured is the way from a report to rules. They
-//! are reported to the running engine, thread and all, in a network namespace of its own, which ends with it.
+//! are reported to the running engine, thread and all, in a network namespace of its own, which ends with it. `--range` is
+//! where virtual addresses are from, as a node is told; without it, each is held by itself while rules are gone.
 //!
 //! `first_s` is from the first report, which has all that the watches began with, to rules in the kernel. `change_*` is one
 //! event each, from report to rules; events that change no rules are `idle` and do not count. `deleted_s` and
@@ -20,6 +21,7 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
 use serde_json::json;
 use weave_linux::netns::{Netns, run_in};
 use weave_linux::nft::{Batch, Element, Set, Socket, Table, Type, Value};
@@ -35,15 +37,15 @@ use crate::recording::{Error, Recording};
 mod draw;
 mod recording;
 
-const USAGE: &str =
-    "usage: sync FILE... to measure, or sync record SERVICES ENDPOINTS CHANGES [SEED] > FILE";
+const USAGE: &str = "usage: sync [--range NET] FILE... to measure, or sync record SERVICES ENDPOINTS CHANGES [SEED] > FILE";
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let done = match &words[..] {
         [] => Err(USAGE.into()),
         [word, numbers @ ..] if word == "record" => record(numbers),
-        files => measured(files),
+        [word, range, files @ ..] if word == "--range" => measured(files, Some(range)),
+        files => measured(files, None),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -65,10 +67,11 @@ fn record(numbers: &[String]) -> Result<(), Error> {
     Ok(drawn.write(changes, &mut BufWriter::new(stdout().lock()))?)
 }
 
-fn measured(files: &[String]) -> Result<(), Error> {
+fn measured(files: &[String], range: Option<&String>) -> Result<(), Error> {
+    let range = range.map(|range| range.parse()).transpose()?;
     let netns = Netns::create()
         .map_err(|error| format!("{error}\nfix: run it as root, on a kernel with nftables"))?;
-    let line = run_in(&netns, || measure(files))??;
+    let line = run_in(&netns, || measure(files, range))??;
     println!("{line}");
     Ok(())
 }
@@ -85,17 +88,18 @@ fn read(files: &[String]) -> Result<Recording, Error> {
 }
 
 /// The node, which is the one that the first endpoint is on.
-fn facts(recording: &Recording) -> Result<Change, Error> {
+fn facts(recording: &Recording, range: Option<IpNet>) -> Result<Change, Error> {
     Ok(Change::Facts(Facts {
         node: recording.node().cloned().unwrap_or_default(),
         containers: vec!["10.0.0.0/8".parse()?],
+        ranges: range.into_iter().collect(),
         ..Facts::default()
     }))
 }
 
-fn measure(files: &[String]) -> Result<String, Error> {
+fn measure(files: &[String], range: Option<IpNet>) -> Result<String, Error> {
     let recording = read(files)?;
-    let facts = facts(&recording)?;
+    let facts = facts(&recording, range)?;
     let Recording { mut first, later } = recording;
     let (services, endpoints) = size(&first);
     first.push(facts.clone());

@@ -65,15 +65,25 @@ fn guard(batch: &mut Batch, table: &Table, maps: &Maps) {
         let rule = Rule::new().vmap(front_fields(At::Address, family), map);
         batch.add_rule(table, "guard", &rule);
     }
-    let before = priority::DSTNAT - 15;
-    filter(
-        batch,
-        table,
-        "guard-in",
-        (Hook::Prerouting, before),
-        "guard",
-    );
-    filter(batch, table, "guard-out", (Hook::Output, before), "guard");
+}
+
+/// The hooks of the chain `guard`, and when they come.
+const GUARDS: [(&str, Hook); 2] = [("guard-in", Hook::Prerouting), ("guard-out", Hook::Output)];
+
+/// Has packets pass the guard. It costs every packet that the host forwards, so it is asked for only while a front has
+/// source ranges.
+pub(super) fn hook_guard(batch: &mut Batch, table: &Table) {
+    for (name, hook) in GUARDS {
+        filter(batch, table, name, (hook, priority::DSTNAT - 15), "guard");
+    }
+}
+
+/// Has them pass it no more.
+pub(super) fn unhook_guard(batch: &mut Batch, table: &Table) {
+    for (name, _) in GUARDS {
+        batch.flush_chain(table, name);
+        batch.delete_chain(table, name);
+    }
 }
 
 fn services(batch: &mut Batch, table: &Table, maps: &Maps) {

@@ -83,6 +83,12 @@ pub(super) fn held<'a>(
     })
 }
 
+/// How many fronts of an entry let in some sources only.
+pub(super) fn guarded(key: &Key, entry: &Entry) -> usize {
+    let guards = |(_, way): &&(Front, Way)| guard(key, entry, *way).is_some();
+    entry.fronts.iter().filter(guards).count()
+}
+
 /// The virtual addresses of an entry: ports of theirs that no Service has are refused.
 pub(super) fn vips(entry: &Entry) -> impl Iterator<Item = IpAddr> {
     let internal = entry.fronts.iter().filter(|(_, way)| *way == Way::Internal);

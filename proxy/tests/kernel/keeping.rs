@@ -104,6 +104,34 @@ fn what_was_flushed_or_altered_is_made_again() {
     assert_eq!(lab.kernel.look_after(Instant::now()).unwrap(), Done::Kept);
 }
 
+/// Whatever the host forwards goes through a hook, so those of source ranges are there only for who has some.
+#[test]
+fn hooks_of_source_ranges_come_and_go_with_them() {
+    let mut lab = Lab::new(EngineChoice::Kernel);
+    lab.report([Change::Service(exposed()), slice([at(A)])]);
+    let hooks = |lab: &Lab| {
+        let lines = list(lab).into_iter();
+        lines
+            .filter(|line| line.contains("filter hook prerouting"))
+            .count()
+    };
+    assert_eq!(hooks(&lab), 0);
+    for (range, there) in [("192.0.2.0/24", 1), ("", 0), ("198.51.100.0/24", 1)] {
+        let guarded = Service {
+            source_ranges: range.parse().into_iter().collect(),
+            ..exposed()
+        };
+        assert_eq!(lab.report([Change::Service(guarded)]), Done::Changed);
+        assert_eq!(hooks(&lab), there, "with ranges '{range}'");
+        assert_eq!(lab.restart(), Done::Kept, "with ranges '{range}'");
+    }
+    let remove =
+        "flush chain inet weave-service guard-in; delete chain inet weave-service guard-in";
+    ok(&lab.host, &format!("nft '{remove}'"));
+    assert_eq!(lab.kernel.look_after(Instant::now()).unwrap(), Done::Remade);
+    assert_eq!(hooks(&lab), 1);
+}
+
 /// As when a node joins, or is seen under another address: that is about who may be an endpoint.
 #[test]
 fn what_no_rule_reads_leaves_the_rules_and_whom_they_remember() {
@@ -149,6 +177,28 @@ pub(crate) fn nothing_holds(host: &Netns) -> Socket {
     let socket = run_in(host, Socket::open).unwrap().unwrap();
     socket.send(&batch).unwrap();
     socket
+}
+
+/// That of a run that has just ended may be in the way for a moment. Then nothing may change for hours.
+#[test]
+fn an_anchor_that_was_refused_is_asked_for_again() {
+    let mut lab = Lab::new(EngineChoice::Kernel);
+    let (taken, start) = (nothing_holds(&lab.host), Instant::now());
+    lab.report([Change::Service(web()), slice([at(A)])]);
+    let there = |what: &str| {
+        let list = format!("nft list table inet {} | grep -q '{what}'", anchor::TABLE);
+        sh(&lab.host, &list).status.success()
+    };
+    let mut look_after = |seconds| {
+        let now = start + Duration::from_secs(seconds);
+        assert_eq!(lab.kernel.look_after(now).unwrap(), Done::Kept);
+        there("chain hold")
+    };
+    assert!(!look_after(30), "the name is taken");
+    drop(taken);
+    until("the name is free", || !there("table"));
+    assert!(!look_after(60), "once a minute, after two refusals");
+    assert!(look_after(91));
 }
 
 /// Where connections are followed for somebody else as well, a datagram that comes while the rules are gone, and that
@@ -271,13 +321,13 @@ fn connections_do_not_notice_that_the_rules_are_gone() {
     ok(&lab.outside, &count("ip daddr 10.96.0.0/16"));
     let (over, streams): (_, [Stream; 8]) = (AtomicBool::new(false), Default::default());
     thread::scope(|scope| {
+        let _ends = Ends(&over);
         for (number, stream) in streams.iter().enumerate() {
             let client = [&lab.c, &lab.outside][usize::from(number % 4 == 0)];
             let (open, _) = connect(client, WEB, Duration::from_secs(10)).unwrap();
             let over = &over;
             scope.spawn(move || stream.go_on_until(over, open));
         }
-        let _ends = Ends(&over);
         for turn in 0..10 {
             let by_hand = ["nft flush ruleset", "nft delete table inet weave-service"];
             ok(&lab.host, by_hand[turn % 2]);
