@@ -364,6 +364,10 @@ fn names_that_are_none_are_refused() {
         let served = create(&host, "served", &[format!("{}:8080", one.v4)]);
         balances(&one.ns, served, &["one"]);
         let rules = || host.ns.sh("nft list table inet weave-service");
+        // The last thing that the rules wait for is the node's own address among the containers'.
+        wait_for("the rules are complete", SOON, || {
+            rules().contains("snat ip6 to")
+        });
         let before = rules();
         let long = "a".repeat(64);
         let longer = "a".repeat(20_000);
