@@ -8,8 +8,8 @@ take a connection, and picks the one with the fewest. Ours have no checks here: 
 the clients' own connections.
 
 Both clients ask, each half of the requests: what breaks after a client was heard may be that client's doing, so the relay
-leaves an endpoint out for it only when clients of two addresses saw it. `--clients 1` has one of them ask alone, which then
-meets such an endpoint again and again. Each request is a connection of its own; it failed when it was refused, broke, or had no
+leaves an endpoint that served others of late out for it only when clients of two addresses saw it. `--clients 1` has one of
+them ask alone, whom nobody else can contradict. Each request is a connection of its own; it failed when it was refused, broke, or had no
 answer within two seconds. The bench fails if the server that is to misbehave answered nobody before: its fault would show nothing.
 """
 
