@@ -5,9 +5,9 @@
 //! weave.works/balance: least | latency | maglev
 //! ```
 //!
-//! The words are those of `weavectl service create`, letter by letter. One that is not understood is refused by itself: what
-//! the other annotation asks for holds, and in its own place the node's choice, as if it were not there. A Service that is
-//! served in another way is better than one that is not served.
+//! The words are those of `weavectl service create`, letter by letter. One that is not understood is refused by
+//! itself: what the other annotation asks for holds, and in its own place the node's choice, as if it were not there.
+//! A Service that is served in another way is better than one that is not served.
 
 use std::str::FromStr;
 

@@ -7,8 +7,8 @@
 //!
 //! A file is what a watch of Services, of EndpointSlices or of both printed ([`recording`]), a cluster's or a drawn one. All
 //! are read to their ends, and parsed, before the clock starts: what is measured is the way from a report to rules. They
-//! are reported to the running engine, thread and all, in a network namespace of its own, which ends with it. What
-//! annotations ask for that is not understood is said on standard error, once.
+//! are reported to the running engine, thread and all, in a network namespace of its own, which ends with it.
+//! What annotations ask for that is not understood is said on standard error, once.
 //!
 //! `first_s` is from the first report, which has all that the watches began with, to rules in the kernel. `change_*` is one
 //! event each, from report to rules; events that change no rules are `idle` and do not count. `deleted_s` and
