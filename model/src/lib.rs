@@ -3,6 +3,7 @@
 pub mod api;
 pub mod docker;
 
+mod annotation;
 mod bandwidth;
 mod drops;
 mod durations;
@@ -23,6 +24,7 @@ mod suite;
 mod token;
 mod way;
 
+pub use annotation::{Annotated, BadAnnotation};
 pub use bandwidth::{Bandwidth, Rate};
 pub use drops::Drop;
 pub use durations::{BOUNDS, Durations};

@@ -1,26 +1,37 @@
 #!/usr/bin/env -S python3 -B
 """The bench of failures: one of three servers misbehaves, and how many requests fail through each kind of Service.
 
-One host with a running node and four containers: a client and three servers. Where a node is lost the third server is on a
-second host, whose wire is cut. haproxy has its own checks (every second,
-two to change its mind), tries another server when one does not take a connection, and picks the one with the fewest. Ours
-have no checks here: what they know of an endpoint they learn from the clients' own connections. Each request is a
-connection of its own; it failed when it was refused, broke, or had no answer within two seconds.
+One host with a running node and five containers: two clients and three servers. Where a node is lost the third server is on a
+second host, whose wire is cut; the relay balances by `maglev` there, as it would else prefer the servers of its own host and
+never ask that one. haproxy has its own checks (every second, two to change its mind), tries another server when one does not
+take a connection, and picks the one with the fewest. Ours have no checks here: what they know of an endpoint they learn from
+the clients' own connections.
+
+Both clients ask, each half of the requests: what breaks after a client was heard may be that client's doing, so the relay
+leaves an endpoint that served others of late out for it only when clients of two addresses saw it. `--clients 1` has one of
+them ask alone, whom nobody else can contradict. Each request is a connection of its own; it failed when it was refused, broke, or had no
+answer within two seconds. The bench fails if the server that is to misbehave answered nobody before: its fault would show nothing.
 """
 
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from hosts import PREFIX, Failed, netns, remove_leftovers, run, wait_until
-from services import PROXIED, TARGET, Host
+import hosts
+from hosts import PREFIX, Failed, remove_leftovers, run, wait_until
+from services import TARGET, Host
 
 HERE = Path(__file__).resolve().parent
-FAR_PROXIED = "10.99.0.14"  # as PROXIED, for the Services with the server on the second host
+# Where haproxy listens: for the servers of its host, and with the one of the second host among them.
+PROXIED, FAR_PROXIED = "10.99.0.13", "10.99.0.14"
 NAMES = ["haproxy", "ours-kernel", "ours-relay"]
+CLIENTS = ["c", "c2"]
 SERVERS = ["b1", "b2", "b3"]
 VICTIM = "b3"
 # The third server instead of the victim where the whole node of it is lost, and the end of its wire there.
@@ -68,9 +79,12 @@ backend of-{name}
 class Servers(Host):
     """The host with three servers that may be told to misbehave."""
 
+    clients = CLIENTS[:1]
+
     def __init__(self):
-        self.prepare(["c", *SERVERS])
-        self.ips = {name: self.attach(name) for name in ("c", *SERVERS)}
+        containers = [*self.clients, *SERVERS]
+        self.prepare(containers)
+        self.ips = {name: self.attach(name) for name in containers}
         for name in SERVERS:
             self.tell(name, "ok")
             self.start(name, HERE / "answering.py", name, self.folder / f"{name}.mode")
@@ -87,6 +101,9 @@ class Servers(Host):
         wait_until((self.folder / "sock").is_socket, 10, "weaved's socket")
         self.ctl("init")
         wait_until(lambda: self.ctl("status", "-o", "json", check=False), 10, "an answer of weaved")
+
+    def netns(self, place):
+        return hosts.netns(place)
 
     def put_in_front(self):
         self.start_haproxy({PROXIED: SERVERS})
@@ -107,9 +124,10 @@ class Servers(Host):
     def behind(self, servers=SERVERS):
         return [word for name in servers for word in ("--endpoint", f"{self.ips[name]}:8080")]
 
-    def service(self, engine, behind, protocol="tcp", name=None):
+    def service(self, engine, behind, protocol="tcp", name=None, balance=None):
         name = name or (engine if protocol == "tcp" else f"{engine}-{protocol}")
-        said = self.ctl("service", "create", name, "--port", f"80:8080/{protocol}", "--engine", engine, *behind, "-o", "json")
+        words = ["--engine", engine, *(["--balance", balance] if balance else []), *behind]
+        said = self.ctl("service", "create", name, "--port", f"80:8080/{protocol}", *words, "-o", "json")
         return json.loads(said)["addresses"][0]
 
     def tell(self, name, how):
@@ -128,21 +146,35 @@ class Servers(Host):
         self.running.append(subprocess.Popen(list(map(str, words)), **pipes, process_group=0))
         return self.running[-1]
 
-    def ask(self, address, rate, seconds, protocol="tcp"):
-        said = self.inside("c", HERE / "asking.py", protocol, address, 80, rate, seconds, timeout=seconds + 30)
-        return json.loads(said)
+    def ask(self, address, rate, seconds, protocol="tcp", clients=CLIENTS[:1]):
+        """What becomes of so many requests a second, which clients share, and how many of them each server answered."""
+        words = [HERE / "asking.py", protocol, address, 80, rate / len(clients), seconds]
+        with ThreadPoolExecutor() as threads:
+            parts = list(threads.map(lambda client: json.loads(self.inside(client, *words, timeout=seconds + 30)), clients))
+        ms = sorted(took for part in parts for took in part["took_ms"]) or [0]
+        return {
+            "asked": sum(part["asked"] for part in parts),
+            "failed": dict(sum((Counter(part["failed"]) for part in parts), Counter())),
+            "answers": dict(sum((Counter(part["answers"]) for part in parts), Counter())),
+            "p50_ms": statistics.median(ms),
+            "p99_ms": ms[int(len(ms) * 0.99)],
+        }
 
 
 class AndAFarHost(Servers):
-    """A second host beside it, with one container: the third server of Services of their own."""
+    """Two clients, and a second host beside it, with one container: the third server of Services of their own."""
+
+    clients = CLIENTS
 
     def put_in_front(self):
         self.add_host()
+        # So that haproxy, which is in the host's network, reaches the other host's container.
+        self.ctl("expose")
         servers = [*SERVERS[:2], FAR]
         self.start_haproxy({PROXIED: SERVERS, FAR_PROXIED: servers})
         ours = {f"ours-{engine}": self.service(engine, self.behind()) for engine in ("kernel", "relay")}
-        far = {f"ours-{engine}": self.service(engine, self.behind(servers), name=f"far-{engine}") for engine in ("kernel", "relay")}
-        self.far_addresses = {"haproxy": FAR_PROXIED, **far}
+        far = lambda engine, **how: self.service(engine, self.behind(servers), name=f"far-{engine}", **how)  # noqa: E731
+        self.far_addresses = {"haproxy": FAR_PROXIED, "ours-kernel": far("kernel"), "ours-relay": far("relay", balance="maglev")}
         return {"haproxy": PROXIED, **ours}
 
     def add_host(self):
@@ -159,7 +191,7 @@ class AndAFarHost(Servers):
         token = json.loads(self.ctl("token", "create", "-o", "json"))["token"]
         far = lambda *words: run(TARGET / "weavectl", "--socket", socket, *words)  # noqa: E731
         far("join", token)
-        said = json.loads(far("attach", netns(FAR), "--name", FAR, "-o", "json"))
+        said = json.loads(far("attach", self.netns(FAR), "--name", FAR, "-o", "json"))
         self.ips[FAR] = said["ips"][0]["address"].split("/")[0]
         self.tell(FAR, "ok")
         self.start(FAR, HERE / "answering.py", FAR, self.folder / f"{FAR}.mode")
@@ -172,17 +204,32 @@ class AndAFarHost(Servers):
         return (self.far_addresses if fault == LOST else self.addresses)[name]
 
 
+def wait_for_calm(host, name, fault, clients):
+    """Until all requests are answered again, some of them by the server that will misbehave."""
+    address, server, calm = host.address(name, fault), FAR if fault == LOST else VICTIM, {}
+
+    def is_calm():
+        calm.update(host.ask(address, 50, 1, clients=clients))
+        return not calm["failed"] and server in calm["answers"]
+
+    try:
+        # Whoever remembers what was before forgets it here, as far as it ever does.
+        wait_until(is_calm, 60, f"{name} serves all")
+    except Failed as late:
+        if calm["failed"]:
+            raise Failed(f"{late}: {calm['failed']} failed") from None
+        raise Failed(f"{name} never asked {server}, so `{fault}` there would show nothing: answers {calm['answers']}") from None
+
+
 def measure(host, asked):
-    rows = []
+    rows, clients = [], CLIENTS[: asked.clients]
     for fault in asked.faults:
         for name in asked.names:
             host.misbehave("none")
-            # Whoever remembers what was before forgets it here, as far as it ever does.
-            address = host.address(name, fault)
-            wait_until(lambda: not host.ask(address, 50, 1)["failed"], 60, f"{name} serves all")
+            wait_for_calm(host, name, fault, clients)
             host.misbehave(fault)
-            row = host.ask(address, asked.rate, asked.seconds)
-            row = {"fault": fault, "name": name, **row, "share": sum(row["failed"].values()) / row["asked"]}
+            row = host.ask(host.address(name, fault), asked.rate, asked.seconds, clients=clients)
+            row = {"fault": fault, "name": name, "clients": asked.clients, **row, "share": sum(row["failed"].values()) / row["asked"]}
             print(f"{fault:8} {name:12} {row['share']:7.2%} of {row['asked']} failed {row['failed']}  p50 {row['p50_ms']:.1f} ms  p99 {row['p99_ms']:.0f} ms", flush=True)
             rows.append(row)
     return rows
@@ -190,6 +237,7 @@ def measure(host, asked):
 
 def arguments():
     parser = argparse.ArgumentParser(prog="./run bench failures", description="The share of failed requests when one of three servers misbehaves.")
+    parser.add_argument("--clients", type=int, choices=[1, 2], default=2, help="how many containers share the requests (default: %(default)s)")
     parser.add_argument("--faults", default=",".join(FAULTS), metavar="NAME,...", help="default: %(default)s")
     parser.add_argument("--json", type=Path, metavar="FILE", help="writes every row there")
     parser.add_argument("--peers", default=",".join(NAMES), metavar="NAME,...", help="default: %(default)s")

@@ -172,7 +172,7 @@ class Host:
         return netns(f"{self.kind}-{place}")
 
     def attach(self, name):
-        labels = ["--label", "app=web"] if name != "c" else []
+        labels = [] if name.startswith("c") else ["--label", "app=web"]
         said = json.loads(self.ctl("attach", self.netns(name), "--name", name, *labels, "-o", "json"))
         return said["ips"][0]["address"].split("/")[0]
 

@@ -8,7 +8,8 @@
 //! A file is what a watch of Services, of EndpointSlices or of both printed ([`recording`]), a cluster's or a drawn one. All
 //! are read to their ends, and parsed, before the clock starts: what is measured is the way from a report to rules. They
 //! are reported to the running engine, thread and all, in a network namespace of its own, which ends with it. `--range` is
-//! where virtual addresses are from, as a node is told; without it, each is held by itself while rules are gone.
+//! where virtual addresses are from, as a node is told; without it, each is held by itself while rules are gone. What
+//! annotations ask for that is not understood is said on standard error, once.
 //!
 //! `first_s` is from the first report, which has all that the watches began with, to rules in the kernel. `change_*` is one
 //! event each, from report to rules; events that change no rules are `idle` and do not count. `deleted_s` and
@@ -100,7 +101,14 @@ fn facts(recording: &Recording, range: Option<IpNet>) -> Result<Change, Error> {
 fn measure(files: &[String], range: Option<IpNet>) -> Result<String, Error> {
     let recording = read(files)?;
     let facts = facts(&recording, range)?;
-    let Recording { mut first, later } = recording;
+    let Recording {
+        mut first,
+        later,
+        refused,
+    } = recording;
+    for bad in refused {
+        eprintln!("sync: {bad}");
+    }
     let (services, endpoints) = size(&first);
     first.push(facts.clone());
     let events = later.len();

@@ -3,7 +3,7 @@
 //! A cluster is recorded by `kubectl get --raw '/api/v1/services?watch=true'`, and likewise
 //! `/apis/discovery.k8s.io/v1/endpointslices`, each into a file, which one ends when there is enough. What `kubectl get -A
 //! --watch --output-watch-events -o json` prints is read as well. Fields that no proxy needs are passed over, and so are
-//! events of other objects.
+//! events of other objects. The engine that a Service asks for, and how it is balanced, are in its annotations.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -12,8 +12,8 @@ use std::str::FromStr;
 
 use serde_json::{Deserializer, Value};
 use weave_model::{
-    AddressKind, Affinity, BalancerIp, BalancerMode, Endpoint, Protocol, Service, ServiceKind,
-    ServiceName, ServicePort, Slice, SlicePort, TrafficPolicy,
+    AddressKind, Affinity, Annotated, BalancerIp, BalancerMode, Endpoint, Protocol, Service,
+    ServiceKind, ServiceName, ServicePort, Slice, SlicePort, TrafficPolicy,
 };
 use weave_proxy::sources::Change;
 
@@ -26,6 +26,8 @@ pub(crate) struct Recording {
     pub(crate) first: Vec<Change>,
     /// What happened then, in order.
     pub(crate) later: Vec<Change>,
+    /// What annotations ask for that nobody understands, with their Services, in order.
+    pub(crate) refused: Vec<String>,
 }
 
 impl Recording {
@@ -39,7 +41,10 @@ impl Recording {
                 false => &mut self.first,
                 true => &mut self.later,
             };
-            changes.extend(change(&event).map_err(|error| format!("{error}, in {event}"))?);
+            changes.extend(
+                change(&event, &mut self.refused)
+                    .map_err(|error| format!("{error}, in {event}"))?,
+            );
         }
         Ok(())
     }
@@ -74,7 +79,7 @@ impl Recording {
     }
 }
 
-fn change(event: &Value) -> Result<Option<Change>, Error> {
+fn change(event: &Value, refused: &mut Vec<String>) -> Result<Option<Change>, Error> {
     let object = &event["object"];
     let gone = match event["type"].as_str() {
         Some("ADDED" | "MODIFIED") => false,
@@ -82,7 +87,7 @@ fn change(event: &Value) -> Result<Option<Change>, Error> {
         _ => return Ok(None),
     };
     Ok(match (object["kind"].as_str(), gone) {
-        (Some("Service"), false) => Some(Change::Service(service(object)?)),
+        (Some("Service"), false) => Some(Change::Service(service(object, refused)?)),
         (Some("Service"), true) => {
             let name = name(object, text(&object["metadata"]["name"]))?;
             Some(Change::NoService(name))
@@ -95,7 +100,7 @@ fn change(event: &Value) -> Result<Option<Change>, Error> {
     })
 }
 
-fn service(object: &Value) -> Result<Service, Error> {
+fn service(object: &Value, refused: &mut Vec<String>) -> Result<Service, Error> {
     let (spec, labels) = (&object["spec"], &object["metadata"]["labels"]);
     let name = name(object, text(&object["metadata"]["name"]))?;
     // The address of a headless one is the word "None".
@@ -110,6 +115,9 @@ fn service(object: &Value) -> Result<Service, Error> {
     });
     let ports = ports.collect::<Result<Vec<_>, Error>>()?;
     let balancer = list(&object["status"]["loadBalancer"]["ingress"]);
+    let annotations = &object["metadata"]["annotations"];
+    let asked = Annotated::read(|annotation| annotations[annotation].as_str());
+    refused.extend(asked.refused.iter().map(|bad| format!("{name}: {bad}")));
     let timeout = &spec["sessionAffinityConfig"]["clientIP"]["timeoutSeconds"];
     Ok(Service {
         kind: match text(&spec["type"]) {
@@ -134,6 +142,8 @@ fn service(object: &Value) -> Result<Service, Error> {
             .get("service.kubernetes.io/service-proxy-name")
             .is_some(),
         headless: labels.get("service.kubernetes.io/headless").is_some(),
+        engine: asked.engine,
+        balance: asked.balance,
         ..Service::new(name, addresses, ports)
     })
 }
@@ -235,6 +245,9 @@ fn number<T: TryFrom<u64>>(value: &Value) -> Option<T> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+    use weave_model::{Balance, Engine};
+
     use super::*;
     use crate::draw::Drawn;
 
@@ -326,6 +339,36 @@ mod tests {
         assert!(
             matches!(&end[..], [Change::Service(left)] if left.name.as_str() == "shop/db"),
             "{end:?}"
+        );
+    }
+
+    #[test]
+    fn what_annotations_ask_for_is_read_and_what_nobody_understands_is_said() {
+        let event = |annotations: Value| {
+            let metadata = json!({"name": "web", "namespace": "shop", "annotations": annotations});
+            json!({"type": "ADDED", "object": {"kind": "Service", "metadata": metadata, "spec": {}}}).to_string()
+        };
+        let asked = |annotations| {
+            let recording = read(&event(annotations));
+            let [Change::Service(service)] = &recording.first[..] else {
+                panic!("{:?}", recording.first);
+            };
+            (service.engine, service.balance, recording.refused)
+        };
+        let both = json!({"weave.works/engine": "relay", "weave.works/balance": "maglev"});
+        assert_eq!(
+            asked(both),
+            (Some(Engine::Relay), Some(Balance::Maglev), vec![])
+        );
+        assert_eq!(asked(Value::Null), (None, None, vec![]));
+        let (engine, balance, refused) =
+            asked(json!({"weave.works/engine": "ipvs", "weave.works/balance": "least"}));
+        assert_eq!((engine, balance), (None, Some(Balance::Least)));
+        assert_eq!(
+            refused,
+            [
+                "shop/web: the annotation weave.works/engine is passed over: \"ipvs\" is not an engine: kernel or relay"
+            ]
         );
     }
 

@@ -131,6 +131,30 @@ fn connections_from_everywhere_are_the_relays_unless_their_service_asks_for_the_
     until("nothing is open", || relay(&lab).counts().open == 0);
 }
 
+/// How long an idle socket waits until the other end is asked whether it is there, of a line of `ss -o`; in seconds.
+fn asks_in(line: &str) -> Option<u64> {
+    let (_, timer) = line.split_once("timer:(keepalive,")?;
+    let (time, _) = timer.split_once(',')?;
+    match time.strip_suffix("min") {
+        Some(minutes) => minutes.parse::<u64>().ok().map(|minutes| minutes * 60),
+        None => time.strip_suffix("sec")?.parse().ok(),
+    }
+}
+
+/// A client or an endpoint may be lost without a word; nothing else would ever end the connection then. The kernel's own time
+/// is two hours.
+#[test]
+fn both_sides_of_what_is_silent_are_asked_within_a_minute_whether_they_are_there() {
+    let lab = lab(&[B]);
+    // The endpoint sees the container's address, and the node's for the one outside: these are dialled in different ways.
+    let _open = [&lab.a, &lab.outside].map(|from| open(from, WEB));
+    until("all four sockets of the relay ask", || {
+        let sockets = crate::lab::ok(&lab.host, "ss -Htno state established");
+        let asking = sockets.lines().map(asks_in);
+        asking.clone().count() == 4 && asking.flatten().filter(|time| *time <= 60).count() == 4
+    });
+}
+
 #[test]
 fn with_auto_a_service_asks_for_the_relay_by_how_it_is_to_be_balanced() {
     let mut lab = Lab::new(EngineChoice::Auto);
