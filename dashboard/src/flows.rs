@@ -90,8 +90,10 @@ pub struct Flows {
     at: Option<(Instant, u64)>,
     before: Option<Instant>,
     lost: u64,
-    /// Connections of this look for which there was no room, and of the one before.
+    /// Connections for which there was no room since the last look, and those of that look that stood.
     left_out: [u64; 2],
+    /// How many of the first have ended.
+    left_out_ended: u64,
     /// There is no room for another flow before the next look.
     packed: bool,
     accounting: bool,
@@ -135,7 +137,9 @@ impl Flows {
         if self.at.is_none() {
             return;
         }
+        let before = self.left_out[0];
         self.note(connection, now, whose);
+        self.left_out_ended += self.left_out[0] - before;
         let Some(known) = self.known.remove(&(connection.id, connection.from.port)) else {
             return;
         };
@@ -227,7 +231,7 @@ impl Flows {
         // What stands and was left out at the last look too is lost once, not at each.
         let [now_out, before_out] = self.left_out;
         self.lost += now_out.saturating_sub(before_out);
-        self.left_out = [0, now_out];
+        self.left_out = [0, now_out - std::mem::take(&mut self.left_out_ended)];
         self.known.retain(|_, known| known.look == look);
         self.legs.finish(look, now);
         let elapsed = self
@@ -678,5 +682,48 @@ mod tests {
         assert_eq!(flows.busiest(7).1 as usize, left - 7);
         look(&mut flows, start, 400, &[]);
         assert!(flows.is_empty() && flows.known.is_empty());
+    }
+
+    #[test]
+    fn connections_beyond_what_is_remembered_are_lost_and_counted() {
+        let (mut flows, start) = (Flows::default(), Instant::now());
+        let many: Vec<Connection> = (0..MAX_CONNECTIONS as u32 + 5)
+            .map(|id| connection(id, MINE, THEIRS, 1, 1))
+            .collect();
+        let counts = look(&mut flows, start, 0, &many)[0].counts;
+        assert_eq!((counts.open as usize, flows.lost()), (MAX_CONNECTIONS, 5));
+        look(&mut flows, start, 1, &many);
+        assert_eq!(flows.lost(), 5, "the same ones are lost once");
+        let rest = &many[10..];
+        look(&mut flows, start, 2, rest);
+        let counts = look(&mut flows, start, 3, rest)[0].counts;
+        assert_eq!(
+            (counts.open as usize, flows.lost()),
+            (rest.len(), 5),
+            "those that are gone make room"
+        );
+    }
+
+    #[test]
+    fn what_was_left_out_and_ended_between_two_looks_is_lost_at_each() {
+        let (mut flows, start) = (Flows::default(), Instant::now());
+        let many: Vec<Connection> = (0..MAX_CONNECTIONS as u32 + 3)
+            .map(|id| connection(id, MINE, THEIRS, 1, 1))
+            .collect();
+        look(&mut flows, start, 0, &many);
+        assert_eq!(flows.lost(), 3);
+        for (second, lost) in [(1, 7), (2, 11)] {
+            for n in 0..4 {
+                let brief = connection(1_000_000 + n, MINE, THEIRS, 1, 1);
+                flows.ended(&brief, at(start, second), whose);
+            }
+            look(&mut flows, start, second, &many);
+            assert_eq!(flows.lost(), lost);
+        }
+        for one in &many[MAX_CONNECTIONS..] {
+            flows.ended(one, at(start, 3), whose);
+        }
+        look(&mut flows, start, 3, &many[..MAX_CONNECTIONS]);
+        assert_eq!(flows.lost(), 11, "those were lost before they ended");
     }
 }

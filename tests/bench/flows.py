@@ -84,10 +84,12 @@ def one_run(asked, way):
 
 
 def looking(hosts):
-    """What the answering node says of its looks: seconds of CPU for one, seconds between two, connections in the table."""
-    lines = hosts.inside("hB", "curl", "-fsS", "http://127.0.0.1:6782/metrics").splitlines()
-    value = lambda name: float(next(line for line in lines if line.startswith(f"{name} ")).split()[1])  # noqa: E731
-    return {"look_s": value("weave_flow_look_seconds"), "between_s": value("weave_flow_interval_seconds"), "tracked": value("weave_conntrack_entries")}
+    """What the answering node says of its looks: seconds of CPU for one, seconds between two, connections in the table, and
+    how many either node is missing since it began, at least."""
+    said = {side: hosts.inside(f"h{side}", "curl", "-fsS", "http://127.0.0.1:6782/metrics").splitlines() for side in "AB"}
+    value = lambda name, side="B": float(next(line for line in said[side] if line.startswith(f"{name} ")).split()[1])  # noqa: E731
+    looks = {"look_s": value("weave_flow_look_seconds"), "between_s": value("weave_flow_interval_seconds"), "tracked": value("weave_conntrack_entries")}
+    return {**looks, "lost": int(sum(value("weave_flow_events_lost_total", side) for side in "AB"))}
 
 
 def node_of(hosts, side):
@@ -128,6 +130,7 @@ def report(rows):
         print(f"{way}: at most {node:.1f} % of a core more for a node, {more['machine']:.1f} % for the machine")
         print(f"{way}: throughput beside off, within a turn: {spread(all_of(way, 'gbit'), all_of('off', 'gbit'))}")
         print(f"{way}: a look takes {of(way, 'look_s') * 1000:.1f} ms, {of(way, 'between_s'):.1f} s between two, {of(way, 'tracked'):.0f} connections tracked")
+        print(f"{way}: lost of what was to be seen, all runs and both nodes: {sum(all_of(way, 'lost')):.0f} (weave_flow_events_lost_total)")
 
 
 if __name__ == "__main__":

@@ -1,23 +1,39 @@
-// The bench of the page: node page.mjs CROWD [--json FILE]. CROWD is the server of dashboard/examples/crowd.rs, which
-// shows meshes that do not exist by the code that shows real ones.
+// The bench of the page: node page.mjs CROWD [--containers N] [--drawn N] [--json FILE]. CROWD is the server of
+// dashboard/examples/crowd.rs, which shows meshes that do not exist by the code that shows real ones.
 //
-// For each size, in the distribution's Chromium without a GPU: the time from following the link to the first picture;
-// frames a second while a person drags the view, as it opens and with every host open; and what the server takes of one
-// core while three browsers look, and what it sends to one of them. The page's own weight is what it sends, compressed.
+// For each size, or that of so many containers alone, in the distribution's Chromium without a GPU: the time from
+// following the link to the first picture; frames a second while a person drags the view, as it opens and with every host
+// open, and then turns the wheel, opens and closes a host, types a filter and goes through the past by arrow keys, with
+// the longest that no frame came during the last three; and what the server takes of one core while three browsers look,
+// and what it sends to one of them. The page's own weight is what it sends, compressed.
+//
+// The page draws so many edges at most; with --drawn the browser gets it with another bound. It is no product then: its
+// weight is not told.
 
 import { spawn } from "node:child_process";
 import { readFileSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { createInterface } from "node:readline";
+import { parseArgs } from "node:util";
 
 const require = createRequire(new URL("../../dashboard/web/package.json", import.meta.url));
 const { chromium } = require("playwright-core");
 
-const [crowd, flag, file] = process.argv.slice(2);
-const SIZES = [[60, 120], [1000, 2000], [5000, 10_000]]; // containers, flows
+const text = { type: "string" };
+const { values: asked, positionals: [crowd] } = parseArgs({ options: { containers: text, drawn: text, json: text }, allowPositionals: true });
+const ALL_SIZES = [[60, 120], [1000, 2000], [5000, 10_000]]; // containers, flows
+const SIZES = ALL_SIZES.filter(([containers]) => !asked.containers || Number(asked.containers) === containers);
+if (!crowd || !SIZES.length || (asked.drawn && !(Number(asked.drawn) > 0))) {
+  console.error(`page.mjs CROWD [--containers ${ALL_SIZES.map(([containers]) => containers).join("|")}] [--drawn N] [--json FILE]`);
+  process.exit(2);
+}
 const VIEWERS = 3;
-const DRAG_S = 3;
+const ACT_S = 3;
 const CPU_S = 15;
+const CLICK_S = 0.25; // between two clicks of a person
+const KEY_S = 0.1; // between two keys
+const TYPED = "app-12";
+const STEPS = 4; // into the past, of which there is a picture each five seconds
 const TICKS = 100; // of /proc/PID/stat, a second
 
 /** Seconds of CPU that a process has used. */
@@ -28,13 +44,30 @@ function cpu(pid) {
 
 const sleep = (seconds) => new Promise((resolve) => setTimeout(resolve, seconds * 1000));
 
+/** Gives the page to a browser with another bound of the edges that are drawn, wherever the bundle's names went. */
+async function drawing(context, most) {
+  await context.route("**/*.js", async (route) => {
+    const response = await route.fetch();
+    const script = await response.text();
+    const bounds = /\.slice\(0,([\w$]+)\)\.concat\(([\w$]+)\.slice\(\1\)/g;
+    const found = [...script.matchAll(bounds)].length;
+    if (found !== 1) throw new Error(`the bound of the edges is in the page ${found} times`);
+    const { "content-encoding": packed, "content-length": length, ...headers } = response.headers();
+    await route.fulfill({ headers, body: script.replace(bounds, `.slice(0,${most}).concat($2.slice(${most})`) });
+  });
+}
+
 /** Opens the page by a link; seconds to the first picture. */
 async function open(browser, link) {
-  const page = await (await browser.newContext({ viewport: { width: 1440, height: 900 } })).newPage();
+  const context = await browser.newContext({ viewport: { width: 1440, height: 900 } });
+  if (asked.drawn) await drawing(context, Number(asked.drawn));
+  const page = await context.newPage();
   page.setDefaultTimeout(60_000);
   let weight = 0;
   page.on("response", async (response) => {
-    if (!new URL(response.url()).pathname.startsWith("/api")) weight += Number((await response.allHeaders())["content-length"] ?? 0);
+    if (new URL(response.url()).pathname.startsWith("/api")) return;
+    const headers = await response.allHeaders();
+    weight += Number(headers["content-length"] ?? 0);
   });
   const began = performance.now();
   await page.goto(link);
@@ -51,24 +84,28 @@ async function counted(page) {
   return () => bytes;
 }
 
-/** Frames a second while `act` is done over and over for some seconds. */
-async function framesDuring(page, act) {
+/** Frames a second while `act` is done over and over for some seconds, and the longest that none came. */
+async function during(page, act) {
   await page.evaluate(() => {
-    window.benchFrames = 0;
+    window.bench = { frames: 0, last: performance.now(), longest: 0 };
     const count = () => {
-      window.benchFrames += 1;
-      window.benchGoes = requestAnimationFrame(count);
+      const { bench } = window;
+      const now = performance.now();
+      bench.longest = Math.max(bench.longest, now - bench.last);
+      bench.last = now;
+      bench.frames += 1;
+      bench.goes = requestAnimationFrame(count);
     };
     count();
   });
   const began = performance.now();
-  for (let step = 0; performance.now() - began < DRAG_S * 1000; step += 1) await act(step);
-  const took = (performance.now() - began) / 1000;
-  const frames = await page.evaluate(() => {
-    cancelAnimationFrame(window.benchGoes);
-    return window.benchFrames;
+  for (let step = 0; performance.now() - began < ACT_S * 1000; step += 1) await act(step);
+  const { frames, longest } = await page.evaluate(() => {
+    const { bench } = window;
+    cancelAnimationFrame(bench.goes);
+    return { ...bench, longest: Math.max(bench.longest, performance.now() - bench.last) };
   });
-  return frames / took;
+  return { fps: frames / ((performance.now() - began) / 1000), longest };
 }
 
 /** Puts the mouse on the ground between things, where a drag moves the view. */
@@ -83,16 +120,59 @@ async function onGround(page) {
 async function dragged(page) {
   const [x, y] = await onGround(page);
   await page.mouse.down();
-  const frames = await framesDuring(page, (step) => page.mouse.move(x + 200 + 150 * Math.sin(step / 9), y + 150 + 120 * Math.cos(step / 9)));
+  const { fps } = await during(page, (step) => page.mouse.move(x + 200 + 150 * Math.sin(step / 9), y + 150 + 120 * Math.cos(step / 9)));
   await page.mouse.up();
-  return frames;
+  return fps;
 }
 
 /** Frames a second while the wheel makes the picture larger and smaller. */
 async function zoomed(page) {
   await onGround(page);
-  return framesDuring(page, (step) => page.mouse.wheel(0, step % 40 < 20 ? -60 : 60));
+  return (await during(page, (step) => page.mouse.wheel(0, step % 40 < 20 ? -60 : 60))).fps;
 }
+
+/** While one host is closed and opened in turn, or opened and closed. */
+async function toggled(page) {
+  const turn = page.getByRole("navigation").getByRole("button", { name: /^(Open|Close) host/ }).first();
+  const begun = await turn.getAttribute("aria-expanded");
+  const turned = await during(page, async () => {
+    await turn.click();
+    await sleep(CLICK_S);
+  });
+  if ((await turn.getAttribute("aria-expanded")) !== begun) await turn.click();
+  return turned;
+}
+
+/** While a filter is typed, taken back and typed again. */
+async function typed(page) {
+  const box = page.getByRole("searchbox");
+  await box.focus();
+  const wrote = await during(page, async (step) => {
+    const at = step % (2 * TYPED.length);
+    await page.keyboard.press(TYPED[at] ?? "Backspace");
+    await sleep(KEY_S);
+  });
+  await box.fill("");
+  return wrote;
+}
+
+/** While the slider goes some pictures back and forth. */
+async function past(page) {
+  await page.waitForFunction((steps) => Number(document.querySelector("#time").max) >= steps, STEPS);
+  await page.getByRole("slider").focus();
+  let shown = 0;
+  const gone = await during(page, async (step) => {
+    await page.keyboard.press(step % (2 * STEPS) < STEPS ? "ArrowLeft" : "ArrowRight");
+    await sleep(KEY_S);
+    shown += await page.getByText(/^The past, at/).count();
+  });
+  if (!shown) throw new Error("the slider did not lead into the past");
+  await page.getByRole("button", { name: "Live" }).click();
+  return gone;
+}
+
+/** The edges that are drawn. */
+const edges = (page) => page.evaluate(() => Object.keys(window.weavePlaces()).filter((id) => id.startsWith("e:")).length);
 
 async function measure(browser, [containers, flows]) {
   const server = spawn(crowd, [containers, flows, VIEWERS].map(String), { stdio: ["ignore", "pipe", "inherit"] });
@@ -110,7 +190,11 @@ async function measure(browser, [containers, flows]) {
     await sleep(2);
     const fps_open = containers <= 1000 ? await dragged(page) : null;
     const fps_zoom = await zoomed(page);
-    const page_kib = weight() / 1024;
+    const drawn = await edges(page);
+    const [toggling, typing, going] = [await toggled(page), await typed(page), await past(page)];
+    const [fps_toggle, fps_typing, fps_past] = [toggling.fps, typing.fps, going.fps];
+    const longest_s = Math.max(toggling.longest, typing.longest, going.longest) / 1000;
+    const page_kib = asked.drawn ? null : weight() / 1024;
     const more = await Promise.all(links.slice(1).map((link) => open(browser, link)));
     await sleep(2);
     const came = await counted(more[0].page);
@@ -119,7 +203,10 @@ async function measure(browser, [containers, flows]) {
     const server_share = (cpu(server.pid) - before) / CPU_S;
     const viewer_bytes_s = came() / CPU_S;
     for (const one of [{ page }, ...more]) await one.page.context().close();
-    return { containers, flows, first_s, fps_closed, fps_open, fps_zoom, server_share, viewer_bytes_s, page_kib };
+    return {
+      containers, flows, drawn, first_s, fps_closed, fps_open, fps_zoom, fps_toggle, fps_typing, fps_past, longest_s,
+      server_share, viewer_bytes_s, page_kib,
+    };
   } finally {
     server.kill();
   }
@@ -127,18 +214,32 @@ async function measure(browser, [containers, flows]) {
 
 const browser = await chromium.launch({ executablePath: "/usr/bin/chromium", args: ["--no-sandbox", "--disable-gpu"] });
 const rows = [];
-const cell = (value, digits) => (value === null ? "-" : value.toFixed(digits)).padStart(14);
-console.log(["containers", "flows", "first picture", "fps", "fps, all open", "fps, zooming", "server", "kB/s a viewer", "page KiB"].map((one) => one.padStart(14)).join(""));
+const cell = (value, digits) => (value === null ? "-" : value.toFixed(digits));
+const COLUMNS = {
+  containers: (row) => cell(row.containers, 0),
+  flows: (row) => cell(row.flows, 0),
+  edges: (row) => cell(row.drawn, 0),
+  "first picture": (row) => cell(row.first_s, 2),
+  fps: (row) => cell(row.fps_closed, 0),
+  "fps, all open": (row) => cell(row.fps_open, 0),
+  zooming: (row) => cell(row.fps_zoom, 0),
+  opening: (row) => cell(row.fps_toggle, 0),
+  typing: (row) => cell(row.fps_typing, 0),
+  "the past": (row) => cell(row.fps_past, 0),
+  "longest s": (row) => cell(row.longest_s, 2),
+  server: (row) => `${(row.server_share * 100).toFixed(1)} %`,
+  "kB/s a viewer": (row) => cell(row.viewer_bytes_s / 1000, 1),
+  "page KiB": (row) => cell(row.page_kib, 0),
+};
+const line = (told) => console.log(Object.keys(COLUMNS).map((name) => told(name).padStart(Math.max(name.length, 8) + 2)).join(""));
+line((name) => name);
 try {
   for (const size of SIZES) {
     const row = await measure(browser, size);
     rows.push(row);
-    console.log(
-      cell(row.containers, 0) + cell(row.flows, 0) + cell(row.first_s, 2) + cell(row.fps_closed, 0) + cell(row.fps_open, 0) + cell(row.fps_zoom, 0) +
-        `${(row.server_share * 100).toFixed(1)} %`.padStart(14) + cell(row.viewer_bytes_s / 1000, 1) + cell(row.page_kib, 0),
-    );
+    line((name) => COLUMNS[name](row));
   }
 } finally {
   await browser.close();
 }
-if (flag === "--json") writeFileSync(file, `${JSON.stringify(rows, null, 2)}\n`);
+if (asked.json) writeFileSync(asked.json, `${JSON.stringify(rows, null, 2)}\n`);

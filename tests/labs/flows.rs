@@ -92,13 +92,15 @@ fn every_node_tells_who_talks_to_whom() {
                 flow["sent_packets"] == DATAGRAMS && exchanged(flow)
             });
         }
-        for (from, refused) in [
-            (&c, SocketAddr::from((b.v4, 8009))),
-            (&a, (b.v6, 8013).into()),
+        for (from, to, refused) in [
+            (&c, &b, SocketAddr::from((b.v4, 8009))),
+            (&a, &b, (b.v6, 8013).into()),
+            (&a, &c, (c.v4, 8018).into()),
+            (&c, &a, (a.v6, 8019).into()),
         ] {
             let answer = from.ns.inside(|| TcpStream::connect(refused));
             assert!(answer.is_err(), "nothing listens there");
-            let ends = (from.name.as_str(), "b");
+            let ends = (from.name.as_str(), to.name.as_str());
             delays.take(&hosts, ends, ("tcp", refused.port()), |flow| {
                 flow["refused"] == 1 && flow["failing"] == true
             });
@@ -145,7 +147,7 @@ fn nobody_answers(hosts: &[Host], from: &Container, mute: &Container, delays: &m
 
 /// A flow that was just refused, in words: it is told as failing for a quarter of a minute.
 fn refusal_in_words(host: &Host) {
-    let said = host.ok(&["flows", "--failing", "--with", "c"]);
+    let said = host.ok(&["flows", "--failing", "--with", "b", "--from", "c"]);
     let rows = rows(&said);
     assert_eq!(rows.len(), 1, "{said}");
     assert!(
@@ -383,6 +385,43 @@ fn hosts_the_outside_and_services_are_ends_too() {
         delays.take(&hosts, ("192.168.77.9", "b"), ("tcp", 8005), |flow| {
             carried(flow) && flow["from"]["kind"] == "outside"
         });
+        delays.check();
+    });
+}
+
+/// Where the endpoint of a Service shares its client's host nothing passes between hosts: all tell the flow all the
+/// same, by the Service, with its ends and its bytes, of both families and protocols.
+#[test]
+fn a_service_on_its_clients_host_is_told_too() {
+    Lab::run(|lab| {
+        let hosts = lab.cluster::<2>();
+        let [h1, _] = &hosts;
+        let [a, b] = [
+            h1.attach("a"),
+            h1.attach_with("b", &["--label", "app=near"]),
+        ];
+        let made = |name, port| {
+            let words = ["service", "create", name, "--port", port];
+            h1.json(&[&words[..], &["--selector", "app=near"]].concat())
+        };
+        let (web, names) = (made("web", "80:8005"), made("names", "53:8006/udp"));
+        for host in &hosts {
+            host.json(&["flows"]);
+        }
+        let mut delays = Delays::new();
+        let families = [(a.v4.into(), b.v4.into()), (a.v6.into(), IpAddr::V6(b.v6))];
+        for (at, (left, right)) in families.into_iter().enumerate() {
+            let asked = front(&web, at);
+            send_to(&a.ns, asked, (&b.ns, (right, 8005).into()));
+            delays.take(&hosts, ("a", "b"), ("tcp", 8005), |flow| {
+                flow["via"] == asked.to_string() && flow["service"] == "web" && carried(flow)
+            });
+            let asked = SocketAddr::new(front(&names, at).ip(), 53);
+            datagrams_to((&a.ns, left), asked, (&b.ns, (right, 8006).into()));
+            delays.take(&hosts, ("a", "b"), ("udp", 8006), |flow| {
+                flow["via"] == asked.to_string() && flow["service"] == "names" && exchanged(flow)
+            });
+        }
         delays.check();
     });
 }
