@@ -1,10 +1,10 @@
 //! Broadcast and multicast, taken from and put on the containers' interfaces.
 //!
-//! One `AF_PACKET` socket a family sees what arrives on any interface of the namespace; a filter in the kernel leaves
+//! One `AF_PACKET` socket sees what arrives on any interface of the namespace; a filter in the kernel leaves
 //! only IP packets for a broadcast or multicast address of the link, so unicast traffic costs a few instructions and
 //! no copy. The virtio header tells whether a checksum is still to be done.
 //!
-//! The socket asks for all ethertypes, and the filter for the family's. To sockets of one ethertype the kernel (since Linux
+//! The socket asks for all ethertypes, and the filter for those of IP. To sockets of one ethertype the kernel (since Linux
 //! 6.15) delivers after the protocol itself, which therefore gets a clone of every packet, and copies its headers to
 //! forward it; those of all ethertypes come first, and what the filter refuses costs nothing more. What leaves is not
 //! shown to the socket at all (Linux 4.20), as a clone of each would be made for that too.
@@ -23,30 +23,9 @@ use raw::RawSocket;
 /// Bytes of an Ethernet header.
 const ETHERNET: usize = 14;
 
-/// The family of packets a socket takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Family {
-    /// Ethertype 0x0800.
-    V4,
-    /// Ethertype 0x86dd.
-    V6,
-}
-
-impl Family {
-    const fn ethertype(self) -> u16 {
-        match self {
-            Self::V4 => libc::ETH_P_IP as u16,
-            Self::V6 => libc::ETH_P_IPV6 as u16,
-        }
-    }
-}
-
-/// A socket for the broadcast and multicast packets of one family.
+/// A socket for broadcast and multicast packets of IP.
 #[derive(Debug)]
-pub struct PacketSocket {
-    raw: RawSocket,
-    family: Family,
-}
+pub struct PacketSocket(RawSocket);
 
 /// A packet that arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,18 +43,16 @@ impl PacketSocket {
     ///
     /// # Errors
     /// `PermissionDenied` without `CAP_NET_RAW`.
-    pub fn open(family: Family, read_timeout: Duration) -> io::Result<Self> {
-        let raw = RawSocket::open(read_timeout)?;
-        let socket = Self { raw, family };
+    pub fn open(read_timeout: Duration) -> io::Result<Self> {
+        let socket = Self(RawSocket::open(read_timeout)?);
         socket.keep_only_group_traffic()?;
-        socket
-            .raw
-            .set(libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, &1_i32)?;
-        socket.raw.bind(libc::ETH_P_ALL as u16, 0)?;
+        let raw = &socket.0;
+        raw.set(libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, &1_i32)?;
+        raw.bind(libc::ETH_P_ALL as u16, 0)?;
         Ok(socket)
     }
 
-    /// Attaches a filter: packets of the family for a link-level broadcast or multicast address, without a VLAN's tag.
+    /// Attaches a filter: IP packets for a link-level broadcast or multicast address, without a VLAN's tag.
     fn keep_only_group_traffic(&self) -> io::Result<()> {
         const LOAD_WORD: u16 = 0x20;
         const JUMP_EQUAL: u16 = 0x15;
@@ -86,13 +63,16 @@ impl PacketSocket {
         const TAGGED: u32 = (EXTRA + libc::SKF_AD_VLAN_TAG_PRESENT) as u32;
         const BROADCAST: u32 = libc::PACKET_BROADCAST as u32;
         const MULTICAST: u32 = libc::PACKET_MULTICAST as u32;
+        const IPV4: u32 = libc::ETH_P_IP as u32;
+        const IPV6: u32 = libc::ETH_P_IPV6 as u32;
         let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
         let mut program = [
             step(LOAD_WORD, 0, 0, PACKET_TYPE),
             step(JUMP_EQUAL, 1, 0, BROADCAST),
-            step(JUMP_EQUAL, 0, 5, MULTICAST),
+            step(JUMP_EQUAL, 0, 6, MULTICAST),
             step(LOAD_WORD, 0, 0, PROTOCOL),
-            step(JUMP_EQUAL, 0, 3, self.family.ethertype().into()),
+            step(JUMP_EQUAL, 1, 0, IPV4),
+            step(JUMP_EQUAL, 0, 3, IPV6),
             step(LOAD_WORD, 0, 0, TAGGED),
             step(JUMP_EQUAL, 0, 1, 0),
             step(RETURN, 0, 0, u32::MAX),
@@ -102,7 +82,7 @@ impl PacketSocket {
             len: program.len() as u16,
             filter: program.as_mut_ptr(),
         };
-        self.raw
+        self.0
             .set(libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &filter)
     }
 
@@ -113,7 +93,7 @@ impl PacketSocket {
     pub fn recv(&self, buffer: &mut [u8]) -> io::Result<Heard> {
         let mut header = [0; VirtioHeader::SIZE];
         let mut ethernet = [0; ETHERNET];
-        let (from, got) = self.raw.receive([&mut header, &mut ethernet, buffer])?;
+        let (from, got) = self.0.receive([&mut header, &mut ethernet, buffer])?;
         let len = got
             .checked_sub(VirtioHeader::SIZE + ETHERNET)
             .ok_or(io::ErrorKind::InvalidData)?;
@@ -126,25 +106,29 @@ impl PacketSocket {
         })
     }
 
-    /// Puts a whole IP packet, its checksums done, on an interface for a link-level group address.
+    /// Puts a whole IP packet of either family, its checksums done, on an interface for a link-level group address.
     ///
     /// # Errors
     /// Those of `sendmsg`: the interface is gone (`ENXIO`), down (`ENETDOWN`) or too small (`EMSGSIZE`).
     pub fn send(&self, interface: u32, group: [u8; 6], packet: &[u8]) -> io::Result<()> {
+        let ethertype = match packet.first() {
+            Some(first) if first >> 4 == 6 => libc::ETH_P_IPV6 as u16,
+            _ => libc::ETH_P_IP as u16,
+        };
         let header = VirtioHeader::default().to_bytes();
         let mut ethernet = [0; ETHERNET];
         ethernet[..6].copy_from_slice(&group);
         ethernet[6..12].copy_from_slice(&[0x02, 0, 0, 0, 0, 1]);
-        ethernet[12..].copy_from_slice(&self.family.ethertype().to_be_bytes());
-        let mut to = raw::address(self.family.ethertype(), interface);
+        ethernet[12..].copy_from_slice(&ethertype.to_be_bytes());
+        let mut to = raw::address(ethertype, interface);
         to.sll_halen = 6;
         to.sll_addr[..6].copy_from_slice(&group);
-        self.raw.send(to, [&header, &ethernet, packet])
+        self.0.send(to, [&header, &ethernet, packet])
     }
 }
 
 impl AsFd for PacketSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.raw.as_fd()
+        self.0.as_fd()
     }
 }

@@ -9,7 +9,7 @@ use ipnet::Ipv6Net;
 use weave_linux::netlink::{self, Netlink, VethEnd};
 use weave_linux::netns::{self, Netns, run_in};
 use weave_linux::nft;
-use weave_linux::packet::{Family, PacketSocket};
+use weave_linux::packet::PacketSocket;
 use weave_linux::tun::{Tun, TunOptions, TunQueues};
 use weave_linux::udp::{UdpOptions, UdpSocket};
 use weave_model::ClusterRange;
@@ -170,7 +170,7 @@ async fn veth(here: &Netns, there: &Netns) -> Point {
 
 fn packet(netns: &Netns) -> Point {
     let wait = Duration::from_millis(1);
-    match inside(netns, || PacketSocket::open(Family::V4, wait)) {
+    match inside(netns, || PacketSocket::open(wait)) {
         Ok(_) => Point::ok(
             "packet",
             "packet sockets (AF_PACKET), for broadcast and multicast",

@@ -13,7 +13,7 @@ use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use weave_linux::packet::{Family, Heard, PacketSocket};
+use weave_linux::packet::{Heard, PacketSocket};
 use weave_linux::poll::{Bell, readable};
 use weave_linux::tun::gso;
 use weave_linux::udp::UdpSocket;
@@ -31,24 +31,17 @@ pub const RATE: u32 = 1000;
 /// How many it may send at once.
 pub const BURST: u32 = 256;
 
-/// The sockets that reach the containers' interfaces.
+/// The socket that reaches the containers' interfaces.
 #[derive(Debug)]
-pub struct GroupPorts {
-    v4: PacketSocket,
-    v6: PacketSocket,
-}
+pub struct GroupPorts(PacketSocket);
 
 impl GroupPorts {
-    /// Opens the sockets in the namespace of the calling thread.
+    /// Opens the socket in the namespace of the calling thread.
     ///
     /// # Errors
     /// `PermissionDenied` without `CAP_NET_RAW`.
     pub fn open() -> io::Result<Self> {
-        let timeout = Duration::from_millis(100);
-        Ok(Self {
-            v4: PacketSocket::open(Family::V4, timeout)?,
-            v6: PacketSocket::open(Family::V6, timeout)?,
-        })
+        Ok(Self(PacketSocket::open(Duration::from_millis(100))?))
     }
 
     /// Puts a packet on the interface of every container of a network but the one it came from.
@@ -69,15 +62,10 @@ impl GroupPorts {
         }
         let broadcast = routes.broadcast(network).ok_or(Drop::NotOurs)?;
         let mac = carried(broadcast, packet, inner)?;
-        let socket = if inner.destination.is_ipv4() {
-            &self.v4
-        } else {
-            &self.v6
-        };
         for (interface, port) in &routes.ports {
             if port.network == network && Some(*interface) != from {
                 // A container that was just detached is no error; the others must not suffer from it.
-                let _ = socket.send(*interface, mac, packet);
+                let _ = self.0.send(*interface, mac, packet);
             }
         }
         Ok(())
@@ -107,46 +95,34 @@ impl Group {
     /// Runs until the bell rings.
     ///
     /// # Errors
-    /// When the sockets fail for good.
+    /// When the socket fails for good.
     pub fn run(self) -> io::Result<()> {
         let mut buffer = vec![0; 1 << 16];
         let main = Arc::clone(&self.main);
         let spread = Spread::new(main, Arc::clone(&self.counters), self.start);
         let mut budgets = HashMap::new();
         loop {
-            let ready = readable(
-                &[
-                    self.ports.v4.as_fd(),
-                    self.ports.v6.as_fd(),
-                    self.stop.as_fd(),
-                ],
-                None,
-            )?;
-            if ready & 4 != 0 {
+            let ready = readable(&[self.ports.0.as_fd(), self.stop.as_fd()], None)?;
+            if ready & 2 != 0 {
                 return Ok(());
             }
-            for (bit, socket) in [(1, &self.ports.v4), (2, &self.ports.v6)] {
-                if ready & bit == 0 {
-                    continue;
-                }
-                let Ok(heard) = socket.recv(&mut buffer) else {
-                    continue;
-                };
-                let routes = self.routes.load_full();
-                let Some(port) = routes.ports.get(&heard.interface) else {
-                    continue;
-                };
-                let budget = budgets
-                    .entry(heard.interface)
-                    .or_insert_with(|| Budget::full(Instant::now()));
-                let len = heard.len.min(buffer.len());
-                self.counters.packet(len);
-                let result = budget
-                    .take(Instant::now())
-                    .and_then(|()| self.packet(&routes, port, &heard, &mut buffer[..len], &spread));
-                if let Err(reason) = result {
-                    self.counters.dropped(reason);
-                }
+            let Ok(heard) = self.ports.0.recv(&mut buffer) else {
+                continue;
+            };
+            let routes = self.routes.load_full();
+            let Some(port) = routes.ports.get(&heard.interface) else {
+                continue;
+            };
+            let budget = budgets
+                .entry(heard.interface)
+                .or_insert_with(|| Budget::full(Instant::now()));
+            let len = heard.len.min(buffer.len());
+            self.counters.packet(len);
+            let result = budget
+                .take(Instant::now())
+                .and_then(|()| self.packet(&routes, port, &heard, &mut buffer[..len], &spread));
+            if let Err(reason) = result {
+                self.counters.dropped(reason);
             }
             if budgets.len() > 2 * self.routes.load().ports.len() + 16 {
                 budgets.clear();
