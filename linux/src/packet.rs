@@ -7,7 +7,8 @@
 //! The socket asks for all ethertypes, and the filter for those of IP. To sockets of one ethertype the kernel (since Linux
 //! 6.15) delivers after the protocol itself, which therefore gets a clone of every packet, and copies its headers to
 //! forward it; those of all ethertypes come first, and what the filter refuses costs nothing more. What leaves is not
-//! shown to the socket at all (Linux 4.20), as a clone of each would be made for that too.
+//! shown to the socket at all (Linux 4.20), as a clone of each would be made for that too. So it hears a packet before
+//! the filters of a device's ingress do, and what arrives on the port of a bridge there and on the bridge.
 //!
 //! Sources: `packet(7)`, `Documentation/networking/filter.rst`.
 
@@ -22,6 +23,9 @@ use raw::RawSocket;
 
 /// Bytes of an Ethernet header.
 const ETHERNET: usize = 14;
+
+/// Bytes that may wait to be received, so that what a host's other bridges hear leaves room for what containers say.
+const ROOM: libc::c_int = 1 << 20;
 
 /// A socket for broadcast and multicast packets of IP.
 #[derive(Debug)]
@@ -42,25 +46,28 @@ impl PacketSocket {
     /// Opens the socket in the namespace of the calling thread.
     ///
     /// # Errors
-    /// `PermissionDenied` without `CAP_NET_RAW`.
+    /// `PermissionDenied` without `CAP_NET_RAW` and `CAP_NET_ADMIN`.
     pub fn open(read_timeout: Duration) -> io::Result<Self> {
         let socket = Self(RawSocket::open(read_timeout)?);
         socket.keep_only_group_traffic()?;
         let raw = &socket.0;
+        raw.set(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, &ROOM)?;
         raw.set(libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, &1_i32)?;
         raw.bind(libc::ETH_P_ALL as u16, 0)?;
         Ok(socket)
     }
 
-    /// Attaches a filter: IP packets for a link-level broadcast or multicast address, without a VLAN's tag.
+    /// Attaches a filter: IP packets for a link-level broadcast or multicast address that are in no VLAN.
     fn keep_only_group_traffic(&self) -> io::Result<()> {
         const LOAD_WORD: u16 = 0x20;
+        const AND: u16 = 0x54;
         const JUMP_EQUAL: u16 = 0x15;
         const RETURN: u16 = 0x06;
         const EXTRA: i32 = libc::SKF_AD_OFF;
         const PACKET_TYPE: u32 = (EXTRA + libc::SKF_AD_PKTTYPE) as u32;
         const PROTOCOL: u32 = (EXTRA + libc::SKF_AD_PROTOCOL) as u32;
-        const TAGGED: u32 = (EXTRA + libc::SKF_AD_VLAN_TAG_PRESENT) as u32;
+        const TAG: u32 = (EXTRA + libc::SKF_AD_VLAN_TAG) as u32;
+        const VLAN: u32 = 0xfff;
         const BROADCAST: u32 = libc::PACKET_BROADCAST as u32;
         const MULTICAST: u32 = libc::PACKET_MULTICAST as u32;
         const IPV4: u32 = libc::ETH_P_IP as u32;
@@ -69,11 +76,12 @@ impl PacketSocket {
         let mut program = [
             step(LOAD_WORD, 0, 0, PACKET_TYPE),
             step(JUMP_EQUAL, 1, 0, BROADCAST),
-            step(JUMP_EQUAL, 0, 6, MULTICAST),
+            step(JUMP_EQUAL, 0, 7, MULTICAST),
             step(LOAD_WORD, 0, 0, PROTOCOL),
             step(JUMP_EQUAL, 1, 0, IPV4),
-            step(JUMP_EQUAL, 0, 3, IPV6),
-            step(LOAD_WORD, 0, 0, TAGGED),
+            step(JUMP_EQUAL, 0, 4, IPV6),
+            step(LOAD_WORD, 0, 0, TAG),
+            step(AND, 0, 0, VLAN),
             step(JUMP_EQUAL, 0, 1, 0),
             step(RETURN, 0, 0, u32::MAX),
             step(RETURN, 0, 0, 0),

@@ -16,8 +16,9 @@ const SOMEBODY: [u8; 6] = [2, 0, 0, 0, 0, 9];
 const IPV4: u16 = 0x0800;
 const IPV6: u16 = 0x86dd;
 const ARP: u16 = 0x0806;
-/// 802.1Q, network 7.
+/// 802.1Q: network 7, and none but a priority.
 const TAG: [u8; 4] = [0x81, 0, 0, 7];
+const PRIORITY: [u8; 4] = [0x81, 0, 0xe0, 0];
 
 fn done(netns: &Netns, program: &str, words: &[&str]) {
     let run = || Command::new(program).args(words).status().unwrap();
@@ -92,7 +93,8 @@ fn only_what_comes_in_for_a_group_is_heard() {
         frame(5, BROADCAST, &[], IPV4),
         frame(6, MULTICAST, &[], IPV4),
         frame(7, MULTICAST, &[], IPV6),
+        frame(8, BROADCAST, &PRIORITY, IPV4),
     ];
     send(&there, "b", &frames);
-    assert_eq!(heard(&socket), [5, 6, 7]);
+    assert_eq!(heard(&socket), [5, 6, 7, 8]);
 }

@@ -216,6 +216,8 @@ def wait_for_calm(host, name, fault, clients):
         # Whoever remembers what was before forgets it here, as far as it ever does.
         wait_until(is_calm, 60, f"{name} serves all")
     except Failed as late:
+        if not calm:
+            raise
         if calm["failed"]:
             raise Failed(f"{late}: {calm['failed']} failed") from None
         raise Failed(f"{name} never asked {server}, so `{fault}` there would show nothing: answers {calm['answers']}") from None
@@ -245,7 +247,7 @@ def arguments():
     parser.add_argument("--seconds", type=int, default=5, help="length of each measurement, from the fault's beginning (default: %(default)s)")
     asked = parser.parse_args()
     asked.names, asked.faults = asked.peers.split(","), asked.faults.split(",")
-    if not set(asked.names) <= set(NAMES) or not set(asked.faults) <= set(FAULTS) or min(asked.rate, asked.seconds) < 1:
+    if not set(asked.names) <= set(NAMES) or not set(asked.faults) <= set(FAULTS) or min(asked.rate // asked.clients, asked.seconds) < 1:
         parser.error(f"--peers are {', '.join(NAMES)}; --faults {', '.join(FAULTS)}; --rate and --seconds at least 1")
     return asked
 

@@ -5,7 +5,8 @@
 //! (`net/sched/sch_tbf.c`). What a device receives is redirected, before anything else of the stack sees it, to one of
 //! the kind `ifb`, which "sends" it through its bucket and gives it back as received by the first device: a qdisc
 //! `clsact`, in it a filter `u32` that matches everything, with the action `mirred`. While the `ifb` device is
-//! missing, what was to go there is dropped.
+//! missing, what was to go there is dropped. Only packet sockets of all ethertypes see what is received before that:
+//! broadcast and multicast, which one takes ([`crate::packet`]), are carried whatever the bucket says.
 
 use netlink_packet_core::{
     DefaultNla, NLM_F_ACK, NLM_F_CREATE, NLM_F_ECHO, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, Nla,

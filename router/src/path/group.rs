@@ -39,7 +39,7 @@ impl GroupPorts {
     /// Opens the socket in the namespace of the calling thread.
     ///
     /// # Errors
-    /// `PermissionDenied` without `CAP_NET_RAW`.
+    /// `PermissionDenied` without `CAP_NET_RAW` and `CAP_NET_ADMIN`.
     pub fn open() -> io::Result<Self> {
         Ok(Self(PacketSocket::open(Duration::from_millis(100))?))
     }
