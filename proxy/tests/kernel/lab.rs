@@ -228,6 +228,16 @@ impl Lab {
         relay.is_none_or(|relay| relay.counts().begun > 0)
     }
 
+    /// Ends the relay. A process that another test begins in that instant has the relay's sockets until it has become
+    /// what it is to be: as long as it does, connections are taken that nobody serves.
+    pub(crate) fn end_relay(&mut self) {
+        self.relay = None;
+        let held = "nft list tables | grep weave-relay || ss -Hlntu | grep -E '(127\\.0\\.0\\.1|\\[::1\\]):'";
+        until("the end of the relay's sockets", || {
+            !sh(&self.host, held).status.success()
+        });
+    }
+
     /// Starts the relay with room for so many connections; it takes all that is its own.
     pub(crate) fn restart_relay(&mut self, most: usize) {
         let start = || Relay::start_with(most);

@@ -382,7 +382,7 @@ fn when_the_relay_ends_the_kernel_serves_at_once_and_back() {
     let mut lab = lab(&[B, C]);
     let (mut broken, _) = open(&lab.a, WEB);
     assert!(echoes(&mut broken));
-    lab.relay = None;
+    lab.end_relay();
     assert!(!echoes(&mut broken), "its connections end with it");
     for from in [&lab.a, &lab.host, &lab.outside] {
         assert_eq!(lab.servers(from, WEB, 30), ["b", "c"]);
@@ -419,7 +419,7 @@ fn a_planned_end_lets_what_is_open_end_by_itself() {
 #[test]
 fn at_the_limit_new_ones_wait_and_the_others_feel_nothing() {
     let mut lab = lab(&[B]);
-    lab.relay = None;
+    lab.end_relay();
     lab.restart_relay(8);
     let (mut served, mut waiting) = (Vec::new(), Vec::new());
     for _ in 0..40 {

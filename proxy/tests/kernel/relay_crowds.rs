@@ -142,7 +142,7 @@ fn fill(lab: &Lab) -> Vec<TcpStream> {
 fn when_connections_have_all_that_they_may_a_new_client_of_udp_is_served() {
     let mut lab = Lab::new(EngineChoice::Relay);
     lab.report([Change::Service(exposed()), slice([at(B)])]);
-    lab.relay = None;
+    lab.end_relay();
     lab.restart_relay(16);
     let _full = fill(&lab);
     assert_eq!(udp(&lab.a, WEB).server(), "b");
@@ -155,7 +155,7 @@ fn sessions_give_way_to_one_that_needs_more_than_each_of_them() {
     on_one_core();
     let mut lab = Lab::new(EngineChoice::Relay);
     let _silent = silent(&mut lab);
-    lab.relay = None;
+    lab.end_relay();
     // Of 48 descriptors connections have 44, and three sessions of one front the rest.
     lab.restart_relay(24);
     let _full = fill(&lab);

@@ -169,7 +169,7 @@ fn when_the_relay_ends_the_kernel_serves_the_same_client_at_once_and_back() {
             .all(|client| ["b", "c"].contains(&ask(client, PATIENCE).server()))
     };
     assert!(all_served());
-    lab.relay = None;
+    lab.end_relay();
     assert!(all_served(), "the same sockets, by the kernel");
     lab.restart_relay(usize::MAX);
     assert!(all_served(), "and by the relay again");
@@ -198,7 +198,7 @@ fn sessions_end_with_their_service_and_leave_nothing() {
 #[test]
 fn at_the_limit_sessions_that_are_answered_stay() {
     let mut lab = with(web(), &[B]);
-    lab.relay = None;
+    lab.end_relay();
     lab.restart_relay(16);
     let clients: Vec<UdpSocket> = (0..60).map(|_| udp_socket(&lab.a, DNS)).collect();
     let short = Duration::from_millis(300);
@@ -224,7 +224,7 @@ fn at_the_limit_sessions_without_an_answer_give_way() {
     let mut lab = with(web(), &[]);
     let _silent = run_in(&lab.c, || UdpSocket::bind("[::]:8999").unwrap()).unwrap();
     lab.report([deaf(C)]);
-    lab.relay = None;
+    lab.end_relay();
     lab.restart_relay(16);
     for _ in 0..60 {
         udp_socket(&lab.a, DNS).send(b"log").unwrap();
@@ -239,7 +239,7 @@ fn at_the_limit_sessions_without_an_answer_give_way() {
 fn a_relay_that_is_dropped_leaves_no_sockets() {
     let mut lab = with(web(), &[B]);
     assert_eq!(udp(&lab.a, DNS).server(), "b");
-    lab.relay = None;
+    lab.end_relay();
     // A process that another test has just begun may have them for a moment.
     until("all are closed", || {
         ok(&lab.host, "ss -Hnua | wc -l").trim() == "0"
