@@ -228,13 +228,25 @@ impl Lab {
         relay.is_none_or(|relay| relay.counts().begun > 0)
     }
 
-    /// Ends the relay. A process that another test begins in that instant has the relay's sockets until it has become
-    /// what it is to be: as long as it does, connections are taken that nobody serves.
+    /// Ends the relay. What it listens by is closed in that instant; but a process that another test begins just then has
+    /// it until it has become what it is to be, and as long as it does, connections are taken that nobody serves.
     pub(crate) fn end_relay(&mut self) {
+        let ears = "ss -Hlntue | grep -E '(127\\.0\\.0\\.1|\\[::1\\]):' || true";
+        let told = ok(&self.host, ears);
+        let inodes = told
+            .split_whitespace()
+            .filter_map(|word| word.strip_prefix("ino:"));
+        let ears_before: BTreeSet<String> =
+            inodes.map(|inode| format!("socket:[{inode}]")).collect();
+        assert!(!ears_before.is_empty(), "it listens: {told}");
         self.relay = None;
-        let held = "nft list tables | grep weave-relay || ss -Hlntu | grep -E '(127\\.0\\.0\\.1|\\[::1\\]):'";
+        let open = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+        let open = open.filter_map(|file| std::fs::read_link(file.path()).ok());
+        let left = open.filter(|file| ears_before.contains(&*file.to_string_lossy()));
+        assert_eq!(left.count(), 0, "sockets that are still ours");
         until("the end of the relay's sockets", || {
-            !sh(&self.host, held).status.success()
+            let tables = ok(&self.host, "nft list tables");
+            !tables.contains(weave_proxy::relay::rules::TABLE) && ok(&self.host, ears).is_empty()
         });
     }
 
