@@ -684,12 +684,16 @@ mod tests {
         assert!(flows.is_empty() && flows.known.is_empty());
     }
 
+    /// So many connections of one flow more than are remembered.
+    fn beyond_the_bound(more: u32) -> Vec<Connection> {
+        let all = 0..MAX_CONNECTIONS as u32 + more;
+        all.map(|id| connection(id, MINE, THEIRS, 1, 1)).collect()
+    }
+
     #[test]
     fn connections_beyond_what_is_remembered_are_lost_and_counted() {
         let (mut flows, start) = (Flows::default(), Instant::now());
-        let many: Vec<Connection> = (0..MAX_CONNECTIONS as u32 + 5)
-            .map(|id| connection(id, MINE, THEIRS, 1, 1))
-            .collect();
+        let many = beyond_the_bound(5);
         let counts = look(&mut flows, start, 0, &many)[0].counts;
         assert_eq!((counts.open as usize, flows.lost()), (MAX_CONNECTIONS, 5));
         look(&mut flows, start, 1, &many);
@@ -707,9 +711,7 @@ mod tests {
     #[test]
     fn what_was_left_out_and_ended_between_two_looks_is_lost_at_each() {
         let (mut flows, start) = (Flows::default(), Instant::now());
-        let many: Vec<Connection> = (0..MAX_CONNECTIONS as u32 + 3)
-            .map(|id| connection(id, MINE, THEIRS, 1, 1))
-            .collect();
+        let many = beyond_the_bound(3);
         look(&mut flows, start, 0, &many);
         assert_eq!(flows.lost(), 3);
         for (second, lost) in [(1, 7), (2, 11)] {
