@@ -4,13 +4,13 @@
 //! only IP packets for a broadcast or multicast address of the link, so unicast traffic costs a few instructions and
 //! no copy. The virtio header tells whether a checksum is still to be done.
 //!
-//! The socket asks for all ethertypes, and the filter for those of IP. To sockets of one ethertype the kernel (since Linux
-//! 6.15) delivers after the protocol itself, which therefore gets a clone of every packet, and copies its headers to
+//! The socket asks for all ethertypes, and the filter for those of IP. To sockets of one ethertype recent kernels (seen
+//! with 6.18) deliver after the protocol itself, which therefore gets a clone of every packet, and copies its headers to
 //! forward it; those of all ethertypes come first, and what the filter refuses costs nothing more. What leaves is not
 //! shown to the socket at all (Linux 4.20), as a clone of each would be made for that too. So it hears a packet before
 //! the filters of a device's ingress do, and what arrives on the port of a bridge there and on the bridge.
 //!
-//! Sources: `packet(7)`, `Documentation/networking/filter.rst`.
+//! Sources: `packet(7)`, `Documentation/networking/filter.rst`, `__netif_receive_skb_core` in `net/core/dev.c`.
 
 pub(crate) mod raw;
 
