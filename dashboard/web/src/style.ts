@@ -8,6 +8,8 @@ export function styleOf(element: HTMLElement): StylesheetJson {
   const font = css.fontFamily;
   const [ink, soft, line, card, ground] = ["ink", "soft", "line", "card", "ground"].map(colour);
   const [blue, green, red, amber, grey] = ["blue", "green", "red", "amber", "grey"].map(colour);
+  // Not as the library's `data(…)`: that it sets anew whenever it looks at an element, and forgets what it knows of all around it.
+  const own = (field: string) => (one: { data(field: string): unknown }) => one.data(field);
   // The library's types do not know every property that it has.
   const style: unknown = [
     // Beside the picture that is moved for a large graph there is nothing yet.
@@ -15,7 +17,7 @@ export function styleOf(element: HTMLElement): StylesheetJson {
     {
       selector: "node",
       style: {
-        label: "data(label)",
+        label: own("label"),
         "font-family": font,
         "font-size": 13,
         "font-weight": 500,
@@ -45,31 +47,31 @@ export function styleOf(element: HTMLElement): StylesheetJson {
         "background-color": ground,
         "background-opacity": 1,
         "corner-radius": "16",
-        "font-size": "data(name)",
+        "font-size": own("name"),
         "font-weight": 600,
-        "text-max-width": "data(width)",
+        "text-max-width": own("width"),
         "line-height": 1.45,
       },
     },
     {
       selector: "node.open",
-      style: { "text-valign": "top", "text-margin-y": "data(drop)", padding: "0px" },
+      style: { "text-valign": "top", "text-margin-y": own("drop"), padding: "0px" },
     },
     {
       selector: "node.host:parent, node.outside:parent, node.services:parent",
       style: {
-        "min-width": "data(width)",
-        "min-height": "data(height)",
+        "min-width": own("width"),
+        "min-height": own("height"),
         "min-width-bias-left": "50%",
         "min-width-bias-right": "50%",
-        "min-height-bias-top": "data(above)",
-        "min-height-bias-bottom": "data(under)",
+        "min-height-bias-top": own("above"),
+        "min-height-bias-bottom": own("under"),
         "compound-sizing-wrt-labels": "exclude",
       },
     },
     {
       selector: "node.closed",
-      style: { width: "data(width)", height: "data(height)", "text-wrap": "wrap", "background-color": card, "z-compound-depth": "top", "z-index": 10 },
+      style: { width: own("width"), height: own("height"), "text-wrap": "wrap", "background-color": card, "z-compound-depth": "top", "z-index": 10 },
     },
     { selector: "node.services", style: { "border-color": colour("violet"), "border-opacity": 0.6, color: soft } },
     { selector: "node.outside", style: { "border-style": "dotted", color: soft } },
@@ -82,7 +84,7 @@ export function styleOf(element: HTMLElement): StylesheetJson {
         "curve-style": "unbundled-bezier",
         "control-point-distances": [26],
         "control-point-weights": [0.5],
-        label: "data(label)",
+        label: own("label"),
         "font-family": font,
         "font-size": 11,
         color: soft,
@@ -111,7 +113,7 @@ export function styleOf(element: HTMLElement): StylesheetJson {
     {
       selector: "edge.flow",
       style: {
-        width: "data(weight)",
+        width: own("weight"),
         "line-color": blue,
         "target-arrow-color": blue,
         "target-arrow-shape": "triangle",
@@ -126,7 +128,7 @@ export function styleOf(element: HTMLElement): StylesheetJson {
     { selector: "edge.moving", style: { "line-style": "dashed", "line-dash-pattern": [9, 3] } },
     { selector: "edge.crowded", style: { "line-opacity": 0.6, "arrow-scale": 0.75 } },
     { selector: "edge.untold", style: { label: "" } },
-    { selector: "edge.untold.over, edge.untold.chosen, edge.untold.near", style: { label: "data(label)" } },
+    { selector: "edge.untold.over, edge.untold.chosen, edge.untold.near", style: { label: own("label") } },
     { selector: "edge.quiet", style: { "line-opacity": 0.3, "arrow-scale": 0.7 } },
     {
       selector: "edge.failing",
