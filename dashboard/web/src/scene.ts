@@ -115,9 +115,19 @@ export function sceneOf(topology: Topology, opened: Opened): Scene {
   const shown = flows.slice(0, DRAWN).concat(flows.slice(DRAWN).filter((one) => touches(one, opened.selected)));
   // Thin lines are lost where all is drawn small.
   for (const one of shown) one.weight *= places.larger;
+  markAround(shown, nodes);
   const edges = [...linkEdges(topology, opened.selected), ...shown];
   markChosen(nodes, edges, opened.selected);
   return { nodes, edges, left: flows.length - shown.length };
+}
+
+/** Edges between a group and what is drawn in it. */
+function markAround(edges: EdgeItem[], nodes: NodeItem[]): void {
+  const around = new Map(nodes.map((one) => [one.id, one.parent]));
+  for (const { source, target, classes } of edges) {
+    if (around.get(target) === source) classes.push("from-around");
+    if (around.get(source) === target) classes.push("to-around");
+  }
 }
 
 /** What is chosen, what is near it, with all ends of what it or its members have edges with, and what is far from it. */

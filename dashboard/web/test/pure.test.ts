@@ -286,3 +286,12 @@ test("what is asked of a picture is asked of what it is made of, letter by lette
   // Of another picture it is made anew.
   assert.equal(parse("other")(subjects({ ...topology, hosts: [{ ...topology.hosts[0], name: "other" }] }).container(one)), true);
 });
+
+test("an edge between a group and what is in it is told from the others", () => {
+  const topology = mesh(2, 2);
+  const [one, , two] = topology.containers;
+  const around: End = { kind: "host", id: "h0", name: "host0", ip: "10.32.0.99" };
+  topology.flows = [flow(around, end(one)), flow(end(one), around), flow(around, end(two))];
+  const marks = draw(topology).edges.map(({ id, classes }) => [id, classes.filter((name) => name.endsWith("around")).join()]);
+  assert.deepEqual(Object.fromEntries(marks), { "e:h0>c:0": "from-around", "e:c:0>h0": "to-around", "e:h0>c:2": "" });
+});
