@@ -10,7 +10,7 @@ export const CHIP = { width: 132, height: 34, across: 36, down: 30 };
 const CLOSED = { width: 176, height: 64 };
 const [SIDE, TOP] = [22, 46];
 /** How far a group's members are from its lower edge. */
-export const BOTTOM = 22;
+const BOTTOM = 22;
 const APART = 118;
 /** The size of a group's name, and the part of a screen that a small window has for all. */
 export const NAME = 15;
@@ -48,7 +48,7 @@ function sized(group: Group, larger: number, most: number, flat = 1.6): Sized {
 }
 
 /** How far a group's members are from its upper edge. */
-export const below = (name: number): number => TOP * (name / NAME);
+const below = (name: number): number => TOP * (name / NAME);
 
 function size({ members, columns, larger }: Sized): { width: number; height: number } {
   if (members.length === 0) return { width: CLOSED.width * larger, height: CLOSED.height * larger };

@@ -115,7 +115,36 @@ export function sceneOf(topology: Topology, opened: Opened): Scene {
   const shown = flows.slice(0, DRAWN).concat(flows.slice(DRAWN).filter((one) => touches(one, opened.selected)));
   // Thin lines are lost where all is drawn small.
   for (const one of shown) one.weight *= places.larger;
-  return { nodes, edges: [...linkEdges(topology, opened.selected), ...shown], left: flows.length - shown.length };
+  markAround(shown, nodes);
+  const edges = [...linkEdges(topology, opened.selected), ...shown];
+  markChosen(nodes, edges, opened.selected);
+  return { nodes, edges, left: flows.length - shown.length };
+}
+
+/** Edges between a group and what is drawn in it. */
+function markAround(edges: EdgeItem[], nodes: NodeItem[]): void {
+  const around = new Map(nodes.map((one) => [one.id, one.parent]));
+  for (const { source, target, classes } of edges) {
+    if (around.get(target) === source) classes.push("from-around");
+    if (around.get(source) === target) classes.push("to-around");
+  }
+}
+
+/** What is chosen, what is near it, with all ends of what it or its members have edges with, and what is far from it. */
+function markChosen(nodes: NodeItem[], edges: EdgeItem[], selected: string | null): void {
+  const all = [...nodes, ...edges];
+  if (!all.some((one) => one.id === selected)) return;
+  const inner = new Set(nodes.filter((one) => one.parent === selected).map((one) => one.id)).add(selected as string);
+  const near = new Set(inner);
+  for (const { id, source, target } of edges) {
+    if ([id, source, target].some((one) => inner.has(one))) near.add(id).add(source).add(target);
+  }
+  const around = new Set(nodes.filter((one) => near.has(one.id)).map((one) => one.parent));
+  for (const one of all) {
+    if (one.id === selected) one.classes.push("chosen");
+    if (near.has(one.id)) one.classes.push("near");
+    else if (!around.has(one.id)) one.classes.push("far");
+  }
 }
 
 function hostNode(host: Host, all: Container[], group: Group, box: Box | undefined, opened: Opened): NodeItem {
@@ -148,7 +177,8 @@ export function untold(topology: Topology): { containers: number; flows: number 
   };
 }
 
-export const byName = (one: string, two: string): number => one.localeCompare(two, undefined, { numeric: true });
+/** Numbers in names by their value. Made once: to compare by a locale's rules without it takes tens of times as long. */
+export const byName = new Intl.Collator(undefined, { numeric: true }).compare;
 
 /** Nobody is behind it, or something of it is left out. */
 export const isSick = (one: Service): boolean => one.refused.length > 0 || !one.backends.some((backend) => backend.state === "ready");
@@ -183,7 +213,7 @@ function addresses(topology: Topology): End[] {
       if (end.kind === "outside" || end.kind === "unknown") found.set(end.id, end);
     }
   }
-  return [...found.values()].sort((one, two) => one.ip.localeCompare(two.ip, undefined, { numeric: true }));
+  return [...found.values()].sort((one, two) => byName(one.ip, two.ip));
 }
 
 function outsideNodes(away: End[], group: Group, places: ReturnType<typeof layout>, opened: Opened): NodeItem[] {

@@ -46,7 +46,16 @@ function one(word: string): Test {
     return ({ text }) => (text[field] ?? []).some((value) => value.toLowerCase().includes(part));
   }
   const part = word.toLowerCase();
-  return ({ text }) => Object.values(text).some((values) => values.some((value) => value.toLowerCase().includes(part)));
+  return (subject) => allOf(subject).includes(part);
+}
+
+const texts = new WeakMap<Subject, string>();
+
+/** All text of a subject, made once, in lines: no word has a line's end in it. */
+function allOf(subject: Subject): string {
+  const all = texts.get(subject) ?? Object.values(subject.text).flat().join("\n").toLowerCase();
+  texts.set(subject, all);
+  return all;
 }
 
 export const FIELDS = ["name", "from", "to", "host", "ip", "net", "label", "proto", "is", "via", "service", "image", "pod", "namespace", "workload", "process", "listens"];
@@ -152,5 +161,25 @@ export function ofFlow(flow: Flow, containers: Map<string, Container>, hosts: Ma
       rtt: (flow.tcp?.rtt_us ?? NaN) / 1000,
       resent: flow.tcp?.retransmits ?? 0,
     },
+  };
+}
+
+/** What can be asked of each thing in a picture, made when it is asked first: a line is typed letter by letter. */
+export function subjects({ containers, hosts }: Topology) {
+  const insides = new Map(containers.map((one) => [one.id, one]));
+  const byId = new Map(hosts.map((host) => [host.id, host]));
+  return {
+    flow: once((flow: Flow) => ofFlow(flow, insides, byId)),
+    container: once((one: Container) => ofContainer(one, byId.get(one.host))),
+    host: once(ofHost),
+  };
+}
+
+function once<T extends object>(make: (one: T) => Subject): (one: T) => Subject {
+  const made = new WeakMap<T, Subject>();
+  return (one) => {
+    const subject = made.get(one) ?? make(one);
+    made.set(one, subject);
+    return subject;
   };
 }

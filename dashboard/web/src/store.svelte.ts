@@ -1,5 +1,6 @@
 // What the page knows: the picture, kept up to date by the server's events, and what each rate was of late.
 
+import { latest } from "./latest";
 import { stepped } from "./picture";
 import type { Link, Step, Topology, Whole } from "./types";
 
@@ -134,20 +135,18 @@ class Store {
     return before && bytes >= before.bytes ? (bytes - before.bytes) / (at - before.at) : 0;
   }
 
-  /** Shows the picture of a second; the present again without one, or when there is none of that second. Whether it is shown. */
-  async show(at: number | null): Promise<boolean> {
-    if (at === null) {
-      this.past = null;
-      return true;
-    }
-    const answer = await fetch(`/api/history/${at}`);
-    this.past = answer.ok ? ((await answer.json()) as Whole).topology : null;
-    if (answer.ok) return true;
+  /**
+   * Shows the picture of a second; the present again without one, or when there is none of that second. Of seconds that are
+   * asked for while a picture is on its way the last is shown.
+   */
+  show = latest(async (at: number | null) => {
+    const answer = at === null ? undefined : await fetch(`/api/history/${at}`);
+    this.past = answer?.ok ? ((await answer.json()) as Whole).topology : null;
+    if (answer === undefined || answer.ok) return;
     // It is forgotten, or was never kept: what there is is asked for anew.
     const times = await fetch("/api/history");
     if (times.ok) this.times = await times.json();
-    return false;
-  }
+  });
 }
 
 export const store = new Store();

@@ -8,6 +8,8 @@ export function styleOf(element: HTMLElement): StylesheetJson {
   const font = css.fontFamily;
   const [ink, soft, line, card, ground] = ["ink", "soft", "line", "card", "ground"].map(colour);
   const [blue, green, red, amber, grey] = ["blue", "green", "red", "amber", "grey"].map(colour);
+  // Not as the library's `data(…)`: that it sets anew whenever it looks at an element, and forgets what it knows of all around it.
+  const own = (field: string) => (one: { data(field: string): unknown }) => one.data(field);
   // The library's types do not know every property that it has.
   const style: unknown = [
     // Beside the picture that is moved for a large graph there is nothing yet.
@@ -15,7 +17,7 @@ export function styleOf(element: HTMLElement): StylesheetJson {
     {
       selector: "node",
       style: {
-        label: "data(label)",
+        label: own("label"),
         "font-family": font,
         "font-size": 13,
         "font-weight": 500,
@@ -45,31 +47,18 @@ export function styleOf(element: HTMLElement): StylesheetJson {
         "background-color": ground,
         "background-opacity": 1,
         "corner-radius": "16",
-        "font-size": "data(name)",
+        "font-size": own("name"),
         "font-weight": 600,
-        "text-max-width": "data(width)",
+        width: own("width"),
+        height: own("height"),
+        "text-max-width": own("width"),
         "line-height": 1.45,
       },
     },
-    {
-      selector: "node.open",
-      style: { "text-valign": "top", "text-margin-y": "data(drop)", padding: "0px" },
-    },
-    {
-      selector: "node.host:parent, node.outside:parent, node.services:parent",
-      style: {
-        "min-width": "data(width)",
-        "min-height": "data(height)",
-        "min-width-bias-left": "50%",
-        "min-width-bias-right": "50%",
-        "min-height-bias-top": "data(above)",
-        "min-height-bias-bottom": "data(under)",
-        "compound-sizing-wrt-labels": "exclude",
-      },
-    },
+    { selector: "node.open", style: { "text-valign": "top", "text-margin-y": own("drop"), padding: "0px" } },
     {
       selector: "node.closed",
-      style: { width: "data(width)", height: "data(height)", "text-wrap": "wrap", "background-color": card, "z-compound-depth": "top", "z-index": 10 },
+      style: { "text-wrap": "wrap", "background-color": card, "z-compound-depth": "top", "z-index": 10 },
     },
     { selector: "node.services", style: { "border-color": colour("violet"), "border-opacity": 0.6, color: soft } },
     { selector: "node.outside", style: { "border-style": "dotted", color: soft } },
@@ -82,7 +71,7 @@ export function styleOf(element: HTMLElement): StylesheetJson {
         "curve-style": "unbundled-bezier",
         "control-point-distances": [26],
         "control-point-weights": [0.5],
-        label: "data(label)",
+        label: own("label"),
         "font-family": font,
         "font-size": 11,
         color: soft,
@@ -111,7 +100,7 @@ export function styleOf(element: HTMLElement): StylesheetJson {
     {
       selector: "edge.flow",
       style: {
-        width: "data(weight)",
+        width: own("weight"),
         "line-color": blue,
         "target-arrow-color": blue,
         "target-arrow-shape": "triangle",
@@ -121,12 +110,15 @@ export function styleOf(element: HTMLElement): StylesheetJson {
         "z-compound-depth": "top",
       },
     },
+    // Between a group and a member: with the middle of the group's upper edge for its end.
+    { selector: "edge.from-around", style: { "source-endpoint": "0% -50%" } },
+    { selector: "edge.to-around", style: { "target-endpoint": "0% -50%" } },
     { selector: "edge.udp", style: { "line-color": colour("teal"), "target-arrow-color": colour("teal") } },
     { selector: "edge.icmp", style: { "line-color": colour("violet"), "target-arrow-color": colour("violet") } },
     { selector: "edge.moving", style: { "line-style": "dashed", "line-dash-pattern": [9, 3] } },
     { selector: "edge.crowded", style: { "line-opacity": 0.6, "arrow-scale": 0.75 } },
     { selector: "edge.untold", style: { label: "" } },
-    { selector: "edge.untold.over, edge.untold.chosen, edge.untold.near", style: { label: "data(label)" } },
+    { selector: "edge.untold.over, edge.untold.chosen, edge.untold.near", style: { label: own("label") } },
     { selector: "edge.quiet", style: { "line-opacity": 0.3, "arrow-scale": 0.7 } },
     {
       selector: "edge.failing",
@@ -142,8 +134,8 @@ export function styleOf(element: HTMLElement): StylesheetJson {
     },
     { selector: ".dim", style: { opacity: 0.14 } },
     { selector: "node.far", style: { opacity: 0.5 } },
-    // A group's own dimness would come on top of its members'.
-    { selector: "node.far:parent", style: { opacity: 1 } },
+    // Its members are, one by one.
+    { selector: "node.far.open", style: { opacity: 1 } },
     { selector: "edge.far", style: { opacity: 0.14 } },
     { selector: "node.over", style: { "border-color": blue } },
     { selector: "edge.over", style: { "line-opacity": 1, "underlay-color": blue, "underlay-opacity": 0.18, "underlay-padding": 5 } },

@@ -32,7 +32,7 @@ function node(one: NodeSingular): string {
     `<rect x="${figure(box.x1)}" y="${figure(box.y1)}" width="${figure(box.w)}" height="${figure(box.h)}" rx="${radius}" ` +
     `fill="${one.style("background-color")}" stroke="${one.style("border-color")}" stroke-width="${number(one, "border-width")}"${dash}/>`;
   const lines = String(one.data("label")).split("\n");
-  const middle = one.isParent() ? { x: (box.x1 + box.x2) / 2, y: box.y1 + 1.47 * number(one, "font-size") } : one.position();
+  const middle = one.hasClass("open") ? { x: (box.x1 + box.x2) / 2, y: box.y1 + 1.47 * number(one, "font-size") } : one.position();
   return `<g opacity="${one.style("opacity")}">${shape}${text(lines, middle, one)}</g>`;
 }
 
@@ -64,8 +64,8 @@ function edge(one: EdgeSingular, ground: string): string {
 export function svgOf(graph: Core, ground: string, font: string): string {
   const box = graph.elements().boundingBox();
   const view = [box.x1 - MARGIN, box.y1 - MARGIN, box.w + 2 * MARGIN, box.h + 2 * MARGIN].map(figure);
-  const groups = graph.nodes().filter((one) => one.isParent());
-  const others = graph.nodes().filter((one) => !one.isParent());
+  const groups = graph.nodes().filter((one) => one.hasClass("open"));
+  const others = graph.nodes().filter((one) => !one.hasClass("open"));
   // As on the canvas: groups, what leads from one to the other, and names above both.
   const drawn = [...groups.map(node), ...graph.edges().map((one) => edge(one, ground)), ...others.map(node)];
   return (

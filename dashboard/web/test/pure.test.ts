@@ -5,9 +5,10 @@ import { test } from "node:test";
 
 import { bytes, listening, share } from "../src/format";
 import { layout, NAME } from "../src/layout";
+import { latest } from "../src/latest";
 import { stepped } from "../src/picture";
 import { OPEN_ALL, sceneOf, untold } from "../src/scene";
-import { ofContainer, ofFlow, ofHost, parse, placed, places, podOf } from "../src/search";
+import { ofContainer, ofFlow, ofHost, parse, placed, places, podOf, subjects } from "../src/search";
 import { escaped } from "../src/svg";
 import type { Container, End, Flow, Host, Topology } from "../src/types";
 
@@ -225,4 +226,72 @@ test("what hosts do not tell is summed up", () => {
 test("bytes read well", () => {
   const shown = [0, 999, 1000, 15_340, 999_999, 2_000_000_000].map(bytes);
   assert.deepEqual(shown, ["0 B", "999 B", "1.0 kB", "15.3 kB", "1.0 MB", "2.0 GB"]);
+});
+
+test("of what is asked for while one thing is done only the newest is done, and whoever asked waits for it", async () => {
+  const done: number[] = [];
+  let finish = (): void => {};
+  const ask = latest(async (asked: number) => {
+    if (asked === 1) await new Promise<void>((resolve) => (finish = resolve));
+    done.push(asked);
+  });
+  const asked = [ask(1), ask(2), ask(3)];
+  finish();
+  await Promise.all(asked);
+  assert.deepEqual(done, [1, 3]);
+  await ask(4);
+  assert.deepEqual(done, [1, 3, 4]);
+});
+
+test("what fails does not stand in the way of what is asked for after it", async () => {
+  const done: string[] = [];
+  const ask = latest(async (asked: string) => {
+    if (asked === "bad") throw new Error(asked);
+    done.push(asked);
+  });
+  await assert.rejects(ask("bad"));
+  await Promise.all([ask("bad"), ask("good")]);
+  assert.deepEqual(done, ["good"]);
+});
+
+test("what is chosen is marked with what is near it, and all else as far", () => {
+  const topology = mesh(3, 2);
+  const [one, , two] = topology.containers;
+  topology.flows = [flow(end(one), end(two))];
+  const marks = (selected: string) => {
+    const { nodes, edges } = draw(topology, { selected });
+    return (id: string) => [...nodes, ...edges].find((item) => item.id === id)?.classes.filter((name) => ["chosen", "near", "far"].includes(name)).join(" ");
+  };
+  const far = (of: (id: string) => string | undefined, ids: string[]) => ids.map(of);
+  const chosen = marks(one.id);
+  assert.deepEqual(far(chosen, [one.id, two.id, `e:${one.id}>${two.id}`]), ["chosen near", "near", "near"]);
+  assert.deepEqual(far(chosen, ["h0", "h1", "h2", "c:1", "c:4"]), ["", "", "far", "far", "far"]);
+  const host = marks("h0");
+  assert.deepEqual(far(host, ["h0", "c:0", "c:1", "c:2", "c:3", "h2"]), ["chosen near", "near", "near", "near", "far", "far"]);
+  const edge = marks(`e:${one.id}>${two.id}`);
+  assert.deepEqual(far(edge, [`e:${one.id}>${two.id}`, one.id, two.id, "c:1"]), ["chosen near", "near", "near", "far"]);
+  assert.deepEqual(far(marks("gone"), ["h0", "c:0"]), ["", ""]);
+});
+
+test("what is asked of a picture is asked of what it is made of, letter by letter", () => {
+  const topology = mesh(2, 2);
+  const [one, , two] = topology.containers;
+  topology.flows = [flow(end(one), end(two))];
+  const known = subjects(topology);
+  for (const [line, wanted] of [["c0", true], ["host1", true], ["host1 tcp", true], ["c0\nc2", true], ["c3", false]] as const)
+    assert.equal(parse(line)(known.flow(topology.flows[0])), wanted, line);
+  assert.equal(known.container(one), known.container(one));
+  assert.equal(parse("host0")(known.container(one)), true);
+  assert.equal(parse("host0")(known.host(topology.hosts[1])), false);
+  // Of another picture it is made anew.
+  assert.equal(parse("other")(subjects({ ...topology, hosts: [{ ...topology.hosts[0], name: "other" }] }).container(one)), true);
+});
+
+test("an edge between a group and what is in it is told from the others", () => {
+  const topology = mesh(2, 2);
+  const [one, , two] = topology.containers;
+  const around: End = { kind: "host", id: "h0", name: "host0", ip: "10.32.0.99" };
+  topology.flows = [flow(around, end(one)), flow(end(one), around), flow(around, end(two))];
+  const marks = draw(topology).edges.map(({ id, classes }) => [id, classes.filter((name) => name.endsWith("around")).join()]);
+  assert.deepEqual(Object.fromEntries(marks), { "e:h0>c:0": "from-around", "e:c:0>h0": "to-around", "e:h0>c:2": "" });
 });
