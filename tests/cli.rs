@@ -556,8 +556,9 @@ fn cni_is_installed_plugin_first() {
         (&json!("weave"), &json!("weave-cni"))
     );
     assert_eq!(plugin["socket"], json!(folders.scratch.socket()));
-    let able =
-        json!({"ips": true, "mac": true, "dns": true, "portMappings": true, "bandwidth": true});
+    let able = json!({
+        "ips": true, "ipRanges": true, "mac": true, "dns": true, "aliases": true, "portMappings": true, "bandwidth": true,
+    });
     assert_eq!(plugin["capabilities"], able);
     assert_eq!(Folders::names(bin), ["weave-cni"]);
     assert_eq!(Folders::names(conf), ["10-weave.conflist"]);

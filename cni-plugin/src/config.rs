@@ -3,19 +3,22 @@
 //! When a container is made, a key that is not known is an error that names it: whoever wrote it meant something. DEL
 //! and GC read what they need and pass over the rest, because a container must go whatever the configuration says.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 
 use serde_json::{Map, Value, json};
 use weave_model::api::{CniRef, DEFAULT_SOCKET};
-use weave_model::{Bandwidth, CniName, LabelKey, LabelValue, Mac, NetworkName, PublishedPort};
+use weave_model::{
+    AddressRange, Bandwidth, CniName, ContainerName, LabelKey, LabelValue, Mac, NetworkName,
+    PublishedPort,
+};
 
 use crate::environment::{Environment, Verb, address};
 use crate::error::{Error, code};
 use crate::spelling::respelt;
 use crate::version::Version;
-use crate::{bandwidth, ports};
+use crate::{bandwidth, ports, ranges};
 
 /// What a configuration says.
 #[derive(Clone, Debug)]
@@ -36,6 +39,8 @@ pub struct Config {
     pub dns: Option<Value>,
     /// Wanted addresses.
     pub ips: Vec<IpAddr>,
+    /// Where an address must come from; anywhere in the network when empty.
+    pub ranges: Vec<AddressRange>,
     /// The wanted hardware address.
     pub mac: Option<Mac>,
     /// Ports of the host that lead to the container.
@@ -44,6 +49,8 @@ pub struct Config {
     pub bandwidth: Bandwidth,
     /// The container's labels.
     pub labels: BTreeMap<LabelKey, LabelValue>,
+    /// More names of the container.
+    pub aliases: BTreeSet<ContainerName>,
     /// The result of the plugin before, or of ADD.
     pub previous: Option<Value>,
     /// GC: what the runtime still knows.
@@ -109,10 +116,12 @@ impl Config {
             ipam: fields.ipam()?,
             dns: None,
             ips: Vec::new(),
+            ranges: Vec::new(),
             mac: None,
             publish: Vec::new(),
             bandwidth: Bandwidth::default(),
             labels: BTreeMap::new(),
+            aliases: BTreeSet::new(),
             previous: fields.some("prevResult").cloned(),
             valid: fields.valid()?,
         };
@@ -187,13 +196,15 @@ impl Config {
                 "dns" => self.dns = Some(dns_of_runtime(value)?),
                 "portMappings" => self.publish = ports::of_capability(&field, value)?,
                 "bandwidth" => self.bandwidth = bandwidth::of_capability(&field, value)?,
+                "aliases" => {
+                    for alias in texts(&field, Some(value))? {
+                        self.aliases.insert(parsed(&field, &alias)?);
+                    }
+                }
                 // Passed on with the rest of the configuration.
                 "ipRanges" if self.ipam.is_some() => {}
+                "ipRanges" => self.ranges = ranges::of_capability(&field, value)?,
                 _ if NOTED.contains(&key.as_str()) => {}
-                "ipRanges" => {
-                    let fix = "name a network with a range of its own: weavectl network create";
-                    return Err(unsupported(&field, value).with(fix));
-                }
                 _ => return Err(unsupported(&field, value)),
             }
         }

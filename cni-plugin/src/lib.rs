@@ -21,6 +21,7 @@ pub mod spelling;
 
 pub mod bandwidth;
 pub mod ports;
+pub mod ranges;
 pub mod config;
 pub mod result;
 

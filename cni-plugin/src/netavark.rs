@@ -64,6 +64,8 @@ struct PerNetwork {
     #[serde(default)]
     static_mac: Option<Mac>,
     #[serde(default)]
+    aliases: Option<Vec<String>>,
+    #[serde(default)]
     options: Option<BTreeMap<String, String>>,
 }
 
@@ -204,21 +206,24 @@ pub fn asked(netns: &str, stdin: &[u8]) -> Result<(AttachRequest, Option<PathBuf
         return Err(Error::new(code::UNSUPPORTED, message));
     }
     let mut ips = exec.network_options.static_ips.iter().flatten().copied();
-    // A name that will not do as a label is left out: it is for people only.
+    // A name that will not do as a label or an alias is left out: it is for people only.
     let label: Option<(LabelKey, LabelValue)> = NAME_LABEL
         .parse()
         .ok()
         .zip(exec.container_name.parse().ok());
+    let aliases = exec.network_options.aliases.iter().flatten();
     let request = AttachRequest {
         netns: netns.to_owned(),
         name: ContainerName::of_cni(&exec.container_id),
         ip: ips.next(),
         more_ips: ips.collect(),
+        ranges: Vec::new(),
         mac: exec.network_options.static_mac,
         mtu: options.mtu,
         ifname: exec.network_options.interface_name,
         network: options.network,
         labels: label.into_iter().collect(),
+        aliases: aliases.filter_map(|alias| alias.parse().ok()).collect(),
         publish,
         bandwidth: Bandwidth::default(),
         owner: Some(CniOwner {

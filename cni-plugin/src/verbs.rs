@@ -1,5 +1,6 @@
 //! Each verb: what it reads, what it asks the node, what it answers.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt as _;
 
 use serde::de::DeserializeOwned;
@@ -103,6 +104,7 @@ impl Call<'_> {
         let (capability, plugin) = match self.config {
             config if !config.publish.is_empty() => ("portMappings", "portmap"),
             config if !config.bandwidth.is_unlimited() => ("bandwidth", "bandwidth"),
+            config if !config.aliases.is_empty() => ("aliases", "dnsname"),
             _ => return Ok(()),
         };
         let message = format!("runtimeConfig.{capability} is not supported behind another plugin");
@@ -136,6 +138,7 @@ impl Call<'_> {
             name: ContainerName::of_cni(&what.container),
             ip: ips.next(),
             more_ips: ips.collect(),
+            ranges: config.ranges.clone(),
             mac: config.mac.or(args.mac),
             mtu: config.mtu,
             ifname: what.ifname,
@@ -146,6 +149,7 @@ impl Call<'_> {
                 .into_iter()
                 .chain(args.labels)
                 .collect(),
+            aliases: config.aliases.clone(),
             publish: config.publish.clone(),
             bandwidth: config.bandwidth,
             owner: Some(CniOwner {
@@ -178,7 +182,9 @@ impl Call<'_> {
             // Who asks for an address or a port that somebody else has has to ask for another.
             NoAnswer::Refused(refusal)
                 if refusal.code == Code::Conflict
-                    && (request.ip.is_some() || !request.publish.is_empty()) =>
+                    && (request.ip.is_some()
+                        || !request.ranges.is_empty()
+                        || !request.publish.is_empty()) =>
             {
                 Error::new(code::CONFIG, refusal.message).with(refusal.fix)
             }
@@ -217,7 +223,10 @@ impl Call<'_> {
             // Behind another plugin nothing was made.
             None if !result::has_ours(previous) => return Ok(()),
             None => {}
-            Some(attachment) => wrong.extend(differences(attachment, netns, previous)),
+            Some(attachment) => {
+                wrong.extend(differences(attachment, netns, previous));
+                wrong.extend(self.other_aliases(attachment));
+            }
         }
         if wrong.is_empty() {
             return self.delegate("CHECK");
@@ -227,6 +236,16 @@ impl Call<'_> {
             what.ifname, what.container
         );
         Err(Error::new(code::FAULTY, message).with(wrong.join("; ")))
+    }
+
+    /// The parameters of CHECK are those of ADD, so the aliases are the same unless the node has lost them.
+    fn other_aliases(&self, attachment: &Attachment) -> Option<String> {
+        let told = |names: &BTreeSet<ContainerName>| {
+            let names: Vec<&str> = names.iter().map(ContainerName::as_str).collect();
+            format!("[{}]", names.join(", "))
+        };
+        let (has, asked) = (&attachment.aliases, &self.config.aliases);
+        (has != asked).then(|| format!("its aliases are {}, not {}", told(has), told(asked)))
     }
 
     /// Goes on past a failure, and reports the first.

@@ -123,7 +123,10 @@ fn add_asks_for_what_runtime_and_configuration_say() {
         "ADD",
         &json!({
             "mtu": 1400,
-            "runtimeConfig": {"ips": ["10.32.0.2/12", "fd00::2"], "mac": "02:00:0a:20:00:02"},
+            "runtimeConfig": {
+                "ips": ["10.32.0.2/12", "fd00::2"], "mac": "02:00:0a:20:00:02", "aliases": ["www", "web", "www"],
+                "ipRanges": [[{"subnet": "10.32.0.0/24", "rangeEnd": "10.32.0.9"}]],
+            },
             "args": {"cni": {"labels": [{"key": "app", "value": "web"}]}},
         }),
     );
@@ -137,6 +140,7 @@ fn add_asks_for_what_runtime_and_configuration_say() {
     let expected = json!({
         "netns": "/proc/self/ns/net", "name": "c1", "ip": "10.32.0.2", "more_ips": ["fd00::2"],
         "mac": "02:00:0a:20:00:02", "mtu": 1400, "ifname": "eth0", "network": "default", "labels": {"app": "web"},
+        "aliases": ["web", "www"], "ranges": [{"subnet": "10.32.0.0/24", "first": "10.32.0.1", "last": "10.32.0.9"}],
         "owner": {"network": "net", "container": "c1"},
     });
     assert_eq!(body, expected);

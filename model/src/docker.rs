@@ -14,7 +14,8 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::de::{Error as _, IgnoredAny};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::{CniName, Mac, NetworkName};
+use crate::nets::Net;
+use crate::{CniName, Mac, NetworkName, parse_net};
 
 mod options;
 
@@ -200,20 +201,70 @@ impl<'de> Deserialize<'de> for PoolId {
 
 /// Asks for a range to give a network's containers addresses from.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "PascalCase")]
+#[serde(try_from = "WrittenRequest")]
 pub struct PoolRequest {
     /// The range that somebody asks for (`--subnet`); any when absent.
-    #[serde(default, deserialize_with = "text")]
     pub pool: Option<IpNet>,
     /// The part of it to give addresses from (`--ip-range`).
-    #[serde(default, deserialize_with = "text")]
     pub sub_pool: Option<IpNet>,
     /// Options for the address manager (`--ipam-opt`).
-    #[serde(default, deserialize_with = "nullable")]
     pub options: BTreeMap<String, String>,
     /// Whether it is for IPv6.
-    #[serde(default)]
     pub v6: bool,
+}
+
+/// As Docker writes it.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct WrittenRequest {
+    #[serde(default, deserialize_with = "net")]
+    pool: Option<IpNet>,
+    #[serde(default, deserialize_with = "net")]
+    sub_pool: Option<IpNet>,
+    #[serde(default, deserialize_with = "nullable")]
+    options: BTreeMap<String, String>,
+    #[serde(default)]
+    v6: bool,
+}
+
+/// The parts of a request for a pool do not go together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+enum BadRequest {
+    #[error("a range of the other family, {0}, is asked for")]
+    Family(IpNet),
+    #[error("{part} is not a part of {pool}")]
+    Part { part: IpNet, pool: IpNet },
+    #[error("a part of a range, {0}, is asked for without the range")]
+    NoPool(IpNet),
+}
+
+impl TryFrom<WrittenRequest> for PoolRequest {
+    type Error = BadRequest;
+
+    fn try_from(written: WrittenRequest) -> Result<Self, BadRequest> {
+        let WrittenRequest {
+            pool,
+            sub_pool,
+            options,
+            v6,
+        } = written;
+        let mut nets = pool.into_iter().chain(sub_pool);
+        if let Some(other) = nets.find(|net| net.addr().is_ipv6() != v6) {
+            return Err(BadRequest::Family(other));
+        }
+        match (sub_pool, pool) {
+            (Some(part), Some(pool)) if !pool.contains(&part) => {
+                Err(BadRequest::Part { part, pool })
+            }
+            (Some(part), None) => Err(BadRequest::NoPool(part)),
+            _ => Ok(Self {
+                pool,
+                sub_pool,
+                options,
+                v6,
+            }),
+        }
+    }
 }
 
 /// Names a pool.
@@ -299,6 +350,7 @@ pub struct PoolData {
     #[serde(default, deserialize_with = "nullable")]
     pub address_space: String,
     /// The range.
+    #[serde(deserialize_with = "required_net")]
     pub pool: IpNet,
 }
 
@@ -328,10 +380,10 @@ pub struct EndpointRequest {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 pub struct Interface {
     /// The IPv4 address, with the prefix length of the range.
-    #[serde(default, rename = "Address", deserialize_with = "text")]
+    #[serde(default, rename = "Address", deserialize_with = "net")]
     pub v4: Option<Ipv4Net>,
     /// The IPv6 address.
-    #[serde(default, rename = "AddressIPv6", deserialize_with = "text")]
+    #[serde(default, rename = "AddressIPv6", deserialize_with = "net")]
     pub v6: Option<Ipv6Net>,
     /// The hardware address.
     #[serde(default, rename = "MacAddress", deserialize_with = "text")]
@@ -368,6 +420,21 @@ fn text<'de, D: Deserializer<'de>, T: FromStr<Err: fmt::Display>>(
         Some(text) if !text.is_empty() => text.parse().map(Some).map_err(D::Error::custom),
         _ => Ok(None),
     }
+}
+
+/// A range, or an address with the length of its prefix; an empty text is none.
+fn net<'de, D: Deserializer<'de>, N: Net>(deserializer: D) -> Result<Option<N>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer)?;
+    let text = text.filter(|text| !text.is_empty());
+    let read = |text: String| {
+        parse_net(&text).map_err(|bad| D::Error::custom(format!("\"{text}\" is {bad}")))
+    };
+    text.map(read).transpose()
+}
+
+/// A range that has to be there.
+fn required_net<'de, D: Deserializer<'de>>(deserializer: D) -> Result<IpNet, D::Error> {
+    net(deserializer)?.ok_or_else(|| D::Error::custom("a pool is empty"))
 }
 
 /// A value for which `null` stands where it is empty, as Go writes it.

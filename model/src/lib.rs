@@ -3,6 +3,7 @@
 pub mod api;
 pub mod docker;
 
+mod address_range;
 mod annotation;
 mod bandwidth;
 mod drops;
@@ -24,6 +25,7 @@ mod suite;
 mod token;
 mod way;
 
+pub use address_range::{AddressRange, BadAddressRange};
 pub use annotation::{Annotated, BadAnnotation};
 pub use bandwidth::{Bandwidth, Rate};
 pub use drops::Drop;

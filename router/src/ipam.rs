@@ -144,13 +144,42 @@ impl Ipam {
         let offset = match want {
             Some(want) => self.wanted(area, want)?,
             None => self
-                .rested_long(area, now)
+                .rested_long(area, now, |_| true)
                 .or_else(|| self.fresh(area))
                 .ok_or(NoAddress::Exhausted)?,
         };
+        Ok(self.give(id, offset))
+    }
+
+    /// Gives an address of an area to `id` that lies in one of `runs`, by their first and last offset: the one it has, or
+    /// any.
+    pub fn allocate_among(
+        &mut self,
+        area: Option<Block>,
+        id: &str,
+        runs: &[(u32, u32)],
+        now: Instant,
+    ) -> Result<u32, NoAddress> {
+        let among = |offset| {
+            runs.iter()
+                .any(|(first, last)| (*first..=*last).contains(&offset))
+        };
+        match self.leases.get(id) {
+            Some(&has) if among(has) => return Ok(has),
+            Some(&has) => return Err(NoAddress::HasOther(has)),
+            None => {}
+        }
+        let offset = self
+            .rested_long(area, now, among)
+            .or_else(|| self.fresh_among(area, runs))
+            .ok_or(NoAddress::Exhausted)?;
+        Ok(self.give(id, offset))
+    }
+
+    fn give(&mut self, id: &str, offset: u32) -> u32 {
         self.leases.insert(id.to_owned(), offset);
         self.holders.insert(offset, id.to_owned());
-        Ok(offset)
+        offset
     }
 
     /// Takes the address of `id` back and lets it rest; `None` if it has none.
@@ -356,12 +385,18 @@ impl Ipam {
         Ok(want)
     }
 
-    fn rested_long(&mut self, area: Option<Block>, now: Instant) -> Option<u32> {
+    /// What has rested long enough and `suits`.
+    fn rested_long(
+        &mut self,
+        area: Option<Block>,
+        now: Instant,
+        suits: impl Fn(u32) -> bool,
+    ) -> Option<u32> {
         let due = self.resting.iter().take_while(|(_, until)| *until <= now);
         let mut due = due.map(|(offset, _)| *offset).enumerate();
         // It may have become one of those by an area that was made since, and another's by a deed.
         let reserved = self.reserved_in(area);
-        let may = |offset: u32| self.owns(offset) && !reserved.contains(&offset);
+        let may = |offset: u32| self.owns(offset) && !reserved.contains(&offset) && suits(offset);
         let (at, offset) = due.find(|(_, offset)| self.area_of(*offset) == area && may(*offset))?;
         self.resting.remove(at);
         self.rested.remove(&offset);
@@ -370,11 +405,7 @@ impl Ipam {
 
     fn fresh(&mut self, area: Option<Block>) -> Option<u32> {
         let from = self.fresh_from.get(&area).copied().unwrap_or(0);
-        let reserved = self.reserved_in(area);
-        let is_free = |offset: &u32| {
-            let busy = self.holders.contains_key(offset) || self.rested.contains(offset);
-            !busy && !reserved.contains(offset)
-        };
+        let is_free = self.is_free_in(area);
         let parts = self.blocks_in(area);
         let mut offsets = parts
             .iter()
@@ -383,6 +414,25 @@ impl Ipam {
         let from = found.map_or(u32::MAX, |offset| offset + 1);
         self.fresh_from.insert(area, from);
         found
+    }
+
+    /// The lowest that was never given, or is not remembered, in one of `runs`.
+    fn fresh_among(&self, area: Option<Block>, runs: &[(u32, u32)]) -> Option<u32> {
+        let parts = self.blocks_in(area);
+        let within = |part: &Block| {
+            let (first, last) = (part.first(), part.last());
+            let cut = move |run: &(u32, u32)| run.0.max(first)..=run.1.min(last);
+            runs.iter().flat_map(cut).find(self.is_free_in(area))
+        };
+        parts.iter().find_map(within)
+    }
+
+    fn is_free_in(&self, area: Option<Block>) -> impl Fn(&u32) -> bool {
+        let reserved = self.reserved_in(area);
+        move |offset| {
+            let busy = self.holders.contains_key(offset) || self.rested.contains(offset);
+            !busy && !reserved.contains(offset)
+        }
     }
 
     /// What is never given of an area: the network's own address, its gateway's and its broadcast address.
@@ -545,6 +595,48 @@ mod tests {
         assert_eq!(ipam.capacity_in(None), 64 - 8 - 2);
         assert_eq!(ipam.capacity(), 64 - 8 - 2 + 5 + 14);
         assert_eq!(ipam.wants_more(), [Some(low)]);
+    }
+
+    #[test]
+    fn an_address_among_some_is_a_free_one_of_its_own_blocks_and_network() {
+        let start = now().mono;
+        let mut ipam = ipam(&[block(0, 5), block(64, 5)]);
+        let area = block(16, 3);
+        ipam.set_areas(&[area]);
+        let runs = [(0, 3), (14, 17), (40, 65), (200, 300)];
+        let among = |ipam: &mut Ipam, area, id: &str, at| ipam.allocate_among(area, id, &runs, at);
+        let ids = ["a", "b", "c", "d", "e", "f"];
+        let given = ids.map(|id| among(&mut ipam, None, id, start).unwrap());
+        assert_eq!(
+            given,
+            [2, 3, 14, 15, 64, 65],
+            "neither those of others nor of a network"
+        );
+        assert_eq!(
+            among(&mut ipam, None, "g", start),
+            Err(NoAddress::Exhausted)
+        );
+        assert_eq!(
+            among(&mut ipam, Some(area), "h", start),
+            Err(NoAddress::Exhausted)
+        );
+        assert_eq!(among(&mut ipam, None, "c", start), Ok(14), "it has it");
+        assert_eq!(
+            ipam.allocate("other", None, start),
+            Ok(4),
+            "the rest is for the others"
+        );
+        let has = among(&mut ipam, None, "other", start);
+        assert_eq!(has, Err(NoAddress::HasOther(4)));
+        for id in ["other", "d"] {
+            ipam.release(id, start);
+        }
+        assert_eq!(
+            among(&mut ipam, None, "g", start),
+            Err(NoAddress::Exhausted),
+            "it rests"
+        );
+        assert_eq!(among(&mut ipam, None, "g", start + COOLDOWN), Ok(15));
     }
 
     #[test]

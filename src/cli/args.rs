@@ -209,7 +209,7 @@ pub enum Command {
         /// The container that sends it
         #[arg(add = complete::containers())]
         from: ContainerName,
-        /// Where it goes: an address, or a container of this node
+        /// Where it goes: an address, or a container of any node, of this one first
         #[arg(add = complete::containers())]
         to: String,
     },

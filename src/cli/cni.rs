@@ -129,7 +129,9 @@ pub(super) fn uninstall(places: &Places) -> Result<Done, Failure> {
 fn conflist(socket: &Path) -> Value {
     let mut plugin = json!({
         "type": PLUGIN,
-        "capabilities": {"ips": true, "mac": true, "dns": true, "portMappings": true, "bandwidth": true},
+        "capabilities": {
+            "ips": true, "ipRanges": true, "mac": true, "dns": true, "aliases": true, "portMappings": true, "bandwidth": true,
+        },
     });
     if socket != Path::new(DEFAULT_SOCKET) {
         plugin["socket"] = json!(socket);

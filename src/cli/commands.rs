@@ -111,6 +111,7 @@ fn attach(client: &Client<'_>, shown: &Shown, args: &Attach) -> Answer {
         name: args.name.clone(),
         ip: args.ip,
         more_ips: Vec::new(),
+        ranges: Vec::new(),
         mac: None,
         mtu: None,
         ifname: args.ifname.clone(),
@@ -120,6 +121,7 @@ fn attach(client: &Client<'_>, shown: &Shown, args: &Attach) -> Answer {
             .iter()
             .map(|label| (label.key.clone(), label.value.clone()))
             .collect(),
+        aliases: [].into(),
         publish: args.publish.clone(),
         bandwidth: Bandwidth::default(),
         owner: None,

@@ -109,7 +109,14 @@ pub(super) fn attachments(answer: &Attachments, columns: Columns) -> String {
         "STATE",
         "LABELS",
     ];
-    let more = ["MAC", "MTU", "HOST-INTERFACE", "NAMESPACE", "OWNER"];
+    let more = [
+        "MAC",
+        "MTU",
+        "HOST-INTERFACE",
+        "NAMESPACE",
+        "OWNER",
+        "ALIASES",
+    ];
     let mut table = Table::with(&usual, columns, &more);
     if let Some(host) = &answer.host {
         let mut cells = vec![String::new(); usual.len()];
@@ -145,12 +152,14 @@ fn attachment_cells(one: &Attachment, columns: Columns) -> Vec<String> {
     ];
     if columns == Columns::All {
         let owner = one.owner.as_ref();
+        let aliases = one.aliases.iter().map(ToString::to_string);
         cells.extend([
             one.mac.clone(),
             one.mtu.to_string(),
             one.host_ifname.to_string(),
             one.netns.clone(),
             show(owner.map(|owner| format!("{}/{}", owner.network, owner.container))),
+            aliases.collect::<Vec<_>>().join(","),
         ]);
     }
     cells

@@ -72,7 +72,11 @@ impl Works {
         self.side.guard(range)?;
         let first = range.offset_v4(part.v4().network()).unwrap_or(0);
         let want = containers::wanted_offset(&part, request)?.map(|want| first + want);
-        let offset = self.allocate_of(&request.network, lease, want).await?;
+        let runs = containers::runs(&part, request).into_iter();
+        let runs: Vec<_> = runs.map(|run| (first + run.0, first + run.1)).collect();
+        let offset = self
+            .allocate_among(&request.network, lease, want, &runs)
+            .await?;
         let spec = AttachSpec {
             attachment: containers::to_make(
                 &self.book,

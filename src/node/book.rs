@@ -275,6 +275,7 @@ pub(super) mod tests {
             gateway6: "fe80::1".parse().unwrap(),
             default_route: true,
             labels: BTreeMap::new(),
+            aliases: [].into(),
             publish: Vec::new(),
             bandwidth: weave_model::Bandwidth::default(),
             owner: None,

@@ -1,11 +1,11 @@
 //! From requests to what is asked of the host, and back from what the host did to the book and the answer.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::MetadataExt as _;
 
 use weave_linux::netns::{self, BadNetnsRef, Netns, NetnsRef};
 use weave_model::api::{AttachRequest, Attachment, Code, Refusal};
-use weave_model::{ClusterRange, ContainerName, IfName, Mac};
+use weave_model::{AddressRange, ClusterRange, ContainerName, IfName, Mac};
 use weave_router::attach::{self, AttachSpec, Attached, DefaultRoute};
 
 use super::book::{Book, Entry, Place};
@@ -82,7 +82,7 @@ pub(super) fn plan(
     range: &ClusterRange,
     netns_id: (u64, u64),
 ) -> Result<Plan, Refusal> {
-    wanted_offset(range, request)?;
+    check_ranges(range, request)?;
     check_mtu(request)?;
     match book.place(&request.name, &request.ifname, netns_id) {
         // The kernel gives the number of a namespace that is gone to a new one.
@@ -139,6 +139,7 @@ fn difference(entry: &Entry, request: &AttachRequest) -> Option<String> {
         ip,
         mac,
         mtu,
+        aliases,
         publish,
         bandwidth,
         owner,
@@ -153,6 +154,15 @@ fn difference(entry: &Entry, request: &AttachRequest) -> Option<String> {
     }
     if let Some(want) = request.mtu.filter(|want| u32::from(*want) != *mtu) {
         return Some(format!("with an MTU of {mtu}, not {want}"));
+    }
+    if !is_allowed(request, ip.addr()) {
+        return Some(format!(
+            "with {}, which is in none of the ranges",
+            ip.addr()
+        ));
+    }
+    if request.aliases != *aliases {
+        return Some("with other aliases".to_owned());
     }
     if request.publish != *publish {
         return Some("with other published ports".to_owned());
@@ -169,7 +179,51 @@ fn difference(entry: &Entry, request: &AttachRequest) -> Option<String> {
 
 /// Whether a request asks for no other address than an attachment has.
 pub(super) fn suits(entry: &Entry, request: &AttachRequest) -> bool {
-    wanted_ips(request).all(|ip| has_address(entry, ip))
+    let ip = entry.attachment.ip.addr();
+    wanted_ips(request).all(|ip| has_address(entry, ip)) && is_allowed(request, ip)
+}
+
+/// Whether the ranges of a request have an address; a request without any does not mind.
+fn is_allowed(request: &AttachRequest, ip: Ipv4Addr) -> bool {
+    let ranges = &request.ranges;
+    ranges.is_empty() || ranges.iter().any(|range| range.allows(ip))
+}
+
+/// The runs of offsets that a request leaves to choose from, by their first and last; none where it leaves all.
+pub(super) fn runs(range: &ClusterRange, request: &AttachRequest) -> Vec<(u32, u32)> {
+    let runs = request.ranges.iter().flat_map(AddressRange::runs);
+    let offsets = |(first, last)| Some((range.offset_v4(first)?, range.offset_v4(last)?));
+    runs.filter_map(offsets).collect()
+}
+
+/// Whether the ranges of a request lie in the network, and have what else it asks for.
+fn check_ranges(range: &ClusterRange, request: &AttachRequest) -> Result<(), Refusal> {
+    let invalid = |cause, fix: &str| Err(Refusal::new(Code::Invalid, cause, fix));
+    let (network, whole, gateway) = (&request.network, range.v4(), range.gateway());
+    for one in &request.ranges {
+        let subnet = one.subnet();
+        if !whole.contains(&subnet) {
+            let cause =
+                format!("the range {subnet} is not in the network {network}, which has {whole}");
+            let fix =
+                "give ranges in that one, or name the network that has them: weavectl network list";
+            return invalid(cause, fix);
+        }
+        if let Some(other) = one.gateway().filter(|other| *other != gateway) {
+            let cause = format!(
+                "{other} cannot be the gateway of {subnet}: the network {network} has {gateway}"
+            );
+            return invalid(cause, "leave the range's gateway out");
+        }
+    }
+    let offset = wanted_offset(range, request)?;
+    match offset.map(|offset| range.v4_at(offset)) {
+        Some(ip) if !is_allowed(request, ip) => {
+            let cause = format!("{ip} is in none of the ranges that are asked for");
+            invalid(cause, "ask for an address in them, or for the ranges alone")
+        }
+        _ => Ok(()),
+    }
 }
 
 /// All addresses that a request asks for.
@@ -284,6 +338,7 @@ pub(super) fn entry(request: &AttachRequest, spec: &AttachSpec, attached: &Attac
         gateway6: GATEWAY6,
         default_route: attached.default_route,
         labels: request.labels.clone(),
+        aliases: request.aliases.clone(),
         publish: request.publish.clone(),
         bandwidth: request.bandwidth,
         owner: request.owner.clone(),
@@ -412,7 +467,9 @@ mod tests {
             more_ips: Vec::new(),
             mac: None,
             mtu: None,
+            ranges: Vec::new(),
             labels: std::collections::BTreeMap::new(),
+            aliases: std::collections::BTreeSet::new(),
             publish: Vec::new(),
             bandwidth: weave_model::Bandwidth::default(),
             owner: None,
@@ -535,6 +592,71 @@ mod tests {
             refusal.message.contains("10.32.0.0/12") && refusal.fix.contains("--ip"),
             "{refusal:?}"
         );
+    }
+
+    #[test]
+    fn ranges_lie_in_the_network_and_have_what_else_is_asked_for() {
+        let book = Book::default();
+        let within = |ip, ranges: serde_json::Value| AttachRequest {
+            ranges: serde_json::from_value(ranges).unwrap(),
+            ..request("a", ip)
+        };
+        let of = |subnet: &str| serde_json::json!([{"subnet": subnet}]);
+        let planned = |request: &AttachRequest| plan(&book, request, &range(), (9, 9));
+        let good = within(Some("fd00::4:9"), of("10.36.0.0/24"));
+        assert!(matches!(planned(&good), Ok(Plan::Make)));
+        assert_eq!(runs(&range(), &good), [(0x4_0002, 0x4_00fe)]);
+        let gateway = serde_json::json!([{"subnet": "10.36.0.0/24", "gateway": "10.36.0.1"}]);
+        for (bad, said) in [
+            (
+                within(None, of("10.0.0.0/8")),
+                "the range 10.0.0.0/8 is not in the network",
+            ),
+            (
+                within(None, of("10.48.0.0/24")),
+                "not in the network default, which has 10.32.0.0/12",
+            ),
+            (within(None, gateway), "the network default has 10.32.0.1"),
+            (
+                within(Some("10.36.1.9"), of("10.36.0.0/24")),
+                "10.36.1.9 is in none of the ranges",
+            ),
+        ] {
+            let refusal = planned(&bad).err().unwrap();
+            assert!(refusal.message.contains(said), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn another_range_or_other_aliases_are_other_wishes() {
+        let mut book = Book::default();
+        let there = alive("a");
+        book.insert(there.clone());
+        let planned = |change: fn(&mut AttachRequest)| {
+            let mut request = request("a", None);
+            change(&mut request);
+            (
+                plan(&book, &request, &range(), there.netns_id),
+                suits(&there, &request),
+            )
+        };
+        assert!(matches!(
+            planned(|request| request.ranges = ranges("10.32.0.0/24")),
+            (Ok(Plan::Done(_)), true)
+        ));
+        let (other, suited) = planned(|request| request.ranges = ranges("10.36.0.0/24"));
+        let said = other.err().unwrap().message;
+        assert!(
+            said.contains("10.32.0.2, which is in none of the ranges") && !suited,
+            "{said}"
+        );
+        let (other, suited) = planned(|request| request.aliases = ["web".parse().unwrap()].into());
+        let said = other.err().unwrap().message;
+        assert!(said.contains("with other aliases") && suited, "{said}");
+    }
+
+    fn ranges(subnet: &str) -> Vec<AddressRange> {
+        serde_json::from_value(serde_json::json!([{"subnet": subnet}])).unwrap()
     }
 
     #[test]

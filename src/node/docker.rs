@@ -581,6 +581,7 @@ fn entry(
         gateway6: GATEWAY6,
         default_route: false,
         labels: BTreeMap::new(),
+        aliases: [].into(),
         publish: Vec::new(),
         bandwidth: attachment.bandwidth,
         owner: Some(CniOwner {

@@ -11,8 +11,8 @@ use weave_linux::nft::Found;
 use weave_linux::sysctl;
 use weave_model::api::{Attachment, Code, Hop, Refusal, Trace, TraceEnd, TraceRequest};
 use weave_model::{ClusterRange, NetworkName};
-use weave_proxy::declared::{Backend, resolve};
-use weave_router::core::view::{Member, Owner, View};
+use weave_proxy::declared::{Backend, Member, resolve};
+use weave_router::core::view::{self, Owner, View};
 
 use super::book::Entry;
 use super::containers;
@@ -63,7 +63,7 @@ impl Works {
     /// Follows a packet from a container of this node.
     pub(super) async fn trace(&self, request: &TraceRequest) -> Result<Trace, Refusal> {
         let range = self.range()?;
-        let destination = self.destination(&request.to)?;
+        let destination = self.destination(request, range)?;
         let mut interfaces = self.book.interfaces(&request.from);
         let together = |entry: &&Entry| self.is_in(&entry.attachment.network, range, destination);
         let entry = interfaces
@@ -107,25 +107,22 @@ impl Works {
         })
     }
 
-    fn destination(&self, text: &str) -> Result<IpAddr, Refusal> {
+    /// What is named: an address, a container of this node, or one that another member tells of.
+    fn destination(&self, request: &TraceRequest, range: ClusterRange) -> Result<IpAddr, Refusal> {
+        let text = request.to.as_str();
         if let Ok(address) = text.parse() {
             return Ok(address);
         }
-        let named = self
-            .book
-            .entries()
-            .find(|entry| entry.attachment.name.as_str() == text);
-        named
-            .map(|entry| entry.attachment.ip.addr().into())
-            .ok_or_else(|| {
-                let cause =
-                    format!("\"{text}\" is neither an address nor a container of this node");
-                Refusal::new(
-                    Code::NotFound,
-                    cause,
-                    "give the address of a container on another node",
-                )
-            })
+        let members = self.members();
+        let found = named(&members, text)?;
+        // A container in several networks is asked for where the two can meet.
+        let together = |ip: &&IpAddr| {
+            let mut interfaces = self.book.interfaces(&request.from);
+            interfaces.any(|entry| self.is_in(&entry.attachment.network, range, **ip))
+        };
+        let mut v4 = found.iter().filter(|ip| ip.is_ipv4());
+        let ip = v4.clone().find(together).or_else(|| v4.next());
+        ip.copied().ok_or_else(|| unknown(text))
     }
 
     async fn walk(
@@ -326,6 +323,37 @@ impl Works {
     }
 }
 
+/// The addresses of a container by its name. This node, the first of the members, comes before the others, whose
+/// containers may have the same name.
+fn named(members: &[Member], name: &str) -> Result<Vec<IpAddr>, Refusal> {
+    let of = |member: &Member| -> Vec<IpAddr> {
+        let containers = member.sheet.containers.iter();
+        let so_called = containers.filter(|one| one.name.as_str() == name);
+        so_called.flat_map(|one| one.ips.clone()).collect()
+    };
+    let mut found = members.iter().enumerate().filter_map(|(at, member)| {
+        let ips = Some(of(member)).filter(|ips| !ips.is_empty())?;
+        Some((at, &member.name, ips))
+    });
+    let (at, node, ips) = found.next().ok_or_else(|| unknown(name))?;
+    let more: Vec<_> = found.collect();
+    if at == 0 || more.is_empty() {
+        return Ok(ips);
+    }
+    let all =
+        std::iter::once((node, ips[0])).chain(more.iter().map(|(_, node, ips)| (*node, ips[0])));
+    let all: Vec<String> = all.map(|(node, ip)| format!("{ip} on {node}")).collect();
+    let cause = format!("several containers are called {name}: {}", all.join(", "));
+    let fix = "give the address of the one that is meant";
+    Err(Refusal::new(Code::Conflict, cause, fix))
+}
+
+fn unknown(name: &str) -> Refusal {
+    let cause = format!("\"{name}\" is neither an address nor a container of a member");
+    let fix = "give an address, or see what is attached with: weavectl ps, on each host";
+    Refusal::new(Code::NotFound, cause, fix)
+}
+
 /// The route that the host has for a destination, and its device; none if it is the host itself.
 async fn way_out(netlink: &Netlink, to: IpAddr) -> Result<Option<(Route, Link)>, Hop> {
     let found = netlink.route_for(to).await;
@@ -386,7 +414,7 @@ fn over(
             "see who owns what with: weavectl peers",
         ));
     };
-    let member: &Member = match owned {
+    let member: &view::Member = match owned {
         Owner::Member(place) => &view.members[place as usize],
         Owner::Me => {
             let found =
@@ -436,5 +464,56 @@ fn shown(route: &Route, link: &Link) -> String {
     match route.via {
         Some(via) => format!("by {via} over {}", link.name),
         None => format!("over {}", link.name),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use weave_model::{NodeId, Sheet, SheetContainer};
+
+    use super::*;
+
+    fn member(at: u8, containers: &[(&str, &str)]) -> Member {
+        let containers = containers.iter().map(|(name, ip)| SheetContainer {
+            name: name.parse().unwrap(),
+            ips: vec![ip.parse().unwrap()],
+            labels: [].into(),
+        });
+        Member {
+            id: NodeId::from_bytes([at; 32]),
+            // Names of nodes are labels: two may have the same.
+            name: format!("host{}", at % 3).parse().unwrap(),
+            reachable: true,
+            sheet: Sheet {
+                containers: containers.collect(),
+                ..Sheet::default()
+            },
+        }
+    }
+
+    #[test]
+    fn a_name_is_this_node_s_or_that_of_one_other() {
+        let members = [
+            member(
+                0,
+                &[("a", "10.32.0.2"), ("b", "10.32.0.3"), ("b", "10.46.0.3")],
+            ),
+            member(1, &[("b", "10.36.0.2"), ("c", "10.36.0.3")]),
+            member(3, &[("c", "10.40.0.2"), ("d", "10.40.0.3")]),
+        ];
+        let found = |name| {
+            let found = named(&members, name).map_err(|refusal| (refusal.code, refusal.message));
+            found.map(|ips| ips.iter().map(ToString::to_string).collect::<Vec<_>>())
+        };
+        assert_eq!(found("b").unwrap(), ["10.32.0.3", "10.46.0.3"]);
+        assert_eq!(found("d").unwrap(), ["10.40.0.3"]);
+        let (code, said) = found("c").unwrap_err();
+        assert_eq!(code, Code::Conflict);
+        assert_eq!(
+            said,
+            "several containers are called c: 10.36.0.3 on host1, 10.40.0.2 on host0"
+        );
+        let (code, said) = found("nobody").unwrap_err();
+        assert!(code == Code::NotFound && said.contains("nobody"), "{said}");
     }
 }

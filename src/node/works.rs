@@ -359,10 +359,21 @@ impl Works {
         lease: &str,
         want: Option<u32>,
     ) -> Result<u32, Refusal> {
+        self.allocate_among(network, lease, want, &[]).await
+    }
+
+    /// The same, where it must lie in one of `runs` of offsets, if there are any.
+    pub(super) async fn allocate_among(
+        &mut self,
+        network: &NetworkName,
+        lease: &str,
+        want: Option<u32>,
+        runs: &[(u32, u32)],
+    ) -> Result<u32, Refusal> {
         let operations = Arc::clone(&self.operations);
         let of = (Runtime::Node, ALLOCATE);
         operations
-            .counted(of, self.find(network, lease, want))
+            .counted(of, self.find(network, lease, want, runs))
             .await
     }
 
@@ -371,6 +382,7 @@ impl Works {
         network: &NetworkName,
         lease: &str,
         want: Option<u32>,
+        runs: &[(u32, u32)],
     ) -> Result<u32, Refusal> {
         let area = self.area_of(network);
         let began = Instant::now();
@@ -383,6 +395,7 @@ impl Works {
             let command = Command::Allocate {
                 id: lease.to_owned(),
                 want,
+                among: runs.to_vec(),
                 area,
             };
             let none_yet = match self.router.command(command).await {
@@ -392,6 +405,9 @@ impl Works {
                 }
                 Ok(_) => return Err(strange_reply()),
                 Err(error @ CommandError::Exhausted { capacity: 0, .. }) if area.is_some() => error,
+                Err(CommandError::Exhausted { .. }) if !runs.is_empty() => {
+                    return Err(no_address_among());
+                }
                 Err(error) => return Err(address_refused(error)),
             };
             if began.elapsed() > patience {
@@ -452,6 +468,15 @@ pub(super) fn strange_reply() -> Refusal {
         Code::Failed,
         "the router gave an answer that does not fit",
         "look at the log of weaved",
+    )
+}
+
+/// Other members may have addresses in the ranges, but none comes from them for the sake of one container.
+fn no_address_among() -> Refusal {
+    Refusal::new(
+        Code::Conflict,
+        "this node has no free address in the ranges that are asked for",
+        "give ranges of its own part of the network, which weavectl ipam shows, or leave them out",
     )
 }
 

@@ -132,6 +132,37 @@ fn through_a_service(h1: &Host, h2: &Host) {
     });
 }
 
+/// A container of another node is found by its name, by the address where the two meet, and after one of this node.
+fn by_name([h1, h2]: &[Host; 2], a: &Container, far: &Container) {
+    let is_handed_over = |name: &str| {
+        h1.ctl(&["trace", "a", name]).code == 0 && traced(h1, "a", name)["end"] == "handed_over"
+    };
+    wait_for("h1 hears of it", Duration::from_secs(20), || {
+        is_handed_over(&far.name)
+    });
+    let trace = traced(h1, "a", &far.name);
+    assert_eq!(trace["destination"], far.v4.to_string(), "{trace}");
+    assert!(
+        trace["hops"].to_string().contains("belongs to h2"),
+        "{trace}"
+    );
+    ping(&a.ns, far.v4.into(), 56);
+
+    let _namesake = h2.attach_ns(h2.bare_container("namesake"), "near", &[]);
+    h2.ok(&["network", "create", "apart", "--range", "10.46.0.0/24"]);
+    let twice = h2.attach_with("twice", &["--network", "apart"]);
+    let path = twice.ns.path().display().to_string();
+    h2.ok(&["attach", &path, "--name", "twice", "--ifname", "eth1"]);
+    wait_for("a and it meet", Duration::from_secs(20), || {
+        is_handed_over("twice")
+    });
+    assert_eq!(
+        traced(h1, "a", "near")["end"],
+        "delivered",
+        "not to its namesake"
+    );
+}
+
 /// The way that is told is the way that packets take: they arrive where it says so, and are lost where it says so.
 #[test]
 fn the_way_of_a_packet_is_told() {
@@ -152,6 +183,7 @@ fn the_way_of_a_packet_is_told() {
             words.contains("is handed to h2, which knows what becomes of it"),
             "{words}"
         );
+        by_name(&hosts, &a, &far);
         assert_eq!(traced(h1, "a", "192.168.77.9")["end"], "leaves");
         through_a_service(h1, h2);
 

@@ -1,14 +1,14 @@
 //! Connecting containers, and the host itself, to the network.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Bandwidth, CniName, ContainerName, IfName, LabelKey, LabelValue, Mac, NetworkName,
-    PublishedPort,
+    AddressRange, Bandwidth, CniName, ContainerName, IfName, LabelKey, LabelValue, Mac,
+    NetworkName, PublishedPort,
 };
 
 /// `POST /v1/attachments`: gives a container an interface and addresses.
@@ -31,6 +31,9 @@ pub struct AttachRequest {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[cfg_attr(feature = "openapi", schema(value_type = Vec<String>, example = json!(["fd00:1:2::9"])))]
     pub more_ips: Vec<IpAddr>,
+    /// Where the IPv4 address must lie: in one of these; anywhere in the network when empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ranges: Vec<AddressRange>,
     /// The hardware address that the interface should have; made from its IPv4 address when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, example = "02:42:0a:20:00:09"))]
@@ -47,6 +50,9 @@ pub struct AttachRequest {
     /// The container's labels.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<LabelKey, LabelValue>,
+    /// More names of the container.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub aliases: BTreeSet<ContainerName>,
     /// Ports of the host that lead to it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub publish: Vec<PublishedPort>,
@@ -105,6 +111,9 @@ pub struct Attachment {
     pub default_route: bool,
     /// Its labels.
     pub labels: BTreeMap<LabelKey, LabelValue>,
+    /// More names of it, which its runtime gave it.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub aliases: BTreeSet<ContainerName>,
     /// Ports of the host that lead to it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub publish: Vec<PublishedPort>,

@@ -170,6 +170,7 @@ mod tests {
             gateway6: "fe80::1".parse().unwrap(),
             default_route: true,
             labels: [("app".parse().unwrap(), "web".parse().unwrap())].into(),
+            aliases: [].into(),
             publish: Vec::new(),
             bandwidth: crate::Bandwidth::default(),
             owner: None,

@@ -12,7 +12,7 @@ use crate::ContainerName;
 pub struct TraceRequest {
     /// The container that sends it.
     pub from: ContainerName,
-    /// Where it goes: an address, or the name of a container of this node.
+    /// Where it goes: an address, or the name of a container of any member, of this node first.
     #[cfg_attr(feature = "openapi", schema(example = "10.47.252.0"))]
     pub to: String,
 }

@@ -94,7 +94,52 @@ fn strange_names_addresses_and_pools_are_refused() {
         (
             "IpamDriver.RequestPool",
             r#"{"Pool":"10.0.0.0"}"#,
-            "invalid",
+            "\"10.0.0.0\" is not a range",
+        ),
+        (
+            "IpamDriver.RequestPool",
+            r#"{"Pool":"010.32.0.0/12"}"#,
+            "without leading zeros",
+        ),
+        (
+            "IpamDriver.RequestPool",
+            r#"{"Pool":"10.32.0.0/12","SubPool":"10.32.1.0/024"}"#,
+            "\"10.32.1.0/024\" is not a range",
+        ),
+        (
+            "IpamDriver.RequestPool",
+            r#"{"Pool":"10.32.0.0/12","V6":true}"#,
+            "other family, 10.32.0.0/12",
+        ),
+        (
+            "IpamDriver.RequestPool",
+            r#"{"Pool":"fd00:1:2::/48"}"#,
+            "other family, fd00:1:2::/48",
+        ),
+        (
+            "IpamDriver.RequestPool",
+            r#"{"Pool":"10.32.0.0/12","SubPool":"10.64.0.0/24"}"#,
+            "10.64.0.0/24 is not a part of 10.32.0.0/12",
+        ),
+        (
+            "IpamDriver.RequestPool",
+            r#"{"SubPool":"10.32.1.0/24"}"#,
+            "10.32.1.0/24, is asked for without the range",
+        ),
+        (
+            "NetworkDriver.CreateNetwork",
+            r#"{"NetworkID":"b4d1c0ffee","IPv4Data":[{"AddressSpace":"weave","Pool":"10.32.0.00/12"}]}"#,
+            "without leading zeros",
+        ),
+        (
+            "NetworkDriver.CreateNetwork",
+            r#"{"NetworkID":"b4d1c0ffee","IPv4Data":[{"AddressSpace":"weave","Pool":""}]}"#,
+            "a pool is empty",
+        ),
+        (
+            "NetworkDriver.CreateEndpoint",
+            r#"{"NetworkID":"b4d1c0ffee","EndpointID":"e2d9","Interface":{"Address":"10.32.0.9/012"}}"#,
+            "IPv4 range without leading zeros",
         ),
         ("NetworkDriver.Join", "{", "EOF"),
     ] {

@@ -89,6 +89,9 @@ pub enum Command {
         id: String,
         /// The offset it must be.
         want: Option<u32>,
+        /// Where it must lie if none is wanted: in one of these runs of offsets, by their first and last; anywhere when
+        /// empty.
+        among: Vec<(u32, u32)>,
         /// The area that it must lie in; in none when absent.
         area: Option<Block>,
     },

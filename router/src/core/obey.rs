@@ -57,8 +57,9 @@ impl Core {
             Command::Allocate {
                 id: interface,
                 want,
+                among,
                 area,
-            } => return self.allocate(id, interface, want, area),
+            } => return self.allocate(id, interface, (want, &among), area),
             Command::SetAreas { areas } => {
                 if self.ipam.set_areas(&areas) {
                     self.ask_if_needed();
@@ -266,7 +267,7 @@ impl Core {
         &mut self,
         command: u64,
         id: String,
-        want: Option<u32>,
+        (want, among): (Option<u32>, &[(u32, u32)]),
         area: Option<Block>,
     ) -> Result<Option<Reply>, CommandError> {
         let range = self.standing()?.range;
@@ -280,7 +281,12 @@ impl Core {
         if fresh {
             self.check_storage()?;
         }
-        let given = self.ipam.allocate_in(area, &id, want, self.now.mono);
+        let given = match among {
+            among if want.is_none() && !among.is_empty() => {
+                self.ipam.allocate_among(area, &id, among, self.now.mono)
+            }
+            _ => self.ipam.allocate_in(area, &id, want, self.now.mono),
+        };
         let offset = given.map_err(|error| self.explain(error, (&range, area), &id, want))?;
         if fresh {
             self.stale = true;

@@ -260,11 +260,13 @@ impl World {
             0 => Command::Allocate {
                 id,
                 want: None,
+                among: Vec::new(),
                 area: None,
             },
             1 => Command::Allocate {
                 id,
                 want: Some(want),
+                among: Vec::new(),
                 area: None,
             },
             2 => Command::Release { id },

@@ -376,6 +376,7 @@ fn saved() -> Vec<Vec<u8>> {
         Command::Allocate {
             id: "a,eth0".to_owned(),
             want: None,
+            among: Vec::new(),
             area: None,
         },
     ];

@@ -23,7 +23,7 @@ use crate::lab::ns::{self, Ns, assert_same};
 use crate::lab::{Container, Host, Lab, await_mesh_of};
 
 /// How many cases there are: none gets lost unnoticed.
-const COUNT: usize = 50;
+const COUNT: usize = 53;
 
 /// How many of them pass on the plugins of the reference.
 const CONTROLLED: usize = 21;
@@ -313,6 +313,12 @@ const CASES: [Case; COUNT] = [
         Fails("the pair stays where there is no address"),
     ),
     (
+        "30 addresses of the ranges that are asked for, until there are none",
+        asking::wanted_ranges,
+        Mutant::Deaf,
+        Fails("the range of its configuration is in the way"),
+    ),
+    (
         "31 a MAC that is asked for, two ways",
         asking::wanted_mac,
         Mutant::Deaf,
@@ -359,6 +365,18 @@ const CASES: [Case; COUNT] = [
         asking::wanted_names,
         Mutant::Deaf,
         Fails("it leaves that to the runtime"),
+    ),
+    (
+        "32 aliases are kept with the container, over a restart of the node, and go with it",
+        asking::wanted_aliases,
+        Mutant::Deaf,
+        CARELESS,
+    ),
+    (
+        "32 CHECK compares the aliases",
+        asking::aliases_checked,
+        Mutant::Blind,
+        CARELESS,
     ),
     (
         "35 each wrong input has its code",

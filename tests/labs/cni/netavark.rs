@@ -87,6 +87,8 @@ fn containers_of_netavark() {
             made.out
         });
         let one = setup(&h1, "one", &exec(&n1, "75f1", json!({})));
+        let kept = h1.json(&["ps"])["attachments"][0]["aliases"].clone();
+        assert_eq!(kept, json!(["75f1"]));
         let wish = exec(&n2, "75f2", json!({"static_mac": "02:42:0a:00:00:07"}));
         let two = setup(&h2, "two", &wish);
         one.reaches(&two, 1300);

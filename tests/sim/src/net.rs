@@ -385,6 +385,7 @@ impl Net {
             Command::Allocate {
                 id: id.to_owned(),
                 want,
+                among: Vec::new(),
                 area: None,
             },
         )

@@ -508,6 +508,7 @@ impl World {
             Command::Allocate {
                 id,
                 want,
+                among: Vec::new(),
                 area: None,
             },
         );

@@ -83,6 +83,7 @@ fn use_addresses(net: &mut Net, given: &mut BTreeMap<(usize, String), u32>) {
             Command::Allocate {
                 id: id.clone(),
                 want: None,
+                among: Vec::new(),
                 area: None,
             },
         );

@@ -57,6 +57,55 @@ pub(super) fn taken_address(world: &World<'_>) {
     world.r1().del("c", &a);
 }
 
+/// A subnet has its own address, its gateway's and its broadcast address for nobody; a network's own range is one too.
+pub(super) fn wanted_ranges(world: &World<'_>) {
+    let r = world.r1();
+    let within = |set: Value| r.with("runtimeConfig", json!({"ipRanges": [set]}));
+    let subnet = json!([{"subnet": "10.32.7.0/29"}]);
+    let asking = within(subnet.clone());
+    let containers = ["c", "d", "e", "f", "g"].map(|id| (id, world.container(id)));
+    for (at, (id, ns)) in containers.iter().enumerate() {
+        let added = asking.add(id, ns);
+        let wanted = format!("10.32.7.{}", at + 2);
+        assert_eq!(added.ips()[0].to_string(), wanted);
+        let inside = ns.sh("ip -4 addr show dev eth0; ip -4 route");
+        assert!(inside.contains(&format!("{wanted}/12")), "{inside}");
+        assert!(inside.contains("default via 10.32.0.1"), "{inside}");
+        assert!(asking.check(id, &added).ok);
+        assert_eq!(asking.add(id, ns).result, added.result, "asked for again");
+    }
+    ping(
+        &containers[0].1,
+        "10.32.7.6".parse().expect("an address"),
+        56,
+    );
+    let more = world.container("h");
+    let before = more.snapshot();
+    let called = asking.on("ADD", "h", &more);
+    called.refused(7, "no free address in the ranges");
+    assert_eq!((more.snapshot(), r.left()), (before, (5, 5, 5)));
+    let second =
+        json!([{"subnet": "10.32.8.0/29", "rangeStart": "10.32.8.3", "rangeEnd": "10.32.8.3"}]);
+    let elsewhere = within(second.clone()).on("ADD", "c", &containers[0].1);
+    elsewhere.refused(7, "10.32.7.2, which is in none of the ranges");
+    for (id, ns) in &containers {
+        asking.del(id, ns);
+    }
+    let both = json!([subnet[0], second[0]]);
+    let added = within(both).add("h", &more);
+    assert_eq!(added.ips()[0].to_string(), "10.32.8.3", "the others rest");
+    assert!(more.sh("ip -4 addr show dev eth0").contains("10.32.8.3/12"));
+    r.del("h", &more);
+    let whole = within(json!([{"subnet": "10.47.0.0/24", "gateway": "10.47.0.1"}]));
+    let whole = whole.with("network", super::SECOND);
+    whole.add("h", &more);
+    assert!(
+        more.sh("ip -4 addr show dev eth0")
+            .contains("inet 10.47.0.")
+    );
+    whole.del("h", &more);
+}
+
 pub(super) fn wanted_mac(world: &World<'_>) {
     let ns = world.container("c");
     let r = world.r1();
@@ -111,15 +160,45 @@ pub(super) fn wanted_names(world: &World<'_>) {
 
 pub(super) fn refused(world: &World<'_>) {
     let (ns, r) = (world.container("c"), world.r1());
-    for (key, value) in [
-        ("aliases", json!(["web"])),
-        ("ipRanges", json!([[{"subnet": "10.32.0.0/24"}]])),
+    let asked = |asked: Value, code: u64, said: &str| {
+        let asking = r.with("runtimeConfig", asked);
+        asking.on("ADD", "c", &ns).refused(code, said);
+    };
+    asked(json!({"infinibandGUID": "c2:11"}), 2, "infinibandGUID");
+    asked(json!({"aliases": ["a b"]}), 7, "runtimeConfig.aliases");
+    let one = json!({"subnet": "10.32.7.0/29"});
+    for (sets, code, said) in [
+        (json!([[one], [one]]), 2, "2 range sets"),
+        (
+            json!([[{"subnet": "fd00::/64"}]]),
+            2,
+            "not supported with IPv6",
+        ),
+        (
+            json!([[{"subnet": "10.32.7.1/29"}]]),
+            7,
+            "the subnet is 10.32.7.0/29",
+        ),
+        (
+            json!([[{"subnet": "192.0.2.0/24"}]]),
+            7,
+            "not in the network default",
+        ),
+        (
+            json!([[{"subnet": "10.32.7.0/29", "gateway": "10.32.7.1"}]]),
+            7,
+            "the network default has 10.32.0.1",
+        ),
+        (
+            json!([[{"subnet": "10.47.0.0/24"}]]),
+            7,
+            "no free address in the ranges",
+        ),
     ] {
-        let asking = r.with("runtimeConfig", json!({key: value}));
-        asking
-            .on("ADD", "c", &ns)
-            .refused(2, &format!("runtimeConfig.{key}"));
+        asked(json!({"ipRanges": sets}), code, said);
     }
+    let apart = json!({"ips": ["10.32.0.99"], "ipRanges": [[one]]});
+    asked(apart, 7, "10.32.0.99 is in none of the ranges");
     for (value, said) in [
         (json!({"ingressRate": 1000}), "needs ingressBurst"),
         (json!({"egressRate": -1, "egressBurst": 8}), "egressRate -1"),
@@ -133,6 +212,46 @@ pub(super) fn refused(world: &World<'_>) {
     );
     unused.add("c", &ns);
     unused.del("c", &ns);
+}
+
+/// The aliases of the only container, as the node tells them.
+fn aliases(world: &World<'_>) -> Value {
+    world.h1.json(&["ps"])["attachments"][0]["aliases"].clone()
+}
+
+pub(super) fn wanted_aliases(world: &World<'_>) {
+    let (ns, r) = (world.container("c"), world.r1());
+    let asking = r.with("runtimeConfig", json!({"aliases": ["web", "www", "web"]}));
+    asking.add("c", &ns);
+    assert_eq!(interface(&ns, "eth0")["operstate"], "UP");
+    assert_eq!(aliases(world), json!(["web", "www"]));
+    let wide = world.h1.ok(&["ps", "-o", "wide"]);
+    assert!(
+        wide.contains("ALIASES") && wide.contains("web,www"),
+        "{wide}"
+    );
+    world.h1.end("KILL");
+    world.h1.start();
+    assert_eq!(aliases(world), json!(["web", "www"]));
+    let other = r.with("runtimeConfig", json!({"aliases": ["mail"]}));
+    other.on("ADD", "c", &ns).refused(100, "with other aliases");
+    asking.del("c", &ns);
+    r.add("c", &ns);
+    assert_eq!(aliases(world), Value::Null, "they went with the container");
+    r.del("c", &ns);
+    crate::lab::await_mesh_of(&[world.h1, world.h2]);
+}
+
+pub(super) fn aliases_checked(world: &World<'_>) {
+    let (ns, r) = (world.container("c"), world.r1());
+    let named = |names: &[&str]| r.with("runtimeConfig", json!({"aliases": names}));
+    let added = named(&["web"]).add("c", &ns);
+    assert!(named(&["web"]).check("c", &added).ok);
+    for other in [&["mail"][..], &["mail", "web"], &[]] {
+        let checked = named(other).check("c", &added);
+        checked.refused(101, "its aliases are [web], not [");
+    }
+    r.del("c", &ns);
 }
 
 pub(super) fn bandwidth(world: &World<'_>) {

@@ -113,6 +113,6 @@ pub(super) fn unknown_fields(world: &World<'_>) {
         .add("c", &ns);
     typed
         .with("mtu", "big")
-        .with("runtimeConfig", json!({"aliases": ["x"]}))
+        .with("runtimeConfig", json!({"aliases": "x"}))
         .del("c", &ns);
 }

@@ -300,6 +300,7 @@ fn no_address_is_owned_twice_whenever_nodes_crash_around_a_removal() {
                     Command::Allocate {
                         id,
                         want: None,
+                        among: Vec::new(),
                         area: None,
                     },
                 );
