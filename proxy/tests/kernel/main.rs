@@ -66,6 +66,7 @@ mod relay;
 mod relay_blame;
 mod relay_crowds;
 mod relay_ends;
+mod relay_random;
 mod relay_udp;
 mod restored;
 mod rolling;
