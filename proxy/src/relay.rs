@@ -73,6 +73,8 @@ const UDP_SPARE: usize = 16;
 const PIPES: usize = 64;
 /// How often it is looked whether connections have ended.
 const LOOK: Duration = Duration::from_millis(20);
+/// How long the threads may take to end their sessions of UDP.
+const SESSIONS_END: Duration = Duration::from_millis(500);
 
 /// The running relay. Dropping it breaks its connections.
 #[derive(Debug)]
@@ -184,7 +186,7 @@ impl Relay {
     }
 
     /// Makes it serve what `table` says; `diff` is what is other than in the table given last. After [`Relay::drain`] only
-    /// what it carries already, such as sessions of UDP, goes by it.
+    /// connections that have no endpoint yet go by it.
     ///
     /// # Errors
     /// When the kernel refuses its rules, also all of them in place of what is there. The next call tries that again.
@@ -246,10 +248,11 @@ impl Relay {
         route()
     }
 
-    /// Takes no new connections, which are the kernel's from now on, and waits until those that are open have ended, but
-    /// not longer than `patience`. How many are left.
+    /// Takes no new connections and no datagrams, which are the kernel's from now on, and waits until the connections that
+    /// are open have ended, but not longer than `patience`. How many are left.
     pub fn drain(&mut self, patience: Duration) -> usize {
         self.draining = true;
+        self.end_sessions();
         let stopped = self.rules.take().map(|rules| self.nft.send(&rules.none()));
         if let Some(Err(error)) = stopped {
             tracing::warn!(%error, "the relay goes on to get connections until it ends");
@@ -263,6 +266,18 @@ impl Relay {
             thread::sleep(LOOK);
         }
         self.shared.open.count()
+    }
+
+    /// Ends all sessions of UDP. While there is one, its socket has the front's address and gets what its clients say; and
+    /// an answer that left after the rules went would be a flow to connection tracking, whose answer the client's next
+    /// question would be, which nobody translates. So they end first, and what comes until the rules go is lost.
+    fn end_sessions(&self) {
+        self.shared.draining.store(true, Relaxed);
+        self.move_sessions();
+        let deadline = Instant::now() + SESSIONS_END;
+        while self.shared.counts.sessions.load(Relaxed) > 0 && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// What it has done so far.

@@ -307,3 +307,46 @@ fn behind(service: &ServiceInfo) -> String {
         .map(|(key, value)| format!("{key}={value}"));
     labels.collect::<Vec<_>>().join(" ")
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// Each figure under its own word, and nothing of an endpoint that no relay here knows.
+    #[test]
+    fn what_the_relay_knows_of_each_endpoint_is_described() {
+        let backend = |address: &str, relayed| {
+            json!({
+                "address": address, "container": "web", "node": "host1", "state": "ready", "relayed": relayed,
+            })
+        };
+        let good = json!({
+            "open": 1, "picks": 2, "failures": 3, "retries": 4, "ejections": 5, "ejected": false, "latency_us": 6780,
+        });
+        let bad = json!({
+            "open": 0, "picks": 20, "failures": 30, "retries": 40, "ejections": 50, "ejected": true,
+        });
+        let service = json!({
+            "name": "web", "addresses": ["10.96.0.1"], "ports": [], "node": "host1", "made_at": 0, "refused": [],
+            "backends": [
+                backend("10.32.0.2:8080", good),
+                backend("10.32.0.3:8080", bad),
+                backend("10.40.0.2:8080", json!(null)),
+            ],
+        });
+        let text = describe(&serde_json::from_value(service).unwrap());
+        let (_, table) = text.split_once("BY THIS NODE'S RELAY").unwrap();
+        let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+        let lines: Vec<String> = table.lines().map(words).collect();
+        assert_eq!(
+            lines,
+            [
+                "OPEN PICKS FAILED RETRIED EJECTED LATENCY NOW",
+                "10.32.0.2:8080 1 2 3 4 5 6.78 ms",
+                "10.32.0.3:8080 0 20 30 40 50 left out",
+            ]
+        );
+    }
+}

@@ -174,6 +174,9 @@ impl Datagrams {
 
     /// Begins a session for a client that has none.
     fn begin(&mut self, flow: Flow, is_host: bool, now: Instant) -> Option<usize> {
+        if self.shared.draining.load(Relaxed) {
+            return None;
+        }
         let upstream = Upstream::of(flow, is_host, &self.shared, now)?;
         let taken = self.make_room(flow, now)?;
         if self.voices.join(flow.front).is_err() {
@@ -272,6 +275,10 @@ impl Datagrams {
     /// After a change of routes: ends sessions that could not be as they are if they began now.
     fn look_at_routes(&mut self) {
         if !self.shared.moved.is_new(&mut self.moved) {
+            return;
+        }
+        if self.shared.draining.load(Relaxed) {
+            self.sessions.ids().into_iter().for_each(|id| self.end(id));
             return;
         }
         let routes = self.shared.routes.load_full();

@@ -17,6 +17,8 @@ pub(super) struct Shared {
     pub(super) routes: ArcSwap<Routes>,
     /// Told when routes of UDP changed, after they did.
     pub(super) moved: News,
+    /// No datagram is taken any more; told by `moved`.
+    pub(super) draining: AtomicBool,
     pub(super) stop: AtomicBool,
     /// Connections that are open.
     pub(super) open: Open,

@@ -101,11 +101,17 @@ impl Plan {
             let most = [1, 300, MOST][draw.next(3) as usize];
             draw.next(most) as usize
         });
+        let server = Deed::draw(&mut draw, &[Deed::Both, Deed::First, Deed::Last], sizes[1]);
+        // Not both can be the last.
+        let whole = match server {
+            Deed::Last => &[Deed::Both][..],
+            _ => &[Deed::Both, Deed::Last],
+        };
         Self {
             is_mute: draw.next(10) == 0,
             sizes,
-            client: Deed::draw(&mut draw, &[Deed::Both], sizes[0]),
-            server: Deed::draw(&mut draw, &[Deed::Both, Deed::First, Deed::Last], sizes[1]),
+            client: Deed::draw(&mut draw, whole, sizes[0]),
+            server,
         }
     }
 

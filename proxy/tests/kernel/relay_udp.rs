@@ -295,3 +295,72 @@ fn a_session_is_picked_for_anew_as_the_policy_is_now() {
         clients.iter().all(|one| ask(one, short).server() == "far")
     });
 }
+
+/// TCP at B, and UDP at one in C, who hears whoever asks.
+fn asked(lab: &mut Lab) -> UdpSocket {
+    let asked = run_in(&lab.c, || UdpSocket::bind("[::]:8999").unwrap()).unwrap();
+    asked.set_read_timeout(Some(PATIENCE)).unwrap();
+    let Change::Slice(mut tcp) = slice([at(B)]) else {
+        unreachable!("it is a slice")
+    };
+    tcp.ports.retain(|port| port.protocol == Protocol::Tcp);
+    lab.report([Change::Service(web()), Change::Slice(tcp), deaf(C)]);
+    asked
+}
+
+/// As on SIGTERM: the kernel has every further datagram, to whom a client's port is as good as any, while the relay asks by
+/// ports of its own.
+#[test]
+fn from_the_beginning_of_a_planned_end_datagrams_are_the_kernels() {
+    let mut lab = with(web(), &[]);
+    let endpoint = asked(&mut lab);
+    let clients = [&lab.a, &lab.host, &lab.outside].map(|from| udp_socket(from, DNS));
+    let talk = |said: &[u8]| {
+        clients
+            .each_ref()
+            .map(|client| turn(client, &endpoint, said))
+    };
+    let ports = clients
+        .each_ref()
+        .map(|client| client.local_addr().unwrap().port());
+    let by_relay = talk(b"before");
+    assert!(by_relay.iter().all(|port| !ports.contains(port)));
+    let (open, _) = crate::lab::connect(&lab.a, DNS, PATIENCE).unwrap();
+    let Lab { relay, a, .. } = &mut lab;
+    let relay = relay.as_mut().unwrap();
+    let watch = relay.watch();
+    std::thread::scope(|scope| {
+        let draining = scope.spawn(|| relay.drain(PATIENCE));
+        until("new connections are the kernel's", || {
+            let accepted = watch.counts().accepted;
+            crate::lab::tcp(a, DNS).server() == "b" && watch.counts().accepted == accepted
+        });
+        assert_eq!(talk(b"during"), ports);
+        let Counts {
+            sessions,
+            begun,
+            lost,
+            ..
+        } = watch.counts();
+        assert_eq!((sessions, begun, lost), (0, 3, 0));
+        assert!(!draining.is_finished(), "it waits for a connection");
+        drop(open);
+        assert_eq!(draining.join().unwrap(), 0);
+    });
+    assert_eq!(talk(b"after"), ports);
+}
+
+/// A client says something, hears the answer, and the port by which its endpoint heard it is told.
+fn turn(client: &UdpSocket, endpoint: &UdpSocket, said: &[u8]) -> u16 {
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    client.send(said).unwrap();
+    let mut heard = [0; 8];
+    let (count, peer) = endpoint
+        .recv_from(&mut heard)
+        .unwrap_or_else(|error| panic!("nothing of {client:?}: {error}"));
+    assert_eq!(&heard[..count], said);
+    endpoint.send_to(said, peer).unwrap();
+    let count = client.recv(&mut heard).unwrap();
+    assert_eq!(&heard[..count], said);
+    peer.port()
+}

@@ -281,11 +281,10 @@ impl Core {
         if fresh {
             self.check_storage()?;
         }
-        let given = match among {
-            among if want.is_none() && !among.is_empty() => {
-                self.ipam.allocate_among(area, &id, among, self.now.mono)
-            }
-            _ => self.ipam.allocate_in(area, &id, want, self.now.mono),
+        let given = if want.is_none() && !among.is_empty() {
+            self.ipam.allocate_among(area, &id, among, self.now.mono)
+        } else {
+            self.ipam.allocate_in(area, &id, want, self.now.mono)
         };
         let offset = given.map_err(|error| self.explain(error, (&range, area), &id, want))?;
         if fresh {
