@@ -344,8 +344,8 @@ mod tests {
             lines,
             [
                 "OPEN PICKS FAILED RETRIED EJECTED LATENCY NOW",
-                "10.32.0.2:8080 1 2 3 4 5 6.78 ms",
-                "10.32.0.3:8080 0 20 30 40 50 left out",
+                "10.32.0.2:8080 1 2 3 4 5 6.78 ms -",
+                "10.32.0.3:8080 0 20 30 40 50 - left out",
             ]
         );
     }
