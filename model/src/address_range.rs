@@ -126,7 +126,7 @@ impl AddressRange {
     pub fn runs(&self) -> impl Iterator<Item = (Ipv4Addr, Ipv4Addr)> + use<> {
         let (first, last) = (self.first.to_bits(), self.last.to_bits());
         let gateway = self.gateway.map(Ipv4Addr::to_bits);
-        let gateway = gateway.unwrap_or(self.subnet.network().to_bits() + 1);
+        let gateway = gateway.unwrap_or_else(|| self.subnet.network().to_bits() + 1);
         let runs = match (first..=last).contains(&gateway) {
             false => [Some((first, last)), None],
             true => [
