@@ -1,6 +1,6 @@
 // A person who uses the page: node person.mjs LINK FOLDER, see visit.mjs. Has the node restarted, and finds the page again.
 
-import { check, click, context, errors, everybody, have, isBack, link, page, PATIENCE, play, saved, say, shot, until } from "./visit.mjs";
+import { check, click, context, errors, everybody, have, isBack, link, page, PATIENCE, place, play, saved, say, shot, until } from "./visit.mjs";
 
 async function visit() {
   await page.goto(new URL(link).origin);
@@ -23,7 +23,25 @@ async function visit() {
   });
   await page.waitForTimeout(1500);
   await shot("graph");
+  check(await isNamed("/db/"), "a host that told of itself late has its name above what is in it");
   await everybody("graph");
+}
+
+/** Whether something as bright as a name is drawn above what is in a host, where the host's name has to be. */
+async function isNamed(inside) {
+  const { x, y } = await place(inside);
+  const clip = { x: x - 30, y: y - 75, width: 60, height: 35 };
+  const picture = (await page.screenshot({ clip })).toString("base64");
+  const other = await context.newPage(); // the page's own rules forbid to load it there
+  const found = await other.evaluate(async (picture) => {
+    const image = await createImageBitmap(await (await fetch(`data:image/png;base64,${picture}`)).blob());
+    const canvas = new OffscreenCanvas(image.width, image.height).getContext("2d");
+    canvas.drawImage(image, 0, 0);
+    const { data } = canvas.getImageData(0, 0, image.width, image.height);
+    return data.some((_, at) => at % 4 === 0 && Math.min(data[at], data[at + 1], data[at + 2]) > 180);
+  }, picture);
+  await other.close();
+  return found;
 }
 
 async function look() {

@@ -51,7 +51,7 @@ export const until = (what, test, argument) =>
   );
 
 /** Where an element of the graph is on the screen. */
-async function place(find) {
+export async function place(find) {
   await page.waitForFunction((wanted) => Object.keys(window.weavePlaces()).some((id) => id.includes(wanted)), find, { timeout: PATIENCE });
   const frame = await page.locator(".graph").boundingBox();
   const at = await page.evaluate((wanted) => Object.entries(window.weavePlaces()).find(([id]) => id.includes(wanted))[1], find);
