@@ -196,11 +196,7 @@ impl Config {
                 "dns" => self.dns = Some(dns_of_runtime(value)?),
                 "portMappings" => self.publish = ports::of_capability(&field, value)?,
                 "bandwidth" => self.bandwidth = bandwidth::of_capability(&field, value)?,
-                "aliases" => {
-                    for alias in texts(&field, Some(value))? {
-                        self.aliases.insert(parsed(&field, &alias)?);
-                    }
-                }
+                "aliases" => self.aliases = aliases(&field, value, self.name.as_str())?,
                 // Passed on with the rest of the configuration.
                 "ipRanges" if self.ipam.is_some() => {}
                 "ipRanges" => self.ranges = ranges::of_capability(&field, value)?,
@@ -332,6 +328,21 @@ fn texts(field: &str, value: Option<&Value>) -> Result<Vec<String>, Error> {
     let list = value.filter(|value| !value.is_null());
     serde_json::from_value(list.cloned().unwrap_or_else(|| json!([])))
         .map_err(|_| Error::config(field, "not a list of texts"))
+}
+
+/// The value of the capability `aliases`: names. Podman sends those of each of the container's networks, by the network's
+/// name, and among them what it calls the container itself; what will not do as a name is left out there.
+fn aliases(field: &str, value: &Value, network: &str) -> Result<BTreeSet<ContainerName>, Error> {
+    match value.as_object() {
+        Some(networks) => {
+            let names = texts(field, networks.get(network))?;
+            Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
+        }
+        None => {
+            let names = texts(field, Some(value))?;
+            names.iter().map(|name| parsed(field, name)).collect()
+        }
+    }
 }
 
 /// The names of the capability in those of a result.

@@ -147,6 +147,20 @@ fn add_asks_for_what_runtime_and_configuration_say() {
 }
 
 /// The two kinds of answers that are none: DEL is written down, everything else is to be tried again.
+/// As Podman sends them: by networks, and with whatever its containers are called.
+#[test]
+fn aliases_are_those_of_the_network() {
+    let scratch = Scratch::new("aliases");
+    let node = scratch.node(&http(
+        400,
+        &json!({"code": "invalid", "message": "no", "fix": "none"}),
+    ));
+    let aliases = json!({"net": ["web", "0123456789ab", "a name", "web"], "other": ["mail"]});
+    scratch.call("ADD", &json!({"runtimeConfig": {"aliases": aliases}}));
+    let (_, body) = node.join().unwrap();
+    assert_eq!(body["aliases"], json!(["0123456789ab", "web"]));
+}
+
 #[test]
 fn an_answer_that_cannot_be_read_is_none() {
     for (test, answer) in [

@@ -120,11 +120,14 @@ fn containers_of_podman() {
         let [p1, p2] = [&h1, &h2].map(|host| Podman::new(host, lab.dir(), &image));
         let [r1, r2] = [&h1, &h2].map(Runtime::new);
         let (a, b) = (
-            p1.start("a", " --publish 8080:80"),
+            p1.start("a", " --publish 8080:80 --network-alias web"),
             p2.start("b", " --mac-address 02:42:0a:00:00:07"),
         );
         a.reaches(&b, 1400);
         b.reaches(&a, 1400);
+        let aliases = h1.json(&["ps"])["attachments"][0]["aliases"].clone();
+        let aliases = aliases.as_array().unwrap();
+        assert!(aliases.contains(&"web".into()), "{aliases:?}");
         assert!(b.ns.sh("ip link show eth0").contains("02:42:0a:00:00:07"));
         let listener = a.ns.inside(|| TcpListener::bind("0.0.0.0:80"));
         let listener = listener.expect("nothing else listens in it");
