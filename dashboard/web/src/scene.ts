@@ -111,15 +111,22 @@ export function sceneOf(topology: Topology, opened: Opened): Scene {
   for (const node of nodes) if (node.box) node.name = NAME * places.larger;
   const drawn = new Set(nodes.map((node) => node.id));
   markFailing(nodes, topology, drawn);
-  const flows = flowEdges(topology, drawn, opened);
+  const all = flowEdges(topology, drawn, opened).filter((one) => isBetween(one, drawn));
+  // What is asked for comes before what is not.
+  const flows = [...all.filter(isAsked), ...all.filter((one) => !isAsked(one))];
   const shown = flows.slice(0, DRAWN).concat(flows.slice(DRAWN).filter((one) => touches(one, opened.selected)));
   // Thin lines are lost where all is drawn small.
   for (const one of shown) one.weight *= places.larger;
   markAround(shown, nodes);
-  const edges = [...linkEdges(topology, opened.selected), ...shown];
+  const edges = [...linkEdges(topology, opened.selected).filter((one) => isBetween(one, drawn)), ...shown];
   markChosen(nodes, edges, opened.selected);
   return { nodes, edges, left: flows.length - shown.length };
 }
+
+const isAsked = (edge: EdgeItem): boolean => !edge.classes.includes("dim");
+
+/** Whether both ends are drawn: reports are of different age, and one may tell of a host that another does not know any more. */
+const isBetween = ({ source, target }: EdgeItem, drawn: Set<string>): boolean => drawn.has(source) && drawn.has(target);
 
 /** Edges between a group and what is drawn in it. */
 function markAround(edges: EdgeItem[], nodes: NodeItem[]): void {

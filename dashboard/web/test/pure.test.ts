@@ -10,7 +10,7 @@ import { stepped } from "../src/picture";
 import { OPEN_ALL, sceneOf, untold } from "../src/scene";
 import { ofContainer, ofFlow, ofHost, parse, placed, places, podOf, subjects } from "../src/search";
 import { escaped } from "../src/svg";
-import type { Container, End, Flow, Host, Topology } from "../src/types";
+import type { Container, End, Flow, Host, Link, Topology } from "../src/types";
 
 const host = (at: number): Host => ({
   id: `h${at}`, name: `host${at}`, state: "connected", version: "1", endpoints: [], blocks: [], exposed: null,
@@ -200,6 +200,24 @@ test("of many edges the failing and the busiest are drawn, and those of what is 
   assert.ok(scene.left > 250 && scene.edges[0].classes.includes("failing"));
   const chosen = draw(topology, { selected: "c:19" });
   assert.equal(chosen.edges.filter((edge) => edge.source === "c:19").length, 19);
+});
+
+test("of many edges those that are asked for are drawn first", () => {
+  const topology = mesh(20, 1);
+  const ends = topology.containers.map(end);
+  topology.flows = ends.flatMap((from) => ends.filter((to) => to !== from).map((to) => flow(from, to, { sent_rate: from === ends[0] ? 0 : 100 })));
+  const asked = { filtered: true, passes: { ...everything, flow: (one: Flow) => one.from.id === "c:0" } };
+  const first = draw(topology, asked).edges.slice(0, 19);
+  assert.ok(first.every((edge) => edge.source === "c:0" && !edge.classes.includes("dim")));
+});
+
+test("an edge to what is not drawn is none", () => {
+  const topology = mesh(2, 1);
+  const link = { state: "connected", rtt_us: null, loss_permille: 0, via: null, mtu: null } as unknown as Link;
+  topology.links = [{ ...link, id: "l:1", a: "h0", b: "h1" }, { ...link, id: "l:2", a: "h0", b: "h9" }];
+  topology.flows = [flow(end(topology.containers[0]), { ...end(container(7, 9)), id: "c:7" })];
+  topology.containers.push(container(7, 9));
+  assert.deepEqual(draw(topology).edges.map((edge) => edge.id), ["l:1"]);
 });
 
 test("what fails within a closed host shows on the host", () => {
