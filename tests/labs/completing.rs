@@ -24,7 +24,7 @@ const BASH: &str = "source <(weavectl completion bash)
 const FISH: &str = "weavectl completion fish | source; complete --do-complete $argv[1]";
 
 /// zsh at a terminal of its own: the line is typed, then Tab, and, as Tab means nothing to it while more is coming in, a
-/// moment later a key that prints what the line has become. `$1` is the line.
+/// moment later, until it is heard, a key that prints what the line has become. `$1` is the line.
 const ZSH: &str = "zmodload zsh/zpty; zpty shell zsh -f -i
     say() { zpty -w shell \"$1\" }
     say 'PS1= PROMPT_EOL_MARK= TERM=dumb; unsetopt zle_bracketed_paste; autoload -Uz compinit; compinit -u -D'
@@ -32,8 +32,12 @@ const ZSH: &str = "zmodload zsh/zpty; zpty shell zsh -f -i
     heard= piece=
     hear() { until [[ $heard == *$1* ]]; do zpty -r shell piece; heard+=$piece; done }
     say 'print rea\"\"dy'; hear ready; sleep 0.2; heard=
-    zpty -w -n shell \"$1\"$'\\t'; sleep 1; zpty -w -n shell $'\\x18'
-    hear '>>'; print -r -- ${heard##*<<}; zpty -d shell";
+    zpty -w -n shell \"$1\"$'\\t'
+    until [[ $heard == *'>>'* ]]; do
+      sleep 1; zpty -w -n shell $'\\x18'; sleep 0.2
+      while zpty -rt shell piece; do heard+=$piece; done
+    done
+    print -r -- ${${heard#*<<}%%>>*}; zpty -d shell";
 
 /// What a shell says when Tab is pressed behind these words.
 fn tab(host: &Host, shell: &str, line: &str) -> String {
