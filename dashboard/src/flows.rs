@@ -2,8 +2,8 @@
 //! whom over which protocol and port.
 //!
 //! Pure: a look is [`Flows::begin`], [`Flows::take`] for each connection that there is, [`Flows::ended`] for each that was
-//! taken out of the table, and [`Flows::finish`], in that order; between two looks there may be more that ended. A
-//! connection's own counters only grow, so the difference to the look before is what it carried in between; rates are these differences over the
+//! taken out of the table, and [`Flows::finish`], in that order; between two looks there may be more that ended, and
+//! some that began ([`Flows::began`]), of which the next look tells what they carried. A connection's own counters only grow, so the difference to the look before is what it carried in between; rates are these differences over the
 //! time between two looks. What was there before the first look counts for the sums, not for the rates. Of what a relay
 //! carries the table has two connections, which are one when it told of them before ([`Flows::relayed`]).
 //!
@@ -125,6 +125,24 @@ impl Flows {
         if let Some(flow) = self.flows.get_mut(&key) {
             flow.counts.unanswered += u32::from(misses);
         }
+    }
+
+    /// Takes the news that a connection began; as of now, which may be long after the last look.
+    ///
+    /// One that a look has seen already stays as it is. One for which there is no room is left to the next look to count.
+    pub fn began(
+        &mut self,
+        connection: &Connection,
+        now: (Instant, u64),
+        whose: impl Fn(IpAddr) -> Whose,
+    ) {
+        let id = (connection.id, connection.from.port);
+        if self.at.is_none() || self.known.contains_key(&id) {
+            return;
+        }
+        let before = self.left_out[0];
+        self.note(connection, now, whose);
+        self.left_out[0] = before;
     }
 
     /// Takes a connection that is gone, with its last counts; as of now, which may be long after the last look.
@@ -591,6 +609,58 @@ mod tests {
             (0, 2000, 350)
         );
         assert_eq!(counts.last_at, 1002);
+    }
+
+    /// A look at a large table comes late; that a connection began is known before it.
+    #[test]
+    fn what_began_is_told_at_once_and_counted_once() {
+        let (mut flows, start) = (Flows::default(), Instant::now());
+        let new = |id| Connection {
+            answered: false,
+            assured: false,
+            sent: None,
+            received: None,
+            ..connection(id, MINE, THEIRS, 0, 0)
+        };
+        flows.began(&new(1), at(start, 0), whose);
+        assert!(flows.is_empty(), "before the first look nothing is news");
+        look(&mut flows, start, 0, &[]);
+        flows.began(&new(1), at(start, 1), whose);
+        flows.began(&new(2), at(start, 1), whose);
+        let told = flows.busiest(9).0[0];
+        let counts = told.counts;
+        assert_eq!((told.to, told.port), (THEIRS.into(), 80));
+        assert_eq!(
+            (counts.connections, counts.open, counts.last_at),
+            (2, 2, 1001)
+        );
+        assert_eq!(
+            (counts.sent_bytes, counts.unanswered, counts.failing),
+            (0, 0, false)
+        );
+
+        flows.ended(&connection(2, MINE, THEIRS, 300, 0), at(start, 2), whose);
+        let seen = [connection(1, MINE, THEIRS, 800, 100)];
+        let counts = look(&mut flows, start, 4, &seen)[0].counts;
+        assert_eq!((counts.connections, counts.open), (2, 1));
+        assert_eq!((counts.sent_bytes, counts.sent_rate), (1100, 275));
+
+        // News that waited while the look went on says nothing that is not known.
+        flows.began(&new(1), at(start, 4), whose);
+        let counts = look(&mut flows, start, 5, &seen)[0].counts;
+        assert_eq!((counts.connections, counts.sent_bytes), (2, 1100));
+    }
+
+    #[test]
+    fn what_began_and_found_no_room_is_lost_once() {
+        let (mut flows, start) = (Flows::default(), Instant::now());
+        let many = beyond_the_bound(3);
+        look(&mut flows, start, 0, &many[..MAX_CONNECTIONS]);
+        for one in &many[MAX_CONNECTIONS..] {
+            flows.began(one, at(start, 1), whose);
+        }
+        look(&mut flows, start, 2, &many);
+        assert_eq!(flows.lost(), 3);
     }
 
     /// While nobody looks a minute may lie between two looks.

@@ -5,7 +5,7 @@
 use std::net::UdpSocket;
 use std::process::Command;
 
-use weave_linux::conntrack::{Conntrack, flows, load};
+use weave_linux::conntrack::{Conntrack, News, flows, load};
 use weave_linux::netns::{Netns, run_in};
 
 const UDP: u8 = 17;
@@ -53,7 +53,7 @@ fn what_ended_is_told_and_what_there_was_no_room_for_is_known_to_be_lost() {
     assert_eq!((load.dropped, load.evicted), (0, 0));
     assert!(forget_all(&netns) >= 200);
     let mut told = 0;
-    assert!(!table.ended(|_| told += 1).unwrap(), "all were told");
+    assert!(!table.news(|_| told += 1).unwrap(), "all were told");
     assert!(told >= 200, "{told}");
 
     // Far more than the socket has room for.
@@ -63,7 +63,49 @@ fn what_ended_is_told_and_what_there_was_no_room_for_is_known_to_be_lost() {
         taken += forget_all(&netns);
     }
     let mut told = 0;
-    assert!(table.ended(|_| told += 1).unwrap(), "some were lost");
+    assert!(table.news(|_| told += 1).unwrap(), "some were lost");
     assert!(told > 0 && told < taken, "{told} of {taken}");
-    assert!(!table.ended(|_| {}).unwrap(), "which is told once");
+    assert!(!table.news(|_| {}).unwrap(), "which is told once");
+}
+
+#[test]
+fn beginnings_are_told_on_request_and_before_their_ends() {
+    let netns = followed();
+    let mut table = run_in(&netns, || Conntrack::open().unwrap()).unwrap();
+    begin(&netns, 3);
+    assert!(news(&table).is_empty(), "nobody asked for beginnings");
+
+    table.hear_beginnings(true).unwrap();
+    begin(&netns, 3);
+    let told = news(&table);
+    assert!(told.len() >= 3, "{told:?}");
+    for one in &told {
+        let News::Began(connection) = one else {
+            panic!("{one:?} has not ended");
+        };
+        assert_eq!((connection.protocol, connection.sent), (UDP, None));
+        assert!((1..=3).contains(&connection.to.port), "{connection:?}");
+    }
+
+    begin(&netns, 1);
+    forget_all(&netns);
+    let told = news(&table);
+    let last = |is: fn(&News) -> bool| told.iter().position(is);
+    let (began, ended) = (
+        last(|one| matches!(one, News::Began(of) if of.to.port == 1)),
+        last(|one| matches!(one, News::Ended(of) if of.to.port == 1)),
+    );
+    assert!(began.is_some() && ended.is_some(), "{told:?}");
+    assert!(began < ended, "{told:?}");
+
+    table.hear_beginnings(false).unwrap();
+    begin(&netns, 3);
+    assert!(news(&table).is_empty(), "nobody asks any more");
+}
+
+/// What was told since it was last taken; none of it may be lost.
+fn news(table: &Conntrack) -> Vec<News> {
+    let mut told = Vec::new();
+    assert!(!table.news(|one| told.push(one)).unwrap(), "some were lost");
+    told
 }

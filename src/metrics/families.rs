@@ -443,13 +443,13 @@ fn sight(page: &mut Page, facts: &Facts) {
     );
     page.counter(
         "weave_flow_events_total",
-        "Connections that were read from the kernel's table, and ends of connections that it told.",
+        "Connections that were read from the kernel's table, and beginnings and ends of connections that it told.",
         [],
         only(facts.flows.events),
     );
     page.counter(
         "weave_flow_events_lost_total",
-        "Connections that are missing from flows, at least: there were too many to keep, or too many ended at once to be told, which counts as one.",
+        "Connections that are missing from flows, at least: there were too many to keep, or too many began or ended at once to be told, which counts as one.",
         [],
         only(capture.lost),
     );

@@ -3,8 +3,9 @@
 //! It looks every [`RESTED`], or every [`AWAKE`] while somebody looks at the picture here or on another member, but
 //! never so often that looking takes more than an eightieth of a core ([`SHARE`]), or a 4,000th while nobody cares: the
 //! kernel goes through all of its table, 2 to 10 ms even when next to nothing is in it. One look that takes longer than
-//! those around it changes nothing ([`Costs`]). What ended in between is taken every [`TICK`], which costs what there
-//! is. What the sockets of TCP tell ([`sockets`]) is read only while somebody looks.
+//! those around it changes nothing ([`Costs`]). What ended in between is taken every [`TICK`], and while somebody looks
+//! what began, which costs what there is: so a flow is told at once however long the table, and what it carried by the
+//! next look. What the sockets of TCP tell ([`sockets`]) is read only while somebody looks.
 //!
 //! The flows belong to the watch alone, so nobody waits while a large table is read; the others see what it found last.
 
@@ -13,7 +14,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use weave_dashboard::flows::{Flows, Whose};
-use weave_linux::conntrack::Conntrack;
+use weave_linux::conntrack::{Conntrack, News};
 use weave_linux::{clock, sysctl};
 use weave_router::core::view::{Owner, View};
 
@@ -22,7 +23,7 @@ use super::sight::{LINGER, PAST};
 use super::{Node, sockets, wall_seconds};
 use crate::config::FlowWatch;
 
-/// How often it is seen what ended and whether somebody looks, and how often the page gets a new picture.
+/// How often it is seen what ended or began and whether somebody looks, and how often the page gets a new picture.
 const TICK: Duration = Duration::from_secs(1);
 
 /// Between two looks while nobody cares.
@@ -95,8 +96,8 @@ impl Node {
                     self.look_inside().await;
                 }
                 self.post_report();
-            } else if let Some(door) = &watch.door {
-                self.take_ended(door, &mut watch.flows);
+            } else if let Some(door) = &mut watch.door {
+                self.take_news(door, &mut watch.flows);
             }
             if shown.elapsed() >= TICK {
                 shown = Instant::now();
@@ -168,15 +169,20 @@ impl Node {
         watch
     }
 
-    /// Takes what ended since it was last taken.
-    fn take_ended(&self, door: &Conntrack, flows: &mut Flows) {
+    /// Takes what happened since it was last taken, and tells it to who looks.
+    fn take_news(&self, door: &mut Conntrack, flows: &mut Flows) {
         self.take_relayed(flows);
         let view = self.shared.router.view();
+        let looked_at = self.rest(Instant::now()) == AWAKE;
         // A socket that failed is found out by the next look.
+        let _ = door.hear_beginnings(looked_at);
         let now = (Instant::now(), wall_seconds());
-        let events = take_ended(door, flows, &view, now).unwrap_or_default();
+        let events = take_news(door, flows, &view, now).unwrap_or_default();
         lock(&self.shared.sight.seen).events += events;
         self.tell(flows);
+        if looked_at {
+            self.post_report();
+        }
     }
 
     /// Reads the connections, and, while somebody looks, what their sockets tell.
@@ -227,12 +233,13 @@ impl Node {
             Some(door) => door,
             None => door.insert(Conntrack::open()?),
         };
+        door.hear_beginnings(self.rest(Instant::now()) == AWAKE)?;
         self.take_relayed(flows);
         let now = (Instant::now(), wall_seconds());
         flows.begin(now.0, now.1);
         let count = door.dump(|connection| flows.take(&connection, |ip| whose(&view, ip)))?;
         self.take_relayed(flows);
-        let events = count as u64 + take_ended(door, flows, &view, now)?;
+        let events = count as u64 + take_news(door, flows, &view, now)?;
         lock(&self.shared.sight.seen).events += events;
         flows.finish();
         Ok(count)
@@ -264,17 +271,20 @@ pub(super) fn count_bytes() -> bool {
     sysctl::ensure(ACCOUNTING, "1").is_ok()
 }
 
-/// Takes what ended since it was last taken; how many connections that were.
-fn take_ended(
+/// Takes what happened since it was last taken; how much that was.
+fn take_news(
     door: &Conntrack,
     flows: &mut Flows,
     view: &View,
     now: (Instant, u64),
 ) -> io::Result<u64> {
     let mut events = 0;
-    let missed = door.ended(|connection| {
+    let missed = door.news(|news| {
         events += 1;
-        flows.ended(&connection, now, |ip| whose(view, ip));
+        match news {
+            News::Began(connection) => flows.began(&connection, now, |ip| whose(view, ip)),
+            News::Ended(connection) => flows.ended(&connection, now, |ip| whose(view, ip)),
+        }
     })?;
     if missed {
         flows.missed();

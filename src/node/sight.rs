@@ -80,7 +80,7 @@ pub(super) struct Seen {
     /// How many flows are kept.
     pub(super) kept: usize,
     pub(super) capture: Capture,
-    /// Connections that were read, and ends of connections that were told, since the start.
+    /// Connections that were read, and beginnings and ends that were told, since the start.
     pub(super) events: u64,
     /// When the kernel was looked at, and the CPU time that a look costs.
     pub(super) looked: Option<(Instant, Duration)>,
@@ -95,7 +95,7 @@ pub struct FlowsSeen {
     pub capture: Capture,
     /// How many flows are kept.
     pub kept: usize,
-    /// Connections that were read, and ends of connections that were told, since the start.
+    /// Connections that were read, and beginnings and ends that were told, since the start.
     pub events: u64,
 }
 

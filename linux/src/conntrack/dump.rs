@@ -1,7 +1,9 @@
-//! Reads the whole table, one entry after another, in one network namespace, and what was taken out of it.
+//! Reads the whole table, one entry after another, in one network namespace, and what was put into it and taken out.
 //!
 //! The request is `IPCTNL_MSG_CT_GET` with `NLM_F_DUMP`; each answer is a `nfgenmsg` with nested attributes, numbers
-//! big-endian. What is taken out is told, in the same form, to the group `NFNLGRP_CONNTRACK_DESTROY`. Source: `linux/netfilter/nfnetlink_conntrack.h`, `nf_conntrack_common.h`, `nf_conntrack_tcp.h`.
+//! big-endian. What is put in is told, in the same form but without counters, to the group `NFNLGRP_CONNTRACK_NEW`, and
+//! what is taken out to `NFNLGRP_CONNTRACK_DESTROY`. Source: `linux/netfilter/nfnetlink_conntrack.h`,
+//! `nf_conntrack_common.h`, `nf_conntrack_tcp.h`.
 
 use std::io;
 use std::net::IpAddr;
@@ -56,11 +58,22 @@ pub struct Connection {
     pub received: Option<Count>,
 }
 
+/// What the kernel tells of its table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum News {
+    /// A connection was put in with its first packet, which is not counted here.
+    Began(Connection),
+    /// One was taken out, with its last counts.
+    Ended(Connection),
+}
+
 /// A connection to ctnetlink of the network namespace in which it was opened.
 #[derive(Debug)]
 pub struct Conntrack {
     socket: Socket,
-    ended: Socket,
+    /// One for both kinds of news, so that they come in the order in which they happened.
+    news: Socket,
+    hears_beginnings: bool,
 }
 
 impl Conntrack {
@@ -71,25 +84,46 @@ impl Conntrack {
     pub fn open() -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_NETFILTER)?;
         socket.bind_auto()?;
-        let mut ended = Socket::new(NETLINK_NETFILTER)?;
-        ended.bind_auto()?;
-        ended.set_non_blocking(true)?;
-        make_room(&ended)?;
-        ended.add_membership(NFNLGRP_CONNTRACK_DESTROY)?;
-        Ok(Self { socket, ended })
+        let mut news = Socket::new(NETLINK_NETFILTER)?;
+        news.bind_auto()?;
+        news.set_non_blocking(true)?;
+        make_room(&news)?;
+        news.add_membership(NFNLGRP_CONNTRACK_DESTROY)?;
+        Ok(Self {
+            socket,
+            news,
+            hears_beginnings: false,
+        })
     }
 
-    /// Gives every connection that was taken out of the table since the last call to `each`, as it was at its end. True
-    /// when there were more than there was room for, and some are lost.
+    /// Whether beginnings are told as well as ends, from now on; at first they are not, for each costs the kernel time.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn hear_beginnings(&mut self, wanted: bool) -> io::Result<()> {
+        if wanted == self.hears_beginnings {
+            return Ok(());
+        }
+        if wanted {
+            self.news.add_membership(NFNLGRP_CONNTRACK_NEW)?;
+        } else {
+            self.news.drop_membership(NFNLGRP_CONNTRACK_NEW)?;
+        }
+        self.hears_beginnings = wanted;
+        Ok(())
+    }
+
+    /// Gives what happened since the last call to `each`, in its order. True when there was more than there was room for,
+    /// and some is lost.
     ///
     /// # Errors
     /// When the socket fails.
-    pub fn ended(&self, mut each: impl FnMut(Connection)) -> io::Result<bool> {
+    pub fn news(&self, mut each: impl FnMut(News)) -> io::Result<bool> {
         let mut buffer = Vec::with_capacity(BUFFER);
         let mut lost = false;
         loop {
             buffer.clear();
-            match self.ended.recv(&mut buffer, 0) {
+            match self.news.recv(&mut buffer, 0) {
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(lost),
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
@@ -98,9 +132,14 @@ impl Conntrack {
                 }
                 Err(error) => return Err(error),
             }
-            let gone = Messages(&buffer).filter(|message| message.kind == DELETE);
-            gone.filter_map(|message| parse(message.attributes()))
-                .for_each(&mut each);
+            for message in Messages(&buffer) {
+                let told = match message.kind {
+                    NEW => parse(message.attributes()).map(News::Began),
+                    DELETE => parse(message.attributes()).map(News::Ended),
+                    _ => None,
+                };
+                told.into_iter().for_each(&mut each);
+            }
         }
     }
 
@@ -239,10 +278,13 @@ fn count(bytes: &[u8]) -> Option<Count> {
     })
 }
 
+/// `NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_NEW`.
+const NEW: u16 = 0x100;
 /// `NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_GET`.
 const GET: u16 = 0x101;
 /// `NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_DELETE`.
 const DELETE: u16 = 0x102;
+const NFNLGRP_CONNTRACK_NEW: u32 = 1;
 const NFNLGRP_CONNTRACK_DESTROY: u32 = 3;
 /// Bytes of news that may wait, which the kernel doubles: some five thousand connections.
 const ROOM: libc::c_int = 2 << 20;
