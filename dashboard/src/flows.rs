@@ -7,11 +7,16 @@
 //! time between two looks. What was there before the first look counts for the sums, not for the rates. Of what a relay
 //! carries the table has two connections, which are one when it told of them before ([`Flows::relayed`]).
 //!
+//! Each connection is told by one node: that of the container that began it, or, where it came from outside, the one that
+//! let it into the network: to a container of its own, or with an address of its own as the source, which is how a port
+//! of a node leads to containers of others.
+//!
 //! The table is bounded: beyond [`MAX_FLOWS`] the flow that is idle for longest makes room, and when none is idle, or
 //! beyond [`MAX_CONNECTIONS`], what comes is counted as lost. A flow of which nothing was seen for [`KEPT`] is forgotten.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use weave_linux::conntrack::{Connection, Count};
@@ -26,8 +31,12 @@ mod tcp;
 /// The most flows that are kept.
 pub const MAX_FLOWS: usize = 4096;
 
-/// The most connections whose counters are remembered between two looks.
-pub const MAX_CONNECTIONS: usize = 65_536;
+/// The most connections whose counters are remembered between two looks: as many as a map of a quarter of a million
+/// places takes, which is some 20 MB. The kernel keeps what ended for two minutes, so 1,000 new ones a second are 120,000.
+pub const MAX_CONNECTIONS: usize = 262_144 / 8 * 7;
+
+/// The most connections of a relay of which it is remembered what they are.
+const MAX_RELAYED: usize = 65_536;
 
 /// How long a flow is kept after its last connection was gone.
 pub const KEPT: Duration = Duration::from_secs(300);
@@ -68,10 +77,10 @@ struct Flow {
     last: Instant,
 }
 
-/// What is remembered of a connection until the next look.
-#[derive(Clone, Copy, Debug)]
+/// What is remembered of a connection until the next look. There may be very many.
+#[derive(Clone, Debug)]
 struct Known {
-    key: Key,
+    key: Arc<Key>,
     look: u64,
     first: Instant,
     sent: Count,
@@ -82,7 +91,7 @@ struct Known {
 /// The flows of one host.
 #[derive(Debug, Default)]
 pub struct Flows {
-    flows: BTreeMap<Key, Flow>,
+    flows: BTreeMap<Arc<Key>, Flow>,
     /// By the kernel's id and the port it came from.
     known: HashMap<(u32, u16), Known>,
     legs: Legs,
@@ -161,14 +170,14 @@ impl Flows {
         let Some(known) = self.known.remove(&(connection.id, connection.from.port)) else {
             return;
         };
-        if let Some(flow) = self.flows.get_mut(&known.key) {
+        if let Some(flow) = self.flows.get_mut(&*known.key) {
             flow.counts.open = flow.counts.open.saturating_sub(1);
         }
     }
 
     /// Takes what a relay tells of a connection that it made, before or soon after the connection is seen.
     pub fn relayed(&mut self, one: &Relayed, now: Instant) {
-        if !self.legs.add(one, MAX_CONNECTIONS, self.look, now) {
+        if !self.legs.add(one, MAX_RELAYED, self.look, now) {
             self.missed();
         }
     }
@@ -186,41 +195,39 @@ impl Flows {
         whose: impl Fn(IpAddr) -> Whose,
     ) -> Option<(Key, Instant)> {
         self.accounting |= connection.sent.is_some();
-        let ours = match (whose(connection.from.ip), whose(connection.to.ip)) {
-            (Whose::Mine, _) => true,
-            (Whose::Outside, to) => to == Whose::Mine,
-            (Whose::Members, _) => false,
-        };
-        if !ours {
+        if !is_ours(connection, whose) {
             return None;
         }
         let id = (connection.id, connection.from.port);
         let key = self.told_as(connection, id, now)?;
-        let known = self
-            .known
-            .get(&id)
-            .filter(|known| known.key == key)
-            .copied();
+        let known = self.known.get(&id).filter(|known| *known.key == key);
+        let known = known.cloned();
         if known.is_none() && self.known.len() >= MAX_CONNECTIONS || !self.has_room(&key) {
             self.left_out[0] += 1;
             return None;
         }
+        let shared = known.as_ref().map(|known| Arc::clone(&known.key));
+        let shared = shared.unwrap_or_else(|| self.shared(key));
         let flow = self
             .flows
-            .entry(key)
+            .entry(Arc::clone(&shared))
             .or_insert_with(|| Flow::new(now, wall));
         let refused = is_refused(connection);
-        let first = known.map_or(now, |known| known.first);
+        let first = known.as_ref().map_or(now, |known| known.first);
         let grown = [
-            grown(known.map(|known| known.sent), connection.sent),
-            grown(known.map(|known| known.received), connection.received),
+            grown(known.as_ref().map(|known| known.sent), connection.sent),
+            grown(
+                known.as_ref().map(|known| known.received),
+                connection.received,
+            ),
         ];
         // What was there before the first look is no news.
         let news = known.is_some() || self.before.is_some();
         flow.add(grown, news);
-        flow.counts.open += u32::from(known.is_none_or(|known| known.look != self.look));
+        let counted = known.as_ref().is_some_and(|known| known.look == self.look);
+        flow.counts.open += u32::from(!counted);
         flow.counts.connections += u64::from(known.is_none());
-        if refused && !known.is_some_and(|known| known.refused) {
+        if refused && !known.as_ref().is_some_and(|known| known.refused) {
             flow.counts.refused += 1;
             flow.refused_at = Some(now);
             flow.counts.failing = true;
@@ -229,7 +236,7 @@ impl Flows {
             (flow.last, flow.counts.last_at) = (now, wall);
         }
         let known = Known {
-            key,
+            key: shared,
             look: self.look,
             first,
             sent: connection.sent.unwrap_or_default(),
@@ -238,6 +245,14 @@ impl Flows {
         };
         self.known.insert(id, known);
         Some((key, first))
+    }
+
+    /// A flow's key, which its connections share with it.
+    fn shared(&self, key: Key) -> Arc<Key> {
+        match self.flows.get_key_value(&key) {
+            Some((shared, _)) => Arc::clone(shared),
+            None => Arc::new(key),
+        }
     }
 
     /// Ends a look: connections that are gone are forgotten, rates are set.
@@ -326,7 +341,7 @@ impl Flows {
                 ..key
             }),
         };
-        let before = self.known.get(&id).map(|known| known.key);
+        let before = self.known.get(&id).map(|known| *known.key);
         if before.is_some() && before != told {
             self.withdraw(id);
         }
@@ -338,7 +353,7 @@ impl Flows {
         let Some(known) = self.known.remove(&id) else {
             return;
         };
-        let Some(flow) = self.flows.get_mut(&known.key) else {
+        let Some(flow) = self.flows.get_mut(&*known.key) else {
             return;
         };
         let counts = &mut flow.counts;
@@ -356,7 +371,7 @@ impl Flows {
             *sum = sum.saturating_sub(part);
         }
         if counts.connections == 0 {
-            self.flows.remove(&known.key);
+            self.flows.remove(&*known.key);
         }
     }
 
@@ -370,7 +385,7 @@ impl Flows {
             return false;
         }
         let idle = self.flows.iter().filter(|(_, flow)| flow.counts.open == 0);
-        let mut idle: Vec<(Instant, Key)> = idle.map(|(key, flow)| (flow.last, *key)).collect();
+        let mut idle: Vec<(Instant, Key)> = idle.map(|(key, flow)| (flow.last, **key)).collect();
         idle.sort_unstable();
         for (_, key) in idle.iter().take(MAX_FLOWS / 16) {
             self.flows.remove(key);
@@ -405,6 +420,16 @@ impl Flow {
     }
 }
 
+/// Whether it is this node that tells of a connection.
+fn is_ours(connection: &Connection, whose: impl Fn(IpAddr) -> Whose) -> bool {
+    match (whose(connection.from.ip), whose(connection.to.ip)) {
+        (Whose::Mine, _) | (Whose::Outside, Whose::Mine) => true,
+        // It came in here, and goes on with an address of this node.
+        (Whose::Outside, Whose::Members) => whose(connection.seen_from.ip) == Whose::Mine,
+        (Whose::Members, _) | (Whose::Outside, Whose::Outside) => false,
+    }
+}
+
 fn key_of(connection: &Connection) -> Key {
     let Connection {
         from, asked, to, ..
@@ -427,13 +452,16 @@ const fn is_missed(connection: &Connection) -> bool {
     answers && !connection.answered
 }
 
-/// TCP that was reset before it was taken up. Where that was the only answer, the kernel takes the connection out of its
-/// table at once, and does not even count it as answered.
+/// TCP that was reset before it was taken up, by the one who was asked: who asks and resets what was granted, as health
+/// checks and scans do, has sent more than came back. Where a reset was the only answer, the kernel takes the connection
+/// out of its table at once, and does not even count it as answered.
 fn is_refused(connection: &Connection) -> bool {
     let tcp = matches!(Protocol::from_number(connection.protocol), Protocol::Tcp);
-    let only_reset =
-        !connection.answered && connection.received.is_some_and(|count| count.packets > 0);
-    tcp && !connection.assured && (connection.reset && connection.answered || only_reset)
+    let count = |count: Option<Count>| count.unwrap_or_default().packets;
+    let (sent, received) = (count(connection.sent), count(connection.received));
+    let only_reset = !connection.answered && received > 0;
+    let by_asked = connection.reset && connection.answered && received >= sent;
+    tcp && !connection.assured && (only_reset || by_asked)
 }
 
 fn grown(before: Option<Count>, now: Option<Count>) -> Count {
@@ -491,6 +519,7 @@ mod tests {
             from: end(from, 40_000),
             asked: end(to, 80),
             to: end(to, 80),
+            seen_from: end(from, 40_000),
             answered: true,
             assured: true,
             reset: false,
@@ -559,6 +588,28 @@ mod tests {
             connection(6, OUTSIDE, THEIRS, 1, 1),
         ];
         assert_eq!(look(&mut flows, start, 0, &seen).len(), 3);
+        // A port of this node that leads to another's container, which sees this node, or another node, ask.
+        let mut through = connection(7, OUTSIDE, THEIRS, 1, 1);
+        through.asked.port = 30_080;
+        for (seen_from, told) in [(THEIRS, 0), (OUTSIDE, 0), (MINE, 1)] {
+            let mut flows = Flows::default();
+            through.seen_from.ip = seen_from.into();
+            assert_eq!(look(&mut flows, start, 0, &[through]).len(), told);
+        }
+    }
+
+    #[test]
+    fn who_resets_what_was_granted_was_not_refused() {
+        let start = Instant::now();
+        for (sent, received, refused) in [(100, 100, 1), (100, 200, 1), (200, 100, 0)] {
+            let reset = Connection {
+                assured: false,
+                reset: true,
+                ..connection(1, MINE, THEIRS, sent, received)
+            };
+            let told = look(&mut Flows::default(), start, 0, &[reset]);
+            assert_eq!(told[0].counts.refused, refused, "{sent} and {received}");
+        }
     }
 
     #[test]

@@ -23,13 +23,13 @@ use super::sight::{LINGER, PAST};
 use super::{Node, sockets, wall_seconds};
 use crate::config::FlowWatch;
 
-/// How often it is seen what ended or began and whether somebody looks, and how often the page gets a new picture.
+/// How often it is seen what ended and whether somebody looks, and how often the page gets a new picture.
 const TICK: Duration = Duration::from_secs(1);
 
 /// Between two looks while nobody cares.
 const RESTED: Duration = Duration::from_secs(10);
 
-/// Between two looks while somebody does.
+/// Between two looks while somebody does, and how often it is seen then what began and ended where looks are rarer.
 const AWAKE: Duration = Duration::from_millis(500);
 
 /// The least rest, however long the last look took by the clock.
@@ -55,6 +55,9 @@ const MAX_FLOWS: usize = 256;
 
 /// Where the kernel is told to count bytes.
 const ACCOUNTING: &str = "net/netfilter/nf_conntrack_acct";
+
+/// Where it is told to tell of beginnings and ends.
+const TELLING: &str = "net/netfilter/nf_conntrack_events";
 
 /// What only the watch has: the flows, and its door to the kernel's connections while that is open.
 #[derive(Debug, Default)]
@@ -87,6 +90,7 @@ impl Node {
         if self.sees_flows() {
             // From the start, because what ends is told only to those who listen. A failure is told by the first look.
             watch.door = Conntrack::open().ok();
+            have_news_told();
         }
         let mut shown = Instant::now();
         loop {
@@ -103,8 +107,11 @@ impl Node {
                 shown = Instant::now();
                 self.show().await;
             }
-            let picture = TICK.saturating_sub(shown.elapsed());
-            let rest = self.until_due(Instant::now()).min(picture);
+            let (now, picture) = (Instant::now(), TICK.saturating_sub(shown.elapsed()));
+            let mut rest = self.until_due(now).min(picture);
+            if self.rest(now) == AWAKE {
+                rest = rest.min(AWAKE);
+            }
             tokio::time::sleep(rest.max(MOMENT)).await;
         }
     }
@@ -159,7 +166,10 @@ impl Node {
             let watch = node.look_at_kernel(watch);
             (watch, clock::thread_cpu().saturating_sub(before))
         });
-        let (mut watch, took) = looking.await.unwrap_or_default();
+        let (mut watch, took) = looking.await.unwrap_or_else(|error| {
+            tracing::error!(%error, "a look at the kernel's connections broke off; flows are counted anew");
+            <(Watch, Duration)>::default()
+        });
         let cost = watch.costs.take(took);
         let rest = self.pause(began, cost);
         let mut seen = lock(&self.shared.sight.seen);
@@ -212,10 +222,11 @@ impl Node {
         match looked {
             Ok(count) => {
                 capture.connections = count as u64;
-                capture.lost = watch.flows.lost();
                 capture.failure = None;
             }
             Err(error) => {
+                // What it had to tell is lost with it.
+                watch.flows.missed();
                 watch.door = None;
                 let cause = format!("cannot read the kernel's connections: {error}");
                 if capture.failure.replace(cause.clone()).as_ref() != Some(&cause) {
@@ -263,12 +274,21 @@ impl Node {
         seen.flows = busiest;
         seen.kept = flows.len();
         seen.capture.untold = untold;
+        seen.capture.lost = flows.lost();
     }
 }
 
 /// Has the kernel count bytes; whether it does. Connections that are there already stay without.
 pub(super) fn count_bytes() -> bool {
     sysctl::ensure(ACCOUNTING, "1").is_ok()
+}
+
+/// Has the kernel tell of beginnings and ends, where it was told not to.
+fn have_news_told() {
+    let silent = sysctl::read(TELLING).is_ok_and(|value| value == "0");
+    if silent && let Err(error) = sysctl::write(TELLING, "1") {
+        tracing::warn!(%error, "the kernel tells of no connections that end; flows that begin and end between two looks are not seen");
+    }
 }
 
 /// Takes what happened since it was last taken; how much that was.

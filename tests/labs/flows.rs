@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::full_tracking::fill;
 use crate::lab::node::WEAVECTL;
 use crate::lab::ns::Ns;
 use crate::lab::traffic::{Conversation, ping, wait_for};
@@ -22,7 +23,7 @@ use carrying::{
     DATAGRAMS, carried, connect_in_time, counted, datagrams_to, exchanged, hold, passed, send,
     send_to, stream_of_datagrams,
 };
-use delays::Delays;
+use delays::{Delays, SOON};
 
 /// A node misses an answer that does not come for so long.
 const MISSED: Duration = Duration::from_secs(2);
@@ -253,6 +254,36 @@ fn without_flows_the_kernel_is_not_told_to_count() {
     });
 }
 
+/// A look at a long table is dear, so looks lie far apart: that a connection began is told at once all the same, and
+/// what it carried with the next look.
+#[test]
+fn flows_are_told_at_once_however_long_the_table() {
+    Lab::run(|lab| {
+        let hosts = lab.cluster::<2>();
+        let [h1, h2] = &hosts;
+        let [a, b] = [h1.attach("a"), h2.attach("b")];
+        assert!(fill(lab, h1, 60_000), "there is room for them");
+        wait_for("looks lie far apart", PATIENCE, || {
+            h1.json(&["flows"]);
+            let said = h1.ns.sh("curl -fsS http://127.0.0.1:6782/metrics");
+            let between = said
+                .lines()
+                .find_map(|line| line.strip_prefix("weave_flow_interval_seconds "))
+                .and_then(|seconds| seconds.parse::<f64>().ok());
+            between.is_some_and(|seconds| seconds > 2.0 * SOON.as_secs_f64())
+        });
+        let mut delays = Delays::new();
+        for port in 8031..8036 {
+            send(&a.ns, &b.ns, b.v4.into(), port);
+            delays.take(&hosts, ("a", "b"), ("tcp", port), |flow| {
+                flow["connections"] == 1
+            });
+        }
+        delays.check();
+        awaited(h1, ("a", "b"), ("tcp", 8035), carried);
+    });
+}
+
 /// UDP of both families, and TCP of both through a Service: what was asked for has the Service's name, the
 /// connection goes to who answers, and while it is open its round trip is read from the client's socket.
 #[test]
@@ -347,8 +378,8 @@ fn hosts_the_outside_and_services_are_ends_too() {
         let six_names = h1.json(&[&six_names[..], &selected[..2]].concat());
         let machine = Ns::add("outside");
         lab.plug(&machine, "u0", 9);
-        lab.allow_outside(h2.v4);
         for host in &hosts {
+            lab.allow_outside(host.v4);
             host.json(&["flows"]);
         }
         let mut delays = Delays::new();
@@ -380,11 +411,16 @@ fn hosts_the_outside_and_services_are_ends_too() {
         delays.take(&hosts, ("a", "b"), ("udp", 8016), |flow| {
             exchanged(flow) && flow["service"] == "six-names"
         });
-        let port = SocketAddr::new(h2.v4.into(), 30080);
-        send_to(&machine, port, (&b.ns, (b.v4, 8005).into()));
-        delays.take(&hosts, ("192.168.77.9", "b"), ("tcp", 8005), |flow| {
-            carried(flow) && flow["from"]["kind"] == "outside"
-        });
+        // By the port of the endpoint's own host, and of another.
+        for host in [h2, h1] {
+            let port = SocketAddr::new(host.v4.into(), 30080);
+            send_to(&machine, port, (&b.ns, (b.v4, 8005).into()));
+            delays.take(&hosts, ("192.168.77.9", "b"), ("tcp", 8005), |flow| {
+                flow["via"] == port.to_string()
+                    && carried(flow)
+                    && flow["from"]["kind"] == "outside"
+            });
+        }
         delays.check();
     });
 }

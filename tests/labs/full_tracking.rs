@@ -24,11 +24,10 @@ fn number(host: &Host, key: &str) -> usize {
     text.trim().parse().expect("a number")
 }
 
-/// Has the host's kernel follow as many connections as it takes, and some more than it takes.
-fn fill(lab: &Lab, host: &Host) {
-    let most = number(host, "nf_conntrack_max");
+/// Has the host's kernel follow so many more connections, for an hour; whether it took all of them.
+pub(crate) fn fill(lab: &Lab, host: &Host, connections: usize) -> bool {
     let mut lines = String::new();
-    for n in 0..most + 1000 {
+    for n in 0..connections {
         // Ports as the low 28 bits, addresses as the rest.
         let (source, destination, high) = (n % 0x4000 + 1, n / 0x4000 % 0x4000 + 1, n >> 28);
         let _ = writeln!(
@@ -41,7 +40,7 @@ fn fill(lab: &Lab, host: &Host) {
     std::fs::write(&file, lines).expect("a file can be written");
     // It ends with the first that the kernel does not take.
     let ended = host.ns.try_sh(&format!("conntrack -R {}", file.display()));
-    assert!(!ended.status.success(), "all were taken: {ended:?}");
+    ended.status.success()
 }
 
 fn problems(host: &Host) -> String {
@@ -70,7 +69,8 @@ fn set_up(hosts: &[Host; 2]) -> (Vec<Container>, SocketAddr) {
 
 /// What the kernel has no room for vanishes, and what stands goes on.
 fn is_full(lab: &Lab, host: &Host, client: &Ns, v4: SocketAddr) {
-    fill(lab, host);
+    let most = number(host, "nf_conntrack_max");
+    assert!(!fill(lab, host, most + 1000), "all were taken");
     wait_for("the node says so", SOON, || {
         problems(host).contains(NO_ROOM)
     });

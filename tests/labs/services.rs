@@ -459,6 +459,15 @@ fn picks(host: &Host) -> u64 {
     each.flatten().sum()
 }
 
+/// Waits for the end of a connection whose other end is gone.
+fn is_broken(stream: &mut TcpStream) {
+    match stream.read(&mut [0]) {
+        Ok(0) => {}
+        Ok(_) => panic!("nothing was sent"),
+        Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset),
+    }
+}
+
 #[test]
 fn a_relayed_service_keeps_the_client_and_is_the_kernel_s_while_its_node_is_down() {
     Lab::run(|lab| {
@@ -485,18 +494,28 @@ fn a_relayed_service_keeps_the_client_and_is_the_kernel_s_while_its_node_is_down
         let shown = hosts[0].ok(&["service", "describe", "web"]);
         assert!(shown.contains("relay"), "{shown}");
 
+        let (mut carried, ..) = connect(&client.ns, v4).expect("an answer");
+        let killed = Instant::now();
         hosts[0].end("KILL");
+        is_broken(&mut carried);
+        let seen = killed.elapsed();
         // The kernel picks by lot, and without its node a host has no way to the other's endpoint.
         let short = Duration::from_secs(1);
         let served = (0..40).find_map(|_| connect_within(short, &client.ns, v4).ok());
         let (mut kept, name, _) = served.expect("the kernel serves at once");
         assert_eq!(name, "w1");
+        let started = Instant::now();
         hosts[0].start();
+        wait_for("the relay serves again", SOON, || {
+            connect_within(short, &client.ns, v4).is_ok() && picks(&hosts[0]) > 0
+        });
+        let back = started.elapsed();
+        println!(
+            "the relay's connection broke {seen:.2?} after its node was killed, and new ones are its own {back:.2?} after the start"
+        );
+        assert!(seen <= short && back <= short, "{seen:.2?} and {back:.2?}");
         crate::lab::await_mesh(&hosts);
         balances(&client.ns, v4, &["w1", "w2"]);
-        wait_for("the relay serves again", SOON, || {
-            connect(&client.ns, v4).is_ok() && picks(&hosts[0]) > 0
-        });
         assert!(echoes(&mut kept), "what the kernel had stays the kernel's");
     });
 }

@@ -132,6 +132,7 @@ mod tests {
             from: end(at(from)),
             asked: end(at(to)),
             to: end(at(to)),
+            seen_from: end(at(from)),
             answered: true,
             assured: true,
             reset: false,

@@ -54,7 +54,7 @@ impl Flows {
             .collect();
         let mut sums: BTreeMap<Key, [Sum; 2]> = BTreeMap::new();
         for ((_, port), known) in self.known.iter().filter(|(_, known)| is_tcp(&known.key)) {
-            let key = known.key;
+            let key = *known.key;
             let from = SocketAddr::new(key.from, *port);
             let to = SocketAddr::new(key.to, key.port);
             let began = by_ends.get(&(from, key.via.unwrap_or(to)));
@@ -106,6 +106,7 @@ mod tests {
             from: end(from),
             asked: end(asked),
             to: end(to),
+            seen_from: end(from),
             answered: true,
             assured: true,
             reset: false,

@@ -46,6 +46,8 @@ pub struct Connection {
     pub asked: End,
     /// Who answers: another than was asked where the destination was translated.
     pub to: End,
+    /// Who began it for the one who answers: another where the source was translated.
+    pub seen_from: End,
     /// Something came back.
     pub answered: bool,
     /// It was taken up: for TCP the handshake was completed.
@@ -224,6 +226,7 @@ fn parse(attributes: Attributes<'_>) -> Option<Connection> {
         from: original.from,
         asked: original.to,
         to: reply.from,
+        seen_from: reply.to,
         answered: status & IPS_SEEN_REPLY != 0,
         assured: status & IPS_ASSURED != 0,
         reset: state == Some(TCP_CONNTRACK_CLOSE),
@@ -286,8 +289,8 @@ const GET: u16 = 0x101;
 const DELETE: u16 = 0x102;
 const NFNLGRP_CONNTRACK_NEW: u32 = 1;
 const NFNLGRP_CONNTRACK_DESTROY: u32 = 3;
-/// Bytes of news that may wait, which the kernel doubles: some five thousand connections.
-const ROOM: libc::c_int = 2 << 20;
+/// Bytes of news that may wait, which the kernel doubles: some ten thousand connections that began or ended.
+const ROOM: libc::c_int = 4 << 20;
 pub(super) const REQUEST: u16 = 1;
 pub(super) const REQUEST_DUMP: u16 = 0x301;
 const ERROR: u16 = 2;
@@ -368,6 +371,7 @@ mod tests {
             from: end(client),
             asked: end(vip),
             to: end(backend),
+            seen_from: end(client),
             answered: true,
             assured: false,
             reset: true,

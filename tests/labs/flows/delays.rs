@@ -13,7 +13,7 @@ use crate::lab::Host;
 use crate::lab::traffic::wait_for;
 
 /// How soon a flow is told.
-const SOON: Duration = Duration::from_secs(2);
+pub(super) const SOON: Duration = Duration::from_secs(2);
 
 /// Between two looks of a node while somebody looks.
 const AWAKE: Duration = Duration::from_millis(500);
