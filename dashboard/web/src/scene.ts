@@ -5,7 +5,7 @@
 // drawn when one of its ends is chosen.
 
 import { bytes, milliseconds, rate, share } from "./format";
-import { type Box, type Group, layout, NAME } from "./layout";
+import { type Box, type Group, layout, NAME, type Places } from "./layout";
 import type { Container, End, Flow, Host, Link, Service, Topology } from "./types";
 
 /** Up to this many containers are drawn without being asked for. */
@@ -106,8 +106,9 @@ export function sceneOf(topology: Topology, opened: Opened): Scene {
       if (place) nodes.push(containerNode(one, host, place, opened));
     }
   });
-  if (front) nodes.push(...serviceNodes(topology, front, places, opened));
-  if (outside) nodes.push(...outsideNodes(away, outside, places, opened));
+  const dims = dimmed(topology, opened);
+  if (front) nodes.push(...serviceNodes(services, front, places, dims));
+  if (outside) nodes.push(...outsideNodes(away, outside, places, dims));
   for (const node of nodes) if (node.box) node.name = NAME * places.larger;
   const drawn = new Set(nodes.map((node) => node.id));
   markFailing(nodes, topology, drawn);
@@ -190,18 +191,27 @@ export const byName = new Intl.Collator(undefined, { numeric: true }).compare;
 /** Nobody is behind it, or something of it is left out. */
 export const isSick = (one: Service): boolean => one.refused.length > 0 || !one.backends.some((backend) => backend.state === "ready");
 
-function serviceNodes(topology: Topology, group: Group, places: ReturnType<typeof layout>, opened: Opened): NodeItem[] {
-  const { services } = topology;
+/** Whether the filter leaves none of these: of Services and of addresses outside those are left that have a flow which is. */
+function dimmed(topology: Topology, { filtered, passes }: Opened): (ids: string[]) => boolean {
+  if (!filtered) return () => false;
+  const asked = topology.flows.filter(passes.flow);
+  const left = new Set(asked.flatMap((flow) => [flow.from.id, flow.to.id, `s:${flow.service}`]));
+  return (ids) => !ids.some((id) => left.has(id));
+}
+
+function serviceNodes(services: Service[], group: Group, places: Places, dims: ReturnType<typeof dimmed>): NodeItem[] {
   const box = places.groups.get(SERVICES);
   const open = group.members.length > 0;
-  const used = new Set(topology.flows.filter(opened.passes.flow).map((flow) => flow.service));
   const label = open ? "Services" : `Services\n${services.length}`;
-  const nodes: NodeItem[] = [{ id: SERVICES, kind: "services", label, x: box?.x ?? 0, y: box?.y ?? 0, box, open, classes: [open ? "open" : "closed"] }];
+  const dim = dims(services.map((one) => one.id)) ? ["dim"] : [];
+  const nodes: NodeItem[] = [
+    { id: SERVICES, kind: "services", label, x: box?.x ?? 0, y: box?.y ?? 0, box, open, classes: [open ? "open" : "closed", ...dim] },
+  ];
   for (const one of services) {
     const place = places.members.get(one.id);
     if (!place) continue;
     const classes = isSick(one) ? ["sick"] : [];
-    if (opened.filtered && !used.has(one.name)) classes.push("dim");
+    if (dims([one.id])) classes.push("dim");
     nodes.push({ id: one.id, kind: "service", label: one.name, parent: SERVICES, ...place, open: false, classes });
   }
   return nodes;
@@ -223,11 +233,11 @@ function addresses(topology: Topology): End[] {
   return [...found.values()].sort((one, two) => byName(one.ip, two.ip));
 }
 
-function outsideNodes(away: End[], group: Group, places: ReturnType<typeof layout>, opened: Opened): NodeItem[] {
+function outsideNodes(away: End[], group: Group, places: Places, dims: ReturnType<typeof dimmed>): NodeItem[] {
   const box = places.groups.get(OUTSIDE);
   const open = group.members.length > 0;
   const label = open ? "Outside" : `Outside\n${away.length} addresses`;
-  const dim = opened.filtered ? ["quiet"] : [];
+  const dim = dims(away.map((end) => end.id)) ? ["dim"] : [];
   const nodes: NodeItem[] = [
     { id: OUTSIDE, kind: "outside", label, x: box?.x ?? 0, y: box?.y ?? 0, box, open, classes: [open ? "open" : "closed", ...dim] },
   ];
@@ -235,6 +245,7 @@ function outsideNodes(away: End[], group: Group, places: ReturnType<typeof layou
     const place = places.members.get(end.id);
     if (!place) continue;
     const classes = end.kind === "unknown" ? ["unknown"] : [];
+    if (dims([end.id])) classes.push("dim");
     nodes.push({ id: end.id, kind: "address", label: end.ip, parent: OUTSIDE, ...place, open: false, classes });
   }
   return nodes;

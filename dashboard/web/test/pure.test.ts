@@ -10,7 +10,7 @@ import { stepped } from "../src/picture";
 import { OPEN_ALL, sceneOf, untold } from "../src/scene";
 import { ofContainer, ofFlow, ofHost, parse, placed, places, podOf, subjects } from "../src/search";
 import { escaped } from "../src/svg";
-import type { Container, End, Flow, Host, Link, Topology } from "../src/types";
+import type { Container, End, Flow, Host, Link, Service, Topology } from "../src/types";
 
 const host = (at: number): Host => ({
   id: `h${at}`, name: `host${at}`, state: "connected", version: "1", endpoints: [], blocks: [], exposed: null,
@@ -28,6 +28,10 @@ const flow = (from: End, to: End, more: Partial<Flow> = {}): Flow => ({
   id: `f:${from.id}>${to.id}`, from, to, protocol: "tcp", port: 80, via: null, connections: 1, open: 1, refused: 0, unanswered: 0,
   sent_bytes: 100, sent_packets: 1, received_bytes: 0, received_packets: 0, sent_rate: 0, received_rate: 0, failing: false, last_at: 1,
   ...more,
+});
+
+const service = (name: string, backends: Service["backends"] = []): Service => ({
+  id: `s:${name}`, name, addresses: ["10.96.0.1"], ports: [], node: "host0", made_at: 1, backends, refused: [],
 });
 
 function mesh(hosts: number, each: number): Topology {
@@ -270,6 +274,29 @@ test("what fails does not stand in the way of what is asked for after it", async
   await assert.rejects(ask("bad"));
   await Promise.all([ask("bad"), ask("good")]);
   assert.deepEqual(done, ["good"]);
+});
+
+const away = (ip: string): End => ({ kind: "outside", id: `o:${ip}`, name: ip, ip });
+
+test("a filter dims addresses outside and Services as it does all else", () => {
+  const topology = mesh(1, 2);
+  const [one, two] = topology.containers.map(end);
+  const [far, farther] = ["192.0.2.1", "192.0.2.2"].map(away);
+  topology.services = [service("web"), service("db"), service("idle")];
+  topology.flows = [
+    flow(one, far), flow(two, farther),
+    flow(one, two, { id: "f:s", service: "web" }), flow(one, { ...end(container(9, 0)), kind: "service", id: "s:db" }),
+  ];
+  const dim = (passes: (one: Flow) => boolean, chosen = new Map<string, boolean>()) => {
+    const { nodes } = draw(topology, { chosen, filtered: true, passes: { ...everything, flow: passes } });
+    return nodes.filter((node) => node.classes.includes("dim")).map((node) => node.id);
+  };
+  assert.deepEqual(dim((flow) => flow.from === one), ["s:idle", farther.id]);
+  assert.deepEqual(dim((flow) => flow.from === two), ["services", "s:web", "s:db", "s:idle", far.id]);
+  assert.deepEqual(dim((flow) => flow.id === "f:s"), ["s:db", "s:idle", "outside", far.id, farther.id]);
+  const closed = new Map([["outside", false], ["services", false]]);
+  assert.deepEqual(dim(() => false, closed), ["services", "outside"]);
+  assert.deepEqual(draw(topology).nodes.filter((node) => node.classes.includes("dim")), [], "without a filter");
 });
 
 test("what is chosen is marked with what is near it, and all else as far", () => {
