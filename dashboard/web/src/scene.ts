@@ -76,6 +76,17 @@ export function isOpen(topology: Topology, chosen: Map<string, boolean>, id: str
   return chosen.get(id) ?? topology.containers.length <= OPEN_ALL;
 }
 
+/** The group in which something is drawn when that is open. */
+export function groupOf({ containers, services, flows }: Topology, id: string): string | undefined {
+  const host = containers.find((one) => one.id === id)?.host;
+  if (host !== undefined) return host;
+  if (services.some((one) => one.id === id)) return SERVICES;
+  return flows.some((flow) => [flow.from, flow.to].some((end) => end.id === id && isAway(end))) ? OUTSIDE : undefined;
+}
+
+/** Whether an end belongs to what is outside, as far as anybody knows. */
+const isAway = (end: End): boolean => end.kind === "outside" || end.kind === "unknown";
+
 const touches = (edge: EdgeItem, id: string | null): boolean => id !== null && [edge.id, edge.source, edge.target].includes(id);
 
 export function sceneOf(topology: Topology, opened: Opened): Scene {
@@ -227,7 +238,7 @@ function addresses(topology: Topology): End[] {
   const found = new Map<string, End>();
   for (const flow of topology.flows) {
     for (const end of [flow.from, flow.to]) {
-      if (end.kind === "outside" || end.kind === "unknown") found.set(end.id, end);
+      if (isAway(end)) found.set(end.id, end);
     }
   }
   return [...found.values()].sort((one, two) => byName(one.ip, two.ip));

@@ -7,7 +7,7 @@ import { bytes, listening, share } from "../src/format";
 import { layout, NAME } from "../src/layout";
 import { latest } from "../src/latest";
 import { stepped } from "../src/picture";
-import { OPEN_ALL, sceneOf, untold } from "../src/scene";
+import { groupOf, OPEN_ALL, sceneOf, untold } from "../src/scene";
 import { ofContainer, ofFlow, ofHost, parse, placed, places, podOf, subjects } from "../src/search";
 import { escaped } from "../src/svg";
 import type { Container, End, Flow, Host, Link, Service, Topology } from "../src/types";
@@ -297,6 +297,19 @@ test("a filter dims addresses outside and Services as it does all else", () => {
   const closed = new Map([["outside", false], ["services", false]]);
   assert.deepEqual(dim(() => false, closed), ["services", "outside"]);
   assert.deepEqual(draw(topology).nodes.filter((node) => node.classes.includes("dim")), [], "without a filter");
+});
+
+test("what is in a closed group is known to be in it", () => {
+  const topology = mesh(2, 1);
+  topology.services = [service("web")];
+  topology.flows = [flow(end(topology.containers[0]), away("192.0.2.1")), flow({ ...away("10.32.0.9"), kind: "unknown" }, end(topology.containers[1]))];
+  const ids = ["c:1", "s:web", "o:192.0.2.1", "o:10.32.0.9", "h0", "services", "outside", "e:c:0>c:1", "c:9"];
+  assert.deepEqual(ids.map((id) => groupOf(topology, id)), ["h1", "services", "outside", "outside", ...Array(5).fill(undefined)]);
+  for (const id of ids.slice(0, 4)) {
+    const group = groupOf(topology, id)!;
+    const seen = (open: boolean) => draw(topology, { chosen: new Map([[group, open]]) }).nodes.some((node) => node.id === id);
+    assert.deepEqual([seen(false), seen(true)], [false, true], id);
+  }
 });
 
 test("what is chosen is marked with what is near it, and all else as far", () => {
