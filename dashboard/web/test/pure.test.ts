@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { bytes, listening, share } from "../src/format";
+import { isStale, nearest } from "../src/kept";
 import { layout, NAME } from "../src/layout";
 import { latest } from "../src/latest";
 import { stepped } from "../src/picture";
@@ -387,6 +388,15 @@ test("what is chosen is said in a line: its name, its kind and how it is", () =>
   for (const [id, words] of table) assert.equal(spoken(topology, scene, id), words, id);
   const closed = draw(topology, { chosen: new Map([["h0", false]]) });
   assert.equal(spoken(topology, closed, "h0"), "host0, host, connected, closed, flows within fail, 3 edges, 1 failing");
+});
+
+test("which pictures are kept is asked when it may be others, and the slider stands at the nearest", () => {
+  const table: [number[], number, boolean][] = [
+    [[], 7, true], [[10, 15], 15, false], [[10, 15], 19, false], [[10, 15], 20, true], [[10, 15], 40, true], [[10, 15], 14, true],
+  ];
+  for (const [times, at, stale] of table) assert.equal(isStale(times, at), stale, `${times} at ${at}`);
+  const places = [0, 12, 13, 20, 99].map((at) => nearest([10, 15, 40], at));
+  assert.deepEqual([...places, nearest([], 7)], [0, 0, 1, 1, 2, -1]);
 });
 
 test("what is chosen is marked with what is near it, and all else as far", () => {
