@@ -272,10 +272,10 @@ async fn history(State(page): State<Dashboard>) -> Json<Vec<u64>> {
     Json(page.shared.hub.times())
 }
 
-/// A picture of the past.
+/// The picture of a second of the past, or the nearest that is kept; it says of when it is.
 async fn past(State(page): State<Dashboard>, at: Path<String>, headers: HeaderMap) -> Response {
     let Some(picture) = at.parse().ok().and_then(|at| page.shared.hub.past(at)) else {
-        return (StatusCode::NOT_FOUND, "no picture is kept of that second\n").into_response();
+        return (StatusCode::NOT_FOUND, "no picture is kept\n").into_response();
     };
     let takes = headers.get(header::ACCEPT_ENCODING);
     if takes.is_none_or(|takes| !takes.as_bytes().windows(4).any(|word| word == b"gzip")) {
@@ -406,7 +406,8 @@ mod tests {
             ("GET /api/history", &[host], 401),
             ("GET /api/history", &[host, session], 200),
             (&kept, &[host, session], 200),
-            ("GET /api/history/101", &[host, session], 404),
+            ("GET /api/history/101", &[host, session], 200),
+            ("GET /api/history/-1", &[host, session], 404),
             ("GET /api/history/x", &[host, session], 404),
             (&kept, &[host], 401),
             ("GET /", &[host], 200),

@@ -1,7 +1,7 @@
 //! The page, as a person meets it: in a real browser, through the node's socket, before and after a restart.
 
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde_json::Value;
 
 use crate::lab::node::WEAVECTL;
+use crate::lab::ns::Ns;
 use crate::lab::traffic::{udp, wait_for};
 use crate::lab::{Container, Host, Lab, await_mesh, form};
 
@@ -55,18 +56,23 @@ impl Drop for Forward {
     }
 }
 
-/// Traffic that goes on until it is dropped: datagrams both ways, some through a Service, and a connection that is refused each second.
+/// What is not in the network and gets datagrams of it.
+const OUTSIDE: (Ipv4Addr, u16) = (Ipv4Addr::new(192, 168, 77, 9), 8004);
+
+/// Traffic that goes on until it is dropped: datagrams both ways, some through a Service, some of a third container to the
+/// outside, and a connection that is refused each second.
 struct Life {
     go_on: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Life {
-    fn start(from: &Container, to: &Container, front: SocketAddr) -> Self {
+    fn start([from, to, leaving]: [&Container; 3], front: SocketAddr) -> Self {
         let go_on = Arc::new(AtomicBool::new(true));
         let until = Arc::clone(&go_on);
         let (left, right) = (udp(&from.ns, (from.v4, 0)), udp(&to.ns, (to.v4, 7000)));
         let through = udp(&from.ns, (from.v4, 0));
+        let leaving = udp(&leaving.ns, (leaving.v4, 0));
         let target = right.local_addr().expect("a bound socket has an address");
         let (ns, refused) = (from.ns.clone(), (to.v4, 7009));
         let thread = std::thread::spawn(move || {
@@ -75,6 +81,7 @@ impl Life {
                     // Whether one arrives is not what this is about.
                     let _ = left.send_to(&[1; 1000], target);
                     let _ = through.send_to(&[3; 100], front);
+                    let _ = leaving.send_to(&[4; 100], OUTSIDE);
                     if let Ok((_, asker)) = right.recv_from(&mut [0; 1500]) {
                         let _ = right.send_to(&[2; 200], asker);
                     }
@@ -195,9 +202,10 @@ fn play(script: &str, link: &str, folder: &str, mut done: impl FnMut(&str)) {
     assert_eq!(heard.last().map(String::as_str), Some("all seen"));
 }
 
-/// Logs in by the link, sees hosts, containers and flows, opens and closes a group, clicks a flow, filters, walks by keys, saves
-/// what is shown, reads the table, goes back in time, changes colours, and finds the page again after the node was killed. No
-/// error in the console, nothing from elsewhere, nothing that keeps anybody from using it.
+/// Logs in by the link, sees hosts, containers and flows, opens and closes a group, clicks a flow, filters, walks by keys over
+/// nodes and edges and hears where it is, saves what is shown, reads the table, goes back in time, also to where nothing is
+/// kept, changes colours, and finds the page again after the node was killed. No error in the console, nothing from elsewhere,
+/// nothing that keeps anybody from using it.
 #[test]
 fn a_person_uses_the_page() {
     Lab::run(|lab| {
@@ -211,9 +219,13 @@ fn a_person_uses_the_page() {
             h1.attach_with("web", &["--label", "tier=front"]),
             h2.attach_with("db", &["--label", "tier=store"]),
         ];
-        h1.attach("idle");
+        let idle = h1.attach("idle");
+        let machine = Ns::add("outside");
+        lab.plug(&machine, "u0", 9);
+        lab.allow_outside(OUTSIDE.0);
+        let _listens = udp(&machine, OUTSIDE);
         let front = make_shop(h2);
-        let _life = Life::start(&web, &db, front);
+        let _life = Life::start([&web, &db, &idle], front);
         let mut server = serve(&web, lab.dir());
         play_docker(&docker, server.id());
         h1.json(&["network", "create", "blue"]);

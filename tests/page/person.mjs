@@ -105,6 +105,9 @@ const isDrawn = (before) => {
   return line !== before && heights.length > 1 && Math.min(...heights) < chart.viewBox.baseVal.height / 2;
 };
 
+/** Waits until a screen reader was told something. */
+const told = (what, words) => until(what, (wanted) => new RegExp(wanted).test(document.querySelector("#said").textContent), words);
+
 /** What is chosen, as the details call it. */
 const chosen = () => page.evaluate(() => document.querySelector("aside h2")?.textContent ?? "");
 
@@ -116,15 +119,51 @@ async function walk() {
   for (const [key, there] of Object.entries(ways)) {
     for (let step = 0; step < 8 && !there.includes(await chosen()); step += 1) await page.keyboard.press(key);
     check(there.includes(await chosen()), `${key} leads from host to host: ${await chosen()}`);
+    await told("and a screen reader is told where", `^(${there.join("|")}), (host|container on h\\d), `);
   }
   await page.getByRole("navigation").getByRole("button", { name: /^h1/ }).click();
   await page.getByRole("application").focus();
   await page.keyboard.press("Enter");
   await until("Enter closes a host", isShown, ["/idle/", false]);
+  await told("which is said", "^h1, host, this page's node, .*closed");
   await page.keyboard.press("Enter");
   await until("and opens it", isShown, ["/idle/", true]);
   await page.keyboard.press("Escape");
   await until("Escape closes the details", () => !document.querySelector("aside h2"));
+}
+
+/** Edges, without a mouse. */
+async function edges() {
+  const details = page.getByRole("complementary", { name: "Details" });
+  const flow = /^tcp\/7009, the edge from web to db$/;
+  await page.keyboard.press("t");
+  await page.getByRole("region", { name: "Flows" }).getByRole("button", { name: flow }).focus();
+  await page.keyboard.press("Enter");
+  await details.getByText(/Refused: tcp\/7009/).waitFor();
+  check((await chosen()) === "web → db", "a row of the table leads to the edge of its flow");
+  await told("which is said with what fails", "^web to db, \\d flows?, refused at tcp 7009$");
+  await page.keyboard.press("g");
+  await page.getByRole("navigation").getByRole("button", { name: /^db/ }).click();
+  await details.getByRole("button", { name: flow }).focus();
+  await page.keyboard.press("Enter");
+  await until("and so does one of the details", () => document.querySelector("aside h2")?.textContent === "web → db");
+  check(await page.evaluate(() => document.querySelector("aside").contains(document.activeElement)), "where keys go on");
+  await page.getByRole("navigation").getByRole("button", { name: /^web/ }).click();
+  await page.getByRole("application").focus();
+  const walked = [];
+  for (const key of ["e", "e", "Shift+E", "Shift+E"]) {
+    await page.keyboard.press(key);
+    walked.push(await chosen());
+  }
+  check(walked.join() === "web → db,web → shop,web → db,web → shop", `e walks over the edges of a node: ${walked.join(", ")}`);
+  await page.keyboard.press("e");
+  await page.waitForTimeout(600);
+  await shot("walked");
+  await everybody("details of an edge that was walked to");
+  await page.keyboard.press("ArrowRight");
+  check((await chosen()) === "db", "and an arrow leads to one of its ends");
+  await told("which is said", "^db, container on h2, up, \\d edges?, 1 failing$");
+  await page.keyboard.press("Escape");
 }
 
 async function services() {
@@ -140,6 +179,7 @@ async function services() {
   await page.waitForTimeout(600);
   await shot("service");
   await everybody("details of a Service");
+  await shown();
   await page.keyboard.press("Escape");
   const svg = await saved("SVG");
   const named = await page.evaluate((text) => {
@@ -158,6 +198,45 @@ async function services() {
   );
 }
 
+/** What is chosen is seen, also in a closed group and beside what is in view. */
+async function shown() {
+  const shop = page.getByRole("navigation").getByRole("button", { name: /^shop/ });
+  await page.getByRole("application").focus();
+  await page.keyboard.press("ArrowUp");
+  check((await chosen()) === "Services", "an arrow leads from a Service to their group");
+  await page.keyboard.press("Enter");
+  await until("which Enter closes", isShown, ["s:shop", false]);
+  await shop.click();
+  await until("a Service that is chosen in the list opens it", isShown, ["s:shop", true]);
+  await told("and is said", "^shop, Service, 2 of 2 endpoints ready, ");
+  await page.keyboard.press("Escape");
+  const frame = await page.locator(".graph").boundingBox();
+  const isSeen = async () => {
+    const { x, y } = await place("s:shop");
+    return x > frame.x && x < frame.x + frame.width && y > frame.y && y < frame.y + frame.height;
+  };
+  for (let drag = 0; drag < 4 && (await isSeen()); drag += 1) {
+    await page.mouse.move(frame.x + 5, frame.y + frame.height - 60);
+    await page.mouse.down();
+    await page.mouse.move(frame.x + 5, frame.y + 60, { steps: 5 });
+    await page.mouse.up();
+  }
+  check(!(await isSeen()), "the view was moved away from it");
+  await shop.click();
+  await page.waitForTimeout(300);
+  check(await isSeen(), "and comes back when it is chosen");
+  await page.getByRole("button", { name: "Fit" }).click();
+}
+
+/** How visible a node is in the drawing that is saved. */
+async function visible(names) {
+  const svg = await saved("SVG");
+  return page.evaluate(([text, names]) => {
+    const drawn = [...new DOMParser().parseFromString(text, "image/svg+xml").querySelectorAll("text")];
+    return names.map((name) => Number(drawn.find((one) => one.textContent === name)?.parentNode.getAttribute("opacity")));
+  }, [svg, names]);
+}
+
 async function find() {
   const names = (wanted) => page.waitForFunction((all) => {
     const drawn = document.querySelector("nav").textContent;
@@ -174,6 +253,8 @@ async function find() {
   await page.keyboard.type("is:failing");
   await page.waitForTimeout(600);
   await shot("search");
+  const [web, ...away] = await visible(["web", "Outside", "192.168.77.9", "idle"]);
+  check(web === 1 && away.every((one) => one > 0 && one < 0.3), `a filter dims addresses outside as it does containers: ${away}`);
   await page.keyboard.press("Escape");
   await page.keyboard.press("t");
   await page.getByRole("region", { name: "Flows" }).getByText("refused").first().waitFor();
@@ -200,7 +281,8 @@ async function find() {
 
 async function past() {
   const slider = page.getByRole("slider");
-  await page.waitForFunction(() => Number(document.querySelector("#time").max) >= 2, undefined, { timeout: PATIENCE });
+  // Before the present there are three to go back to.
+  await page.waitForFunction(() => Number(document.querySelector("#time").max) >= 3, undefined, { timeout: PATIENCE });
   await slider.focus();
   // The first picture may be older than the containers.
   await page.keyboard.press("ArrowLeft");
@@ -211,8 +293,9 @@ async function past() {
   await details.getByText(/\/s then$/).waitFor();
   check((await details.locator("svg").count()) === 0, "and tells what moved then, not now");
   await page.keyboard.press("Escape");
+  await gap(slider);
   await page.getByRole("button", { name: "Live" }).click();
-  await page.getByText(/^The past, at/).waitFor({ state: "detached" });
+  await page.getByText(/The past, at/).waitFor({ state: "detached" });
   await page.getByRole("button", { name: "Light colours" }).click();
   await page.waitForTimeout(500);
   await shot("light");
@@ -222,6 +305,36 @@ async function past() {
   await everybody("help");
   await shot("help");
   await page.keyboard.press("Escape");
+}
+
+/** The page asks what the node keeps; here it is told of seconds of which nothing is kept any more. */
+async function gap(slider) {
+  let asked = 0;
+  await page.route("**/api/history", async (route) => {
+    const answer = await route.fetch();
+    const times = await answer.json();
+    asked += 1;
+    await route.fulfill({ json: times.map((at) => at - 1) });
+  });
+  for (const begun = Date.now(); !asked && Date.now() - begun < PATIENCE; ) await page.waitForTimeout(100);
+  check(asked, "the page asks again what the node keeps");
+  await slider.focus();
+  await page.keyboard.press("ArrowLeft");
+  await page.getByText(/The past, at .*: there is no picture of /).waitFor();
+  say("where nothing is kept the nearest is shown, and that it is");
+  await shot("past");
+  await everybody("past");
+  await page.route("**/api/history/*", (route) => route.abort());
+  const told = async () => (await page.locator(".strip.past").innerText()).split(": there is no picture of ");
+  const [shown, missed] = await told();
+  const before = errors.length;
+  await page.keyboard.press("ArrowLeft");
+  await page.waitForTimeout(500);
+  errors.length = before; // what was aborted
+  const [stays, next] = await told();
+  check(shown === stays && next && next !== missed, `where none comes what is shown stays: ${stays}, not ${next}`);
+  await page.unroute("**/api/history/*");
+  await page.unroute("**/api/history");
 }
 
 async function again() {
@@ -234,4 +347,4 @@ async function again() {
   await until("and shows what goes on", () => /flow/.test(document.querySelector(".facts").textContent));
 }
 
-await play(visit, look, walk, services, find, past, again);
+await play(visit, look, walk, edges, services, find, past, again);

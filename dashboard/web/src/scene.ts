@@ -4,8 +4,8 @@
 // flows are edges between hosts, and of many edges the failing and the busiest are drawn. What is left out is counted, and
 // drawn when one of its ends is chosen.
 
-import { bytes, milliseconds, rate, share } from "./format";
-import { type Box, type Group, layout, NAME } from "./layout";
+import { milliseconds, rate, share } from "./format";
+import { type Box, type Group, layout, NAME, type Places } from "./layout";
 import type { Container, End, Flow, Host, Link, Service, Topology } from "./types";
 
 /** Up to this many containers are drawn without being asked for. */
@@ -76,7 +76,18 @@ export function isOpen(topology: Topology, chosen: Map<string, boolean>, id: str
   return chosen.get(id) ?? topology.containers.length <= OPEN_ALL;
 }
 
-const touches = (edge: EdgeItem, id: string | null): boolean => id !== null && [edge.id, edge.source, edge.target].includes(id);
+/** The group in which something is drawn when that is open. */
+export function groupOf({ containers, services, flows }: Topology, id: string): string | undefined {
+  const host = containers.find((one) => one.id === id)?.host;
+  if (host !== undefined) return host;
+  if (services.some((one) => one.id === id)) return SERVICES;
+  return flows.some((flow) => [flow.from, flow.to].some((end) => end.id === id && isAway(end))) ? OUTSIDE : undefined;
+}
+
+/** Whether an end belongs to what is outside, as far as anybody knows. */
+const isAway = (end: End): boolean => end.kind === "outside" || end.kind === "unknown";
+
+const touches = (edge: Hop, id: string | null): boolean => id !== null && [edge.id, edge.source, edge.target].includes(id);
 
 export function sceneOf(topology: Topology, opened: Opened): Scene {
   const { chosen } = opened;
@@ -106,8 +117,9 @@ export function sceneOf(topology: Topology, opened: Opened): Scene {
       if (place) nodes.push(containerNode(one, host, place, opened));
     }
   });
-  if (front) nodes.push(...serviceNodes(topology, front, places, opened));
-  if (outside) nodes.push(...outsideNodes(away, outside, places, opened));
+  const dims = dimmed(topology, opened);
+  if (front) nodes.push(...serviceNodes(services, front, places, dims));
+  if (outside) nodes.push(...outsideNodes(away, outside, places, dims));
   for (const node of nodes) if (node.box) node.name = NAME * places.larger;
   const drawn = new Set(nodes.map((node) => node.id));
   markFailing(nodes, topology, drawn);
@@ -126,7 +138,7 @@ export function sceneOf(topology: Topology, opened: Opened): Scene {
 const isAsked = (edge: EdgeItem): boolean => !edge.classes.includes("dim");
 
 /** Whether both ends are drawn: reports are of different age, and one may tell of a host that another does not know any more. */
-const isBetween = ({ source, target }: EdgeItem, drawn: Set<string>): boolean => drawn.has(source) && drawn.has(target);
+const isBetween = ({ source, target }: Hop, drawn: Set<string>): boolean => drawn.has(source) && drawn.has(target);
 
 /** Edges between a group and what is drawn in it. */
 function markAround(edges: EdgeItem[], nodes: NodeItem[]): void {
@@ -190,18 +202,27 @@ export const byName = new Intl.Collator(undefined, { numeric: true }).compare;
 /** Nobody is behind it, or something of it is left out. */
 export const isSick = (one: Service): boolean => one.refused.length > 0 || !one.backends.some((backend) => backend.state === "ready");
 
-function serviceNodes(topology: Topology, group: Group, places: ReturnType<typeof layout>, opened: Opened): NodeItem[] {
-  const { services } = topology;
+/** Whether the filter leaves none of these: of Services and of addresses outside those are left that have a flow which is. */
+function dimmed(topology: Topology, { filtered, passes }: Opened): (ids: string[]) => boolean {
+  if (!filtered) return () => false;
+  const asked = topology.flows.filter(passes.flow);
+  const left = new Set(asked.flatMap((flow) => [flow.from.id, flow.to.id, `s:${flow.service}`]));
+  return (ids) => !ids.some((id) => left.has(id));
+}
+
+function serviceNodes(services: Service[], group: Group, places: Places, dims: ReturnType<typeof dimmed>): NodeItem[] {
   const box = places.groups.get(SERVICES);
   const open = group.members.length > 0;
-  const used = new Set(topology.flows.filter(opened.passes.flow).map((flow) => flow.service));
   const label = open ? "Services" : `Services\n${services.length}`;
-  const nodes: NodeItem[] = [{ id: SERVICES, kind: "services", label, x: box?.x ?? 0, y: box?.y ?? 0, box, open, classes: [open ? "open" : "closed"] }];
+  const dim = dims(services.map((one) => one.id)) ? ["dim"] : [];
+  const nodes: NodeItem[] = [
+    { id: SERVICES, kind: "services", label, x: box?.x ?? 0, y: box?.y ?? 0, box, open, classes: [open ? "open" : "closed", ...dim] },
+  ];
   for (const one of services) {
     const place = places.members.get(one.id);
     if (!place) continue;
     const classes = isSick(one) ? ["sick"] : [];
-    if (opened.filtered && !used.has(one.name)) classes.push("dim");
+    if (dims([one.id])) classes.push("dim");
     nodes.push({ id: one.id, kind: "service", label: one.name, parent: SERVICES, ...place, open: false, classes });
   }
   return nodes;
@@ -217,17 +238,17 @@ function addresses(topology: Topology): End[] {
   const found = new Map<string, End>();
   for (const flow of topology.flows) {
     for (const end of [flow.from, flow.to]) {
-      if (end.kind === "outside" || end.kind === "unknown") found.set(end.id, end);
+      if (isAway(end)) found.set(end.id, end);
     }
   }
   return [...found.values()].sort((one, two) => byName(one.ip, two.ip));
 }
 
-function outsideNodes(away: End[], group: Group, places: ReturnType<typeof layout>, opened: Opened): NodeItem[] {
+function outsideNodes(away: End[], group: Group, places: Places, dims: ReturnType<typeof dimmed>): NodeItem[] {
   const box = places.groups.get(OUTSIDE);
   const open = group.members.length > 0;
   const label = open ? "Outside" : `Outside\n${away.length} addresses`;
-  const dim = opened.filtered ? ["quiet"] : [];
+  const dim = dims(away.map((end) => end.id)) ? ["dim"] : [];
   const nodes: NodeItem[] = [
     { id: OUTSIDE, kind: "outside", label, x: box?.x ?? 0, y: box?.y ?? 0, box, open, classes: [open ? "open" : "closed", ...dim] },
   ];
@@ -235,6 +256,7 @@ function outsideNodes(away: End[], group: Group, places: ReturnType<typeof layou
     const place = places.members.get(end.id);
     if (!place) continue;
     const classes = end.kind === "unknown" ? ["unknown"] : [];
+    if (dims([end.id])) classes.push("dim");
     nodes.push({ id: end.id, kind: "address", label: end.ip, parent: OUTSIDE, ...place, open: false, classes });
   }
   return nodes;
@@ -282,16 +304,35 @@ function markFailing(nodes: NodeItem[], topology: Topology, drawn: Set<string>):
   for (const node of nodes) if (!node.open && sore.has(node.id)) node.classes.push("failing");
 }
 
-/** One edge for all flows from one drawn node to another; the failing ones first, then the busiest. */
-function flowEdges(topology: Topology, drawn: Set<string>, opened: Opened): EdgeItem[] {
+/** A part of a flow's way, and the edge that is drawn for it. */
+type Hop = Pick<EdgeItem, "id" | "source" | "target">;
+
+/** The way of a flow over what is drawn; none where both its ends are in one group that is closed. */
+function hops(topology: Topology, drawn: Set<string>): (flow: Flow) => Hop[] {
   const at = placed(topology, drawn);
-  const bundles = new Map<string, Bundle>();
-  for (const flow of topology.flows) {
+  return (flow) => {
     const front = flow.service === undefined ? undefined : `s:${flow.service}`;
     // A flow through a Service that is drawn goes by it: to the Service, and from there to who answers.
     const way = front !== undefined && drawn.has(front) ? [at(flow.from), front, at(flow.to)] : [at(flow.from), at(flow.to)];
-    way.slice(1).forEach((target, hop) => bundled(bundles, way[hop], target, flow));
-  }
+    return way.slice(1).flatMap((target, before) => {
+      const source = way[before];
+      return source && target && source !== target ? [{ id: `e:${source}>${target}`, source, target }] : [];
+    });
+  };
+}
+
+/** The edge by which a flow goes, that of what is chosen where there are two. */
+export function edgeOf(topology: Topology, nodes: NodeItem[], flow: Flow, selected: string | null): string | undefined {
+  const drawn = new Set(nodes.map((node) => node.id));
+  const way = hops(topology, drawn)(flow).filter((one) => isBetween(one, drawn));
+  return (way.find((one) => touches(one, selected)) ?? way[0])?.id;
+}
+
+/** One edge for all flows from one drawn node to another; the failing ones first, then the busiest. */
+function flowEdges(topology: Topology, drawn: Set<string>, opened: Opened): EdgeItem[] {
+  const way = hops(topology, drawn);
+  const bundles = new Map<string, Bundle>();
+  for (const flow of topology.flows) for (const hop of way(flow)) bundled(bundles, hop, flow);
   const sorted = [...bundles.values()].sort(
     (one, two) => Number(two.failing) - Number(one.failing) || two.moving - one.moving || one.id.localeCompare(two.id),
   );
@@ -300,24 +341,19 @@ function flowEdges(topology: Topology, drawn: Set<string>, opened: Opened): Edge
   return sorted.map((bundle, place) => edge(bundle, most, few, few && place < LABELLED, opened));
 }
 
-function bundled(bundles: Map<string, Bundle>, source: string | undefined, target: string | undefined, flow: Flow): void {
-  if (!source || !target || source === target) return;
-  const id = `e:${source}>${target}`;
-  const bundle = bundles.get(id) ?? { id, source, target, flows: [], moving: 0, failing: false };
+function bundled(bundles: Map<string, Bundle>, hop: Hop, flow: Flow): void {
+  const bundle = bundles.get(hop.id) ?? { ...hop, flows: [], moving: 0, failing: false };
   bundle.flows.push(flow);
   // What of a flow was never taken up but asked and refused is nothing that goes on.
   if (isTaken(flow)) bundle.moving += flow.sent_rate + flow.received_rate;
   bundle.failing ||= flow.failing;
-  bundles.set(id, bundle);
+  bundles.set(hop.id, bundle);
 }
 
 /** Whether any connection of a flow was taken up. */
 const isTaken = (flow: Flow): boolean => flow.connections > flow.refused + flow.unanswered;
 
-interface Bundle {
-  id: string;
-  source: string;
-  target: string;
+interface Bundle extends Hop {
   flows: Flow[];
   /** Bytes a second, both ways. */
   moving: number;
@@ -340,14 +376,4 @@ function edge({ id, source, target, flows, moving, failing }: Bundle, most: numb
   const busy = moving > 0 ? 1.2 + (few ? 4.3 : 1.6) * Math.sqrt(Math.sqrt(moving / most)) : 1;
   const weight = failing ? Math.max(FAILING, busy) : busy;
   return { id, kind: "flow", source, target, label, weight, classes, ids: flows.map((flow) => flow.id) };
-}
-
-/** What a screen reader is told of the whole. */
-export function described(topology: Topology): string {
-  const moving = topology.flows.reduce((total, flow) => total + flow.sent_rate + flow.received_rate, 0);
-  const failing = topology.flows.filter((flow) => flow.failing).length;
-  return (
-    `${topology.hosts.length} hosts, ${topology.containers.length} containers, ${topology.services.length} services, ${topology.flows.length} flows, ` +
-    `${bytes(moving)} a second, ${failing} failing. The table has the same in words.`
-  );
 }

@@ -1,5 +1,6 @@
 // What the page knows: the picture, kept up to date by the server's events, and what each rate was of late.
 
+import { isStale } from "./kept";
 import { latest } from "./latest";
 import { stepped } from "./picture";
 import type { Link, Step, Topology, Whole } from "./types";
@@ -17,12 +18,13 @@ class Store {
   now = $state.raw<Topology | null>(null);
   /** The picture of the past that is shown, if one is. */
   past = $state.raw<Topology | null>(null);
-  /** When the pictures were made that can be shown. */
+  /** When the pictures were made that the node keeps. */
   times = $state.raw<number[]>([]);
   /** Bytes a second, both ways, by the id of flow or link. */
   rates = $state.raw<Map<string, number[]>>(new Map());
 
   private seq = 0;
+  private asking = false;
   private events: EventSource | undefined;
   private carried = new Map<string, { at: number; bytes: number }>();
 
@@ -110,9 +112,20 @@ class Store {
     this.phase = "live";
     this.now = topology;
     this.sample(topology);
-    const last = this.times.at(-1) ?? 0;
-    if (topology.at >= last + 5) {
-      this.times = [...this.times.filter((at) => at > topology.at - 900), topology.at];
+    if (isStale(this.times, topology.at)) void this.ask();
+  }
+
+  /** Asks which pictures the node keeps; while there is no answer, those that it kept. */
+  private async ask(): Promise<void> {
+    if (this.asking) return;
+    this.asking = true;
+    try {
+      const answer = await fetch("/api/history");
+      if (answer.ok) this.times = await answer.json();
+    } catch {
+      // The node does not answer, which is told elsewhere.
+    } finally {
+      this.asking = false;
     }
   }
 
@@ -136,16 +149,14 @@ class Store {
   }
 
   /**
-   * Shows the picture of a second; the present again without one, or when there is none of that second. Of seconds that are
-   * asked for while a picture is on its way the last is shown.
+   * Shows the picture of a second, or the nearest that the node keeps; the present again without one. When none comes, what is
+   * shown stays. Of seconds that are asked for while a picture is on its way the last is shown.
    */
   show = latest(async (at: number | null) => {
     const answer = at === null ? undefined : await fetch(`/api/history/${at}`);
-    this.past = answer?.ok ? ((await answer.json()) as Whole).topology : null;
-    if (answer === undefined || answer.ok) return;
-    // It is forgotten, or was never kept: what there is is asked for anew.
-    const times = await fetch("/api/history");
-    if (times.ok) this.times = await times.json();
+    if (answer && !answer.ok) throw new Error(await answer.text());
+    this.past = answer ? ((await answer.json()) as Whole).topology : null;
+    if (this.past && this.past.at !== at) await this.ask();
   });
 }
 

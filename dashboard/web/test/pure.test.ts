@@ -4,13 +4,16 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { bytes, listening, share } from "../src/format";
+import { isStale, nearest } from "../src/kept";
 import { layout, NAME } from "../src/layout";
 import { latest } from "../src/latest";
 import { stepped } from "../src/picture";
-import { OPEN_ALL, sceneOf, untold } from "../src/scene";
+import { edgeOf, groupOf, OPEN_ALL, sceneOf, untold } from "../src/scene";
 import { ofContainer, ofFlow, ofHost, parse, placed, places, podOf, subjects } from "../src/search";
+import { spoken } from "../src/spoken";
 import { escaped } from "../src/svg";
-import type { Container, End, Flow, Host, Link, Topology } from "../src/types";
+import { beside, round, toward } from "../src/walk";
+import type { Container, End, Flow, Host, Link, Service, Topology } from "../src/types";
 
 const host = (at: number): Host => ({
   id: `h${at}`, name: `host${at}`, state: "connected", version: "1", endpoints: [], blocks: [], exposed: null,
@@ -28,6 +31,10 @@ const flow = (from: End, to: End, more: Partial<Flow> = {}): Flow => ({
   id: `f:${from.id}>${to.id}`, from, to, protocol: "tcp", port: 80, via: null, connections: 1, open: 1, refused: 0, unanswered: 0,
   sent_bytes: 100, sent_packets: 1, received_bytes: 0, received_packets: 0, sent_rate: 0, received_rate: 0, failing: false, last_at: 1,
   ...more,
+});
+
+const service = (name: string, backends: Service["backends"] = []): Service => ({
+  id: `s:${name}`, name, addresses: ["10.96.0.1"], ports: [], node: "host0", made_at: 1, backends, refused: [],
 });
 
 function mesh(hosts: number, each: number): Topology {
@@ -270,6 +277,126 @@ test("what fails does not stand in the way of what is asked for after it", async
   await assert.rejects(ask("bad"));
   await Promise.all([ask("bad"), ask("good")]);
   assert.deepEqual(done, ["good"]);
+});
+
+const away = (ip: string): End => ({ kind: "outside", id: `o:${ip}`, name: ip, ip });
+
+test("a filter dims addresses outside and Services as it does all else", () => {
+  const topology = mesh(1, 2);
+  const [one, two] = topology.containers.map(end);
+  const [far, farther] = ["192.0.2.1", "192.0.2.2"].map(away);
+  topology.services = [service("web"), service("db"), service("idle")];
+  topology.flows = [
+    flow(one, far), flow(two, farther),
+    flow(one, two, { id: "f:s", service: "web" }), flow(one, { ...end(container(9, 0)), kind: "service", id: "s:db" }),
+  ];
+  const dim = (passes: (one: Flow) => boolean, chosen = new Map<string, boolean>()) => {
+    const { nodes } = draw(topology, { chosen, filtered: true, passes: { ...everything, flow: passes } });
+    return nodes.filter((node) => node.classes.includes("dim")).map((node) => node.id);
+  };
+  assert.deepEqual(dim((flow) => flow.from === one), ["s:idle", farther.id]);
+  assert.deepEqual(dim((flow) => flow.from === two), ["services", "s:web", "s:db", "s:idle", far.id]);
+  assert.deepEqual(dim((flow) => flow.id === "f:s"), ["s:db", "s:idle", "outside", far.id, farther.id]);
+  const closed = new Map([["outside", false], ["services", false]]);
+  assert.deepEqual(dim(() => false, closed), ["services", "outside"]);
+  assert.deepEqual(draw(topology).nodes.filter((node) => node.classes.includes("dim")), [], "without a filter");
+});
+
+test("what is in a closed group is known to be in it", () => {
+  const topology = mesh(2, 1);
+  topology.services = [service("web")];
+  topology.flows = [flow(end(topology.containers[0]), away("192.0.2.1")), flow({ ...away("10.32.0.9"), kind: "unknown" }, end(topology.containers[1]))];
+  const ids = ["c:1", "s:web", "o:192.0.2.1", "o:10.32.0.9", "h0", "services", "outside", "e:c:0>c:1", "c:9"];
+  assert.deepEqual(ids.map((id) => groupOf(topology, id)), ["h1", "services", "outside", "outside", ...Array(5).fill(undefined)]);
+  for (const id of ids.slice(0, 4)) {
+    const group = groupOf(topology, id)!;
+    const seen = (open: boolean) => draw(topology, { chosen: new Map([[group, open]]) }).nodes.some((node) => node.id === id);
+    assert.deepEqual([seen(false), seen(true)], [false, true], id);
+  }
+});
+
+test("the edge of a flow is known, or that there is none", () => {
+  const topology = mesh(2, 2);
+  const [web, other, db] = topology.containers.map(end);
+  topology.services = [service("shop")];
+  const [near, through] = [flow(web, other), flow(web, db, { service: "shop" })];
+  topology.flows = [near, through, flow(db, { ...away("10.32.9.9"), kind: "host", id: "h9" })];
+  const at = (one: Flow, selected: string | null = null, chosen: [string, boolean][] = []) =>
+    edgeOf(topology, draw(topology, { chosen: new Map(chosen) }).nodes, one, selected);
+  assert.deepEqual([at(near), at(through)], ["e:c:0>c:1", "e:c:0>s:shop"]);
+  assert.equal(at(through, "c:2"), "e:s:shop>c:2", "that of what is chosen");
+  assert.equal(at(through, "s:shop"), "e:c:0>s:shop");
+  assert.equal(at(through, null, [["services", false]]), "e:c:0>c:2");
+  assert.equal(at(through, null, [["services", false], ["h0", false], ["h1", false]]), "e:h0>h1");
+  assert.equal(at(near, null, [["h0", false]]), undefined, "within what is closed");
+  assert.equal(at(topology.flows[2]), undefined, "to what is not drawn");
+  const ids = draw(topology).edges.map((one) => one.id);
+  assert.ok([near, through].every((one) => ids.includes(at(one)!)), ids.join(" "));
+});
+
+test("keys lead over the edges of what is chosen, and by arrows to the ends of an edge", () => {
+  const topology = mesh(2, 2);
+  const [web, other, db] = topology.containers.map(end);
+  topology.flows = [flow(web, other), flow(web, db, { sent_rate: 9 }), flow(other, db, { failing: true })];
+  topology.links = [{ id: "l:1", a: "h0", b: "h1", state: "connected", rtt_us: null, loss_permille: 0, via: null, mtu: null } as unknown as Link];
+  const scene = draw(topology);
+  const own = round(scene, "c:0");
+  assert.deepEqual(own, ["e:c:0>c:2", "e:c:0>c:1"], "the busiest first");
+  assert.deepEqual(round(scene, "h0"), ["l:1"]);
+  for (const none of [null, "e:gone"]) assert.deepEqual(round(scene, none), ["e:c:1>c:2", ...own, "l:1"], "the failing first, links last");
+  assert.deepEqual([beside(own, "c:0", 1), beside(own, own[0], 1), beside(own, own[1], 1)], [own[0], own[1], own[0]]);
+  assert.deepEqual([beside(own, "c:0", -1), beside(own, own[0], -1), beside([], "c:0", 1)], [own[1], own[1], undefined]);
+  const [left, right] = [{ x: -1, y: 0 }, { x: 1, y: 0 }];
+  assert.deepEqual([toward(scene, own[0], left), toward(scene, own[0], right)], ["c:0", "c:2"]);
+  assert.deepEqual([toward(scene, "l:1", left), toward(scene, "l:1", right)], ["h0", "h1"]);
+  assert.deepEqual([toward(scene, "h0", right), toward(scene, "h0", left), toward(scene, null, left)], ["h1", undefined, "h0"]);
+});
+
+test("what is chosen is said in a line: its name, its kind and how it is", () => {
+  const topology = mesh(2, 2);
+  const [web, other, db] = topology.containers.map(end);
+  topology.hosts[1].problems = [{ cause: "the clock is wrong", fix: "set it" }];
+  topology.containers[1].alive = false;
+  topology.containers[3].labels = { "io.kubernetes.pod.name": "web-0" };
+  const backend = { address: "10.32.0.2:80", state: "ready" as const };
+  topology.services = [service("shop", [backend, { ...backend, state: "failing" }]), service("idle")];
+  topology.flows = [
+    flow(web, db, { sent_rate: 9 }), flow(web, db, { id: "f:r", port: 81, failing: true, refused: 1 }),
+    flow(web, other, { failing: true, unanswered: 2 }), flow(db, away("192.0.2.1")), flow(db, { ...away("10.32.9.9"), kind: "unknown" }),
+  ];
+  const link = { id: "l:1", a: "h0", b: "h1", state: "connected", rtt_us: null, loss_permille: 0, mtu: null } as unknown as Link;
+  topology.links = [link, { ...link, id: "l:2", state: "unreachable", via: "host3" }];
+  const table: [string, string][] = [
+    ["h0", "host0, host, connected, open, 2 edges"],
+    ["h1", "host1, host, connected, the clock is wrong, open, 2 edges"],
+    ["c:0", "c0, container on host0, up, 2 edges, 2 failing"],
+    ["c:1", "c1, container on host0, gone, 1 edge, 1 failing"],
+    ["c:3", "c3, pod on host1, up, 0 edges"],
+    ["s:shop", "shop, Service, 1 of 2 endpoints ready, 0 edges"],
+    ["s:idle", "idle, Service, 0 of 0 endpoints ready, 0 edges"],
+    ["services", "Services, group, open, 0 edges"],
+    ["outside", "Outside, group, open, 0 edges"],
+    ["o:192.0.2.1", "192.0.2.1, address outside, 1 edge"],
+    ["o:10.32.9.9", "10.32.9.9, unknown address of the network, 1 edge"],
+    ["l:1", "host0 to host1, encrypted link, connected"],
+    ["l:2", "host0 to host1, encrypted link, no session, through host3"],
+    ["e:c:0>c:2", "c0 to c2, 2 flows, refused at tcp 81"],
+    ["e:c:0>c:1", "c0 to c1, 1 flow, no answer at tcp 80"],
+    ["e:c:1>c:2", "not in this picture"],
+  ];
+  const scene = draw(topology);
+  for (const [id, words] of table) assert.equal(spoken(topology, scene, id), words, id);
+  const closed = draw(topology, { chosen: new Map([["h0", false]]) });
+  assert.equal(spoken(topology, closed, "h0"), "host0, host, connected, closed, flows within fail, 3 edges, 1 failing");
+});
+
+test("which pictures are kept is asked when it may be others, and the slider stands at the nearest", () => {
+  const table: [number[], number, boolean][] = [
+    [[], 7, true], [[10, 15], 15, false], [[10, 15], 19, false], [[10, 15], 20, true], [[10, 15], 40, true], [[10, 15], 14, true],
+  ];
+  for (const [times, at, stale] of table) assert.equal(isStale(times, at), stale, `${times} at ${at}`);
+  const places = [0, 12, 13, 20, 99].map((at) => nearest([10, 15, 40], at));
+  assert.deepEqual([...places, nearest([], 7)], [0, 0, 1, 1, 2, -1]);
 });
 
 test("what is chosen is marked with what is near it, and all else as far", () => {
