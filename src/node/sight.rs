@@ -6,10 +6,14 @@
 //! happened at a member is in it after the member's look and one question, 1.5 s at most.
 
 use std::collections::BTreeMap;
+use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
+use flate2::Compression;
+use flate2::read::GzDecoder;
+use flate2::write::GzEncoder;
 use weave_dashboard::Dashboard;
 use weave_dashboard::graph::{self, Member};
 use weave_model::NodeId;
@@ -369,8 +373,7 @@ fn read(told: Option<&Bulletin>, stale: Duration) -> Result<Report, String> {
     if silent > stale {
         return Err(format!("it has told nothing for {} s", silent.as_secs()));
     }
-    serde_json::from_slice(&told.text)
-        .map_err(|_| "it tells what this version of weaved cannot read".to_owned())
+    parse(&told.text).map_err(|_| "it tells what this version of weaved cannot read".to_owned())
 }
 
 /// Links and flows that are told even where there is no room for all containers.
@@ -379,15 +382,46 @@ const FEW: usize = 16;
 /// Problems that are told where there is no room for all.
 const FEW_PROBLEMS: usize = 8;
 
-/// A report as text that may be told: what does not fit is left out and counted, processes first, then links and flows,
-/// whichever are more, then containers.
+/// The longest report that is told, before it is compressed: what a member makes of one is bounded.
+const MAX_PLAIN: usize = 8 * MAX_TEXT;
+
+/// The bytes that a compressed text begins with, and no JSON.
+const GZIP: [u8; 2] = [0x1f, 0x8b];
+
+/// A report as text that may be told: compressed if it is too long as it is. What does not fit then is left out and
+/// counted, processes first, then links and flows, whichever are more, then containers.
 fn fitting(mut report: Report, me: NodeId) -> Vec<u8> {
     loop {
         let text = serde_json::to_vec(&report).expect("names and numbers are JSON");
-        if text.len() <= MAX_TEXT || !shorten(&mut report, me) {
+        if text.len() <= MAX_TEXT {
             return text;
         }
+        let packed = (text.len() <= MAX_PLAIN).then(|| compressed(&text));
+        match packed {
+            Some(packed) if packed.len() <= MAX_TEXT => return packed,
+            _ if !shorten(&mut report, me) => return text,
+            _ => {}
+        }
     }
+}
+
+fn compressed(text: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(text).expect("memory takes it");
+    encoder.finish().expect("memory takes it")
+}
+
+/// A report from the text that a member told.
+fn parse(text: &[u8]) -> Result<Report, serde_json::Error> {
+    if !text.starts_with(&GZIP) {
+        return serde_json::from_slice(text);
+    }
+    // One that is broken, or goes on beyond the bound, is no JSON where it ends.
+    let mut plain = Vec::new();
+    let _ = GzDecoder::new(text)
+        .take(MAX_PLAIN as u64)
+        .read_to_end(&mut plain);
+    serde_json::from_slice(&plain)
 }
 
 /// Leaves out a part of a report; whether there was any left that may be.
@@ -477,7 +511,7 @@ fn write_secret(path: &std::path::Path, bytes: &[u8]) -> std::io::Result<()> {
 mod tests {
     use std::collections::BTreeMap;
 
-    use weave_model::api::Traffic;
+    use weave_model::api::{Inside, ProcessInfo, Traffic};
 
     use super::*;
 
@@ -511,13 +545,13 @@ mod tests {
     }
 
     fn told(text: &[u8]) -> Report {
-        assert!(text.len() <= MAX_TEXT && text.len() > MAX_TEXT / 3);
-        serde_json::from_slice(text).unwrap()
+        assert!(text.len() <= MAX_TEXT && text.len() > MAX_TEXT / 16);
+        parse(text).unwrap()
     }
 
     #[test]
     fn of_thousands_of_links_those_that_are_down_and_to_the_next_are_told() {
-        let (mine, members) = (700, 2000);
+        let (mine, members) = (2000, 6000);
         let others = (0..members).filter(|peer| *peer != mine);
         let links = others.map(|peer| match peer {
             3 => link(peer, PeerState::Unreachable),
@@ -528,7 +562,7 @@ mod tests {
             ..Report::default()
         };
         let told = told(&fitting(report, id(mine)));
-        assert_eq!(told.links.len() + told.more_links as usize, 1999);
+        assert_eq!(told.links.len() + told.more_links as usize, 5999);
         assert_eq!(told.links[0], link(3, PeerState::Unreachable));
         let next = (mine + 1..).take(told.links.len() - 1);
         let next: Vec<_> = next.map(|peer| link(peer, PeerState::Connected)).collect();
@@ -538,15 +572,14 @@ mod tests {
     #[test]
     fn a_report_of_which_nothing_more_can_be_left_out_is_no_endless_task() {
         let report = Report {
-            version: "v".repeat(MAX_TEXT + 1),
+            version: "v".repeat(MAX_PLAIN + 1),
             ..Report::default()
         };
         assert!(fitting(report, id(0)).len() > MAX_TEXT);
     }
 
-    #[test]
-    fn a_report_that_is_too_long_loses_flows_then_containers_and_says_so() {
-        let container = |n: u32| ReportContainer {
+    fn container(n: u32) -> ReportContainer {
+        ReportContainer {
             name: format!("container-with-a-long-name-{n}").parse().unwrap(),
             ifname: "eth0".parse().unwrap(),
             network: "default".parse().unwrap(),
@@ -557,12 +590,56 @@ mod tests {
             alive: true,
             inside: None,
             runtime: None,
-        };
+        }
+    }
+
+    #[test]
+    fn a_report_that_is_too_long_loses_containers_and_says_so() {
         let report = Report {
-            containers: (0..5000).map(container).collect(),
+            containers: (0..9000).map(container).collect(),
             ..Report::default()
         };
         let told = told(&fitting(report, id(0)));
-        assert_eq!(told.containers.len() + told.more_containers as usize, 5000);
+        assert_eq!(told.containers.len() + told.more_containers as usize, 9000);
+        assert!(told.more_containers > 0);
+    }
+
+    /// As many pods as Kubernetes puts on a host, each with labels and processes.
+    #[test]
+    fn a_full_host_is_told_whole() {
+        let process = |pid: u32| ProcessInfo {
+            pid,
+            name: format!("worker-{pid}"),
+            cpu_permille: Some(pid % 1000),
+            memory_bytes: u64::from(pid) * 4096,
+            ports: Vec::new(),
+        };
+        let label = |at: u32, n: u32| {
+            let key = format!("app.example/label-{at}").parse().unwrap();
+            (key, format!("value-{n}-{at}").parse().unwrap())
+        };
+        let pod = |n: u32| ReportContainer {
+            labels: (0..8).map(|at| label(at, n)).collect(),
+            inside: Some(Inside {
+                processes: (0..16).map(|at| process(n * 100 + at)).collect(),
+                ..Inside::default()
+            }),
+            ..container(n)
+        };
+        let report = Report {
+            containers: (0..250).map(pod).collect(),
+            ..Report::default()
+        };
+        assert!(serde_json::to_vec(&report).unwrap().len() > 2 * MAX_TEXT);
+        assert_eq!(told(&fitting(report.clone(), id(0))), report);
+    }
+
+    #[test]
+    fn a_compressed_report_is_read_to_a_bound() {
+        let bomb = compressed(&vec![b' '; 2 * MAX_PLAIN]);
+        assert!(parse(&bomb).is_err());
+        let whole = compressed(&serde_json::to_vec(&Report::default()).unwrap());
+        assert!(parse(&whole).is_ok());
+        assert!(parse(&whole[..whole.len() / 2]).is_err());
     }
 }

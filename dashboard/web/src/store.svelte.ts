@@ -25,6 +25,7 @@ class Store {
 
   private seq = 0;
   private asking = false;
+  private resting = false;
   private events: EventSource | undefined;
   private carried = new Map<string, { at: number; bytes: number }>();
 
@@ -61,14 +62,31 @@ class Store {
 
   async logout(): Promise<void> {
     this.events?.close();
-    await fetch("/api/logout", { method: "POST" });
+    try {
+      await fetch("/api/logout", { method: "POST" });
+      this.refusal = "";
+    } catch {
+      this.refusal = "the node did not answer, so you are logged out of it only when you are here again and log out";
+    }
     this.now = this.past = null;
     this.phase = "login";
+  }
+
+  /** Listens no more until it is woken. */
+  rest(): void {
+    this.resting = true;
+    this.events?.close();
+  }
+
+  wake(): void {
+    this.resting = false;
+    if (this.phase !== "login") void this.connect();
   }
 
   /** Looks for a session, then listens; the browser comes back by itself when the server does. */
   private async connect(): Promise<void> {
     this.events?.close();
+    if (this.resting) return;
     try {
       const answer = await fetch("/api/history");
       if (answer.status === 401) {
@@ -80,6 +98,7 @@ class Store {
       this.retry();
       return;
     }
+    if (this.resting) return;
     const events = new EventSource("/api/events");
     this.events = events;
     events.addEventListener("whole", (event) => this.takeWhole(JSON.parse(event.data)));

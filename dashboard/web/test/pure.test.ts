@@ -11,6 +11,7 @@ import { stepped } from "../src/picture";
 import { edgeOf, groupOf, OPEN_ALL, sceneOf, untold } from "../src/scene";
 import { ofContainer, ofFlow, ofHost, parse, placed, places, podOf, subjects } from "../src/search";
 import { spoken } from "../src/spoken";
+import { UNSEEN_MS, whileSeen } from "../src/seen";
 import { escaped } from "../src/svg";
 import { beside, round, toward } from "../src/walk";
 import type { Container, End, Flow, Host, Link, Service, Topology } from "../src/types";
@@ -439,4 +440,27 @@ test("an edge between a group and what is in it is told from the others", () => 
   topology.flows = [flow(around, end(one)), flow(end(one), around), flow(around, end(two))];
   const marks = draw(topology).edges.map(({ id, classes }) => [id, classes.filter((name) => name.endsWith("around")).join()]);
   assert.deepEqual(Object.fromEntries(marks), { "e:h0>c:0": "from-around", "e:c:0>h0": "to-around", "e:h0>c:2": "" });
+});
+
+test("a page that nobody sees for a while listens no more until it is seen", ({ mock }) => {
+  mock.timers.enable({ apis: ["setTimeout"] });
+  let seen = true;
+  const did: string[] = [];
+  const changed = whileSeen(() => seen, () => did.push("stop"), () => did.push("go"));
+  const set = (value: boolean): void => {
+    seen = value;
+    changed();
+  };
+  set(false);
+  mock.timers.tick(UNSEEN_MS - 1);
+  set(true);
+  mock.timers.tick(UNSEEN_MS);
+  assert.deepEqual(did, [], "a glance at another page changes nothing");
+  set(false);
+  set(false);
+  mock.timers.tick(UNSEEN_MS);
+  assert.deepEqual(did, ["stop"]);
+  set(true);
+  set(true);
+  assert.deepEqual(did, ["stop", "go"]);
 });
