@@ -80,7 +80,13 @@ impl Node {
         let question = lock(&facts.runtimes).due(now);
         if let Some(question) = question {
             let answer = question.ask().await;
-            lock(&facts.runtimes).learn(answer);
+            let obstacles = lock(&facts.runtimes).learn(answer);
+            for (runtime, obstacle) in obstacles {
+                match obstacle {
+                    Some(obstacle) => self.cannot_serve(runtime, obstacle),
+                    None => self.serves(runtime),
+                }
+            }
         }
         if !lock(&facts.insides).is_due(now) {
             return;
