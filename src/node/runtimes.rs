@@ -1,7 +1,7 @@
 //! What container runtimes say of the containers on this host: names, images, labels, pods, and which network namespace is
 //! whose.
 //!
-//! Three are asked, each over its own socket while somebody looks, every [`PAUSE`]: [`docker`] (Podman answers the same
+//! Three are asked, each over its own socket, every [`PAUSE`] while somebody looks and else when somebody is new: [`docker`] (Podman answers the same
 //! questions), [`containerd`], and by [`cri`] what else serves Kubernetes. Two ways lead from what they say to an
 //! attachment: its namespace, or the name by which the runtime asked for it. Where two runtimes know the same container,
 //! as Docker and the containerd beneath it, the first of them is heard. Of other runtimes the node knows what they said
@@ -24,7 +24,7 @@ use crate::config::RuntimeSockets;
 use crate::obstacle::Obstacle;
 
 /// Between two questions.
-const PAUSE: Duration = Duration::from_secs(10);
+pub(super) const PAUSE: Duration = Duration::from_secs(10);
 
 /// How long all that one runtime is asked may take.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -110,15 +110,15 @@ impl Runtimes {
         self.docker.values().chain(containerd).chain(&self.cri)
     }
 
-    /// What to ask now, with what is known so far. Nobody else asks for a while.
-    pub(super) fn due(&mut self, now: Instant) -> Option<Question> {
+    /// What to ask now, with what is known so far, if nobody asked for so long.
+    pub(super) fn due(&mut self, now: Instant, pause: Duration) -> Option<Question> {
         let there = |socket: &Option<PathBuf>| socket.clone().filter(|socket| socket.exists());
         let sockets = RuntimeSockets {
             docker: there(&self.sockets.docker),
             containerd: there(&self.sockets.containerd),
             cri: there(&self.sockets.cri),
         };
-        let rested = |at: Instant| now.saturating_duration_since(at) >= PAUSE;
+        let rested = |at: Instant| now.saturating_duration_since(at) >= pause;
         let nobody = sockets == RuntimeSockets::default() && !self.is_failing();
         if nobody || !self.asked.is_none_or(rested) {
             return None;
@@ -132,7 +132,7 @@ impl Runtimes {
     }
 
     /// Whether one that was asked last gave no answer.
-    fn is_failing(&self) -> bool {
+    pub(super) fn is_failing(&self) -> bool {
         !self.failed.is_empty()
     }
 
@@ -279,6 +279,13 @@ fn netns_of(pid: u32) -> u64 {
 mod tests {
     use super::*;
 
+    impl Runtimes {
+        /// Takes it that Docker told of a container of this name, in this namespace.
+        pub(in super::super) fn tell(&mut self, name: &str, netns: u64) {
+            self.docker.insert(name.to_owned(), told(name, netns, name));
+        }
+    }
+
     fn told(name: &str, netns: u64, handle: &str) -> Told {
         Told {
             info: info("docker", "0123456789abcdef", name, "web:1", BTreeMap::new()),
@@ -370,7 +377,7 @@ mod tests {
                 panic!("the others were not asked");
             };
             assert_eq!(flag, "docker-api");
-            (docker, runtimes.due(Instant::now()).is_some())
+            (docker, runtimes.due(Instant::now(), PAUSE).is_some())
         };
         let other = || refuses(io::Error::other("400 Bad Request: too old"));
         assert_eq!(told(other()).0, None, "once is nothing");
@@ -403,10 +410,10 @@ mod tests {
                 ..RuntimeSockets::default()
             })
         };
-        assert!(Runtimes::default().due(now).is_none());
-        assert!(at("/nowhere/containerd.sock").due(now).is_none());
+        assert!(Runtimes::default().due(now, PAUSE).is_none());
+        assert!(at("/nowhere/containerd.sock").due(now, PAUSE).is_none());
         let mut runtimes = at("/proc/self/exe");
-        assert!(runtimes.due(now).is_some() && runtimes.due(now).is_none());
-        assert!(runtimes.due(now + PAUSE).is_some());
+        assert!(runtimes.due(now, PAUSE).is_some() && runtimes.due(now, PAUSE).is_none());
+        assert!(runtimes.due(now + PAUSE, PAUSE).is_some());
     }
 }
