@@ -73,6 +73,7 @@ fn prometheus_has_what_the_nodes_count() {
         is_bounded(&text);
         counts_are_right(&text);
         assert_eq!(code(h1, "http://127.0.0.1:6782/"), "404");
+        only_loopback_s_names_are_taken(h1);
         let server = prometheus(lab, h1);
         wait_for("Prometheus scrapes", Duration::from_secs(30), || {
             value_of(&query(h1, "up")).as_deref() == Some("1")
@@ -84,6 +85,19 @@ fn prometheus_has_what_the_nodes_count() {
         assert_eq!(firing["data"]["result"], json!([]), "all is well");
         drop(server);
     });
+}
+
+/// A page that somebody's DNS leads to loopback does not read metrics; who scrapes by an address does.
+fn only_loopback_s_names_are_taken(host: &Host) {
+    for (name, expected) in [
+        ("localhost:6782", "200"),
+        ("127.0.0.1", "200"),
+        ("evil.example:6782", "403"),
+        ("192.168.77.1:6782", "403"),
+    ] {
+        let asked = code(host, &format!("-H 'Host: {name}' {METRICS}"));
+        assert_eq!(asked, expected, "{name}");
+    }
 }
 
 /// The alerts fire when they should, and not before.
@@ -285,6 +299,10 @@ fn metrics_are_for_who_may_see_them() {
             ),
             (
                 "-H 'Authorization: Bearer 0123456789abcdef0123'".to_owned(),
+                "200",
+            ),
+            (
+                "-H 'Host: h1.example' -H 'Authorization: Bearer 0123456789abcdef0123'".to_owned(),
                 "200",
             ),
         ];
