@@ -25,9 +25,9 @@ use subtle::ConstantTimeEq as _;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use weave_dashboard::{bounded, is_from_here};
-use weave_linux::{conntrack, myself};
+use weave_linux::{conntrack, myself, tun};
 
-use crate::node::Node;
+use crate::node::{Node, TUN};
 
 pub use families::{Facts, render};
 
@@ -72,6 +72,7 @@ async fn scrape(State(node): State<Node>) -> Response {
         viewers: page.viewers(),
         resyncs: page.resyncs(),
         // What cannot be read is left out: a scrape has the rest.
+        no_room: tun::dropped(TUN).ok(),
         conntrack: conntrack::load().ok(),
         usage: myself::usage().ok(),
     };

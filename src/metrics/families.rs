@@ -47,6 +47,8 @@ pub struct Facts {
     pub resyncs: u64,
     /// The kernel's table of connections, where it can be asked.
     pub conntrack: Option<Load>,
+    /// Packets that found no room in the queue of the overlay's device, where it is there.
+    pub no_room: Option<u64>,
     /// What the process takes, where `/proc` says.
     pub usage: Option<Usage>,
 }
@@ -60,6 +62,12 @@ pub fn render(facts: &Facts) -> String {
     queue(&mut page, &facts.stats);
     drops(&mut page, &facts.stats);
     peers(&mut page, facts);
+    page.counter(
+        "weave_transmit_queue_dropped_total",
+        "Packets of containers and the host that the kernel dropped at weave0, because they found no room until the node read them.",
+        [],
+        facts.no_room.map(|count| ([], count)),
+    );
     sessions(&mut page, &facts.connections);
     kinds(&mut page, &facts.connections);
     exchanged(&mut page, &facts.connections);
