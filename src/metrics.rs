@@ -60,6 +60,7 @@ async fn scrape(State(node): State<Node>) -> Response {
     let (stats, tally) = node.overlay();
     let facts = Facts {
         status: node.status(),
+        stopped: node.stopped_by_docker(),
         connections: node.connections().connections,
         stats,
         tally,

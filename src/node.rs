@@ -359,6 +359,19 @@ impl Node {
         }
     }
 
+    /// How many of Docker's containers are stopped and keep their addresses, as Docker has it.
+    pub fn stopped_by_docker(&self) -> u32 {
+        let Published { book, pairs, .. } = self.shared.published.borrow().clone();
+        let is_there = |entry: &book::Entry| {
+            containers::is_alive(entry) && pairs.contains(entry.attachment.host_ifname.as_str())
+        };
+        let stopped = book.entries().filter(|entry| !is_there(entry));
+        let stopped = stopped.filter(|entry| book.is_docker(entry));
+        // As the status counts what is gone: by name.
+        let names: BTreeSet<_> = stopped.map(|entry| &entry.attachment.name).collect();
+        names.len() as u32
+    }
+
     /// Whether all threads of the overlay run.
     pub fn is_healthy(&self) -> bool {
         self.shared.router.is_healthy()
