@@ -2,7 +2,8 @@
 //!
 //! [`families`] is pure: what the node says in, the text out. Names begin with `weave_`, units are seconds and bytes, labels
 //! have few values, or as many as there are members, networks and, up to a limit, Services; never an address.
-//! `docs/metrics.md` lists all. On loopback anybody on the host may read; elsewhere a bearer token is asked for (RFC 6750).
+//! `docs/metrics.md` lists all. On loopback anybody on the host may read, but no page of a browser by a name of its own; elsewhere
+//! a bearer token is asked for (RFC 6750), which such a page cannot know, so that any name will do.
 
 mod page;
 
@@ -23,10 +24,10 @@ use axum::routing::get;
 use subtle::ConstantTimeEq as _;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use weave_dashboard::bounded;
-use weave_linux::{conntrack, myself};
+use weave_dashboard::{bounded, is_from_here};
+use weave_linux::{conntrack, myself, tun};
 
-use crate::node::Node;
+use crate::node::{Node, TUN};
 
 pub use families::{Facts, render};
 
@@ -59,6 +60,7 @@ async fn scrape(State(node): State<Node>) -> Response {
     let (stats, tally) = node.overlay();
     let facts = Facts {
         status: node.status(),
+        stopped: node.stopped_by_docker(),
         connections: node.connections().connections,
         stats,
         tally,
@@ -71,6 +73,7 @@ async fn scrape(State(node): State<Node>) -> Response {
         viewers: page.viewers(),
         resyncs: page.resyncs(),
         // What cannot be read is left out: a scrape has the rest.
+        no_room: tun::dropped(TUN).ok(),
         conntrack: conntrack::load().ok(),
         usage: myself::usage().ok(),
     };
@@ -78,11 +81,16 @@ async fn scrape(State(node): State<Node>) -> Response {
 }
 
 async fn may_read(State(token): State<Option<String>>, request: Request, next: Next) -> Response {
+    let Some(token) = token else {
+        if is_from_here(request.method(), request.headers()) {
+            return next.run(request).await;
+        }
+        let cause = "metrics are served by the addresses of loopback and localhost, to no page of another site\n";
+        return (StatusCode::FORBIDDEN, cause).into_response();
+    };
     let shown = request.headers().get(header::AUTHORIZATION);
     let shown = shown.and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
-    let granted = token
-        .is_none_or(|token| shown.is_some_and(|shown| bool::from(shown.ct_eq(token.as_bytes()))));
-    if granted {
+    if shown.is_some_and(|shown| bool::from(shown.ct_eq(token.as_bytes()))) {
         next.run(request).await
     } else {
         let ask = [(header::WWW_AUTHENTICATE, "Bearer")];

@@ -73,6 +73,7 @@ pub use capture::CaptureQuery;
 pub use desk::Desk;
 pub use docker::{Answer as DockerAnswer, Lent, Pool};
 pub(crate) use facts::own_netns;
+pub(crate) use host::TUN;
 pub use ipam::AddressUse;
 pub(crate) use operations::ALLOCATE;
 pub use operations::{Runtime, Tallies, Tally};
@@ -81,7 +82,7 @@ pub use sight::FlowsSeen;
 use book::Book;
 use desk::{Job, Reply};
 use facts::Facts;
-use host::{HostSide, TUN};
+use host::HostSide;
 use journal::Journal;
 use operations::Operations;
 use services::{Known, Memory, Serving};
@@ -356,6 +357,19 @@ impl Node {
             attachments: attachments.collect(),
             host: book.host(),
         }
+    }
+
+    /// How many of Docker's containers are stopped and keep their addresses, as Docker has it.
+    pub fn stopped_by_docker(&self) -> u32 {
+        let Published { book, pairs, .. } = self.shared.published.borrow().clone();
+        let is_there = |entry: &book::Entry| {
+            containers::is_alive(entry) && pairs.contains(entry.attachment.host_ifname.as_str())
+        };
+        let stopped = book.entries().filter(|entry| !is_there(entry));
+        let stopped = stopped.filter(|entry| book.is_docker(entry));
+        // As the status counts what is gone: by name.
+        let names: BTreeSet<_> = stopped.map(|entry| &entry.attachment.name).collect();
+        names.len() as u32
     }
 
     /// Whether all threads of the overlay run.

@@ -63,6 +63,12 @@ pub(crate) fn check(method: &Method, headers: &HeaderMap, door: Door) -> Result<
     }
 }
 
+/// Whether a server on loopback that asks for no login, such as that of metrics, may answer: the request came by a name of
+/// loopback's, and no page of another site sent it.
+pub fn is_from_here(method: &Method, headers: &HeaderMap) -> bool {
+    check(method, headers, Door::Local).is_ok()
+}
+
 fn is_safe(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD)
 }

@@ -22,4 +22,5 @@ mod page;
 
 mod serve;
 
+pub use gate::is_from_here;
 pub use serve::{Dashboard, Identity};

@@ -11,9 +11,9 @@ use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
 
+use procfs::ProcError;
 use procfs::net::TcpState;
 use procfs::process::{FDTarget, Process as Entry, Stat};
-use procfs::{ProcError, WithCurrentSystemInfo as _};
 
 /// The most descriptors of a process that are looked at for sockets.
 const MAX_DESCRIPTORS: usize = 1024;
@@ -31,6 +31,8 @@ pub struct Process {
     pub cpu: Duration,
     /// Bytes of memory that are its own or shared with others.
     pub memory: u64,
+    /// Those of them that are files, programs among these, or memory of several processes.
+    pub shared: u64,
     /// What it listens on.
     pub ports: Vec<Port>,
 }
@@ -47,20 +49,21 @@ pub struct Port {
 /// The processes of one network namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Found {
-    /// Those that were read.
+    /// All of them.
     pub processes: Vec<Process>,
-    /// How many more there are.
+    /// Of how many it is not known what they listen on.
     pub more: u32,
 }
 
-/// The processes of each of these network namespaces, given by inode number; at most `most` of each are read.
+/// The processes of each of these network namespaces, given by inode number; what they listen on is found of at most `most`
+/// of each, since that goes through all their descriptors.
 ///
 /// What ends meanwhile is left out, and so is what may not be read.
 ///
 /// # Errors
 /// When `/proc` cannot be read.
 pub fn of_namespaces(wanted: &BTreeSet<u64>, most: usize) -> io::Result<BTreeMap<u64, Found>> {
-    let mut entries = BTreeMap::<u64, (Vec<(Entry, Stat)>, u32)>::new();
+    let mut entries = BTreeMap::<u64, (Vec<(Entry, Stat)>, Vec<Process>)>::new();
     for entry in procfs::process::all_processes().map_err(plain)? {
         let Ok(entry) = entry else { continue };
         let inode = std::fs::metadata(format!("/proc/{}/ns/net", entry.pid())).map(|ns| ns.ino());
@@ -75,7 +78,7 @@ pub fn of_namespaces(wanted: &BTreeSet<u64>, most: usize) -> io::Result<BTreeMap
         if found.len() < most {
             found.push((entry, stat));
         } else {
-            *more += 1;
+            more.push(read(&entry, stat, &HashMap::new()));
         }
     }
     Ok(entries
@@ -83,8 +86,13 @@ pub fn of_namespaces(wanted: &BTreeSet<u64>, most: usize) -> io::Result<BTreeMap
         .map(|(inode, (found, more))| {
             let sockets = listening(&found);
             let read = |(entry, stat)| read(&entry, stat, &sockets);
-            let processes = found.into_iter().map(read).collect();
-            (inode, Found { processes, more })
+            let count = more.len() as u32;
+            let processes = found.into_iter().map(read).chain(more).collect();
+            let found = Found {
+                processes,
+                more: count,
+            };
+            (inode, found)
         })
         .collect())
 }
@@ -120,10 +128,15 @@ fn listening(processes: &[(Entry, Stat)]) -> HashMap<u64, Port> {
 
 fn read(entry: &Entry, stat: Stat, sockets: &HashMap<u64, Port>) -> Process {
     let ticks = procfs::ticks_per_second().max(1);
+    let (memory, shared) = match entry.statm() {
+        Ok(pages) => (pages.resident, pages.shared),
+        Err(_) => (stat.rss, 0),
+    };
     Process {
         pid: entry.pid().unsigned_abs(),
         cpu: Duration::from_millis((stat.utime + stat.stime) * 1000 / ticks),
-        memory: stat.rss_bytes().get(),
+        memory: memory * procfs::page_size(),
+        shared: shared * procfs::page_size(),
         started: stat.starttime,
         ports: ports(entry, sockets),
         name: stat.comm,
@@ -132,6 +145,9 @@ fn read(entry: &Entry, stat: Stat, sockets: &HashMap<u64, Port>) -> Process {
 
 /// What of the sockets is this process's, each port once.
 fn ports(entry: &Entry, sockets: &HashMap<u64, Port>) -> Vec<Port> {
+    if sockets.is_empty() {
+        return Vec::new();
+    }
     let Ok(descriptors) = entry.fd() else {
         return Vec::new();
     };
@@ -181,7 +197,8 @@ mod tests {
         assert!(has(false, taker.local_addr().unwrap()));
         assert!(!has(false, talker.local_addr().unwrap()), "it is connected");
         assert!(!has(true, stream.local_addr().unwrap()));
-        assert!(me.memory > 100_000 && !me.name.is_empty() && me.started > 0);
+        assert!(me.memory > 100_000 && (1..me.memory).contains(&me.shared));
+        assert!(!me.name.is_empty() && me.started > 0);
     }
 
     #[test]
@@ -193,8 +210,11 @@ mod tests {
         child.kill().unwrap();
         child.wait().unwrap();
         let found = found.expect("this process is in it");
-        assert_eq!(found.processes.len(), 1);
+        let processes = &found.processes;
+        assert_eq!(processes.len(), 1 + found.more as usize);
         assert!(found.more >= 1, "this process and its child are two");
+        let child = processes.iter().find(|one| one.pid == child.id());
+        assert!(child.is_some_and(|one| one.memory > 0), "{child:?}");
     }
 
     #[test]

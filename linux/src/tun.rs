@@ -12,6 +12,10 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
 use libc::{c_int, c_short, c_uint};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{LinkAttribute, LinkMessage};
+
+use crate::netlink::ask::{self, ask};
 
 const TUNSETIFF: libc::Ioctl = 0x4004_54ca;
 const TUNSETPERSIST: libc::Ioctl = 0x4004_54cb;
@@ -173,6 +177,26 @@ pub fn remove(queues: TunQueues) -> io::Result<()> {
     Ok(())
 }
 
+/// How many packets the kernel dropped at a device since it was made, because they found no room until they were read. Asked in
+/// the calling thread's network namespace.
+///
+/// # Errors
+/// When there is no such device.
+pub fn dropped(name: &str) -> io::Result<u64> {
+    let mut question = LinkMessage::default();
+    let name = LinkAttribute::IfName(name.to_owned());
+    question.attributes.push(name);
+    let answer = ask(&ask::open()?, RouteNetlinkMessage::GetLink(question), 0)?;
+    let Some(RouteNetlinkMessage::NewLink(found)) = answer else {
+        return Err(io::ErrorKind::InvalidData.into());
+    };
+    let dropped = found.attributes.iter().find_map(|one| match one {
+        LinkAttribute::Stats64(counted) => Some(counted.tx_dropped),
+        _ => None,
+    });
+    dropped.ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
 /// The kernel's version, major and minor; (0, 0) if it does not tell.
 fn release() -> (u32, u32) {
     let text = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
@@ -265,6 +289,13 @@ impl VirtioHeader {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_device_that_is_there_has_a_count_of_drops() {
+        assert!(dropped("lo").is_ok());
+        let missing = dropped("nosuchlink0").unwrap_err();
+        assert_eq!(missing.raw_os_error(), Some(libc::ENODEV));
+    }
 
     #[test]
     fn header_round_trips() {

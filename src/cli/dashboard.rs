@@ -7,6 +7,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use http_body_util::Empty;
 use hyper::body::Bytes;
@@ -24,6 +25,9 @@ use crate::api::{PROTOCOL, STREAM};
 
 /// The port that is tried first.
 const PORT: u16 = 4040;
+
+/// After a connection that could not be accepted.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Prints a link; forwards the page until interrupted, if it has to.
 pub(super) fn run(client: &Client<'_>, port: Option<u16>) -> Result<(String, Exit), Failure> {
@@ -91,8 +95,14 @@ async fn listen(port: Option<u16>) -> Result<TcpListener, Failure> {
 async fn forward(listener: TcpListener, socket: &Path) -> Result<(String, Exit), Failure> {
     let socket: PathBuf = socket.to_owned();
     loop {
-        let Ok((browser, _)) = listener.accept().await else {
-            continue;
+        let browser = match listener.accept().await {
+            Ok((browser, _)) => browser,
+            Err(error) => {
+                // Most likely there are no descriptors left, until connections end.
+                eprintln!("weavectl: a connection was not accepted: {error}");
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
         };
         let socket = socket.clone();
         tokio::spawn(async move {
@@ -134,4 +144,26 @@ async fn carry(mut browser: TcpStream, socket: &Path) -> Result<(), String> {
     let _ = tokio::io::copy_bidirectional(&mut browser, &mut TokioIo::new(page)).await;
     connection.abort();
     Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use weave_linux::clock;
+
+    use super::*;
+
+    /// One that listens no more fails at each `accept`, as one does without descriptors.
+    #[tokio::test]
+    async fn a_listener_that_fails_is_tried_again_after_a_pause() {
+        let listener = listen(Some(0)).await.unwrap();
+        let listening = socket2::SockRef::from(&listener);
+        listening.shutdown(std::net::Shutdown::Both).unwrap();
+        let before = clock::thread_cpu();
+        let forwarding = forward(listener, Path::new("/nowhere"));
+        let time = Duration::from_millis(500);
+        assert!(tokio::time::timeout(time, forwarding).await.is_err());
+        let took = clock::thread_cpu().saturating_sub(before);
+        assert!(took < time / 5, "{took:?}");
+    }
 }

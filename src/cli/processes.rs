@@ -155,7 +155,7 @@ fn notes(topology: &Topology, shown: &Shown<'_>, filter: &ProcessFilter) -> Stri
             let (more, name) = (place.inside.more_processes, place.container);
             let name = name.unwrap_or(place.host);
             notes.push_str(&format!(
-                "{name} has {more} more that listen on nothing and are less busy\n"
+                "{name} has {more} more: those that listen come first, then the busiest\n"
             ));
         }
     }

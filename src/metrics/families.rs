@@ -23,6 +23,8 @@ const COMMIT: &str = match option_env!("WEAVE_COMMIT") {
 pub struct Facts {
     /// How the node is.
     pub status: Status,
+    /// Docker's containers that are stopped, among those of which the status says that they are gone.
+    pub stopped: u32,
     /// Its sessions.
     pub connections: Vec<Connection>,
     /// What crossed the overlay.
@@ -45,6 +47,8 @@ pub struct Facts {
     pub viewers: usize,
     /// How often one of them was given the whole picture anew.
     pub resyncs: u64,
+    /// Packets that found no room in the queue of the overlay's device, where it is there.
+    pub no_room: Option<u64>,
     /// The kernel's table of connections, where it can be asked.
     pub conntrack: Option<Load>,
     /// What the process takes, where `/proc` says.
@@ -55,9 +59,15 @@ pub struct Facts {
 pub fn render(facts: &Facts) -> String {
     let mut page = Page::default();
     node(&mut page, &facts.status);
-    containers(&mut page, &facts.status);
+    containers(&mut page, &facts.status, facts.stopped);
     traffic(&mut page, &facts.status);
     queue(&mut page, &facts.stats);
+    page.counter(
+        "weave_transmit_queue_dropped_total",
+        "Packets of containers and the host that the kernel dropped at weave0, because they found no room until the node read them.",
+        [],
+        facts.no_room.map(|count| ([], count)),
+    );
     drops(&mut page, &facts.stats);
     peers(&mut page, facts);
     sessions(&mut page, &facts.connections);
@@ -135,7 +145,7 @@ fn node(page: &mut Page, status: &Status) {
     );
 }
 
-fn containers(page: &mut Page, status: &Status) {
+fn containers(page: &mut Page, status: &Status, stopped: u32) {
     page.gauge(
         "weave_container_mtu_bytes",
         "The MTU of containers' interfaces.",
@@ -148,17 +158,22 @@ fn containers(page: &mut Page, status: &Status) {
         [],
         only(flag(status.host.is_some())),
     );
-    let gone = status.gone.len() as u32;
-    let attachments = [
-        ("up", status.containers.saturating_sub(gone)),
-        ("gone", gone),
-    ];
     page.gauge(
         "weave_attachments",
-        "Attached containers; of those that are gone the address is still taken.",
+        "Attached containers; of those that Docker has stopped, or that are gone, the address is still taken.",
         ["state"],
-        attachments.map(|(state, count)| ([state.to_owned()], count.into())),
+        states(status.containers, status.gone.len() as u32, stopped)
+            .map(|(state, count)| ([state.to_owned()], count.into())),
     );
+}
+
+/// How many attachments are in each state, of all, those that are gone, and those of them that Docker has stopped.
+const fn states(all: u32, gone: u32, stopped: u32) -> [(&'static str, u32); 3] {
+    [
+        ("up", all.saturating_sub(gone)),
+        ("stopped", stopped),
+        ("gone", gone.saturating_sub(stopped)),
+    ]
 }
 
 fn traffic(page: &mut Page, status: &Status) {
@@ -477,4 +492,15 @@ fn sight(page: &mut Page, facts: &Facts) {
         [],
         only(facts.resyncs),
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_docker_has_stopped_is_not_gone() {
+        let expected = [("up", 5), ("stopped", 3), ("gone", 1)];
+        assert_eq!(states(9, 4, 3), expected);
+    }
 }

@@ -96,9 +96,7 @@ impl Node {
         loop {
             if self.is_due(Instant::now()) {
                 watch = self.look(watch).await;
-                if self.rest(Instant::now()) == AWAKE {
-                    self.look_inside().await;
-                }
+                self.look_inside(self.rest(Instant::now()) == AWAKE).await;
                 self.post_report();
             } else if let Some(door) = &mut watch.door {
                 self.take_news(door, &mut watch.flows);

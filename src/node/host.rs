@@ -21,7 +21,7 @@ use crate::config::Config;
 use crate::obstacle::Obstacle;
 
 /// The router's TUN device.
-pub(super) const TUN: &str = "weave0";
+pub(crate) const TUN: &str = "weave0";
 
 /// What the names of the host's ends of containers' pairs begin with.
 const VETHS: &str = "wv";

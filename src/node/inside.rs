@@ -14,7 +14,7 @@ use weave_model::api::{Inside, ListeningPort, ProcessInfo, Protocol};
 /// Between two looks.
 pub(super) const PAUSE: Duration = Duration::from_secs(5);
 
-/// The most processes of a namespace that are read; the host's own may have more, which are counted.
+/// The most processes of a namespace whose ports are looked for; the host's own may have more.
 const MAX_READ: usize = 512;
 
 /// The most processes of a namespace that are told.
@@ -86,7 +86,7 @@ const fn key(process: &Process) -> Key {
 }
 
 fn inside(
-    Found { processes, more }: Found,
+    Found { processes, .. }: Found,
     before: &HashMap<Key, Duration>,
     since: Option<Duration>,
 ) -> Inside {
@@ -98,7 +98,7 @@ fn inside(
     };
     let shares: Vec<Option<u32>> = processes.iter().map(share).collect();
     let sum = shares.iter().flatten().sum();
-    let memory_bytes = processes.iter().map(|one| one.memory).sum();
+    let memory_bytes = memory(&processes);
     let mut told: Vec<ProcessInfo> = processes
         .into_iter()
         .zip(&shares)
@@ -111,7 +111,7 @@ fn inside(
         })
         .collect();
     told.sort_by_key(|one| (one.ports.is_empty(), Reverse(one.cpu_permille), one.pid));
-    let more = more + told.len().saturating_sub(MAX_TOLD) as u32;
+    let more = told.len().saturating_sub(MAX_TOLD) as u32;
     told.truncate(MAX_TOLD);
     Inside {
         processes: told,
@@ -119,6 +119,17 @@ fn inside(
         cpu_permille: shares.iter().any(Option::is_some).then_some(sum),
         memory_bytes,
     }
+}
+
+/// What processes take together: what each has for itself, and of what is shared, in most cases by them, the most that one has.
+///
+/// It may be a little less than they take, where they share several things, and not many times as much.
+fn memory(processes: &[Process]) -> u64 {
+    let own = processes
+        .iter()
+        .map(|one| one.memory.saturating_sub(one.shared));
+    let shared = processes.iter().map(|one| one.shared).max();
+    own.sum::<u64>() + shared.unwrap_or_default()
 }
 
 const fn port(port: &processes::Port) -> ListeningPort {
@@ -146,6 +157,7 @@ mod tests {
             started: 7,
             cpu: Duration::from_millis(cpu_ms),
             memory: 1000,
+            shared: 900,
             ports: listens
                 .then_some(processes::Port { tcp: true, local })
                 .into_iter()
@@ -169,7 +181,7 @@ mod tests {
         };
         insides.take(look([100, 200, 300]), start);
         let first = insides.of(9).unwrap();
-        assert_eq!((first.cpu_permille, first.memory_bytes), (None, 3000));
+        assert_eq!((first.cpu_permille, first.memory_bytes), (None, 1200));
         assert!(!insides.is_due(start + PAUSE / 2));
         insides.take(look([100, 1210, 300]), start + Duration::from_secs(2));
         let second = insides.of(9).unwrap();
@@ -200,7 +212,7 @@ mod tests {
 
     #[test]
     fn what_is_not_told_is_counted() {
-        let many = (0..40).map(|pid| process(pid, 0, pid == 39)).collect();
+        let many = (0..140).map(|pid| process(pid, 0, pid == 39)).collect();
         let found = Found {
             processes: many,
             more: 100,
@@ -211,5 +223,19 @@ mod tests {
             (MAX_TOLD, 128)
         );
         assert_eq!(inside.processes[0].pid, 39);
+        assert_eq!(inside.memory_bytes, 140 * 100 + 900, "of all");
+    }
+
+    /// PostgreSQL with 1 GiB of shared buffers, all of it mapped by each of 50 processes.
+    #[test]
+    fn what_processes_share_is_counted_once() {
+        let gib = 1 << 30;
+        let backend = |pid| Process {
+            memory: gib + 5_000_000,
+            shared: gib,
+            ..process(pid, 0, false)
+        };
+        let all: Vec<Process> = (0..50).map(backend).collect();
+        assert_eq!(memory(&all), gib + 50 * 5_000_000);
     }
 }

@@ -1,12 +1,12 @@
 //! What container runtimes say of the containers on this host: names, images, labels, pods, and which network namespace is
 //! whose.
 //!
-//! Three are asked, each over its own socket while somebody looks, every [`PAUSE`]: [`docker`] (Podman answers the same
+//! Three are asked, each over its own socket, every [`PAUSE`] while somebody looks and else when somebody is new: [`docker`] (Podman answers the same
 //! questions), [`containerd`], and by [`cri`] what else serves Kubernetes. Two ways lead from what they say to an
 //! attachment: its namespace, or the name by which the runtime asked for it. Where two runtimes know the same container,
 //! as Docker and the containerd beneath it, the first of them is heard. Of other runtimes the node knows what they said
 //! when they attached a container (`src/node/cni.rs`). What is asked, read and kept is bounded; a runtime that does not
-//! answer costs the picture nothing but these facts.
+//! answer costs the picture nothing but these facts. One that is there and fails again and again is a problem of the node's.
 
 mod containerd;
 mod cri;
@@ -21,12 +21,16 @@ use std::time::{Duration, Instant};
 use weave_model::api::RuntimeInfo;
 
 use crate::config::RuntimeSockets;
+use crate::obstacle::Obstacle;
 
 /// Between two questions.
-const PAUSE: Duration = Duration::from_secs(10);
+pub(super) const PAUSE: Duration = Duration::from_secs(10);
 
 /// How long all that one runtime is asked may take.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How often in a row a runtime fails until that is told: one that starts, or is busy, has time until then.
+const TOLD_AFTER: u32 = 2;
 
 /// The longest answer, in bytes: a list of some thousands of containers.
 const LONGEST: usize = 8 << 20;
@@ -66,6 +70,8 @@ pub(super) struct Runtimes {
     docker: docker::Known,
     containerd: containerd::Known,
     cri: Vec<Told>,
+    /// How often in a row each has failed, by its flag.
+    failed: BTreeMap<&'static str, u32>,
 }
 
 /// What a runtime said of a container, or of all that are in one pod.
@@ -104,16 +110,17 @@ impl Runtimes {
         self.docker.values().chain(containerd).chain(&self.cri)
     }
 
-    /// What to ask now, with what is known so far. Nobody else asks for a while.
-    pub(super) fn due(&mut self, now: Instant) -> Option<Question> {
+    /// What to ask now, with what is known so far, if nobody asked for so long.
+    pub(super) fn due(&mut self, now: Instant, pause: Duration) -> Option<Question> {
         let there = |socket: &Option<PathBuf>| socket.clone().filter(|socket| socket.exists());
         let sockets = RuntimeSockets {
             docker: there(&self.sockets.docker),
             containerd: there(&self.sockets.containerd),
             cri: there(&self.sockets.cri),
         };
-        let rested = |at: Instant| now.saturating_duration_since(at) >= PAUSE;
-        if sockets == RuntimeSockets::default() || !self.asked.is_none_or(rested) {
+        let rested = |at: Instant| now.saturating_duration_since(at) >= pause;
+        let nobody = sockets == RuntimeSockets::default() && !self.is_failing();
+        if nobody || !self.asked.is_none_or(rested) {
             return None;
         }
         self.asked = Some(now);
@@ -124,18 +131,59 @@ impl Runtimes {
         })
     }
 
-    /// Takes the answer; of a runtime that gave none, what was known stays.
-    pub(super) fn learn(&mut self, answer: Answer) {
-        if let Some(known) = answer.docker {
-            self.docker = known;
-        }
-        if let Some(known) = answer.containerd {
-            self.containerd = known;
-        }
-        if let Some(known) = answer.cri {
-            self.cri = known;
-        }
+    /// Whether one that was asked last gave no answer.
+    pub(super) fn is_failing(&self) -> bool {
+        !self.failed.is_empty()
     }
+
+    /// Takes the answer; of a runtime that gave none, what was known stays. What stands in the way of each, if anything
+    /// that is to be told.
+    pub(super) fn learn(&mut self, answer: Answer) -> [(&'static str, Option<Obstacle>); 3] {
+        let Self { failed, .. } = self;
+        let docker = judge("docker-api", answer.docker, failed, &mut self.docker);
+        let containerd = judge(
+            "containerd",
+            answer.containerd,
+            failed,
+            &mut self.containerd,
+        );
+        let cri = judge("cri-api", answer.cri, failed, &mut self.cri);
+        [docker, containerd, cri]
+    }
+}
+
+/// Takes what one answered, if it was asked and did; what stands in the way, under the name of its flag.
+fn judge<T>(
+    flag: &'static str,
+    answer: Asked<T>,
+    failed: &mut BTreeMap<&'static str, u32>,
+    known: &mut T,
+) -> (&'static str, Option<Obstacle>) {
+    let error = match answer {
+        Some((_, Ok(told))) => {
+            *known = told;
+            None
+        }
+        // Its socket is left of it, and nobody listens.
+        Some((_, Err(error))) if error.kind() == io::ErrorKind::ConnectionRefused => None,
+        Some((socket, Err(error))) => Some((socket, error)),
+        None => None,
+    };
+    let Some((socket, error)) = error else {
+        failed.remove(flag);
+        return (flag, None);
+    };
+    let times = failed.entry(flag).or_default();
+    *times += 1;
+    let told = *times >= TOLD_AFTER;
+    let obstacle = || {
+        let socket = socket.display();
+        Obstacle::new(
+            format!("names, images and labels of containers are missing: {socket}: {error}"),
+            format!("look at the log of what listens there, or start weaved with --{flag} off"),
+        )
+    };
+    (flag, told.then(obstacle))
 }
 
 /// What is to be asked.
@@ -146,12 +194,15 @@ pub(super) struct Question {
     containerd: containerd::Known,
 }
 
-/// What was answered, by each that was asked and did.
-#[derive(Debug)]
+/// Which socket was asked and what came of it, if any was.
+type Asked<T> = Option<(PathBuf, io::Result<T>)>;
+
+/// What was answered.
+#[derive(Debug, Default)]
 pub(super) struct Answer {
-    docker: Option<docker::Known>,
-    containerd: Option<containerd::Known>,
-    cri: Option<Vec<Told>>,
+    docker: Asked<docker::Known>,
+    containerd: Asked<containerd::Known>,
+    cri: Asked<Vec<Told>>,
 }
 
 impl Question {
@@ -177,16 +228,15 @@ impl Question {
 async fn in_time<T>(
     socket: Option<PathBuf>,
     ask: impl AsyncFnOnce(PathBuf) -> io::Result<T>,
-) -> Option<T> {
+) -> Asked<T> {
     let socket = socket?;
-    let shown = socket.display().to_string();
-    let answer = tokio::time::timeout(PATIENCE, ask(socket)).await;
+    let answer = tokio::time::timeout(PATIENCE, ask(socket.clone())).await;
     let answer = answer.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-    answer
-        .inspect_err(
-            |error| tracing::debug!(%error, socket = shown, "a container runtime does not tell"),
-        )
-        .ok()
+    if let Err(error) = &answer {
+        let socket = socket.display();
+        tracing::debug!(%error, %socket, "a container runtime does not tell");
+    }
+    Some((socket, answer))
 }
 
 /// Puts together what is told of a container, within bounds. What its labels say of its pod and workload is said apart.
@@ -228,6 +278,13 @@ fn netns_of(pid: u32) -> u64 {
 #[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
+
+    impl Runtimes {
+        /// Takes it that Docker told of a container of this name, in this namespace.
+        pub(in super::super) fn tell(&mut self, name: &str, netns: u64) {
+            self.docker.insert(name.to_owned(), told(name, netns, name));
+        }
+    }
 
     fn told(name: &str, netns: u64, handle: &str) -> Told {
         Told {
@@ -289,22 +346,59 @@ mod tests {
     #[test]
     fn an_attachment_is_found_by_namespace_or_name_and_docker_is_heard_first() {
         let mut runtimes = Runtimes::new(RuntimeSockets::default());
+        let docker = [("one".to_owned(), told("docker", 7, "e1"))].into();
+        let cri = vec![told("cri", 7, "e1"), told("pod", 0, "sandbox")];
         runtimes.learn(Answer {
-            docker: Some([("one".to_owned(), told("docker", 7, "e1"))].into()),
+            docker: Some(("/d".into(), Ok(docker))),
             containerd: None,
-            cri: Some(vec![told("cri", 7, "e1"), told("pod", 0, "sandbox")]),
+            cri: Some(("/c".into(), Ok(cri))),
         });
         assert_eq!(runtimes.in_netns(7).unwrap().name, "docker");
         assert_eq!(runtimes.attached_as("e1").unwrap().0, 7);
         assert_eq!(runtimes.attached_as("sandbox").unwrap().1.name, "pod");
         assert!(runtimes.in_netns(0).is_none() && runtimes.attached_as("e2").is_none());
-        let nothing = Answer {
-            docker: None,
-            containerd: None,
-            cri: None,
-        };
-        runtimes.learn(nothing);
+        let refused = || io::Error::other("/containers/json: 400 Bad Request: too old");
+        runtimes.learn(refuses(refused()));
         assert!(runtimes.in_netns(7).is_some(), "what was known stays");
+    }
+
+    fn refuses(error: io::Error) -> Answer {
+        Answer {
+            docker: Some(("/run/docker.sock".into(), Err(error))),
+            ..Answer::default()
+        }
+    }
+
+    #[test]
+    fn a_runtime_that_goes_on_refusing_is_told_with_its_words_and_one_that_is_gone_is_not() {
+        let mut runtimes = Runtimes::new(RuntimeSockets::default());
+        let mut told = |answer| {
+            let [(flag, docker), (_, None), (_, None)] = runtimes.learn(answer) else {
+                panic!("the others were not asked");
+            };
+            assert_eq!(flag, "docker-api");
+            (docker, runtimes.due(Instant::now(), PAUSE).is_some())
+        };
+        let other = || refuses(io::Error::other("400 Bad Request: too old"));
+        assert_eq!(told(other()).0, None, "once is nothing");
+        let (obstacle, _) = told(other());
+        let obstacle = obstacle.unwrap();
+        assert!(
+            obstacle
+                .cause
+                .ends_with("/run/docker.sock: 400 Bad Request: too old")
+        );
+        assert!(
+            obstacle.fix.contains("--docker-api off"),
+            "{}",
+            obstacle.fix
+        );
+        // Its socket goes away, and the problem with it.
+        assert_eq!(told(Answer::default()), (None, false));
+        for _ in 0..3 {
+            let gone = io::ErrorKind::ConnectionRefused.into();
+            assert_eq!(told(refuses(gone)).0, None, "nobody is there");
+        }
     }
 
     #[test]
@@ -316,10 +410,10 @@ mod tests {
                 ..RuntimeSockets::default()
             })
         };
-        assert!(Runtimes::default().due(now).is_none());
-        assert!(at("/nowhere/containerd.sock").due(now).is_none());
+        assert!(Runtimes::default().due(now, PAUSE).is_none());
+        assert!(at("/nowhere/containerd.sock").due(now, PAUSE).is_none());
         let mut runtimes = at("/proc/self/exe");
-        assert!(runtimes.due(now).is_some() && runtimes.due(now).is_none());
-        assert!(runtimes.due(now + PAUSE).is_some());
+        assert!(runtimes.due(now, PAUSE).is_some() && runtimes.due(now, PAUSE).is_none());
+        assert!(runtimes.due(now + PAUSE, PAUSE).is_some());
     }
 }

@@ -320,14 +320,44 @@ fn the_link_leads_to_the_node_where_it_can() {
     });
 }
 
-/// What another host tells is in the past that is there before anybody looks.
+/// Answers as Docker 29 does, for one container: this very process.
+const DOCKER: &str = r#"
+import http.server, json, os, socketserver, sys
+class Docker(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_GET(self):
+        code, body = 200, {"Name": "/front", "State": {"Pid": os.getpid()},
+                           "Config": {"Image": "shop:1", "Labels": {"io.kubernetes.pod.namespace": "shop"}}}
+        if self.path.endswith("/containers/json"):
+            body = [{"Id": "ab"}]
+        if not self.path.startswith("/v1.52/") and self.path != "/_ping":
+            code, body = 400, {"message": "client version is too old"}
+        body = json.dumps(body).encode()
+        self.send_response(code)
+        self.send_header("Api-Version", "1.52")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *args):
+        pass
+socketserver.ThreadingUnixStreamServer(sys.argv[1], Docker).serve_forever()
+"#;
+
+/// What another host tells is in the past that is there before anybody looks, with what the container's runtime says.
 #[test]
 fn the_past_has_other_hosts_before_anybody_looks() {
     Lab::run(|lab| {
-        let hosts = lab.cluster::<2>();
+        let hosts = [lab.host("h1", 1), lab.host("h2", 2)];
         let [h1, h2] = &hosts;
+        let socket = lab.dir().join("docker.sock").display().to_string();
+        h1.start();
+        h2.start_with(&[&format!("--docker-api={socket}")]);
+        form(&hosts);
         let [_a, b] = [h1.attach("a"), h2.attach("b")];
         let c = h2.attach("c");
+        let mut docker = b.ns.command("python3");
+        let docker = docker.args(["-c", DOCKER, &socket]).spawn();
+        let mut docker = docker.expect("python3 is installed");
         let (left, right) = (udp(&b.ns, (b.v4, 0)), udp(&c.ns, (c.v4, 7000)));
         let ask = format!("{WEAVECTL} --socket {} dashboard", h1.socket().display());
         let said = h1.ns.sh(&ask);
@@ -350,7 +380,15 @@ fn the_past_has_other_hosts_before_anybody_looks() {
             let picture = &picture["topology"];
             let hosts = picture["hosts"].as_array().expect("a list");
             let flows = picture["flows"].as_array().expect("a list");
+            let containers = picture["containers"].as_array().expect("a list");
+            let front = |one: &&Value| one["runtime"]["name"] == "front";
+            let front = containers.iter().find(front);
             hosts.iter().all(|host| host["silent"].is_null())
+                && front.is_some_and(|one| {
+                    one["name"] == "b"
+                        && one["runtime"]["namespace"] == "shop"
+                        && one["inside"].is_null()
+                })
                 && flows.iter().any(|flow| flow["from"]["name"] == "b")
         };
         wait_for(
@@ -363,5 +401,7 @@ fn the_past_has_other_hosts_before_anybody_looks() {
                 times().last().is_some_and(tells)
             },
         );
+        docker.kill().expect("it runs until now");
+        docker.wait().expect("it ends");
     });
 }

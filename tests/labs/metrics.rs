@@ -9,7 +9,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::cni::come_and_go;
-use crate::lab::traffic::{bulk, wait_for};
+use crate::lab::ns;
+use crate::lab::traffic::{bulk, udp, wait_for};
 use crate::lab::{Container, Host, Lab, form};
 use crate::services::{balances, serve};
 
@@ -73,6 +74,8 @@ fn prometheus_has_what_the_nodes_count() {
         is_bounded(&text);
         counts_are_right(&text);
         assert_eq!(code(h1, "http://127.0.0.1:6782/"), "404");
+        only_loopback_s_names_are_taken(h1);
+        packets_find_no_room(h1, &a, &b);
         let server = prometheus(lab, h1);
         wait_for("Prometheus scrapes", Duration::from_secs(30), || {
             value_of(&query(h1, "up")).as_deref() == Some("1")
@@ -84,6 +87,39 @@ fn prometheus_has_what_the_nodes_count() {
         assert_eq!(firing["data"]["result"], json!([]), "all is well");
         drop(server);
     });
+}
+
+/// A page that somebody's DNS leads to loopback does not read metrics; who scrapes by an address does.
+fn only_loopback_s_names_are_taken(host: &Host) {
+    for (name, expected) in [
+        ("localhost:6782", "200"),
+        ("127.0.0.1", "200"),
+        ("evil.example:6782", "403"),
+        ("192.168.77.1:6782", "403"),
+    ] {
+        let asked = code(host, &format!("-H 'Host: {name}' {METRICS}"));
+        assert_eq!(asked, expected, "{name}");
+    }
+}
+
+/// While the node stands still, packets on their way out find no room in the queue of its device: that is counted.
+fn packets_find_no_room(host: &Host, from: &Container, to: &Container) {
+    const DROPPED: &str = "weave_transmit_queue_dropped_total";
+    let count = || {
+        let text = get(host, METRICS);
+        let line = samples(&text).find(|line| line.starts_with(DROPPED));
+        number(line.expect("it is told"))
+    };
+    let before = count();
+    let sender = udp(&from.ns, (from.v4, 0));
+    ns::host(&format!("kill -STOP {}", host.pid()));
+    for _ in 0..5000 {
+        // What the device does not take is an error to nobody.
+        let _ = sender.send_to(&[0; 100], (to.v4, 9));
+    }
+    ns::host(&format!("kill -CONT {}", host.pid()));
+    let dropped = count() - before;
+    assert!((1000.0..5000.0).contains(&dropped), "{dropped} of 5000");
 }
 
 /// The alerts fire when they should, and not before.
@@ -285,6 +321,10 @@ fn metrics_are_for_who_may_see_them() {
             ),
             (
                 "-H 'Authorization: Bearer 0123456789abcdef0123'".to_owned(),
+                "200",
+            ),
+            (
+                "-H 'Host: h1.example' -H 'Authorization: Bearer 0123456789abcdef0123'".to_owned(),
                 "200",
             ),
         ];

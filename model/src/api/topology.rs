@@ -262,7 +262,7 @@ pub struct Inside {
     pub more_processes: u32,
     /// What all of them take of one core, in thousandths; absent until it was measured.
     pub cpu_permille: Option<u32>,
-    /// Bytes of memory of all of them; what two share counts twice.
+    /// Bytes of memory of all of them: what each has for itself, and the most that one of them shares.
     pub memory_bytes: u64,
 }
 

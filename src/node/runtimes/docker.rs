@@ -5,9 +5,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
-use hyper::{Request, header};
+use hyper::{Request, Response, header};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -15,8 +15,12 @@ use tokio::net::UnixStream;
 
 use super::{LONGEST, MOST, NEW, Told, info, netns_of};
 
-/// The version of Docker's API that is spoken: all since 1.12 have it.
-const VERSION: &str = "/v1.24";
+/// Where a daemon says in a header which version of its API is its newest; the path itself has none.
+const PING: &str = "/_ping";
+const API_VERSION: &str = "api-version";
+
+/// As much as is told of why a daemon refuses, in characters.
+const CAUSE: usize = 200;
 
 /// What is known, by id.
 pub(super) type Known = BTreeMap<String, Told>;
@@ -40,6 +44,12 @@ struct Settings {
 struct EndpointOf {
     #[serde(rename = "EndpointID", default)]
     id: String,
+}
+
+/// What a daemon says when it refuses.
+#[derive(Debug, Deserialize)]
+struct Refusal {
+    message: String,
 }
 
 /// The answer to `GET /containers/ID/json`.
@@ -119,25 +129,57 @@ fn read(id: &str, inspected: Inspected) -> Told {
     }
 }
 
-type Door = SendRequest<Empty<Bytes>>;
+/// A connection to a daemon, and the prefix of the version of its API that is spoken.
+///
+/// A daemon refuses versions that are too old for it (Docker 29 those before 1.44) or too new, and a path without any is
+/// deprecated. What is asked for here is the same in all, so its newest is spoken, as clients of Docker agree on one.
+struct Door {
+    requests: SendRequest<Empty<Bytes>>,
+    version: String,
+}
 
 async fn connect(socket: &Path) -> io::Result<Door> {
     let stream = UnixStream::connect(socket).await?;
-    let (door, connection) = http1::handshake(TokioIo::new(stream))
+    let (requests, connection) = http1::handshake(TokioIo::new(stream))
         .await
         .map_err(io::Error::other)?;
     // It ends with the door.
     tokio::spawn(connection);
+    let version = String::new();
+    let mut door = Door { requests, version };
+    let pong = send(&mut door, PING).await?;
+    // One that says no version is asked as if it had only one.
+    let said = pong.headers().get(API_VERSION);
+    let said = said.and_then(|version| version.to_str().ok());
+    door.version = said.and_then(prefix).unwrap_or_default();
+    // The next request waits for the end of the answer.
+    let body = Limited::new(pong.into_body(), LONGEST).collect().await;
+    body.map_err(io::Error::other)?;
     Ok(door)
 }
 
-async fn get<A: DeserializeOwned>(door: &mut Door, path: &str) -> io::Result<A> {
-    door.ready().await.map_err(io::Error::other)?;
-    let request = Request::get(format!("{VERSION}{path}"))
+/// What paths of a version, such as `1.44`, begin with.
+fn prefix(version: &str) -> Option<String> {
+    let (major, minor) = version.split_once('.')?;
+    let (major, minor): (u16, u16) = (major.parse().ok()?, minor.parse().ok()?);
+    Some(format!("/v{major}.{minor}"))
+}
+
+async fn send(door: &mut Door, path: &str) -> io::Result<Response<Incoming>> {
+    let requests = &mut door.requests;
+    requests.ready().await.map_err(io::Error::other)?;
+    let request = Request::get(format!("{}{path}", door.version))
         .header(header::HOST, "docker")
         .body(Empty::new())
         .map_err(io::Error::other)?;
-    let response = door.send_request(request).await.map_err(io::Error::other)?;
+    requests
+        .send_request(request)
+        .await
+        .map_err(io::Error::other)
+}
+
+async fn get<A: DeserializeOwned>(door: &mut Door, path: &str) -> io::Result<A> {
+    let response = send(door, path).await?;
     let status = response.status();
     let body = Limited::new(response.into_body(), LONGEST).collect().await;
     let body = body.map_err(io::Error::other)?.to_bytes();
@@ -145,7 +187,9 @@ async fn get<A: DeserializeOwned>(door: &mut Door, path: &str) -> io::Result<A> 
         return Err(io::ErrorKind::NotFound.into());
     }
     if !status.is_success() {
-        return Err(io::Error::other(format!("{path}: {status}")));
+        let said = serde_json::from_slice(&body).map(|Refusal { message }| message);
+        let said: String = said.unwrap_or_default().chars().take(CAUSE).collect();
+        return Err(io::Error::other(format!("{path}: {status}: {said}")));
     }
     serde_json::from_slice(&body).map_err(io::Error::other)
 }
@@ -153,7 +197,70 @@ async fn get<A: DeserializeOwned>(door: &mut Door, path: &str) -> io::Result<A> 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
+    use axum::Json;
+    use axum::http::{StatusCode, Uri};
+    use axum::response::IntoResponse;
+    use serde_json::json;
+    use tokio::net::UnixListener;
+
     use super::*;
+
+    /// Answers as a daemon that speaks these minor versions of the API 1, and no path without one.
+    async fn daemon(path: &Path, spoken: std::ops::RangeInclusive<u32>) {
+        let listener = UnixListener::bind(path).unwrap();
+        let newest = format!("1.{}", spoken.end());
+        let answer = move |uri: Uri| async move {
+            let path = uri.path();
+            if path == "/_ping" {
+                return ([("Api-Version", newest)], "OK").into_response();
+            }
+            let asked = path
+                .strip_prefix("/v1.")
+                .and_then(|rest| rest.split_once('/'));
+            let asked = asked.and_then(|(minor, path)| Some((minor.parse().ok()?, path)));
+            let Some((_, path)) = asked.filter(|(minor, _)| spoken.contains(minor)) else {
+                let cause = json!({"message": "client version is too old"});
+                return (StatusCode::BAD_REQUEST, Json(cause)).into_response();
+            };
+            let told = match path {
+                "containers/json" => json!([{"Id": "ab"}]),
+                _ => json!({
+                    "Name": "/web", "State": {"Pid": std::process::id()},
+                    "Config": {"Image": "nginx:1.29", "Labels": null},
+                }),
+            };
+            Json(told).into_response()
+        };
+        let routes = axum::Router::new().fallback(answer);
+        axum::serve(listener, routes).await.unwrap();
+    }
+
+    /// 20.10 speaks 1.12 to 1.41, and 29 refuses what is older than 1.44.
+    #[tokio::test]
+    async fn old_and_new_daemons_are_asked_in_a_version_that_they_speak() {
+        for (name, spoken) in [("20.10", 12..=41), ("29", 44..=52), ("later", 60..=70)] {
+            let socket = format!("weave-docker-{}-{name}", std::process::id());
+            let socket = std::env::temp_dir().join(socket);
+            let (served, served_at) = (socket.clone(), socket.clone());
+            let daemon = tokio::spawn(async move { daemon(&served, spoken).await });
+            while !socket.exists() {
+                tokio::task::yield_now().await;
+            }
+            let known = ask(socket, Known::new()).await;
+            daemon.abort();
+            std::fs::remove_file(&served_at).unwrap();
+            let known = known.unwrap_or_else(|error| panic!("{name}: {error}"));
+            assert_eq!(known["ab"].info.name, "web", "{name}");
+        }
+    }
+
+    #[test]
+    fn only_a_version_becomes_a_part_of_the_path() {
+        assert_eq!(prefix("1.44").as_deref(), Some("/v1.44"));
+        for odd in ["", "1", "1.44/..", "1.x", " 1.44", "1.44.1"] {
+            assert_eq!(prefix(odd), None, "{odd}");
+        }
+    }
 
     #[test]
     fn what_docker_tells_is_read() {
