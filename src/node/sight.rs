@@ -264,6 +264,7 @@ impl Node {
 
     /// Asks others and makes a picture of what they answer, as far as somebody looks.
     pub(super) async fn show(&self) {
+        self.learn_names().await;
         let now = Instant::now();
         let sight = &self.shared.sight;
         if sight.dashboard.viewers() > 0 {
