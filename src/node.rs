@@ -355,6 +355,7 @@ impl Node {
         });
         Attachments {
             attachments: attachments.collect(),
+            called: self.shared.sight.facts.called(book.entries()),
             host: book.host(),
         }
     }

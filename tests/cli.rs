@@ -7,10 +7,10 @@
     reason = "a test ends at the first thing that is not as it should be"
 )]
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead, BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 
@@ -286,6 +286,79 @@ fn a_node_that_hangs_up_is_4_and_a_silent_one_5() {
     hang_up.join().unwrap();
 }
 
+/// A picture of a container that Docker calls web, with a flow from it of so many packets.
+fn picture(sent_packets: u64) -> Value {
+    let host = "01".repeat(32);
+    let end = |kind: &str, id: &str, name: &str, ip: &str| json!({"kind": kind, "id": id, "name": name, "ip": ip});
+    let id = "c:0101010101/docker-2a66/eth0";
+    json!({
+        "at": 7, "node": host, "verdict": "ok", "summary": "", "problems": [], "hosts": [], "links": [],
+        "containers": [{
+            "id": id, "title": "web", "host": host, "name": "docker-2a66", "ifname": "eth0", "network": "default",
+            "ip": "10.32.0.2", "ip6": null, "labels": {}, "attached_at": 1, "alive": true,
+            "runtime": {"runtime": "docker", "id": "2a66", "name": "web", "image": "web:1"}
+        }],
+        "flows": [{
+            "id": "f:1", "from": end("container", id, "web", "10.32.0.2"),
+            "to": end("outside", "o:192.0.2.7", "192.0.2.7", "192.0.2.7"), "protocol": "tcp", "port": 80, "via": null,
+            "connections": 1, "open": 1, "refused": 0, "unanswered": 0, "sent_bytes": 1, "sent_packets": sent_packets,
+            "received_bytes": 1, "received_packets": 1, "sent_rate": 0, "received_rate": 0, "failing": false, "last_at": 1
+        }]
+    })
+}
+
+#[test]
+fn flows_have_the_names_that_people_know_and_are_found_by_all() {
+    for name in ["web", "docker-2a66", "10.32.0.2"] {
+        let scratch = Scratch::new("named");
+        let request = scratch.node(200, &picture(1));
+        let ended = scratch.run(&["flows", "--from", name]);
+        assert_eq!(request.recv().unwrap().0, "GET /v1/topology HTTP/1.1");
+        assert_eq!((ended.code, ended.err.as_str()), (0, ""));
+        let row = ended.out.lines().nth(1).unwrap_or_default();
+        assert!(row.starts_with("web   192.0.2.7  tcp/80"), "{name}: {row}");
+    }
+}
+
+/// A verb that goes on until it is killed.
+struct Running(std::process::Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn flows_are_followed_over_a_node_that_is_started_again() {
+    let scratch = Scratch::new("followed");
+    let first = scratch.node(200, &picture(1));
+    let running = Command::new(env!("CARGO_BIN_EXE_weavectl"))
+        .env("WEAVE_SOCKET", scratch.socket())
+        .args(["flows", "--follow", "--from", "web"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let mut running = Running(running.unwrap());
+    let mut out = BufReader::new(running.0.stdout.take().unwrap());
+    let mut err = BufReader::new(running.0.stderr.take().unwrap());
+    let line = |from: &mut dyn BufRead| {
+        let mut line = String::new();
+        from.read_line(&mut line).unwrap();
+        line
+    };
+    first.recv().unwrap();
+    let said = line(&mut err);
+    assert!(said.ends_with("asking again\n"), "{said}");
+    std::fs::remove_file(scratch.socket()).unwrap();
+    let second = scratch.node(200, &picture(2));
+    second.recv().unwrap();
+    assert_eq!(line(&mut err), "weavectl: the node answers again\n", "once");
+    let flow = line(&mut out);
+    assert!(flow.starts_with("web -> 192.0.2.7 tcp/80 ok"), "{flow}");
+}
+
 #[test]
 fn a_refusal_is_1_with_its_cause_and_fix() {
     let scratch = Scratch::new("refused");
@@ -475,6 +548,30 @@ fn ps_aligns_its_columns() {
         .collect();
     assert_eq!(columns, [Some(8); 3], "{}", ended.out);
     assert!(!ended.out.contains('\x1b'), "no colour in a pipe");
+}
+
+#[test]
+fn ps_says_what_a_runtime_calls_what_it_attached() {
+    let mut of_docker = attachment();
+    of_docker["name"] = json!("docker-2a66");
+    for (words, more) in [(&["ps"][..], 0), (&["ps", "-o", "wide"], 6)] {
+        let scratch = Scratch::new("called");
+        let called = json!({"docker-2a66": "shop\u{1b}"});
+        let answer = json!({"attachments": [of_docker.clone(), attachment()], "called": called, "host": null});
+        let _request = scratch.node(200, &answer);
+        let ended = scratch.run(words);
+        let cells = |row: usize| {
+            let line = ended.out.lines().nth(row).unwrap_or_default();
+            let cells = line.split("  ").map(str::trim);
+            let cells: Vec<&str> = cells.filter(|cell| !cell.is_empty()).collect();
+            cells[8..].to_vec()
+        };
+        assert_eq!(cells(0).len(), 1 + more, "{}", ended.out);
+        assert_eq!(
+            [cells(0)[0], cells(1)[0], cells(2)[0]],
+            ["CALLED", "shop?", "-"]
+        );
+    }
 }
 
 /// Folders for `weavectl cni`, and a program that stands for the plugin.

@@ -14,6 +14,8 @@ use weave_model::api::{
 };
 use weave_model::{ClusterRange, NodeId, NodeName, ServiceName};
 
+use crate::titles;
+
 /// What a picture is made of.
 #[derive(Clone, Debug)]
 pub struct Facts {
@@ -56,7 +58,8 @@ pub struct Member {
 pub fn picture(facts: Facts) -> Topology {
     let mut members = facts.members;
     members.sort_by(|one, two| (&one.name, one.id).cmp(&(&two.name, two.id)));
-    let containers: Vec<TopologyContainer> = members.iter().flat_map(containers_of).collect();
+    let mut containers: Vec<TopologyContainer> = members.iter().flat_map(containers_of).collect();
+    titles::give(&mut containers);
     let ends = Ends::new(&members, &containers, &facts.services, facts.range);
     let flows = reports(&members).flat_map(|(_, report)| &report.flows);
     let flows = flows.map(|flow| ends.flow(flow)).collect();
@@ -96,6 +99,8 @@ fn containers_of(member: &Member) -> Vec<TopologyContainer> {
     let mut containers: Vec<TopologyContainer> = told
         .map(|one| TopologyContainer {
             id: format!("c:{}/{}/{}", member.id.short(), one.name, one.ifname),
+            title: String::new(),
+            same_as: None,
             host: member.id,
             name: one.name.clone(),
             ifname: one.ifname.clone(),
@@ -187,6 +192,31 @@ fn merge(link: &mut TopologyLink, told: &ReportLink) {
     };
 }
 
+/// The addresses at which exactly one member is reached: what several share is that of a NAT between them and the others.
+fn underlay(members: &[Member]) -> HashMap<IpAddr, FlowEnd> {
+    let mut at: HashMap<IpAddr, BTreeMap<NodeId, &NodeName>> = HashMap::new();
+    for member in members {
+        for endpoint in &member.endpoints {
+            let who = at.entry(endpoint.ip()).or_default();
+            who.insert(member.id, &member.name);
+        }
+    }
+    let alone = at.into_iter().filter(|(_, who)| who.len() == 1);
+    alone
+        .flat_map(|(ip, who)| {
+            who.into_iter().map(move |(id, name)| {
+                let end = FlowEnd {
+                    kind: EndKind::Host,
+                    id: id.to_string(),
+                    name: name.to_string(),
+                    ip,
+                };
+                (ip, end)
+            })
+        })
+        .collect()
+}
+
 /// Who has which address.
 struct Ends {
     known: HashMap<IpAddr, FlowEnd>,
@@ -201,7 +231,7 @@ impl Ends {
         services: &[ServiceInfo],
         range: Option<ClusterRange>,
     ) -> Self {
-        let mut known = HashMap::new();
+        let mut known = underlay(members);
         for (id, report) in reports(members) {
             let Some(host) = report.host else { continue };
             let name = members.iter().find(|member| member.id == id);
@@ -226,7 +256,7 @@ impl Ends {
                 let end = FlowEnd {
                     kind: EndKind::Container,
                     id: one.id.clone(),
-                    name: one.name.to_string(),
+                    name: one.title.clone(),
                     ip,
                 };
                 known.insert(ip, end);
@@ -410,6 +440,82 @@ mod tests {
             .collect();
         assert_eq!(names, ["a", "b"]);
         assert_eq!(topology.containers[0].id, "c:0202020202/db/eth0");
+    }
+
+    #[test]
+    fn a_flow_names_a_container_as_its_runtime_does() {
+        let attached = ReportContainer {
+            runtime: Some(weave_model::api::RuntimeInfo {
+                runtime: "docker".to_owned(),
+                id: "2a66".to_owned(),
+                name: "shop".to_owned(),
+                image: "shop:1".to_owned(),
+                pod: None,
+                namespace: None,
+                workload: None,
+                labels: BTreeMap::new(),
+            }),
+            ..container("docker-0123456789ab", "10.32.0.2")
+        };
+        let report = Report {
+            containers: vec![attached],
+            flows: vec![flow("10.32.0.2", "192.0.2.7")],
+            ..Report::default()
+        };
+        let topology = shown(vec![member(1, "a", Ok(report))]);
+        assert_eq!(topology.flows[0].from.name, "shop");
+        assert_eq!(topology.flows[0].from.id, topology.containers[0].id);
+        let [one] = &topology.containers[..] else {
+            panic!("{:?}", topology.containers);
+        };
+        assert_eq!(
+            (one.title.as_str(), one.name.as_str()),
+            ("shop", "docker-0123456789ab"),
+            "its own name stays"
+        );
+    }
+
+    #[test]
+    fn an_address_at_which_one_member_is_reached_is_that_member() {
+        let report = Report {
+            containers: vec![container("web", "10.32.0.2")],
+            flows: ["192.0.2.1", "192.0.2.2", "192.0.2.9", "10.32.0.2"]
+                .map(|to| flow("10.32.0.2", to))
+                .to_vec(),
+            ..Report::default()
+        };
+        let at = |byte, name: &str, endpoints: &[&str], report| Member {
+            endpoints: endpoints.iter().map(|at| at.parse().unwrap()).collect(),
+            ..member(byte, name, report)
+        };
+        let topology = shown(vec![
+            // Two ports of one member are one member; two members behind a NAT are not.
+            at(
+                1,
+                "a",
+                &["192.0.2.1:6783", "192.0.2.1:9", "192.0.2.9:1"],
+                Ok(report),
+            ),
+            at(
+                2,
+                "b",
+                &["192.0.2.2:6783", "192.0.2.9:2", "10.32.0.2:1"],
+                Err("gone".into()),
+            ),
+        ]);
+        let ends: Vec<(EndKind, &str, &str)> = topology
+            .flows
+            .iter()
+            .map(|flow| (flow.to.kind, flow.to.name.as_str(), flow.to.id.as_str()))
+            .collect();
+        let (a, b) = (id(1).to_string(), id(2).to_string());
+        let expected = [
+            (EndKind::Host, "a", a.as_str()),
+            (EndKind::Host, "b", b.as_str()),
+            (EndKind::Outside, "192.0.2.9", "o:192.0.2.9"),
+            (EndKind::Container, "web", "c:0101010101/web/eth0"),
+        ];
+        assert_eq!(ends, expected);
     }
 
     fn web() -> ServiceInfo {

@@ -74,8 +74,11 @@ pub(super) fn places() -> ArgValueCandidates {
 
 fn anywhere(topology: Topology) -> Names {
     let all = topology.containers.into_iter();
-    all.map(|one| (one.name.to_string(), one.ip.to_string()))
-        .collect()
+    all.map(|one| {
+        let name = one.runtime_name().unwrap_or(one.name.as_str());
+        (name.to_owned(), one.ip.to_string())
+    })
+    .collect()
 }
 
 /// The other members.

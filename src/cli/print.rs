@@ -16,7 +16,7 @@ use weave_model::{Drop, NodeId};
 
 use super::colour::{Tone, paint};
 use super::failure::{Exit, Failure};
-use super::table::{Columns, Table};
+use super::table::{Columns, Table, printable};
 use crate::duration::human;
 
 /// What is said in place of a list of other nodes that is empty.
@@ -99,7 +99,7 @@ pub(super) fn attachments(answer: &Attachments, columns: Columns) -> String {
         return "no containers are attached; attach one with: weavectl attach NETNS --name NAME\n"
             .to_owned();
     }
-    let usual = [
+    let mut usual = vec![
         "NAME",
         "IP",
         "IP6",
@@ -109,6 +109,9 @@ pub(super) fn attachments(answer: &Attachments, columns: Columns) -> String {
         "STATE",
         "LABELS",
     ];
+    if !answer.called.is_empty() {
+        usual.push("CALLED");
+    }
     let more = [
         "MAC",
         "MTU",
@@ -130,10 +133,21 @@ pub(super) fn attachments(answer: &Attachments, columns: Columns) -> String {
         table.row(cells);
     }
     for one in &answer.attachments {
-        table.row(attachment_cells(one, columns));
+        let mut cells = attachment_cells(one, columns);
+        if !answer.called.is_empty() {
+            let called = answer.called.get(&one.name);
+            cells.insert(
+                USUAL,
+                called.map_or_else(String::new, |name| printable(name)),
+            );
+        }
+        table.row(cells);
     }
     table.render()
 }
+
+/// How many columns an attachment has unless more are asked for.
+const USUAL: usize = 8;
 
 fn attachment_cells(one: &Attachment, columns: Columns) -> Vec<String> {
     let labels = one

@@ -1,18 +1,17 @@
 //! `weavectl processes`: what runs in the containers and on the hosts of the mesh, and what it listens on.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde::Serialize;
-use weave_model::api::{
-    Inside, ListeningPort, PeerState, ProcessInfo, Topology, TopologyContainer, TopologyHost,
-};
+use weave_model::api::{Inside, ListeningPort, PeerState, ProcessInfo, Topology, TopologyHost};
 
 use super::args::{Output, ProcessFilter};
 use super::client::Client;
 use super::failure::{Exit, Failure};
 use super::print::{bytes, json, yaml};
-use super::table::{Columns, Table};
+use super::table::{Columns, Table, printable};
 
 /// How often, and how many times, hosts are asked again that have not told yet: they look once they know that somebody does.
 const INTERVAL: Duration = Duration::from_millis(700);
@@ -22,7 +21,10 @@ const ROUNDS: usize = 6;
 #[derive(Debug, Serialize)]
 struct Place<'a> {
     host: &'a str,
+    /// As it was attached.
     container: Option<&'a str>,
+    /// As people know it.
+    title: Option<&'a str>,
     image: Option<&'a str>,
     #[serde(flatten)]
     inside: &'a Inside,
@@ -49,7 +51,7 @@ pub(super) fn run(
     }
     if let Some(name) = &filter.name
         && !topology.hosts.iter().any(|host| host.name.as_str() == name)
-        && !topology.containers.iter().any(|one| is_called(one, name))
+        && !topology.containers.iter().any(|one| one.is_called(name))
     {
         let cause = format!("there is no container and no host called {name}");
         return Err(Failure::new(
@@ -79,20 +81,16 @@ fn has_told(host: &TopologyHost) -> bool {
     host.inside.is_some() || host.state == PeerState::Unreachable
 }
 
-/// A container goes by our name and by the runtime's.
-fn is_called(one: &TopologyContainer, name: &str) -> bool {
-    let theirs = one.runtime.as_ref().map(|runtime| runtime.name.as_str());
-    one.name.as_str() == name || theirs == Some(name)
-}
-
+/// Hosts and containers with what runs there, each container once, on however many networks it is.
 fn places<'a>(topology: &'a Topology, filter: &ProcessFilter) -> Vec<Place<'a>> {
     let wanted = |name: &str| filter.name.as_deref().is_none_or(|wanted| wanted == name);
-    let mut places = Vec::new();
+    let (mut places, mut told) = (Vec::new(), BTreeSet::new());
     for host in &topology.hosts {
         if let Some(inside) = host.inside.as_ref().filter(|_| wanted(host.name.as_str())) {
             places.push(Place {
                 host: host.name.as_str(),
                 container: None,
+                title: None,
                 image: None,
                 inside,
             });
@@ -101,10 +99,13 @@ fn places<'a>(topology: &'a Topology, filter: &ProcessFilter) -> Vec<Place<'a>> 
         for one in here {
             let name = filter.name.as_deref();
             let Some(inside) = &one.inside else { continue };
-            if name.is_none_or(|name| is_called(one, name)) {
+            if name.is_none_or(|name| one.is_called(name))
+                && told.insert(one.same_as.as_ref().unwrap_or(&one.id))
+            {
                 places.push(Place {
                     host: host.name.as_str(),
                     container: Some(one.name.as_str()),
+                    title: Some(one.title.as_str()),
                     image: one.runtime.as_ref().map(|runtime| runtime.image.as_str()),
                     inside,
                 });
@@ -131,7 +132,7 @@ fn table(places: &[Place<'_>], filter: &ProcessFilter, columns: Columns) -> Stri
             let ports: Vec<String> = one.ports.iter().map(port).collect();
             let mut cells = vec![
                 place.host.to_owned(),
-                place.container.unwrap_or_default().to_owned(),
+                printable(place.title.unwrap_or_default()),
                 one.pid.to_string(),
                 printable(&one.name),
                 one.cpu_permille.map_or_else(String::new, percent),
@@ -152,8 +153,8 @@ fn notes(topology: &Topology, shown: &Shown<'_>, filter: &ProcessFilter) -> Stri
     let mut notes = String::new();
     for place in &shown.places {
         if place.inside.more_processes > 0 && !filter.listening {
-            let (more, name) = (place.inside.more_processes, place.container);
-            let name = name.unwrap_or(place.host);
+            let (more, name) = (place.inside.more_processes, place.title);
+            let name = printable(name.unwrap_or(place.host));
             notes.push_str(&format!(
                 "{name} has {more} more: those that listen come first, then the busiest\n"
             ));
@@ -180,13 +181,6 @@ fn port(port: &ListeningPort) -> String {
         return format!("{protocol}/{}", port.port);
     }
     format!("{protocol}/{}", SocketAddr::new(port.ip, port.port))
-}
-
-/// A process may call itself anything, also what a terminal would obey.
-fn printable(name: &str) -> String {
-    name.chars()
-        .map(|letter| if letter.is_control() { '?' } else { letter })
-        .collect()
 }
 
 #[cfg(test)]

@@ -68,6 +68,13 @@ impl Table {
     }
 }
 
+/// A process may call itself anything, and a runtime its containers, also what a terminal would obey.
+pub(super) fn printable(name: &str) -> String {
+    name.chars()
+        .map(|letter| if letter.is_control() { '?' } else { letter })
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,4 +1,4 @@
-//! Where container runtimes are asked about their containers, while somebody looks at them.
+//! Where container runtimes are asked about their containers, while somebody looks at them and when new ones come.
 //!
 //! Each is asked at its usual socket unless told otherwise, and only where the node is in the host's own network: on a
 //! machine with nodes in several (a lab), the containers of the machine are not theirs.

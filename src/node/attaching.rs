@@ -180,6 +180,7 @@ impl Works {
         }
         Ok(Attachments {
             attachments: gone,
+            called: BTreeMap::new(),
             host: None,
         })
     }

@@ -4,6 +4,7 @@
 //! lies as a file in a folder beside the socket ([`CNI_JOURNAL`]). The desk looks there at its start, at each round and
 //! before it attaches, so that a container that comes back under its id is not taken for the one that went.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -27,6 +28,7 @@ impl Works {
         }
         Ok(Attachments {
             attachments: gone,
+            called: BTreeMap::new(),
             host: None,
         })
     }
@@ -53,6 +55,7 @@ impl Works {
         failed.map_or(
             Ok(Attachments {
                 attachments: gone,
+                called: BTreeMap::new(),
                 host: None,
             }),
             Err,

@@ -275,6 +275,7 @@ fn containers_of_docker() {
                 "as Docker sets it: {policy}"
             );
         }
+        flows_name_them(h1, "one", "two");
         is_told_with_its_image(&d2, h1);
         publishes(&d1, &internet);
         has_what_it_asks_for(&d2, &a);
@@ -334,6 +335,38 @@ fn create_networks(dockers: &[&Docker<'_>]) {
     }
 }
 
+/// Flows have the names that people gave Docker, and are found by these and by those of the attachments.
+fn flows_name_them(asked: &Host, from: &str, to: &str) {
+    let row = |filter: &[&str]| {
+        let said = asked.ok(&[&["flows"], filter].concat());
+        let names = |line: &str| {
+            let mut words = line.split_whitespace();
+            words.next() == Some(from) && words.next() == Some(to)
+        };
+        said.lines().any(names)
+    };
+    wait_for("flows have Docker's names", PATIENCE, || {
+        row(&["--from", from, "--to", to])
+    });
+    let shown = asked.json(&["flows", "--from", from, "--to", to]);
+    let id = shown["flows"][0]["from"]["id"].as_str().expect("an id");
+    let attached = id.split('/').nth(1).expect("the attachment's name");
+    assert!(attached.starts_with("docker-"), "{id}");
+    assert!(row(&["--from", attached, "--with", to]), "{attached}");
+}
+
+/// A container on a second network is one, with its processes once, and is shown by its networks.
+fn is_one_on_two_networks(docker: &Docker<'_>, name: &str, network: &str) {
+    docker.ok(&format!("network connect weave {name}"));
+    wait_for("both networks are told", PATIENCE, || {
+        let told = docker.host.json(&["processes", name]);
+        let places = told["places"].as_array().expect("a list");
+        let titles = [format!("{name} ({network})"), format!("{name} (default)")];
+        places.len() == 1 && titles.iter().any(|title| places[0]["title"] == *title)
+    });
+    docker.ok(&format!("network disconnect weave {name}"));
+}
+
 /// What Docker says of its container is told on another node, with what runs in it.
 fn is_told_with_its_image(docker: &Docker<'_>, asked: &Host) {
     wait_for("Docker's name and image are told", PATIENCE, || {
@@ -384,6 +417,7 @@ fn a_network_of_its_own(docker: &Docker<'_>, other: &Container, name: &str, flag
         flag.is_none(),
         "the outside from {name}"
     );
+    is_one_on_two_networks(docker, "apart", name);
     let said = docker.host.ctl(&["network", "rm", name]);
     assert!(said.err.contains("is in use"), "{said:?}");
     docker.ok("rm --force apart");

@@ -421,7 +421,23 @@ fn hosts_the_outside_and_services_are_ends_too() {
                     && flow["from"]["kind"] == "outside"
             });
         }
+        by_their_own_addresses(&hosts, &b, &mut delays);
         delays.check();
+    });
+}
+
+/// By their addresses on the network between them, not encrypted, they are members all the same: who asks for a Service at the
+/// other's port of the host, and who is asked by a container of the other.
+fn by_their_own_addresses(hosts: &[Host; 2], b: &Container, delays: &mut Delays) {
+    let [h1, h2] = hosts;
+    let port = SocketAddr::new(h2.v4.into(), 30080);
+    send_to(&h1.ns, port, (&b.ns, (b.v4, 8005).into()));
+    delays.take(hosts, ("h1", "b"), ("tcp", 8005), |flow| {
+        carried(flow) && flow["from"]["kind"] == "host"
+    });
+    send(&b.ns, &h1.ns, h1.v4.into(), 8021);
+    delays.take(hosts, ("b", "h1"), ("tcp", 8021), |flow| {
+        carried(flow) && flow["to"]["ip"] == h1.v4.to_string()
     });
 }
 

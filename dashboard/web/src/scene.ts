@@ -94,7 +94,7 @@ export function sceneOf(topology: Topology, opened: Opened): Scene {
   const hosts = [...topology.hosts].sort((one, two) => byName(one.name, two.name));
   const inside = new Map<string, Container[]>(hosts.map((host) => [host.id, []]));
   for (const one of topology.containers) inside.get(one.host)?.push(one);
-  for (const all of inside.values()) all.sort((one, two) => byName(one.name, two.name));
+  for (const all of inside.values()) all.sort((one, two) => byName(one.title, two.title));
   const groups: Group[] = hosts.map((host) => ({
     id: host.id,
     members: isOpen(topology, chosen, host.id) ? (inside.get(host.id) ?? []).map((one) => one.id) : [],
@@ -168,7 +168,7 @@ function markChosen(nodes: NodeItem[], edges: EdgeItem[], selected: string | nul
 
 function hostNode(host: Host, all: Container[], group: Group, box: Box | undefined, opened: Opened): NodeItem {
   const open = group.members.length > 0;
-  const hidden = open ? host.more_containers : all.length + host.more_containers;
+  const hidden = open ? host.more_containers : distinct(all).length + host.more_containers;
   const what = hidden === 1 ? "container" : "containers";
   const more = open ? `+${hidden} more` : `${hidden} ${what}`;
   const below = host.silent ? host.state === "unreachable" ? "unreachable" : "tells nothing" : hidden ? more : open ? "" : "no containers";
@@ -228,10 +228,17 @@ function serviceNodes(services: Service[], group: Group, places: Places, dims: R
   return nodes;
 }
 
+/** Each container once, on however many networks it is: the first of its attachments among these. */
+export function distinct(all: Container[]): Container[] {
+  const first = new Map<string, Container>();
+  for (const one of all) if (!first.has(one.same_as ?? one.id)) first.set(one.same_as ?? one.id, one);
+  return [...first.values()];
+}
+
 function containerNode(one: Container, host: Host, place: { x: number; y: number }, opened: Opened): NodeItem {
   const classes = [one.alive ? "alive" : "gone"];
   if (opened.filtered && !opened.passes.container(one)) classes.push("dim");
-  return { id: one.id, kind: "container", label: one.name, parent: host.id, ...place, open: false, classes };
+  return { id: one.id, kind: "container", label: one.title, parent: host.id, ...place, open: false, classes };
 }
 
 function addresses(topology: Topology): End[] {

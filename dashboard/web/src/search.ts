@@ -99,6 +99,9 @@ function inPods(containers: (Container | undefined)[]): Record<string, string[]>
   return { pod: all("pod"), namespace: all("namespace"), workload: all("workload") };
 }
 
+/** All that a container is called: by people, by whoever attached it, and by its runtime. */
+const named = (one?: Container): string[] => (one ? [one.title, one.name, one.runtime?.name ?? ""] : []);
+
 /** What can be asked of what runs somewhere. */
 const runs = (inside?: Inside): Subject => ({
   text: {
@@ -114,7 +117,7 @@ export function ofContainer(one: Container, host?: Host): Subject {
   return {
     text: {
       ...text,
-      name: [one.name, one.runtime?.name ?? ""],
+      name: named(one),
       image: [one.runtime?.image ?? ""],
       host: [host?.name ?? ""],
       ip: [one.ip, one.ip6 ?? ""],
@@ -138,9 +141,9 @@ export function ofFlow(flow: Flow, containers: Map<string, Container>, hosts: Ma
   if (flow.from.kind === "outside" || flow.to.kind === "outside") states.push("outside");
   return {
     text: {
-      name: [flow.from.name, flow.to.name],
-      from: [flow.from.name, flow.from.ip],
-      to: [flow.to.name, flow.to.ip],
+      name: [flow.from.name, flow.to.name, ...ends.flatMap(named)],
+      from: [flow.from.name, flow.from.ip, ...named(ends[0])],
+      to: [flow.to.name, flow.to.ip, ...named(ends[1])],
       host: ends.map((end) => (end && hosts.get(end.host)?.name) ?? ""),
       ip: [flow.from.ip, flow.to.ip],
       net: ends.map((end) => end?.network ?? ""),

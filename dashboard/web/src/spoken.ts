@@ -1,7 +1,7 @@
 // The picture in words, for a screen reader: the whole, and what is chosen, without figures that change by themselves. Pure.
 
 import { bytes, count } from "./format";
-import { type EdgeItem, isSick, type NodeItem, OUTSIDE, type Scene, SERVICES } from "./scene";
+import { distinct, type EdgeItem, isSick, type NodeItem, OUTSIDE, type Scene, SERVICES } from "./scene";
 import { podOf } from "./search";
 import type { Container, Host, Link, Service, Topology } from "./types";
 
@@ -10,7 +10,7 @@ export function described(topology: Topology): string {
   const moving = topology.flows.reduce((total, flow) => total + flow.sent_rate + flow.received_rate, 0);
   const failing = topology.flows.filter((flow) => flow.failing).length;
   return (
-    `${topology.hosts.length} hosts, ${topology.containers.length} containers, ${topology.services.length} services, ${topology.flows.length} flows, ` +
+    `${topology.hosts.length} hosts, ${distinct(topology.containers).length} containers, ${topology.services.length} services, ${topology.flows.length} flows, ` +
     `${bytes(moving)} a second, ${failing} failing. The table has the same in words.`
   );
 }
@@ -21,7 +21,7 @@ export function nameOf({ hosts, containers, services, flows }: Topology, id: str
   if (id === OUTSIDE) return "Outside";
   const is = (one: { id: string }): boolean => one.id === id;
   const address = (): string | undefined => flows.flatMap((flow) => [flow.from, flow.to]).find(is)?.ip;
-  return hosts.find(is)?.name ?? containers.find(is)?.name ?? services.find(is)?.name ?? address() ?? id.slice(0, 10);
+  return hosts.find(is)?.name ?? containers.find(is)?.title ?? services.find(is)?.name ?? address() ?? id.slice(0, 10);
 }
 
 /** What is chosen: its name, its kind, how it is, and how many edges it has. */

@@ -68,7 +68,12 @@ export interface Host {
 
 export interface Container {
   id: string;
+  /** What people call it. */
+  title: string;
+  /** The first attachment of the same container, if this is a further one. */
+  same_as?: string;
   host: string;
+  /** As it was attached. */
   name: string;
   ifname: string;
   network: string;

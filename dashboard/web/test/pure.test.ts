@@ -8,7 +8,7 @@ import { isStale, nearest } from "../src/kept";
 import { layout, NAME } from "../src/layout";
 import { latest } from "../src/latest";
 import { stepped } from "../src/picture";
-import { edgeOf, groupOf, OPEN_ALL, sceneOf, untold } from "../src/scene";
+import { distinct, edgeOf, groupOf, OPEN_ALL, sceneOf, untold } from "../src/scene";
 import { ofContainer, ofFlow, ofHost, parse, placed, places, podOf, subjects } from "../src/search";
 import { spoken } from "../src/spoken";
 import { UNSEEN_MS, whileSeen } from "../src/seen";
@@ -22,11 +22,11 @@ const host = (at: number): Host => ({
 });
 
 const container = (at: number, of: number): Container => ({
-  id: `c:${at}`, host: `h${of}`, name: `c${at}`, ifname: "eth0", network: "default", ip: `10.32.0.${at}`, ip6: null,
+  id: `c:${at}`, title: `c${at}`, host: `h${of}`, name: `c${at}`, ifname: "eth0", network: "default", ip: `10.32.0.${at}`, ip6: null,
   labels: { app: `app${at}` }, attached_at: 1, alive: true,
 });
 
-const end = (one: Container): End => ({ kind: "container", id: one.id, name: one.name, ip: one.ip });
+const end = (one: Container): End => ({ kind: "container", id: one.id, name: one.title, ip: one.ip });
 
 const flow = (from: End, to: End, more: Partial<Flow> = {}): Flow => ({
   id: `f:${from.id}>${to.id}`, from, to, protocol: "tcp", port: 80, via: null, connections: 1, open: 1, refused: 0, unanswered: 0,
@@ -122,6 +122,33 @@ test("what runs in a container can be searched for", () => {
   for (const [line, expected] of table) assert.equal(parse(line)(subject), expected, line);
   assert.equal(parse("cpu<100")(ofContainer(container(1, 0))), false, "of whom nothing is known");
   assert.equal(parse("process:nginx")(ofHost({ ...host(0), inside })), true);
+});
+
+test("a container is drawn by its title, and found by each of its names, in its flows too", () => {
+  const topology = mesh(1, 2);
+  const runtime = { runtime: "docker", id: "2a66", name: "web", image: "web:1" };
+  const named = { ...topology.containers[0], title: "web (blue)", name: "docker-2a66", runtime };
+  topology.containers[0] = named;
+  topology.flows = [flow(end(named), end(topology.containers[1]))];
+  assert.deepEqual(draw(topology).nodes.map((node) => node.label), ["host0", "c1", "web (blue)"]);
+  const known = subjects(topology);
+  const table: [string, boolean][] = [
+    ["web", true], ["name:=web", true], ["name:docker-2a", true], ["from:=web", true], ["from:docker-2a", true], ["to:web", false], ["shop", false],
+  ];
+  for (const [line, expected] of table) assert.equal(parse(line)(known.flow(topology.flows[0])), expected, line);
+  assert.equal(parse("name:=web")(known.container(named)), true);
+  assert.equal(parse("name:=web")(known.container(topology.containers[1])), false);
+});
+
+test("a container on two networks is drawn on both, and counted once", () => {
+  const topology = mesh(1, OPEN_ALL + 1);
+  const [one, two] = topology.containers;
+  topology.containers[1] = { ...two, same_as: one.id };
+  assert.equal(distinct(topology.containers).length, OPEN_ALL);
+  assert.deepEqual(distinct([topology.containers[1]]), [topology.containers[1]], "the only one that is asked for");
+  assert.deepEqual(draw(topology).nodes.map((node) => node.label), [`host0\n${OPEN_ALL} containers`]);
+  const opened = draw(topology, { chosen: new Map([["h0", true]]) });
+  assert.equal(opened.nodes.filter((node) => node.kind === "container").length, OPEN_ALL + 1);
 });
 
 test("a pod is known by what its attachment was labelled with", () => {

@@ -136,6 +136,10 @@ pub struct Attachment {
 pub struct Attachments {
     /// One entry for each container, in the order of their names.
     pub attachments: Vec<Attachment>,
+    /// What their runtimes call those that were attached by another name: the pod's name, or the container's.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[cfg_attr(feature = "openapi", schema(value_type = BTreeMap<String, String>))]
+    pub called: BTreeMap<ContainerName, String>,
     /// The host's own addresses, if it is exposed.
     pub host: Option<HostAddress>,
 }

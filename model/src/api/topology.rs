@@ -376,10 +376,17 @@ pub struct TopologyHost {
 pub struct TopologyContainer {
     /// Names it in flows: `c:`, the first figures of the host's id, name and interface.
     pub id: String,
+    /// For people: the name of its pod, or what its runtime calls it, else `name`; where that is not enough on its host, with
+    /// what tells it from others in brackets.
+    #[serde(default)]
+    pub title: String,
+    /// The id of the first attachment of the same container, where this is a further one: such containers count once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub same_as: Option<String>,
     /// The id of its host.
     #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub host: NodeId,
-    /// Its name.
+    /// Its name as it was attached: what `weavectl ps`, `detach` and the node's DNS go by.
     pub name: ContainerName,
     /// Its interface.
     pub ifname: IfName,
@@ -403,6 +410,47 @@ pub struct TopologyContainer {
     /// What its runtime says of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub runtime: Option<RuntimeInfo>,
+}
+
+/// The labels by which a runtime that attaches a container says which pod it is; Podman names its containers so too.
+const POD: &str = "io.kubernetes.pod.name";
+const NAMESPACE: &str = "io.kubernetes.pod.namespace";
+
+impl TopologyContainer {
+    /// The pod that it is, as its runtime knows or said when it attached it.
+    pub fn pod(&self) -> Option<&str> {
+        let runtime = self.runtime.as_ref();
+        let told = runtime.and_then(|runtime| runtime.pod.as_deref());
+        told.or_else(|| self.label(POD))
+    }
+
+    /// The namespace of that pod.
+    pub fn namespace(&self) -> Option<&str> {
+        let runtime = self.runtime.as_ref();
+        let told = runtime.and_then(|runtime| runtime.namespace.as_deref());
+        told.or_else(|| self.label(NAMESPACE))
+    }
+
+    /// The name that its runtime gave it: its pod's where it is one.
+    pub fn runtime_name(&self) -> Option<&str> {
+        let runtime = self.runtime.as_ref();
+        let name = || runtime.map(|runtime| runtime.name.as_str());
+        self.pod().or_else(name).filter(|name| !name.is_empty())
+    }
+
+    /// Whether it goes by this name: as it was attached, as its runtime calls it, or as it is shown.
+    pub fn is_called(&self, name: &str) -> bool {
+        let runtime = self.runtime.as_ref();
+        self.name.as_str() == name
+            || self.title == name
+            || self.runtime_name() == Some(name)
+            || runtime.is_some_and(|runtime| runtime.name == name)
+    }
+
+    fn label(&self, key: &str) -> Option<&str> {
+        let mut labels = self.labels.iter();
+        labels.find_map(|(label, value)| (label.as_str() == key).then(|| value.as_str()))
+    }
 }
 
 /// The encrypted link between two members.
@@ -469,7 +517,7 @@ pub struct FlowEnd {
     pub kind: EndKind,
     /// The container's id, the host's id, the Service's, or the address.
     pub id: String,
-    /// For people: the name, or the address.
+    /// For people: a container's title, another's name, or the address.
     pub name: String,
     /// Its address.
     #[cfg_attr(feature = "openapi", schema(value_type = String))]
