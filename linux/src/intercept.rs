@@ -61,8 +61,9 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_reuse_port(true)?;
     socket.set_reuse_address(true)?;
     transparent(&socket, address.ip())?;
-    // Connections that are accepted inherit both.
+    // Connections that are accepted inherit these.
     socket.set_tcp_nodelay(true)?;
+    socket.set_out_of_band_inline(true)?;
     keep_alive(&socket)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
@@ -109,6 +110,8 @@ fn dialler(to: SocketAddr) -> io::Result<Socket> {
         Some(Protocol::TCP),
     )?;
     socket.set_tcp_nodelay(true)?;
+    // Urgent data comes in its place among the rest.
+    socket.set_out_of_band_inline(true)?;
     // The other end may be lost without a word too.
     keep_alive(&socket)?;
     Ok(socket)

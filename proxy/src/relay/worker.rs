@@ -45,7 +45,9 @@ const SESSIONS: usize = usize::MAX / 4;
 const ROOM: Duration = Duration::from_millis(10);
 /// The descriptors of a connection.
 const SOCKETS: usize = 2;
-const BOTH: Interest = Interest::READABLE.add(Interest::WRITABLE);
+const BOTH: Interest = Interest::READABLE
+    .add(Interest::WRITABLE)
+    .add(Interest::PRIORITY);
 
 /// One of the listeners of a thread.
 #[derive(Debug)]
@@ -380,6 +382,7 @@ impl Worker {
             if is_client {
                 // Its bytes wait in the kernel; only that it broke is worth an end.
                 connection.lane(Way::Up).closing |= event.is_read_closed();
+                connection.lane(Way::Up).urgent |= event.is_priority();
                 if event.is_error() {
                     self.close(id, Ending::Reset, now);
                 }
@@ -401,6 +404,7 @@ impl Worker {
         let serial = connection.serial;
         let closing = event.is_read_closed() || event.is_error();
         connection.lane(reads).closing |= closing;
+        connection.lane(reads).urgent |= event.is_priority();
         if event.is_writable() && connection.lane(writes).full {
             self.turn(id, writes, now);
         }
@@ -431,6 +435,7 @@ impl Worker {
         };
         connection.handle_connected(now);
         connection.lane(Way::Down).closing |= event.is_read_closed();
+        connection.lane(Way::Down).urgent |= event.is_priority();
         self.turn(id, Way::Up, now);
         if event.is_readable() {
             self.turn(id, Way::Down, now);
