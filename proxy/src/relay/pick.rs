@@ -23,6 +23,8 @@ use crate::table::{Entry, Target};
 const DRAWS: u64 = 4;
 /// How many times as much as elsewhere an endpoint of this node may have to do, or take.
 const NEARER: u32 = 2;
+/// How many clients are looked at in a turn, whether their time is over.
+const FORGETS: usize = 1000;
 /// Shared by all nodes.
 const SEED: u64 = 0x5eed;
 
@@ -394,6 +396,11 @@ impl Balancer {
                 self.backends.remove(&address);
             }
         }
+    }
+
+    /// Forgets of some clients where they were, if their time is over.
+    pub(super) fn forget(&mut self, now: Instant) {
+        self.sticky.forget(FORGETS, now);
     }
 
     /// What all of its endpoints are like together.

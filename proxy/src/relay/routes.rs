@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use weave_model::{Engine, Protocol};
+use weave_model::{Affinity, Engine, Protocol};
 
 use super::pick::{Balancer, Set};
 use crate::facts::Facts;
@@ -111,6 +111,14 @@ impl Routes {
             }
         }
         next
+    }
+
+    /// Has groups forget clients whose time is over, some at a time.
+    pub(super) fn forget(&self, now: Instant) {
+        let groups = self.fronts.values().map(|(group, _)| group);
+        groups
+            .filter(|group| group.entry.affinity != Affinity::None)
+            .for_each(|group| group.balancer().forget(now));
     }
 
     /// The same without what only the table before had.
