@@ -39,7 +39,7 @@ const UNKNOWN: Duration = Duration::from_secs(1);
 pub struct Counts {
     /// How often it was picked.
     pub picks: u64,
-    /// How often it could not be reached, or broke a connection before its first byte.
+    /// How often it could not be reached, or broke a connection without an answer.
     pub failures: u64,
     /// How often another one was picked in its place for the same connection.
     pub retries: u64,

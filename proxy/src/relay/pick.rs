@@ -364,7 +364,7 @@ impl Balancer {
         all.iter().any(|target| !tried.contains(&target.address))
     }
 
-    /// The endpoint did not answer, or broke the connection before its first byte.
+    /// The endpoint did not answer, or broke the connection before a byte of the client's had passed.
     pub fn handle_failure(&mut self, address: SocketAddr, now: Instant) {
         self.failed(address, None, now);
     }
