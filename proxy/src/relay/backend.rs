@@ -92,7 +92,7 @@ pub(super) struct Backend {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum SeenBy {
     Nobody,
-    /// One client, which it had heard.
+    /// One client, which it had heard, or under whose name it was asked.
     One(IpAddr),
     /// More than one, or the relay itself.
     Many,
@@ -220,7 +220,7 @@ impl Backend {
         served.any(|(who, when)| *who != client && now.saturating_duration_since(*when) < OTHERS)
     }
 
-    /// It failed, after it had heard the client if one is given; whether it has to be ejected, which is the caller's to
+    /// It failed, after it had heard the client if one is given, or was asked under its name; whether it has to be ejected, which is the caller's to
     /// allow.
     pub(super) fn failed(&mut self, client: Option<IpAddr>, now: Instant) -> bool {
         self.counts.failures += 1;

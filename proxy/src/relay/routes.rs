@@ -196,6 +196,23 @@ impl Routes {
             .map_or(Source::Host, |own| Source::Own(*own))
     }
 
+    /// Whether networks let what a client says pass to an endpoint: by the client's own address if it is a container's,
+    /// whoever it seems to be to the endpoint.
+    pub fn reaches(
+        &self,
+        (entry, way, origin): (&Entry, Way, Origin),
+        client: IpAddr,
+        target: &Target,
+    ) -> bool {
+        let from = match (origin, self.source(entry, way, origin, client, target)) {
+            (Origin::Container, _) => client,
+            (_, Source::Own(own)) => own,
+            (_, Source::Host | Source::Client(_)) => return true,
+        };
+        let (facts, to) = (&self.facts, target.address.ip());
+        facts.networks.let_pass(from, to, &facts.containers)
+    }
+
     /// Every group once, in order.
     pub fn groups(&self) -> Vec<Arc<Group>> {
         let mut all: Vec<Arc<Group>> = self
