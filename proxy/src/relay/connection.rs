@@ -142,13 +142,16 @@ impl Connection {
         now: Instant,
         draw: u64,
     ) -> Option<(Target, Source, Duration)> {
-        let patience = self.dial.patience()?;
+        if self.dial.is_over() {
+            return None;
+        }
         let (entry, client) = (&*self.group.entry, self.peer.ip());
         let of = (entry, self.way, self.origin);
         let reaches = |target: &Target| routes.reaches(of, client, target);
         let (among, tried) = ((self.set, reaches), self.dial.tried());
         let mut balancer = self.group.balancer();
         let target = balancer.pick(self.peer, among, tried, now, draw)?;
+        let patience = self.dial.patience(balancer.usual(target.address));
         drop(balancer);
         let source = routes.source(entry, self.way, self.origin, client, &target);
         Some((target, source, patience))

@@ -400,6 +400,11 @@ impl Balancer {
         }
     }
 
+    /// How long an endpoint takes to take a connection, if that was seen.
+    pub(super) fn usual(&self, address: SocketAddr) -> Option<Duration> {
+        self.backends.get(&address)?.usual()
+    }
+
     /// Forgets of some clients where they were, if their time is over.
     pub(super) fn forget(&mut self, now: Instant) {
         self.sticky.forget(FORGETS, now);
