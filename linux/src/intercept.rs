@@ -61,8 +61,9 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_reuse_port(true)?;
     socket.set_reuse_address(true)?;
     transparent(&socket, address.ip())?;
-    // Connections that are accepted inherit both.
+    // Connections that are accepted inherit these.
     socket.set_tcp_nodelay(true)?;
+    socket.set_out_of_band_inline(true)?;
     keep_alive(&socket)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
@@ -109,6 +110,8 @@ fn dialler(to: SocketAddr) -> io::Result<Socket> {
         Some(Protocol::TCP),
     )?;
     socket.set_tcp_nodelay(true)?;
+    // Urgent data comes in its place among the rest.
+    socket.set_out_of_band_inline(true)?;
     // The other end may be lost without a word too.
     keep_alive(&socket)?;
     Ok(socket)
@@ -142,7 +145,8 @@ fn keep_alive(socket: &Socket) -> io::Result<()> {
 }
 
 /// Has packets with a mark delivered to this host whatever their destination: a rule of routing with this priority, and
-/// one route in a table of its own. What is there already stays.
+/// one route in a table of its own. What is there already stays. Where IPv6 is off it is for IPv4 alone; a later call makes
+/// up for that.
 ///
 /// # Errors
 /// `PermissionDenied` without CAP_NET_ADMIN.
@@ -162,12 +166,20 @@ pub fn route_marked(mark: u32, table: u32, priority: u32) -> io::Result<()> {
             change(&socket, route, NLM_F_CREATE | NLM_F_REPLACE)
         });
         match done {
-            // A kernel without IPv6 has no packets of it.
-            Err(error) if any.is_ipv6() && error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {}
+            Err(error) if any.is_ipv6() && has_no_ipv6(&error) => {}
             done => done?,
         }
     }
     Ok(())
+}
+
+/// Whether the kernel has no IPv6, or it is off (`disable_ipv6`): then no route leads to a device, and there are no packets.
+/// Who lacks CAP_NET_ADMIN is told EPERM.
+fn has_no_ipv6(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EAFNOSUPPORT | libc::EACCES)
+    )
 }
 
 /// Takes back what [`route_marked`] made, as far as it is there.

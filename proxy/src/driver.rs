@@ -137,6 +137,7 @@ impl Engine {
             relay: None,
             draining: false,
             relay_looked: Instant::now(),
+            way_failure: None,
             sources: Sources::default(),
             shown: Arc::clone(&shown),
             count: Arc::clone(&count),
@@ -208,6 +209,8 @@ struct Work {
     /// No relay is started any more.
     draining: bool,
     relay_looked: Instant,
+    /// Why the way to the relay could not be mended, while that is so.
+    way_failure: Option<String>,
     sources: Sources,
     shown: Arc<Mutex<Report>>,
     count: Arc<Mutex<Count>>,
@@ -274,9 +277,11 @@ impl Work {
             None if failed => self.relay(&table, &Diff::between(&Table::default(), &table)),
             Some(_) if failed => self.relay(&table, &Diff::default()),
             Some(relay) => {
-                if let Err(error) = relay.look_after() {
+                let failure = relay.look_after().err().map(|error| error.to_string());
+                if let Some(error) = failure.as_ref().filter(|_| self.way_failure != failure) {
                     tracing::warn!(%error, "packets may not find the way to the relay");
                 }
+                self.way_failure = failure;
             }
             None => {}
         }

@@ -6,6 +6,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use weave_model::EngineChoice;
 
+use crate::networks::Networks;
+
 /// The node, as the table has to know it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
@@ -19,6 +21,9 @@ pub struct Facts {
     pub no_endpoints: BTreeSet<IpAddr>,
     /// Where containers' addresses are from. What comes from there keeps its source.
     pub containers: Vec<IpNet>,
+    /// The networks among these besides the default one. The rules need not know: what the kernel translates keeps its
+    /// source until networks were held apart.
+    pub networks: Networks,
     /// Where virtual addresses are from.
     pub ranges: Vec<IpNet>,
     /// What becomes of packets to virtual addresses that no Service has.

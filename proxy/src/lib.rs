@@ -1,6 +1,6 @@
 //! Services: virtual addresses in front of endpoints that come and go.
 //!
-//! Bottom-up: [`facts`] is what has to be known of the node; [`select`] decides which endpoints a Service may use here;
+//! Bottom-up: [`networks`] says which containers reach each other; [`facts`] is what has to be known of the node; [`select`] decides which endpoints a Service may use here;
 //! [`table`] is the result, immutable, and what differs between two of them; [`sources`] keeps Services and endpoints as
 //! they are reported and makes the next table out of the last one. An engine does what the table says: [`rules`] is the
 //! table as nftables rules, [`stale`] which UDP flows they leave behind, and [`kernel`] the engine that keeps the kernel to both.
@@ -8,6 +8,8 @@
 //! endpoints are to be checked; [`driver`] is the thread around all.
 
 mod mark;
+
+pub mod networks;
 
 pub mod facts;
 pub mod table;

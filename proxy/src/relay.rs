@@ -240,11 +240,12 @@ impl Relay {
     }
 
     /// Sees that packets with its mark are delivered to it, in the network namespace of the calling thread: daemons that
-    /// configure networks take rules of routing away that are not theirs.
+    /// configure networks take rules of routing away that are not theirs. Also forgets clients whose time is over.
     ///
     /// # Errors
     /// When the kernel refuses the rule or the route.
     pub fn look_after(&self) -> io::Result<()> {
+        self.shared.routes.load().forget(Instant::now());
         route()
     }
 

@@ -80,7 +80,9 @@ impl World {
             .wrapping_mul(6_364_136_223_846_793_005)
             .wrapping_add(1_442_695_040_888_963_407);
         let (now, draw) = (self.now, self.random);
-        let picked = self.balancer.pick(client, Set::Cluster, tried, now, draw);
+        let picked = self
+            .balancer
+            .pick(client, (Set::Cluster, |_: &_| true), tried, now, draw);
         picked.unwrap().address
     }
 
@@ -420,7 +422,7 @@ proptest! {
             match step {
                 Step::Pick(who) => {
                     let (now, draw) = (world.now, u64::from(who).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-                    let picked = world.balancer.pick(client(who), Set::Cluster, &[], now, draw);
+                    let picked = world.balancer.pick(client(who), (Set::Cluster, |_: &_| true), &[], now, draw);
                     prop_assert_eq!(picked.is_some(), !listed.is_empty());
                     if let Some(picked) = picked {
                         prop_assert!(listed.iter().any(|number| endpoint(*number) == picked.address));

@@ -96,7 +96,7 @@ fn ports(page: &mut Page, all: &[(Key, Sum)]) {
         ),
         (
             "weave_relay_failures_total",
-            "How often one could not be reached, or broke a connection before its first byte.",
+            "How often one could not be reached, or broke a connection without an answer.",
             |sum| sum.counts.failures,
         ),
         (

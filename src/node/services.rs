@@ -20,6 +20,7 @@ use weave_proxy::declared::{
 use weave_proxy::driver::{Engine, Report};
 use weave_proxy::facts::{ExternalIps, Facts, Unknown};
 use weave_proxy::health::Wanted;
+use weave_proxy::networks::{Network, Networks};
 use weave_proxy::relay::Watch;
 use weave_proxy::sources::Change;
 use weave_proxy::table::{LeftOut, Table};
@@ -356,6 +357,7 @@ fn facts(
         addresses: addresses.reachable.clone(),
         no_endpoints: of_nodes(view, book, range, addresses, members),
         containers: vec![range.v4().into(), range.v6().into()],
+        networks: apart(book, range),
         ranges: std::iter::once(virtuals.v4().into())
             .chain(virtuals.v6().map(Into::into))
             .collect(),
@@ -364,6 +366,20 @@ fn facts(
         own,
         engine,
     }
+}
+
+/// The networks besides the default one.
+fn apart(book: &Book, range: &ClusterRange) -> Networks {
+    let declared = book.networks().known.declared();
+    let families = declared.flat_map(|network| {
+        let part = range.part_of(network.range);
+        let of = |range| Network {
+            range,
+            internal: network.spec.internal,
+        };
+        [of(part.v4().into()), of(part.v6().into())]
+    });
+    families.collect()
 }
 
 /// The addresses by which a node is meant: all of this host's, the networks' gateways, which every host is, and what is

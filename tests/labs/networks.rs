@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::lab::capture::{Capture, Frames};
 use crate::lab::traffic::{bulk, payload, try_ping, wait_for};
 use crate::lab::{Container, Host, Lab};
+use crate::services::{balances, connect_within, serve};
 
 const PORT: u16 = 5009;
 /// A group that nobody joined: it is carried all the same.
@@ -344,5 +345,55 @@ fn a_container_of_the_same_network_refuses_by_itself() {
             let kind = error.expect_err("nobody listens").kind();
             assert_eq!(kind, ErrorKind::ConnectionRefused, "{target}");
         }
+    });
+}
+
+/// The relay makes connections of its own, under the host's name where its client asked for a port of the node.
+#[test]
+fn no_service_of_either_engine_leads_into_another_network() {
+    Lab::run(|lab| {
+        let [host] = lab.cluster();
+        host.ok(&["network", "create", "blue"]);
+        host.ok(&["network", "create", "inside", "--internal"]);
+        let db = host.bare_container("db");
+        serve(&db, "db");
+        let _db = host.attach_ns(db, "db", &["--network", "blue", "--label", "app=db"]);
+        let friend = host.attach_with("friend", &["--network", "blue"]);
+        let strangers = [
+            host.attach("stranger"),
+            host.attach_with("insider", &["--network", "inside"]),
+        ];
+        for (engine, port) in [("kernel", 30_080), ("relay", 30_081)] {
+            let made = host.json(&[
+                "service",
+                "create",
+                engine,
+                "--port",
+                "80:8080",
+                "--selector",
+                "app=db",
+                "--engine",
+                engine,
+                "--node-port",
+                &port.to_string(),
+            ]);
+            let address = made["addresses"][0].as_str().expect("an address");
+            let all = [
+                SocketAddr::new(address.parse().expect("an address"), 80),
+                SocketAddr::from((host.v4, port)),
+            ];
+            for to in all {
+                balances(&host.ns, to, &["db"]);
+                balances(&friend.ns, to, &["db"]);
+                for from in &strangers {
+                    let reached = connect_within(Duration::from_secs(1), &from.ns, to);
+                    assert!(reached.is_err(), "{} by {engine}, {to}", from.name);
+                }
+            }
+        }
+        let described = host.json(&["service", "describe", "relay"]);
+        let backend = &described["backends"][0]["relayed"];
+        assert!(backend["picks"].as_u64() >= Some(120), "{described}");
+        assert_eq!(backend["failures"].as_u64(), Some(0), "{described}");
     });
 }

@@ -39,7 +39,7 @@ const UNKNOWN: Duration = Duration::from_secs(1);
 pub struct Counts {
     /// How often it was picked.
     pub picks: u64,
-    /// How often it could not be reached, or broke a connection before its first byte.
+    /// How often it could not be reached, or broke a connection without an answer.
     pub failures: u64,
     /// How often another one was picked in its place for the same connection.
     pub retries: u64,
@@ -76,6 +76,8 @@ pub(super) struct Backend {
     /// Since when it warms up.
     cold: Option<Instant>,
     latency: Option<(Duration, Instant)>,
+    /// How long it takes to take a connection; longer ones count at once.
+    connects: Option<Duration>,
     /// Whether that is of what it was asked, or of connections that it took.
     asked: bool,
     failed: u32,
@@ -92,7 +94,7 @@ pub(super) struct Backend {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum SeenBy {
     Nobody,
-    /// One client, which it had heard.
+    /// One client, which it had heard, or under whose name it was asked.
     One(IpAddr),
     /// More than one, or the relay itself.
     Many,
@@ -107,6 +109,7 @@ impl Backend {
             counts: Counts::NONE,
             cold,
             latency: None,
+            connects: None,
             asked: false,
             failed: 0,
             seen_by: SeenBy::Nobody,
@@ -167,9 +170,16 @@ impl Backend {
 
     /// It took this long to take a connection.
     pub(super) fn connected(&mut self, took: Duration, now: Instant) {
+        let before = self.connects.unwrap_or(took);
+        self.connects = Some(took.max((before * 7 + took) / 8));
         if !self.asked {
             self.took(took, now);
         }
+    }
+
+    /// How long it takes to take a connection, if that was seen.
+    pub(super) const fn usual(&self) -> Option<Duration> {
+        self.connects
     }
 
     /// It took this long to answer.
@@ -220,7 +230,7 @@ impl Backend {
         served.any(|(who, when)| *who != client && now.saturating_duration_since(*when) < OTHERS)
     }
 
-    /// It failed, after it had heard the client if one is given; whether it has to be ejected, which is the caller's to
+    /// It failed, after it had heard the client if one is given, or was asked under its name; whether it has to be ejected, which is the caller's to
     /// allow.
     pub(super) fn failed(&mut self, client: Option<IpAddr>, now: Instant) -> bool {
         self.counts.failures += 1;
@@ -288,6 +298,16 @@ mod tests {
         }
         let latency = one.latency_at(start + 1000 * MS).expect("it was measured");
         assert!((0.89..0.92).contains(&latency), "time alone: {latency}");
+    }
+
+    #[test]
+    fn how_long_it_takes_to_take_a_connection_grows_at_once_and_falls_slowly() {
+        let (now, mut one) = (Instant::now(), Backend::new(None));
+        assert_eq!(one.usual(), None);
+        for (took, usual) in [(8, 8), (80, 80), (0, 70), (70, 70), (90, 90)] {
+            one.connected(took * MS, now);
+            assert_eq!(one.usual(), Some(usual * MS));
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mio::net::TcpStream;
 use weave_model::{Protocol, Relayed};
@@ -12,8 +12,8 @@ use super::dial::Dial;
 use super::duplex::{Duplex, Way};
 use super::lane::{Broke, Lane, Means, Turn};
 use super::pick::Set;
-use super::routes::Group;
-use crate::table::{self, Origin};
+use super::routes::{Group, Routes, Source};
+use crate::table::{self, Origin, Target};
 
 /// Whether there is an endpoint yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +33,15 @@ pub(super) enum Ending {
     Reset,
 }
 
+/// Whose fault it may be that an endpoint does not answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Blame {
+    /// The endpoint's.
+    Endpoint,
+    /// Also the client's, under whose name there was no word from it: that may be what a firewall answers this client.
+    Client,
+}
+
 /// A client and its endpoint.
 #[derive(Debug)]
 pub(super) struct Connection {
@@ -49,6 +58,8 @@ pub(super) struct Connection {
     pub(super) dial: Dial,
     /// Picked, and not given back to the balancer.
     pub(super) target: Option<SocketAddr>,
+    /// Whether it sees the client's address.
+    pub(super) as_client: bool,
     /// When it was picked.
     pub(super) began: Instant,
     pub(super) duplex: Duplex,
@@ -89,6 +100,7 @@ impl Connection {
             stage: Stage::Dialling,
             dial: Dial::default(),
             target: None,
+            as_client: false,
             began: now,
             duplex: Duplex::default(),
             serial,
@@ -121,6 +133,28 @@ impl Connection {
             from: self.server.as_ref()?.local_addr().ok()?,
             endpoint: self.target?,
         })
+    }
+
+    /// Picks an endpoint for it; who that is to see, and how long it may take. `None` when nobody is left.
+    pub(super) fn pick(
+        &self,
+        routes: &Routes,
+        now: Instant,
+        draw: u64,
+    ) -> Option<(Target, Source, Duration)> {
+        if self.dial.is_over() {
+            return None;
+        }
+        let (entry, client) = (&*self.group.entry, self.peer.ip());
+        let of = (entry, self.way, self.origin);
+        let reaches = |target: &Target| routes.reaches(of, client, target);
+        let (among, tried) = ((self.set, reaches), self.dial.tried());
+        let mut balancer = self.group.balancer();
+        let target = balancer.pick(self.peer, among, tried, now, draw)?;
+        let patience = self.dial.patience(balancer.usual(target.address));
+        drop(balancer);
+        let source = routes.source(entry, self.way, self.origin, client, &target);
+        Some((target, source, patience))
     }
 
     /// Whether there is an endpoint that was not tried for it.
@@ -193,8 +227,8 @@ impl Connection {
         self.answer.handle_connected(now);
     }
 
-    /// The endpoint does not. `blamed` says whether it is its fault.
-    pub(super) fn handle_failure(&mut self, blamed: bool, now: Instant) {
+    /// The endpoint does not; nothing is blamed where this host has nothing left to ask it with.
+    pub(super) fn handle_failure(&mut self, blame: Option<Blame>, now: Instant) {
         self.server = None;
         self.stage = Stage::Dialling;
         // What the client has sent, its end too, is for the next one; nothing of this one is the next one's.
@@ -203,8 +237,10 @@ impl Connection {
         if let Some(target) = self.target.take() {
             let mut balancer = self.group.balancer();
             balancer.handle_end(target);
-            if blamed {
-                balancer.handle_failure(target, now);
+            match blame {
+                Some(Blame::Endpoint) => balancer.handle_failure(target, now),
+                Some(Blame::Client) => balancer.handle_break(target, self.peer.ip(), now),
+                None => {}
             }
             drop(balancer);
             self.dial.failed(target);

@@ -5,6 +5,8 @@
 //! feels it. A direction that fills the buffer time and again is a stream: it gets a pipe, and its bytes are not copied
 //! any more. An idle connection has neither.
 //!
+//! Urgent data (`MSG_OOB`) is carried in its place among the rest (`SO_OOBINLINE`); that it is urgent is lost.
+//!
 //! Receivers that read nothing cost little, however many they are: when much is kept already, no more is read at once
 //! than a sip.
 
@@ -131,6 +133,8 @@ pub(super) struct Lane {
     /// Whether the sender's end is near, so that a read which did not fill the buffer is not the last. The socket tells it
     /// once, which may be long before there is room for what comes before it.
     pub(super) closing: bool,
+    /// Whether the sender has sent urgent data. A read stops before it, full or not, and a pipe is never given it.
+    pub(super) urgent: bool,
     ended: bool,
 }
 
@@ -244,14 +248,14 @@ impl Lane {
             }
             _ => {}
         }
-        if count == most {
+        if count == most && !self.urgent {
             self.filled = self.filled.saturating_add(1);
             if self.filled >= STREAM {
                 self.pipe = means.pipes.take();
             }
         } else {
             self.filled = 0;
-            if !self.closing && self.kept.is_none() {
+            if !self.closing && !self.urgent && self.kept.is_none() {
                 return Ok(Got::Dry);
             }
         }
@@ -260,11 +264,19 @@ impl Lane {
 
     /// Into the pipe, from where it is flushed.
     fn fill(&mut self, from: &TcpStream, means: &mut Means) -> Result<Got, Broke> {
+        if self.urgent {
+            self.close(means);
+        }
         let Some(pipe) = &self.pipe else {
             return Ok(Got::Some);
         };
         match pipe.fill(from.as_fd(), PIPEFUL) {
-            Ok(0) => Ok(Got::End),
+            // The end, or urgent data before it: a read tells.
+            Ok(0) => {
+                self.closing = true;
+                self.close(means);
+                Ok(Got::Some)
+            }
             Ok(count) => {
                 self.held = count;
                 self.streamed += count;

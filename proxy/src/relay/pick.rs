@@ -4,7 +4,8 @@
 //! [`Maglev`] has for it, if the Service asks for that; else two are drawn, and the better one is taken (Mitzenmacher,
 //! "The Power of Two Choices", 2001), by open connections or by latency: two of this node, as long as the better one does
 //! not have much more to do than one of another node. Those that are ejected are passed over, and those that were tried
-//! for the same connection already; when nobody is left, an ejected one is better than none.
+//! for the same connection already; when nobody is left, an ejected one is better than none. One that the client's network
+//! is kept apart from is none of them, however it is picked.
 //!
 //! At most half of the endpoints are out at a time: when more fail, the fault is likely on this side.
 
@@ -23,6 +24,8 @@ use crate::table::{Entry, Target};
 const DRAWS: u64 = 4;
 /// How many times as much as elsewhere an endpoint of this node may have to do, or take.
 const NEARER: u32 = 2;
+/// How many clients are looked at in a turn, whether their time is over.
+const FORGETS: usize = 1000;
 /// Shared by all nodes.
 const SEED: u64 = 0x5eed;
 
@@ -161,17 +164,17 @@ impl Balancer {
         });
     }
 
-    /// Picks for a connection, which counts as open until [`Balancer::handle_end`]. `tried` are those that did not
-    /// answer for it already; `draw` is a random number.
+    /// Picks for a connection, which counts as open until [`Balancer::handle_end`], among those that the client `reaches`.
+    /// `tried` are those that did not answer for it already; `draw` is a random number.
     pub fn pick(
         &mut self,
         client: SocketAddr,
-        set: Set,
+        (set, reaches): (Set, impl Fn(&Target) -> bool),
         tried: &[SocketAddr],
         now: Instant,
         draw: u64,
     ) -> Option<Target> {
-        let target = self.choose(client, set, tried, now, draw)?;
+        let target = self.choose(client, (set, reaches), tried, now, draw)?;
         if let Affinity::ClientIp { seconds } = self.affinity {
             let time = Duration::from_secs(seconds.into());
             self.sticky.keep(client.ip(), target.address, time, now);
@@ -189,14 +192,15 @@ impl Balancer {
     fn choose(
         &self,
         client: SocketAddr,
-        set: Set,
+        (set, reaches): (Set, impl Fn(&Target) -> bool),
         tried: &[SocketAddr],
         now: Instant,
         draw: u64,
     ) -> Option<Target> {
         let targets = self.targets(set);
+        let untried = |one: &Target| !tried.contains(&one.address) && reaches(one);
         let can = |target: &Target| {
-            !tried.contains(&target.address) && self.backend(target).is_some_and(|b| !b.is_out(now))
+            self.backend(target).is_some_and(|b| !b.is_out(now)) && untried(target)
         };
         if let Some(kept) = self.kept(client, targets, now).filter(|kept| can(kept)) {
             return Some(kept);
@@ -222,10 +226,10 @@ impl Balancer {
                 near.or(far)
             }
         };
-        let untried = |one: &Target| !tried.contains(&one.address);
+        let all = &targets.all;
         chosen
-            .or_else(|| first_from(below(mix(!draw), targets.all.len()), &targets.all, untried))
-            .or_else(|| targets.all.get(below(draw, targets.all.len())))
+            .or_else(|| first_from(below(mix(!draw), all.len()), all, untried))
+            .or_else(|| first_from(below(draw, all.len()), all, &reaches))
             .copied()
     }
 
@@ -362,12 +366,12 @@ impl Balancer {
         all.iter().any(|target| !tried.contains(&target.address))
     }
 
-    /// The endpoint did not answer, or broke the connection before its first byte.
+    /// The endpoint did not answer, or broke the connection before a byte of the client's had passed.
     pub fn handle_failure(&mut self, address: SocketAddr, now: Instant) {
         self.failed(address, None, now);
     }
 
-    /// The endpoint had heard this client, and gave no answer.
+    /// The endpoint had heard this client, or was asked under its name, and gave no answer.
     pub fn handle_break(&mut self, address: SocketAddr, client: IpAddr, now: Instant) {
         self.failed(address, Some(client), now);
     }
@@ -394,6 +398,16 @@ impl Balancer {
                 self.backends.remove(&address);
             }
         }
+    }
+
+    /// How long an endpoint takes to take a connection, if that was seen.
+    pub(super) fn usual(&self, address: SocketAddr) -> Option<Duration> {
+        self.backends.get(&address)?.usual()
+    }
+
+    /// Forgets of some clients where they were, if their time is over.
+    pub(super) fn forget(&mut self, now: Instant) {
+        self.sticky.forget(FORGETS, now);
     }
 
     /// What all of its endpoints are like together.

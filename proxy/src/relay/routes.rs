@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use weave_model::{Engine, Protocol};
+use weave_model::{Affinity, Engine, Protocol};
 
 use super::pick::{Balancer, Set};
 use crate::facts::Facts;
@@ -113,6 +113,14 @@ impl Routes {
         next
     }
 
+    /// Has groups forget clients whose time is over, some at a time.
+    pub(super) fn forget(&self, now: Instant) {
+        let groups = self.fronts.values().map(|(group, _)| group);
+        groups
+            .filter(|group| group.entry.affinity != Affinity::None)
+            .for_each(|group| group.balancer().forget(now));
+    }
+
     /// The same without what only the table before had.
     #[must_use]
     pub fn settled(&self) -> Option<Self> {
@@ -186,6 +194,23 @@ impl Routes {
         let elsewhere = !target.local && self.is_container(to);
         own.filter(|_| elsewhere)
             .map_or(Source::Host, |own| Source::Own(*own))
+    }
+
+    /// Whether networks let what a client says pass to an endpoint: by the client's own address if it is a container's,
+    /// whoever it seems to be to the endpoint.
+    pub fn reaches(
+        &self,
+        (entry, way, origin): (&Entry, Way, Origin),
+        client: IpAddr,
+        target: &Target,
+    ) -> bool {
+        let from = match (origin, self.source(entry, way, origin, client, target)) {
+            (Origin::Container, _) => client,
+            (_, Source::Own(own)) => own,
+            (_, Source::Host | Source::Client(_)) => return true,
+        };
+        let (facts, to) = (&self.facts, target.address.ip());
+        facts.networks.let_pass(from, to, &facts.containers)
     }
 
     /// Every group once, in order.

@@ -73,16 +73,20 @@ impl Upstream {
         let set = self.set?;
         while self.tried.len() < TRIES {
             let (client, tried) = (self.flow.client, &self.tried);
+            let routes = shared.routes.load();
+            let of = (&*self.group.entry, self.way, self.origin);
+            let reaches = |target: &Target| routes.reaches(of, client.ip(), target);
             let mut balancer = self.group.balancer();
-            let target = balancer.pick(client, set, tried, now, draw)?;
+            let target = balancer.pick(client, (set, reaches), tried, now, draw)?;
             drop(balancer);
-            let source = shared.routes.load().source(
+            let source = routes.source(
                 &self.group.entry,
                 self.way,
                 self.origin,
                 client.ip(),
                 &target,
             );
+            drop(routes);
             let turn = shared.turn.fetch_add(1, Relaxed);
             match datagrams::ask(target.address, name(source), turn) {
                 Ok(socket) => {

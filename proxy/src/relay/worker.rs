@@ -20,11 +20,12 @@ use slab::Slab;
 use weave_linux::intercept;
 use weave_model::Protocol;
 
-use super::connection::{Connection, Ending, Stage};
+use super::connection::{Blame, Connection, Ending, Stage};
 use super::datagrams::{Datagrams, Door};
 use super::duplex::{Then, Way};
 use super::lane::{Broke, Means, Turn};
 use super::maglev::mix;
+use super::routes::Source;
 use super::shared::{Shared, name};
 use crate::table::Origin;
 
@@ -45,7 +46,9 @@ const SESSIONS: usize = usize::MAX / 4;
 const ROOM: Duration = Duration::from_millis(10);
 /// The descriptors of a connection.
 const SOCKETS: usize = 2;
-const BOTH: Interest = Interest::READABLE.add(Interest::WRITABLE);
+const BOTH: Interest = Interest::READABLE
+    .add(Interest::WRITABLE)
+    .add(Interest::PRIORITY);
 
 /// One of the listeners of a thread.
 #[derive(Debug)]
@@ -296,24 +299,13 @@ impl Worker {
             let Some(connection) = self.connections.get_mut(id) else {
                 return;
             };
-            let picked = connection.dial.patience().and_then(|patience| {
-                let (client, set) = (connection.peer, connection.set);
-                let tried = connection.dial.tried();
-                let mut balancer = connection.group.balancer();
-                let target = balancer.pick(client, set, tried, now, self.random)?;
-                Some((patience, target))
-            });
-            let Some((patience, target)) = picked else {
+            let routes = self.shared.routes.load();
+            let picked = connection.pick(&routes, now, self.random);
+            drop(routes);
+            let Some((target, source, patience)) = picked else {
                 self.close(id, Ending::Reset, now);
                 return;
             };
-            let source = self.shared.routes.load().source(
-                &connection.group.entry,
-                connection.way,
-                connection.origin,
-                connection.peer.ip(),
-                &target,
-            );
             self.serial += 1;
             connection.serial = self.serial;
             connection.round = self.round;
@@ -326,6 +318,7 @@ impl Worker {
             });
             connection.stage = Stage::Dialling;
             connection.target = Some(target.address);
+            connection.as_client = matches!(source, Source::Client(_));
             match made {
                 Ok(stream) => {
                     // What this thread did since it was woken is not the endpoint's time.
@@ -343,7 +336,8 @@ impl Worker {
                 }
                 Err(error) => {
                     let is_exhausted = is_exhausted(&error);
-                    connection.handle_failure(!is_exhausted, now);
+                    let blamed = (!is_exhausted).then_some(Blame::Endpoint);
+                    connection.handle_failure(blamed, now);
                     // Where nothing is left, the same once more only takes time from others.
                     if is_exhausted && !connection.has_untried() {
                         self.close(id, Ending::Reset, now);
@@ -362,7 +356,13 @@ impl Worker {
             }
             self.deadlines.pop();
             if self.is_same(id, serial) && !self.connections[id].is_connected() {
-                self.connections[id].handle_failure(true, now);
+                let connection = &mut self.connections[id];
+                let blame = if connection.as_client {
+                    Blame::Client
+                } else {
+                    Blame::Endpoint
+                };
+                connection.handle_failure(Some(blame), now);
                 self.dial(id, now);
             }
         }
@@ -380,12 +380,13 @@ impl Worker {
             if is_client {
                 // Its bytes wait in the kernel; only that it broke is worth an end.
                 connection.lane(Way::Up).closing |= event.is_read_closed();
+                connection.lane(Way::Up).urgent |= event.is_priority();
                 if event.is_error() {
                     self.close(id, Ending::Reset, now);
                 }
             } else if event.is_error() {
                 if connection.has_failed() {
-                    connection.handle_failure(true, now);
+                    connection.handle_failure(Some(Blame::Endpoint), now);
                     self.dial(id, now);
                 }
             } else if event.is_writable() {
@@ -401,6 +402,7 @@ impl Worker {
         let serial = connection.serial;
         let closing = event.is_read_closed() || event.is_error();
         connection.lane(reads).closing |= closing;
+        connection.lane(reads).urgent |= event.is_priority();
         if event.is_writable() && connection.lane(writes).full {
             self.turn(id, writes, now);
         }
@@ -431,6 +433,7 @@ impl Worker {
         };
         connection.handle_connected(now);
         connection.lane(Way::Down).closing |= event.is_read_closed();
+        connection.lane(Way::Down).urgent |= event.is_priority();
         self.turn(id, Way::Up, now);
         if event.is_readable() {
             self.turn(id, Way::Down, now);
@@ -483,7 +486,7 @@ impl Worker {
             return;
         };
         if connection.is_untouched() {
-            connection.handle_failure(true, now);
+            connection.handle_failure(Some(Blame::Endpoint), now);
             self.dial(id, now);
         } else {
             let ending = connection.ending_broken(now);

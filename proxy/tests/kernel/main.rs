@@ -63,6 +63,7 @@ mod lab;
 mod lifecycle;
 mod mutants;
 mod relay;
+mod relay_apart;
 mod relay_blame;
 mod relay_crowds;
 mod relay_ends;

@@ -13,7 +13,9 @@ use weave_proxy::relay::Relay;
 use weave_proxy::sources::Change;
 use weave_proxy::table::Diff;
 
-use crate::lab::{Answer, B, C, Lab, at, connect, echoes, exposed, ip, slice, tcp, until, web};
+use crate::lab::{
+    Answer, B, C, Lab, VIP, at, connect, echoes, exposed, ip, slice, slice6, tcp, until, web,
+};
 
 const WEB: &str = "10.96.0.1:80";
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -58,6 +60,45 @@ fn the_way_to_it_is_made_again_when_somebody_takes_it_away() {
         .unwrap()
         .unwrap();
     assert_eq!(tcp(&lab.a, WEB).server(), "b");
+}
+
+/// With `disable_ipv6` no route leads to a device by IPv6. It may be off from the beginning, and come and go.
+#[test]
+fn where_ipv6_is_off_ipv4_is_served_and_ipv6_as_soon_as_it_is_on() {
+    let six = Service {
+        addresses: [ip(VIP), ip("fd96::1")].into(),
+        ..web()
+    };
+    let mut lab = with(six, &[B]);
+    lab.report([slice6(&["fd77::3"])]);
+    lab.end_relay();
+    crate::lab::ok(
+        &lab.host,
+        "ip -6 rule del priority 783; ip -6 route flush table 6783",
+    );
+    let off = "sysctl -qw net.ipv6.conf.all.disable_ipv6=1";
+    crate::lab::ok(&lab.host, off);
+    lab.restart_relay(usize::MAX);
+    let look = |lab: &Lab| run_in(&lab.host, || relay(lab).look_after()).unwrap();
+    for round in 0..2 {
+        look(&lab).unwrap();
+        let accepted = || relay(&lab).counts().accepted;
+        let before = accepted();
+        assert_eq!(tcp(&lab.a, WEB).server(), "b");
+        assert_eq!(accepted(), before + 1, "round {round}");
+        // What the host had is gone with it.
+        crate::lab::ok(
+            &lab.host,
+            "sysctl -qw net.ipv6.conf.all.disable_ipv6=0
+             for one in wva:2 wvb:3; do
+               ip addr add fe80::1/64 dev ${one%:*} nodad; ip route add fd77::${one#*:}/128 dev ${one%:*}
+             done",
+        );
+        look(&lab).unwrap();
+        assert_eq!(tcp(&lab.a, "[fd96::1]:80").server(), "b");
+        assert_eq!(accepted(), before + 2, "round {round}");
+        crate::lab::ok(&lab.host, off);
+    }
 }
 
 /// What the balancer of the only TCP port has noted: picks, failures, retries, ejections of an endpoint.
@@ -174,14 +215,10 @@ fn with_auto_a_service_asks_for_the_relay_by_how_it_is_to_be_balanced() {
 fn node_ports_are_served_at_loopback_addresses_of_both_families() {
     let mut lab = Lab::new(EngineChoice::Auto);
     let both = Service {
-        addresses: vec![ip(crate::lab::VIP), ip("fd96::1")],
+        addresses: vec![ip(VIP), ip("fd96::1")],
         ..exposed()
     };
-    lab.report([
-        Change::Service(both),
-        slice([at(B)]),
-        crate::lab::slice6(&["fd77::2"]),
-    ]);
+    lab.report([Change::Service(both), slice([at(B)]), slice6(&["fd77::2"])]);
     assert_eq!(tcp(&lab.host, "127.0.0.1:30080").server(), "b");
     assert_eq!(tcp(&lab.host, "[::1]:30080").server(), "a");
     assert_eq!(relay(&lab).counts().accepted, 2);

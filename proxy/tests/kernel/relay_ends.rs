@@ -9,6 +9,7 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use socket2::SockRef;
 use weave_linux::intercept::reset_on_drop;
 use weave_linux::netns::{Netns, run_in};
 use weave_model::{EngineChoice, SlicePort};
@@ -83,6 +84,57 @@ fn read_late(mut stream: &TcpStream) -> usize {
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).unwrap();
     bytes.len()
+}
+
+/// Says so many bytes, then some of which the middle one is urgent.
+fn say_urgently(mut to: &TcpStream, before: usize) {
+    to.write_all(&vec![b'.'; before]).unwrap();
+    to.write_all(b"abc").unwrap();
+    SockRef::from(to).send_out_of_band(b"X").unwrap();
+    to.write_all(b"def").unwrap();
+}
+
+/// What of it comes, which ends the test when it does not.
+fn hear_urgently(mut from: &TcpStream, before: usize) {
+    let mut heard = vec![0; before + 7];
+    from.read_exact(&mut heard).unwrap();
+    assert!(heard[..before].iter().all(|byte| *byte == b'.'));
+    assert_eq!(&heard[before..], b"abcXdef", "after {before}");
+}
+
+/// A read stops before what is urgent, and nothing tells that there is more behind it; a pipe does not take it at all.
+#[test]
+fn urgent_data_is_carried_among_the_rest_both_ways() {
+    for before in [0, 1 << 20] {
+        for ends in [false, true] {
+            let mut lab = lab();
+            let (told, heard) = channel();
+            let both = move |stream: &TcpStream| {
+                thread::scope(|scope| {
+                    scope.spawn(|| {
+                        say_urgently(stream, before);
+                        if ends {
+                            stream.shutdown(Shutdown::Write).unwrap();
+                        }
+                    });
+                    hear_urgently(stream, before);
+                });
+                if ends {
+                    assert_eq!((&*stream).read(&mut [0]).unwrap(), 0);
+                }
+            };
+            serve(&lab.c, move |stream| {
+                both(&stream);
+                told.send(stream).unwrap();
+            });
+            report(&mut lab, &[C]);
+            for _ in 0..8 {
+                let stream = open(&lab.a);
+                both(&stream);
+                let _open = heard.recv_timeout(PATIENCE).unwrap();
+            }
+        }
+    }
 }
 
 /// For some of them the relay waits for room having read all but what comes last; the largest have a pipe.
