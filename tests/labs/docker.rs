@@ -355,18 +355,6 @@ fn flows_name_them(asked: &Host, from: &str, to: &str) {
     assert!(row(&["--from", attached, "--with", to]), "{attached}");
 }
 
-/// A container on a second network is one, with its processes once, and is shown by its networks.
-fn is_one_on_two_networks(docker: &Docker<'_>, name: &str, network: &str) {
-    docker.ok(&format!("network connect weave {name}"));
-    wait_for("both networks are told", PATIENCE, || {
-        let told = docker.host.json(&["processes", name]);
-        let places = told["places"].as_array().expect("a list");
-        let titles = [format!("{name} ({network})"), format!("{name} (default)")];
-        places.len() == 1 && titles.iter().any(|title| places[0]["title"] == *title)
-    });
-    docker.ok(&format!("network disconnect weave {name}"));
-}
-
 /// What Docker says of its container is told on another node, with what runs in it.
 fn is_told_with_its_image(docker: &Docker<'_>, asked: &Host) {
     wait_for("Docker's name and image are told", PATIENCE, || {
@@ -417,7 +405,6 @@ fn a_network_of_its_own(docker: &Docker<'_>, other: &Container, name: &str, flag
         flag.is_none(),
         "the outside from {name}"
     );
-    is_one_on_two_networks(docker, "apart", name);
     let said = docker.host.ctl(&["network", "rm", name]);
     assert!(said.err.contains("is in use"), "{said:?}");
     docker.ok("rm --force apart");
