@@ -113,6 +113,20 @@ impl Facts {
         }
     }
 
+    /// What runtimes call what is attached by another name.
+    pub(super) fn called<'a>(
+        &self,
+        entries: impl Iterator<Item = &'a Entry>,
+    ) -> BTreeMap<ContainerName, String> {
+        let all = entries.filter_map(|entry| {
+            let info = self.place(entry).1?;
+            let called = info.pod.unwrap_or(info.name);
+            Some((entry.attachment.name.clone(), called))
+        });
+        all.filter(|(name, called)| !called.is_empty() && name.as_str() != called)
+            .collect()
+    }
+
     fn place(&self, entry: &Entry) -> (u64, Option<RuntimeInfo>) {
         let runtimes = lock(&self.runtimes);
         let owner = entry.attachment.owner.as_ref();

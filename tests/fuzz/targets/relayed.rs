@@ -108,7 +108,8 @@ impl World {
     }
 
     fn pick(&mut self, who: SocketAddr, tried: &[SocketAddr], draw: u64) -> Option<SocketAddr> {
-        let picked = self.balancer.pick(who, Set::Cluster, tried, self.now, draw);
+        let all = (Set::Cluster, |_: &Target| true);
+        let picked = self.balancer.pick(who, all, tried, self.now, draw);
         let Some(picked) = picked else {
             assert!(self.listed.is_empty(), "somebody could be picked");
             return None;
