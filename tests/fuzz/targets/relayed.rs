@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use weave_model::{Affinity, Balance, Engine, TrafficPolicy};
 use weave_proxy::relay::pick::{Balancer, Set};
-use weave_proxy::relay::sessions::{ANSWERED, Flow, Sessions, UNANSWERED};
+use weave_proxy::relay::sessions::{Flow, SHORT, SILENT, STREAM, Sessions, YOUNG};
 use weave_proxy::table::{Entry, Target};
 
 use super::Input;
@@ -30,13 +30,29 @@ struct World {
 #[derive(Clone, Copy, Debug)]
 struct Known {
     endpoint: SocketAddr,
+    began: Instant,
     last: Instant,
     answered: bool,
+    stream: bool,
 }
 
 impl Known {
     fn over(&self) -> Instant {
-        self.last + if self.answered { ANSWERED } else { UNANSWERED }
+        self.last + if self.stream { STREAM } else { SHORT }
+    }
+
+    fn note(&mut self, now: Instant) {
+        self.last = now;
+        self.stream |= self.answered && now > self.began + YOUNG;
+    }
+
+    /// Since when it may make room.
+    fn idle(&self) -> Instant {
+        match (self.answered, self.stream) {
+            (false, _) => self.last,
+            (true, false) => self.last + SILENT,
+            (true, true) => self.last + SHORT,
+        }
     }
 }
 
@@ -124,7 +140,8 @@ impl World {
         let draw = input.u64();
         if let Some(id) = self.sessions.find(&flow(who)) {
             self.sessions.handle_question(id, self.now);
-            self.model.get_mut(&who).expect("the model has it").last = self.now;
+            let known = self.model.get_mut(&who).expect("the model has it");
+            known.note(self.now);
             return;
         }
         assert!(!self.model.contains_key(&who));
@@ -138,26 +155,24 @@ impl World {
         assert!(before.is_none());
         let known = Known {
             endpoint,
+            began: self.now,
             last: self.now,
             answered: false,
+            stream: false,
         };
         self.model.insert(who, known);
     }
 
-    /// Who makes room is one that would be over first, and not one that works.
+    /// Who makes room was not answered, if there is one, and has been idle for longest; one that works does not.
     fn make_room(&mut self) -> bool {
-        let first = self.model.values().map(Known::over).min();
-        let may = |known: &Known| !known.answered || known.last + UNANSWERED <= self.now;
+        let way = |known: &Known| (known.answered, known.idle());
+        let first = self.model.values().map(way).min().expect("it is full");
+        let may = !first.0 || first.1 <= self.now;
         let Some((who, _)) = self.sessions.make_room(self.now) else {
-            let firsts = self.model.values().filter(|one| Some(one.over()) == first);
-            assert!(
-                firsts.into_iter().any(|one| !may(one)),
-                "somebody had to make room"
-            );
+            assert!(!may, "somebody had to make room");
             return false;
         };
-        let known = self.model[&who];
-        assert!(Some(known.over()) == first && may(&known));
+        assert!(may && way(&self.model[&who]) == first);
         self.ended(who);
         true
     }
@@ -175,7 +190,8 @@ impl World {
         let is_first = self.sessions.handle_answer(id, self.now);
         assert_eq!(is_first, !known.answered);
         let took = self.now.saturating_duration_since(known.last);
-        (known.answered, known.last) = (true, self.now);
+        known.note(self.now);
+        known.answered = true;
         let endpoint = known.endpoint;
         self.balancer
             .handle_answer(endpoint, who.ip(), took, self.now);
