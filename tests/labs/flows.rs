@@ -411,19 +411,21 @@ fn hosts_the_outside_and_services_are_ends_too() {
         delays.take(&hosts, ("a", "b"), ("udp", 8016), |flow| {
             exchanged(flow) && flow["service"] == "six-names"
         });
-        // By the port of the endpoint's own host, and of another.
-        for host in [h2, h1] {
-            let port = SocketAddr::new(host.v4.into(), 30080);
-            send_to(&machine, port, (&b.ns, (b.v4, 8005).into()));
-            delays.take(&hosts, ("192.168.77.9", "b"), ("tcp", 8005), |flow| {
-                flow["via"] == port.to_string()
-                    && carried(flow)
-                    && flow["from"]["kind"] == "outside"
-            });
-        }
+        by_ports_of_hosts(&hosts, &machine, &b, &mut delays);
         by_their_own_addresses(&hosts, &b, &mut delays);
         delays.check();
     });
+}
+
+/// From outside, by the port of the endpoint's own host, and of another.
+fn by_ports_of_hosts(hosts: &[Host; 2], machine: &Ns, b: &Container, delays: &mut Delays) {
+    for host in hosts {
+        let port = SocketAddr::new(host.v4.into(), 30080);
+        send_to(machine, port, (&b.ns, (b.v4, 8005).into()));
+        delays.take(hosts, ("192.168.77.9", "b"), ("tcp", 8005), |flow| {
+            flow["via"] == port.to_string() && carried(flow) && flow["from"]["kind"] == "outside"
+        });
+    }
 }
 
 /// By their addresses on the network between them, not encrypted, they are members all the same: who asks for a Service at the
