@@ -130,19 +130,25 @@ fn serve(of: &Container, dir: &Path) -> Child {
     server.expect("python3 is installed")
 }
 
-/// Docker, as far as the node asks it: one container, the one that a process is in, with a name, an image and a label that
-/// would be markup.
-fn play_docker(at: &Path, pid: u32) {
+/// A process that only is in a container, as the one that a runtime began it with.
+fn rest(of: &Container) -> Child {
+    let mut sleep = of.ns.command("sleep");
+    sleep.arg("infinity").spawn().expect("sleep is installed")
+}
+
+/// Docker, as far as the node asks it: two containers, by a process in each, with an image and a label that would be markup,
+/// and the second with such a name as well.
+fn play_docker(at: &Path, pids: [u32; 2]) {
     let listener = UnixListener::bind(at).expect("the name is free");
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             // Whoever asks may go away.
-            let _ = answer_as_docker(stream, pid);
+            let _ = answer_as_docker(stream, pids);
         }
     });
 }
 
-fn answer_as_docker(stream: UnixStream, pid: u32) -> std::io::Result<()> {
+fn answer_as_docker(stream: UnixStream, [first, second]: [u32; 2]) -> std::io::Result<()> {
     let mut lines = BufReader::new(stream.try_clone()?).lines();
     while let Some(request) = lines.next().transpose()? {
         while lines
@@ -151,12 +157,15 @@ fn answer_as_docker(stream: UnixStream, pid: u32) -> std::io::Result<()> {
             .is_some_and(|line| !line.is_empty())
         {}
         let body = if request.contains("/containers/json") {
-            serde_json::json!([{"Id": "0123456789ab"}])
+            serde_json::json!([{"Id": "0123456789ab"}, {"Id": "ba9876543210"}])
         } else {
             let labels =
                 serde_json::json!({"<b id=bad>label</b>": "<img id=bad src=x onerror=alert(1)>"});
             let config = serde_json::json!({"Image": "<u id=bad>shop</u>", "Labels": labels});
-            let name = "/<script id=bad>alert(1)</script>";
+            let (name, pid) = match request.contains("ba9876543210") {
+                false => ("/web", first),
+                true => ("/<script id=bad>x=1</script>", second),
+            };
             serde_json::json!({"Name": name, "State": {"Pid": pid}, "Config": config})
         };
         let body = body.to_string();
@@ -226,8 +235,8 @@ fn a_person_uses_the_page() {
         let _listens = udp(&machine, OUTSIDE);
         let front = make_shop(h2);
         let _life = Life::start([&web, &db, &idle], front);
-        let mut server = serve(&web, lab.dir());
-        play_docker(&docker, server.id());
+        let mut begun = [serve(&web, lab.dir()), rest(&h1.attach("odd"))];
+        play_docker(&docker, begun.each_ref().map(Child::id));
         h1.json(&["network", "create", "blue"]);
         h1.attach_with("inner", &["--network", "blue"]);
         let forward = Forward::start(h1);
@@ -237,8 +246,10 @@ fn a_person_uses_the_page() {
             std::thread::sleep(Duration::from_secs(1));
             h1.start();
         });
-        server.kill().expect("it runs until now");
-        server.wait().expect("it ends");
+        for process in &mut begun {
+            process.kill().expect("it runs until now");
+            process.wait().expect("it ends");
+        }
     });
 }
 
@@ -389,7 +400,7 @@ fn the_past_has_other_hosts_before_anybody_looks() {
                         && one["runtime"]["namespace"] == "shop"
                         && one["inside"].is_null()
                 })
-                && flows.iter().any(|flow| flow["from"]["name"] == "b")
+                && flows.iter().any(|flow| flow["from"]["name"] == "front")
         };
         wait_for(
             "a picture of the past has it all",

