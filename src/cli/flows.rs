@@ -339,7 +339,7 @@ impl Followed {
 
 /// That a host has lost flows.
 fn lost(host: &str, how_many: u64, since: &str) -> String {
-    format!("{host} lost {how_many} {since}: there were more at once than it keeps")
+    format!("{host} lost {how_many} {since}: there were more than it keeps, or is told at once")
 }
 
 /// Why there is nothing to show.
@@ -530,7 +530,7 @@ mod tests {
         assert_eq!(said(Ok(0)), ["the node answers again"], "it counts anew");
         assert_eq!(
             said(Ok(12)),
-            ["h1 lost 12 now: there were more at once than it keeps"]
+            ["h1 lost 12 now: there were more than it keeps, or is told at once"]
         );
         assert_eq!(said(Ok(12)), [""; 0]);
         assert_eq!(said(Err(())), broken, "each time");

@@ -91,7 +91,7 @@ pub struct Flags {
     #[arg(long, value_name = "on|off", hide_possible_values = true)]
     pub flows: Option<FlowWatch>,
 
-    /// Where to ask Docker about its containers while somebody looks at the page; off for not at all
+    /// Where to ask Docker about its containers, when one comes and while somebody looks; off for not at all
     /// [default: /run/docker.sock, where the node is in the host's own network]
     #[arg(long, value_name = "PATH")]
     pub docker_api: Option<RuntimeApi>,

@@ -181,8 +181,14 @@ impl Node {
         };
         let Some(question) = question else { return };
         let answer = question.ask().await;
-        let obstacles = lock(&facts.runtimes).learn(answer);
-        *lock(&facts.asked) = asked.again(book.entries());
+        let (obstacles, failing) = {
+            let mut runtimes = lock(&facts.runtimes);
+            (runtimes.learn(answer), runtimes.is_failing())
+        };
+        // Of what one was asked that gave no answer, what it said before may be about other containers.
+        if !failing {
+            *lock(&facts.asked) = asked.again(book.entries());
+        }
         for (runtime, obstacle) in obstacles {
             match obstacle {
                 Some(obstacle) => self.cannot_serve(runtime, obstacle),

@@ -96,8 +96,9 @@ impl Node {
         loop {
             if self.is_due(Instant::now()) {
                 watch = self.look(watch).await;
-                self.look_inside(self.rest(Instant::now()) == AWAKE).await;
+                // First, for a runtime may take its time.
                 self.post_report();
+                self.look_inside(self.rest(Instant::now()) == AWAKE).await;
             } else if let Some(door) = &mut watch.door {
                 self.take_news(door, &mut watch.flows);
             }
@@ -224,8 +225,9 @@ impl Node {
             }
             Err(error) => {
                 // What it had to tell is lost with it.
-                watch.flows.missed();
-                watch.door = None;
+                if watch.door.take().is_some() && capture.failure.is_none() {
+                    watch.flows.missed();
+                }
                 let cause = format!("cannot read the kernel's connections: {error}");
                 if capture.failure.replace(cause.clone()).as_ref() != Some(&cause) {
                     tracing::warn!(%error, "cannot read the kernel's connections; flows are not seen");

@@ -123,7 +123,8 @@ fn inside(
 
 /// What processes take together: what each has for itself, and of what is shared, in most cases by them, the most that one has.
 ///
-/// It may be a little less than they take, where they share several things, and not many times as much.
+/// It may be less than they take, where they share several things, and more, where some began as a copy of another (`fork`)
+/// and have not changed all of it since: the kernel tells only of files and shared segments that they are shared.
 fn memory(processes: &[Process]) -> u64 {
     let own = processes
         .iter()

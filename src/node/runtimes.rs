@@ -142,7 +142,7 @@ impl Runtimes {
         let Self { failed, .. } = self;
         let docker = judge("docker-api", answer.docker, failed, &mut self.docker);
         let containerd = judge(
-            "containerd",
+            "containerd-api",
             answer.containerd,
             failed,
             &mut self.containerd,

@@ -272,7 +272,7 @@ fn flows_are_told_at_once_however_long_the_table() {
                 .and_then(|seconds| seconds.parse::<f64>().ok());
             between.is_some_and(|seconds| seconds > 2.0 * SOON.as_secs_f64())
         });
-        let mut delays = Delays::new();
+        let mut delays = Delays::without_looks();
         for port in 8031..8036 {
             send(&a.ns, &b.ns, b.v4.into(), port);
             delays.take(&hosts, ("a", "b"), ("tcp", port), |flow| {

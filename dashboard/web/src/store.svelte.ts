@@ -26,6 +26,7 @@ class Store {
   private seq = 0;
   private asking = false;
   private resting = false;
+  private again: ReturnType<typeof setTimeout> | undefined;
   private events: EventSource | undefined;
   private carried = new Map<string, { at: number; bytes: number }>();
 
@@ -86,6 +87,7 @@ class Store {
   /** Looks for a session, then listens; the browser comes back by itself when the server does. */
   private async connect(): Promise<void> {
     this.events?.close();
+    clearTimeout(this.again);
     if (this.resting) return;
     try {
       const answer = await fetch("/api/history");
@@ -110,7 +112,8 @@ class Store {
   private retry(): void {
     this.events?.close();
     if (this.phase !== "login") this.phase = this.now ? "lost" : "starting";
-    setTimeout(() => void this.connect(), 1500);
+    clearTimeout(this.again);
+    this.again = setTimeout(() => void this.connect(), 1500);
   }
 
   private takeWhole({ seq, topology }: Whole): void {

@@ -27,6 +27,8 @@ const STILL: Duration = Duration::from_millis(50);
 /// How long it took from the end of each flow until each host told of it, while somebody looked there.
 pub(super) struct Delays {
     taken: Vec<Delay>,
+    /// Whether what is waited for comes with a look.
+    looks: bool,
     pulse: Pulse,
     /// For how long the machine had stood still when the last flow was waited for.
     stood: Duration,
@@ -49,8 +51,18 @@ impl Delay {
 
 impl Delays {
     pub(super) fn new() -> Self {
+        Self::of(true)
+    }
+
+    /// Of what is told without a look, so that dear looks are no excuse.
+    pub(super) fn without_looks() -> Self {
+        Self::of(false)
+    }
+
+    fn of(looks: bool) -> Self {
         Self {
             taken: Vec::new(),
+            looks,
             pulse: Pulse::start(),
             stood: Duration::ZERO,
         }
@@ -94,7 +106,11 @@ impl Delays {
                 let told = is_told(host);
                 if told {
                     let (raw, stood) = (known.elapsed(), self.pulse.stood_still());
-                    let machine = (stood - before >= STILL).then(|| stood - now + pauses(hosts));
+                    let dear = || match self.looks {
+                        true => pauses(hosts),
+                        false => Duration::ZERO,
+                    };
+                    let machine = (stood - before >= STILL).then(|| stood - now + dear());
                     self.taken.push(Delay {
                         what: what.to_owned(),
                         raw,
