@@ -160,6 +160,14 @@ struct Published {
     swept: u64,
 }
 
+impl Published {
+    /// Whether an attachment's namespace and its interface are still there.
+    fn has(&self, entry: &book::Entry) -> bool {
+        let ifname = entry.attachment.host_ifname.as_str();
+        containers::is_alive(entry) && self.pairs.contains(ifname)
+    }
+}
+
 fn start_router(config: &Config) -> Result<Arc<Router>, Obstacle> {
     let overlay = &config.overlay;
     let router = Router::start(RouterConfig {
@@ -343,15 +351,11 @@ impl Node {
 
     /// What is attached to this node.
     pub fn attachments(&self) -> Attachments {
-        let Published { book, pairs, .. } = self.shared.published.borrow().clone();
-        let attachments = book.entries().map(|entry| {
-            let attachment = entry.attachment.clone();
-            let alive =
-                containers::is_alive(entry) && pairs.contains(attachment.host_ifname.as_str());
-            Attachment {
-                alive,
-                ..attachment
-            }
+        let published = self.shared.published.borrow().clone();
+        let book = &published.book;
+        let attachments = book.entries().map(|entry| Attachment {
+            alive: published.has(entry),
+            ..entry.attachment.clone()
         });
         Attachments {
             attachments: attachments.collect(),
@@ -362,11 +366,9 @@ impl Node {
 
     /// How many of Docker's containers are stopped and keep their addresses, as Docker has it.
     pub fn stopped_by_docker(&self) -> u32 {
-        let Published { book, pairs, .. } = self.shared.published.borrow().clone();
-        let is_there = |entry: &book::Entry| {
-            containers::is_alive(entry) && pairs.contains(entry.attachment.host_ifname.as_str())
-        };
-        let stopped = book.entries().filter(|entry| !is_there(entry));
+        let published = self.shared.published.borrow().clone();
+        let book = &published.book;
+        let stopped = book.entries().filter(|entry| !published.has(entry));
         let stopped = stopped.filter(|entry| book.is_docker(entry));
         // As the status counts what is gone: by name.
         let names: BTreeSet<_> = stopped.map(|entry| &entry.attachment.name).collect();

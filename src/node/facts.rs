@@ -200,20 +200,18 @@ impl Node {
     /// What was found out: of what runs, as far as it is of now, and of what runtimes said, what they said last.
     pub(super) fn known_facts(&self) -> Known {
         let facts = &self.shared.sight.facts;
-        let mut insides = lock(&facts.insides).clone();
-        if !insides.is_of_last(STALE, Instant::now()) {
-            insides = Insides::default();
-        }
+        let insides = lock(&facts.insides);
+        let recent = insides.is_of_last(STALE, Instant::now());
+        let inside = |netns| insides.of(netns).filter(|_| recent).cloned();
         let book = self.shared.published.borrow().book.clone();
         let attachments = book.entries().map(|entry| {
             let (netns, runtime) = facts.place(entry);
             let (name, ifname) = (&entry.attachment.name, &entry.attachment.ifname);
-            let inside = insides.of(netns).cloned();
-            ((name.clone(), ifname.clone()), (inside, runtime))
+            ((name.clone(), ifname.clone()), (inside(netns), runtime))
         });
         Known {
             attachments: attachments.collect(),
-            host: insides.of(own_netns()).cloned(),
+            host: inside(own_netns()),
         }
     }
 }
