@@ -14,7 +14,7 @@ use crate::lab::node::WEAVECTL;
 use crate::lab::ns::Ns;
 use crate::lab::traffic::{Conversation, ping, wait_for};
 use crate::lab::{Container, Host, Lab};
-use crate::relayed::picks;
+use crate::relayed::{metric, picks};
 
 mod carrying;
 mod delays;
@@ -265,12 +265,7 @@ fn flows_are_told_at_once_however_long_the_table() {
         assert!(fill(lab, h1, 60_000), "there is room for them");
         wait_for("looks lie far apart", PATIENCE, || {
             h1.json(&["flows"]);
-            let said = h1.ns.sh("curl -fsS http://127.0.0.1:6782/metrics");
-            let between = said
-                .lines()
-                .find_map(|line| line.strip_prefix("weave_flow_interval_seconds "))
-                .and_then(|seconds| seconds.parse::<f64>().ok());
-            between.is_some_and(|seconds| seconds > 2.0 * SOON.as_secs_f64())
+            metric(h1, "weave_flow_interval_seconds") > 2.0 * SOON.as_secs_f64()
         });
         let mut delays = Delays::without_looks();
         for port in 8031..8036 {

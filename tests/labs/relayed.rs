@@ -281,7 +281,7 @@ fn a_relay_that_is_stopped_lets_its_connections_end() {
 }
 
 /// All values of a metric together.
-fn metric(host: &Host, name: &str) -> f64 {
+pub(crate) fn metric(host: &Host, name: &str) -> f64 {
     let text = host
         .ns
         .sh("curl -fsS --max-time 5 http://127.0.0.1:6782/metrics");
