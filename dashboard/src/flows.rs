@@ -1,9 +1,10 @@
 //! Flows from looks at the kernel's table of connections: what was counted since the last look, summed by who talks to
 //! whom over which protocol and port.
 //!
-//! Pure: a look is [`Flows::begin`], [`Flows::take`] for each connection that there is, [`Flows::ended`] for each that was
-//! taken out of the table, and [`Flows::finish`], in that order; between two looks there may be more that ended, and
-//! some that began ([`Flows::began`]), of which the next look tells what they carried. A connection's own counters only grow, so the difference to the look before is what it carried in between; rates are these differences over the
+//! Pure: a look is [`Flows::begin`], [`Flows::take`] for each connection that there is, [`Flows::ended`] for each that
+//! was taken out of the table, and [`Flows::finish`], in that order; between two looks there may be more that ended,
+//! and some that began ([`Flows::began`]), of which the next look tells what they carried. A connection's own counters
+//! only grow, so the difference to the look before is what it carried in between; rates are these differences over the
 //! time between two looks. What was there before the first look counts for the sums, not for the rates. Of what a relay
 //! carries the table has two connections, which are one when it told of them before ([`Flows::relayed`]).
 //!

@@ -1,12 +1,13 @@
 //! What container runtimes say of the containers on this host: names, images, labels, pods, and which network namespace is
 //! whose.
 //!
-//! Three are asked, each over its own socket, every [`PAUSE`] while somebody looks and else when somebody is new: [`docker`] (Podman answers the same
-//! questions), [`containerd`], and by [`cri`] what else serves Kubernetes. Two ways lead from what they say to an
-//! attachment: its namespace, or the name by which the runtime asked for it. Where two runtimes know the same container,
-//! as Docker and the containerd beneath it, the first of them is heard. Of other runtimes the node knows what they said
-//! when they attached a container (`src/node/cni.rs`). What is asked, read and kept is bounded; a runtime that does not
-//! answer costs the picture nothing but these facts. One that is there and fails again and again is a problem of the node's.
+//! Three are asked, each over its own socket, every [`PAUSE`] while somebody looks and else when somebody is new:
+//! [`docker`] (Podman answers the same questions), [`containerd`], and by [`cri`] what else serves Kubernetes. Two ways
+//! lead from what they say to an attachment: its namespace, or the name by which the runtime asked for it. Where two
+//! runtimes know the same container, as Docker and the containerd beneath it, the first of them is heard. Of other
+//! runtimes the node knows what they said when they attached a container (`src/node/cni.rs`). What is asked, read and
+//! kept is bounded; a runtime that does not answer costs the picture nothing but these facts. One that is there and
+//! fails again and again is a problem of the node's.
 
 mod containerd;
 mod cri;

@@ -230,8 +230,8 @@ impl Backend {
         served.any(|(who, when)| *who != client && now.saturating_duration_since(*when) < OTHERS)
     }
 
-    /// It failed, after it had heard the client if one is given, or was asked under its name; whether it has to be ejected, which is the caller's to
-    /// allow.
+    /// It failed, after it had heard the client if one is given, or was asked under its name; whether it has to be ejected,
+    /// which is the caller's to allow.
     pub(super) fn failed(&mut self, client: Option<IpAddr>, now: Instant) -> bool {
         self.counts.failures += 1;
         self.failed += 1;
