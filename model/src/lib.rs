@@ -44,7 +44,7 @@ pub use nets::{BadNet, Net, optional_net, parse_net};
 pub use network::{DeclaredNetwork, LONGEST_PREFIX, MAX_NETWORKS, NetworkSpec, RemovedNetwork};
 pub use publish::{BadPublishedPort, PublishedPort};
 pub use range::{BadRange, Block, ClusterRange};
-pub use relayed::Relayed;
+pub use relayed::{RELAY_MARK, Relayed};
 pub use service::{
     AddressKind, Affinity, BadProtocol, BalancerIp, BalancerMode, Endpoint, Protocol, Service,
     ServiceKind, ServiceName, ServicePort, Slice, SlicePort, TrafficPolicy,
