@@ -421,6 +421,7 @@ impl Core {
     pub fn tally(&self) -> Tally {
         let mut tally = self.tally.clone();
         tally.handshakes = self.sessions.handshakes();
+        tally.left = self.budgets.left();
         tally
     }
 

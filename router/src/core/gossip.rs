@@ -7,7 +7,7 @@ use std::time::Duration;
 use tracing::{debug, info, warn};
 use weave_model::{NetworkName, NodeId};
 
-use super::budget::Cost;
+use super::budget::{Cost, Said};
 use super::command::CommandError;
 use super::{Core, CoreEvent, Link, past};
 use crate::mesh::deed::Deed;
@@ -244,6 +244,10 @@ impl Core {
             self.flood.took(peer, (node, version), self.now.mono);
             return self.handle_has(peer, node, version);
         }
+        let said = Said::Record(bytes.len());
+        if node != self.me && !self.budgets.may_say(node, said, self.now.mono) {
+            return;
+        }
         let cost = Cost::Signatures(4 + bytes.len() / Deed::MAX_LEN);
         if !self.budgets.pay(peer, cost, self.now.mono) {
             return;
@@ -260,6 +264,7 @@ impl Core {
         } else if self.records.len() >= MAX_MEMBERS && !self.records.contains_key(&node) {
             return warn!(node = %node.short(), "there are too many members");
         } else {
+            self.budgets.said(node, said, self.now.mono);
             self.compare_past(&record);
             self.learn(record, peer);
         }

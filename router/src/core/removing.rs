@@ -212,6 +212,7 @@ impl Core {
         self.links.remove(&node);
         self.sheets.forget(node);
         self.reach.forget(node, self.now.mono);
+        self.budgets.forget_owner(node);
         self.free_addresses_of(node);
         if let Some(membership) = &mut self.membership {
             let other = |public: &crate::keys::NodePublic| public.id() != node;
