@@ -10,6 +10,7 @@ use weave_model::{NetworkName, NodeId};
 use super::budget::{Cost, Said};
 use super::command::CommandError;
 use super::{Core, CoreEvent, Link, past};
+use crate::mesh::codec::Malformed;
 use crate::mesh::deed::Deed;
 use crate::mesh::digest::{self, Buckets, Sums};
 use crate::mesh::flood::Due;
@@ -123,7 +124,7 @@ impl Core {
 
     /// Takes a control message.
     pub(super) fn handle_message(&mut self, peer: NodeId, body: &[u8], from: Way) {
-        match Message::decode(body) {
+        match self.decode(peer, body) {
             Ok(Some(Message::Part {
                 transfer,
                 index,
@@ -131,7 +132,7 @@ impl Core {
                 bytes,
             })) => {
                 let whole = self.parts.take(peer, transfer, index, count, bytes);
-                if let Some(Ok(Some(message))) = whole.map(|whole| Message::decode(&whole)) {
+                if let Some(Ok(Some(message))) = whole.map(|whole| self.decode(peer, &whole)) {
                     self.take(peer, message, from);
                 }
             }
@@ -145,6 +146,15 @@ impl Core {
             }
             Err(error) => debug!(peer = %peer.short(), %error, "a control message is left"),
         }
+    }
+
+    /// Reads a message; one whose reading panics is malformed.
+    fn decode(&mut self, peer: NodeId, body: &[u8]) -> Result<Option<Message>, Malformed> {
+        let message = self.quarantine.read(peer, body, || Message::decode(body));
+        message.unwrap_or_else(|| {
+            self.changed();
+            Err(Malformed("message: reading it panics"))
+        })
     }
 
     fn take(&mut self, peer: NodeId, message: Message, from: Way) {

@@ -156,9 +156,11 @@ impl Core {
         if !self.budgets.pay(peer, FAREWELL, self.now.mono) {
             return;
         }
-        let removal = match Removal::read(bytes, &membership.public) {
-            Ok(removal) => removal,
-            Err(error) => return debug!(from = %peer.short(), %error, "a removal is left"),
+        let read = || Removal::read(bytes, &membership.public);
+        let removal = match self.quarantine.read(peer, bytes, read) {
+            Some(Ok(removal)) => removal,
+            None => return self.changed(),
+            Some(Err(error)) => return debug!(from = %peer.short(), %error, "a removal is left"),
         };
         if !self.remember(removal) {
             return warn!(node = %node.short(), from = %peer.short(), "a removal that a removed admin signed is left");
@@ -224,12 +226,14 @@ impl Core {
     pub(super) fn restore_removed(&mut self, saved: &[SavedRemoval], cluster: &ClusterPublic) {
         let mut nodes = Vec::new();
         for saved in saved {
-            match Removal::read(&saved.removal, cluster) {
-                Ok(removal) => {
+            let read = || Removal::read(&saved.removal, cluster);
+            match self.quarantine.read(self.me, &saved.removal, read) {
+                Some(Ok(removal)) => {
                     nodes.push((removal.node, saved));
                     self.removals.restore(removal);
                 }
-                Err(error) => warn!(%error, "a saved removal is left out"),
+                None => {}
+                Some(Err(error)) => warn!(%error, "a saved removal is left out"),
             }
         }
         for (node, saved) in nodes {

@@ -109,3 +109,35 @@ fn who_never_was_a_member_does_not_leave() {
     assert!(!leave(&certify(&foreign)));
     assert!(leave(&certify(&key)));
 }
+
+#[test]
+fn a_removal_that_panics_is_left_and_another_is_taken() {
+    let (mut core, key) = alone();
+    let node = |n: u8| NodeId::from_bytes([n; 32]);
+    let heir = core.id();
+    let remove =
+        |node| Removal::by_admin(&Authority::Key(&key), node, heir, 1, Vec::new()).unwrap();
+    let [bad, good] = [7, 8].map(|n| remove(node(n)));
+    core.quarantine.fault = Some(bad.bytes().to_vec());
+    let from = Way::Direct(SocketAddr::from(([192, 0, 2, 1], 6783)));
+    for removal in [&bad, &bad, &good] {
+        let message = Message::Record(removal.bytes().to_vec());
+        core.handle_message(PEER, &message.encode(), from);
+    }
+    assert!(!core.removals.contains(node(7)) && core.removals.contains(node(8)));
+    assert_eq!(core.view().quarantined, 1, "read once");
+}
+
+#[test]
+fn a_message_that_panics_is_left() {
+    let (mut core, _) = alone();
+    let from = Way::Direct(SocketAddr::from(([192, 0, 2, 1], 6783)));
+    let ping = Message::Ping {
+        id: 1,
+        alarm: false,
+    };
+    core.quarantine.fault = Some(ping.encode());
+    core.handle_message(PEER, &ping.encode(), from);
+    assert_eq!(core.view().quarantined, 1);
+    assert_eq!(core.tally().messages().map(|of| of.2).sum::<u64>(), 0);
+}
