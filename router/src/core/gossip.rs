@@ -328,14 +328,14 @@ impl Core {
         records.chain(sheets).sum()
     }
 
-    /// The version of a member's record that is here; [`RecordVersion::LAST`] of one that was removed.
+    /// The version of a member's record that is here; that of its removal if it was removed.
     pub fn known_version(&self, node: NodeId) -> Option<RecordVersion> {
         self.version_of(node)
     }
 
     fn version_of(&self, node: NodeId) -> Option<RecordVersion> {
-        if self.removals.contains(node) {
-            return Some(RecordVersion::LAST);
+        if let Some(removal) = self.removals.get(node) {
+            return Some(removal.version());
         }
         if node == self.me {
             return self.own.as_ref().map(|own| own.version);
@@ -355,17 +355,24 @@ impl Core {
     }
 
     /// A peer has this version of a record: either it needs to hear no more of it, or it needs the one that is here.
-    fn handle_has(&mut self, peer: NodeId, node: NodeId, version: RecordVersion) {
-        if node == self.me && version == RecordVersion::LAST {
+    pub(super) fn handle_has(&mut self, peer: NodeId, node: NodeId, version: RecordVersion) {
+        if node == self.me && version.is_last() {
             self.note_farewell(peer);
         }
         if node == peer {
             self.evidence_seen(peer, version);
         }
         match self.version_of(node) {
-            Some(mine) if mine > version => self.flood.lacks(peer, node, self.now.mono),
+            Some(mine) if mine > version && self.may_tell(node) => {
+                self.flood.lacks(peer, node, self.now.mono);
+            }
             _ => self.flood.has(peer, node),
         }
+    }
+
+    /// Whether a member's record may be told: of one whose removal is not durable yet neither that nor this.
+    fn may_tell(&self, node: NodeId) -> bool {
+        !self.removals.contains(node) || self.told_removal(node).is_some()
     }
 
     /// A peer says the sum of what it has. It is told what is here of the buckets that differ.
@@ -417,7 +424,8 @@ impl Core {
         let all = self.records.values().chain(&self.own);
         let all = all.map(|record| (record.node(), record.version));
         let removed = self.removals.iter();
-        let removed = removed.map(|removal| (removal.node, RecordVersion::LAST));
+        let removed = removed.filter(|removal| self.may_tell(removal.node));
+        let removed = removed.map(|removal| (removal.node, removal.version()));
         all.filter(|(node, _)| !self.removals.contains(*node))
             .chain(removed)
             .collect()
@@ -511,7 +519,8 @@ impl Core {
                 Due::Record(node) => {
                     let own = self.own.as_ref().filter(|_| node == self.me);
                     let record = own.or_else(|| self.records.get(&node));
-                    let removal = self.removals.get(node).map(Removal::bytes);
+                    let record = record.filter(|_| !self.removals.contains(node));
+                    let removal = self.told_removal(node).map(Removal::bytes);
                     let bytes = removal.or_else(|| record.map(Record::bytes));
                     match bytes.map(|bytes| Message::Record(bytes.to_vec())) {
                         Some(message) => self.send(peer, &message),

@@ -8,6 +8,8 @@ mod copies;
 mod hostile;
 #[path = "mesh/members.rs"]
 mod members;
+#[path = "mesh/removals.rs"]
+mod removals;
 #[path = "mesh/rotation.rs"]
 mod rotation;
 #[path = "mesh/ways.rs"]

@@ -141,3 +141,58 @@ fn a_message_that_panics_is_left() {
     assert_eq!(core.view().quarantined, 1);
     assert_eq!(core.tally().messages().map(|of| of.2).sum::<u64>(), 0);
 }
+
+#[test]
+fn a_removal_is_told_when_it_is_durable_and_not_before() {
+    let (mut core, key) = alone();
+    let (node, heir) = (NodeId::from_bytes([7; 32]), core.id());
+    let authority = Authority::Key(&key);
+    let removal = Removal::by_admin(&authority, node, heir, 1, Vec::new()).unwrap();
+    let from = Way::Direct(SocketAddr::from(([192, 0, 2, 1], 6783)));
+    let message = Message::Record(removal.bytes().to_vec());
+    let now = core.now;
+    core.flood.up(PEER, now.mono);
+    core.handle_message(PEER, &message.encode(), from);
+    let told = |core: &Core| core.summary().contains(&(node, removal.version()));
+    let old = RecordVersion::default();
+    core.handle_has(PEER, node, old);
+    assert!(core.removals.contains(node), "it is believed at once");
+    assert!(!told(&core) && !core.flood.is_lacked(node));
+    while let Some(event) = core.poll_event() {
+        if let CoreEvent::Persist { seq, .. } = event {
+            core.handle_persisted(seq, now);
+        }
+    }
+    core.handle_has(PEER, node, old);
+    assert!(told(&core) && core.flood.is_lacked(node));
+}
+
+#[test]
+fn who_is_named_by_the_removal_that_holds_asks_anew_and_the_other_no_more() {
+    let (mut core, key) = alone();
+    let authority = Authority::Key(&key);
+    let node = NodeId::from_bytes([7; 32]);
+    let mut all = [core.id(), PEER]
+        .map(|heir| Removal::by_admin(&authority, node, heir, 1, Vec::new()).unwrap());
+    all.sort_by_key(Removal::version);
+    let [loser, winner] = all;
+    let now = core.now;
+    let save = |core: &mut Core| {
+        core.saving.want();
+        while let Some(event) = core.poll_event() {
+            if let CoreEvent::Persist { seq, .. } = event {
+                core.handle_persisted(seq, now);
+            }
+        }
+    };
+    let settled = |core: &Core| core.removed.get(&node).unwrap().settled;
+    assert!(core.remember(loser));
+    // It is the heir of one of the two, and nobody else is there to be asked.
+    core.removed.get_mut(&node).unwrap().settled = true;
+    assert!(core.remember(winner.clone()));
+    assert!(!settled(&core), "that was by the other one");
+    save(&mut core);
+    core.inquire();
+    assert_eq!(settled(&core), winner.heir == core.id());
+    assert!(core.inquiries.0.is_empty());
+}
