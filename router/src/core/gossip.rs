@@ -442,14 +442,14 @@ impl Core {
     }
 
     fn send_summary(&mut self, peer: NodeId, answer: bool, buckets: Buckets) {
-        let mut records = self.summary();
-        records.retain(|(node, _)| buckets.contain(*node));
-        let message = Message::Summary {
-            answer,
-            buckets,
-            records,
-        };
-        self.send(peer, &message);
+        for (buckets, records) in digest::parts(buckets, self.summary(), MAX_SUMMARY) {
+            let message = Message::Summary {
+                answer,
+                buckets,
+                records,
+            };
+            self.send(peer, &message);
+        }
     }
 
     /// Signs this node's record anew if what it says has changed, and lets everybody know.

@@ -16,13 +16,16 @@ use super::saving::{Pending, Removing};
 use crate::mesh::cluster::{ClusterPublic, MAX_LINKS};
 use crate::mesh::message::Message;
 use crate::mesh::record::{Record, RecordVersion};
-use crate::mesh::removal::{Removal, Removals};
+use crate::mesh::removal::{MAX_REMOVALS, Removal, Removals};
 
 /// What is signed in the cluster's name, with the longest chain of admins.
 pub(super) const SIGNATURES: Cost = Cost::Signatures(MAX_LINKS + 1);
 
 /// A removal that a node signed itself, with its certificate; one by an admin costs less.
 const FAREWELL: Cost = Cost::Signatures(MAX_LINKS + 2);
+
+/// The most bytes of removals and last records before no more nodes are removed.
+pub(super) const MAX_REMOVED: usize = 32 << 20;
 
 /// What is remembered of a removed node, beside its removal.
 #[derive(Clone, Debug, Default)]
@@ -55,6 +58,7 @@ impl Core {
         if heir.0 == node {
             return Err(CommandError::HeirOfItself(heir.1.to_string()));
         }
+        self.check_removals()?;
         let membership = self.member()?;
         let kept = self.kept_of(node);
         let removal = membership.authority(&self.keys).and_then(|authority| {
@@ -72,6 +76,33 @@ impl Core {
             heir,
         }));
         Ok(None)
+    }
+
+    /// Fails if the cluster takes no more removals; tells in the log when it soon will not.
+    pub(super) fn check_removals(&self) -> Result<(), CommandError> {
+        let (count, bytes) = (self.removals.len(), self.removed_bytes());
+        if count >= MAX_REMOVALS || bytes >= MAX_REMOVED {
+            return Err(CommandError::TooManyRemoved(count));
+        }
+        if count >= MAX_REMOVALS / 4 * 3 || bytes >= MAX_REMOVED / 4 * 3 {
+            warn!(
+                count,
+                most = MAX_REMOVALS,
+                bytes,
+                most_bytes = MAX_REMOVED,
+                "so many nodes were removed or have left that soon no more can: start nodes that come and go with the state directory that they had before"
+            );
+        }
+        Ok(())
+    }
+
+    /// How many bytes are saved of removed nodes.
+    fn removed_bytes(&self) -> usize {
+        let removals = self.removals.iter().map(|removal| removal.bytes().len());
+        let records = self.removed.values().filter_map(|of| of.record.as_ref());
+        removals
+            .chain(records.map(|record| record.bytes().len()))
+            .sum()
     }
 
     /// The member that a person means to take addresses: not one that never came, which would not.

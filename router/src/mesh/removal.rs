@@ -11,8 +11,11 @@
 //! that names it, the other heir among them. Who confirms a removal gives the other one up, and says what it took by it
 //! before. What was taken by a removal that holds no longer stays proven to all who believed that one.
 //!
-//! Who leaves shows its certificate. Removals are kept for ever, so nobody may make them of nodes that never were: only
-//! an admin adds to what all members keep, by every node that it lets in. And only an admin has something to be *kept*.
+//! Who leaves shows its certificate. Removals are kept for ever: a certificate has no end, and what an heir took is proven
+//! by the removal that names it, as long as anybody has those addresses. So nobody may make removals of nodes that never
+//! were: only an admin adds to what all members keep, by every node that it lets in. And there is an end to it: from
+//! [`MAX_REMOVALS`] on, members refuse to remove and to leave. They go on believing what they are told, for two admins may
+//! pass the end at the same time. And only an admin has something to be *kept*.
 //!
 //! What an admin signed counts no longer when it is removed, or its key could go on making members. So its removal
 //! lists what of it is *kept*: the members, admins, removals and the cluster's secret by it that the signer knew.
@@ -38,6 +41,8 @@ use crate::keys::{NodeKeys, NodePublic};
 
 /// The first byte of a removal, where a record has 1.
 pub const FORMAT: u8 = 2;
+/// How many removals a cluster has before no more nodes are removed, and none leaves any more.
+pub const MAX_REMOVALS: usize = 8192;
 /// The most that a removal can list.
 pub const MAX_KEPT: usize = 4096;
 /// The most bytes of a removal: that list, and a chain or certificate.
@@ -280,6 +285,16 @@ impl Removals {
     /// All of them, by node.
     pub fn iter(&self) -> impl Iterator<Item = &Removal> {
         self.holding.values()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.holding.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.holding.is_empty()
     }
 
     /// Those that were believed once and hold no longer.

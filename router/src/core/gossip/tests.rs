@@ -8,6 +8,7 @@ use crate::keys::NodeKeys;
 use crate::mesh::authority::Authority;
 use crate::mesh::cluster::{Certificate, ClusterKey};
 use crate::mesh::record::tests::content;
+use crate::mesh::removal::MAX_REMOVALS;
 use crate::time::Now;
 use weave_model::Suite;
 
@@ -165,6 +166,60 @@ fn a_removal_is_told_when_it_is_durable_and_not_before() {
     }
     core.handle_has(PEER, node, old);
     assert!(told(&core) && core.flood.is_lacked(node));
+}
+
+#[test]
+fn a_cluster_that_removed_too_many_says_so_and_forgets_none() {
+    let (mut core, key) = alone();
+    let heir = core.id();
+    let authority = Authority::Key(&key);
+    let remove = |n: usize| {
+        let mut id = [9; 32];
+        id[..8].copy_from_slice(&(n as u64).to_le_bytes());
+        let node = NodeId::from_bytes(id);
+        Removal::by_admin(&authority, node, heir, 1, Vec::new()).unwrap()
+    };
+    for n in 0..MAX_REMOVALS {
+        assert!(core.check_removals().is_ok());
+        assert!(core.remember(remove(n)), "{n}");
+    }
+    let error = CommandError::TooManyRemoved(MAX_REMOVALS);
+    assert_eq!(core.check_removals(), Err(error.clone()));
+    assert!(error.to_string().starts_with("8192 nodes were removed"));
+    assert!(error.fix().contains("with the state directory"));
+    // What two admins did at the same time counts all the same.
+    assert!(core.remember(remove(MAX_REMOVALS)));
+    let now = core.now;
+    core.saving.want();
+    let mut saved = None;
+    while let Some(event) = core.poll_event() {
+        if let CoreEvent::Persist { seq, bytes } = event {
+            core.handle_persisted(seq, now);
+            saved = Some(bytes);
+        }
+    }
+    let saved = saved.unwrap();
+    assert!(saved.len() < 4 << 20, "{} bytes", saved.len());
+    let back = Core::new(core.config.clone(), Some(&saved), [8; 32], now).unwrap();
+    assert_eq!(back.removals, core.removals);
+    let (all, mut told) = (back.summary(), 0);
+    assert!(all.len() > MAX_REMOVALS);
+    let parts = digest::parts(Buckets::ALL, all.clone(), MAX_SUMMARY);
+    for (buckets, records) in parts {
+        let answer = false;
+        let message = Message::Summary {
+            answer,
+            buckets,
+            records,
+        };
+        let bytes = message.encode();
+        assert!(parts::split(&bytes).is_some(), "it can be sent");
+        match Message::decode(&bytes) {
+            Ok(Some(Message::Summary { records, .. })) => told += records.len(),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(told, all.len(), "and tells of each");
 }
 
 #[test]
