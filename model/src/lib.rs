@@ -9,6 +9,7 @@ mod bandwidth;
 mod drops;
 mod durations;
 mod engine;
+mod floating;
 mod health;
 mod id;
 mod mac;
@@ -31,6 +32,7 @@ pub use bandwidth::{Bandwidth, Rate};
 pub use drops::Drop;
 pub use durations::{BOUNDS, Durations};
 pub use engine::{BadWord, Balance, Engine, EngineChoice};
+pub use floating::{Floating, MAX_FLOATING};
 pub use health::{
     BadHealthCheck, CheckedService, FailedCheck, HealthCheck, MAX_CHECK_SECONDS, MAX_PATH,
 };
