@@ -289,6 +289,12 @@ fn peers(page: &mut Page, facts: &Facts) {
         [],
         only(facts.status.quarantined),
     );
+    page.counter(
+        "weave_deeds_unproven_total",
+        "Deeds that members told of without proof when they were asked about the addresses of another one; they count for nothing.",
+        [],
+        only(facts.status.unproven),
+    );
 }
 
 /// The labels of a member: its name, and its id, because two may have one name.

@@ -69,6 +69,7 @@ pub(super) fn status(
         },
         drops: drops(stats),
         quarantined: view.quarantined,
+        unproven: view.unproven,
         offloads: offloads(&config.overlay.without, &stats.granted),
     }
 }

@@ -57,6 +57,9 @@ pub struct Status {
     /// How many records and sheets of members are left since the start because reading them failed.
     #[serde(default)]
     pub quarantined: u64,
+    /// How many deeds members told of since the start that they did not prove.
+    #[serde(default)]
+    pub unproven: u64,
     /// How each facility of the kernel that can be done without stands.
     pub offloads: Offloads,
 }

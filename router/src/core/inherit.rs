@@ -2,7 +2,8 @@
 //!
 //! The heir asks all living members (see [`crate::mesh::inquiry`]). A member answers once the removal and all its own
 //! deeds are durable: from then on it takes nothing from the removed node, whatever still arrives. When all have
-//! answered, the heir signs itself what no newer deed covers, saves it and uses it.
+//! answered, the heir signs itself what no newer deed covers, saves it and uses it. A deed that somebody tells of counts
+//! if it is proven, and only then.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,13 +11,13 @@ use std::time::Instant;
 
 use rand::Rng;
 use tracing::{debug, info, warn};
-use weave_model::NodeId;
+use weave_model::{Block, NodeId};
 
 use super::Core;
 use super::budget::Cost;
 use super::saving::Pending;
-use crate::mesh::deed::{Deed, MAX_HANDS, MIN_BITS, Proofs};
-use crate::mesh::inquiry::{Claim, Inquiry, Testimony, left_over, newest};
+use crate::mesh::deed::{Deed, MAX_HANDS, MIN_BITS, Proofs, Version, covers, meet};
+use crate::mesh::inquiry::{Inquiry, Testimony, left_over, newest};
 use crate::mesh::message::Message;
 use crate::mesh::record::Record;
 
@@ -112,18 +113,14 @@ impl Core {
         if !ready || !membership.deeds.are_saved(durable) {
             return debug!(from = %peer.short(), about = %about.short(), "an inquiry comes too early");
         }
-        let testimony = Testimony {
-            id,
-            about,
-            heir: self.removals.get(about).map(|removal| removal.heir),
-            members: self.living(),
-            claims: newest(self.claims()),
-            deeds: self.deeds_of(about),
-        };
-        if !testimony.fits() {
+        let heir = self.removals.get(about).map(|removal| removal.heir);
+        let (members, deeds) = (self.living(), self.told_of(about));
+        let Some(parts) = Testimony::in_parts((id, about), heir, members, &deeds) else {
             return warn!(to = %peer.short(), about = %about.short(), "this node knows of more deeds than it can testify of");
+        };
+        for part in parts {
+            self.send(peer, &Message::DeedTestimony(part));
         }
-        self.send(peer, &Message::DeedTestimony(testimony));
     }
 
     /// A member says what it knows.
@@ -136,21 +133,76 @@ impl Core {
         let known = self.living().into_iter().chain([self.me]);
         let known = known.chain(self.removals.iter().map(|removal| removal.node));
         let known: BTreeSet<NodeId> = known.collect();
-        if let Some(inquiry) = self.inquiries.0.get_mut(&about) {
-            inquiry.answer(peer, testimony, &known, self.now.mono);
-            self.stale = true;
+        let inquiry = self.inquiries.0.get_mut(&about);
+        let inquiry = inquiry.filter(|inquiry| inquiry.awaits(peer, &testimony));
+        let (Some(inquiry), Some(membership)) = (inquiry, &self.membership) else {
+            return;
+        };
+        let cost = Cost::Signatures(testimony.deeds.len());
+        if !self.budgets.pay(peer, cost, self.now.mono) {
+            return;
         }
+        let terms = (&membership.public, &self.removals);
+        let unproven = inquiry.answer(peer, testimony, &known, terms, self.now.mono);
+        if let Some(unproven @ 1..) = unproven {
+            warn!(from = %peer.short(), about = %about.short(), unproven, "a member testifies of deeds that it does not prove: they are left");
+            self.tally.unproven += unproven as u64;
+            self.changed();
+        }
+        self.stale = true;
+    }
+
+    /// What this node tells whoever asks about a node: all titles that it ever had, the deeds that name that node, and
+    /// of its gifts and the titles of removed nodes what may be newer than those; each with what proves it.
+    ///
+    /// Its titles are enough for its gifts: what it gave from a title is covered by it, and a title that is older than
+    /// the node's is the one by which that came about. Only two runs of one donor give what neither is older than.
+    fn told_of(&self, about: NodeId) -> Vec<Deed> {
+        let mut told = self.deeds_of(about);
+        let theirs: Vec<(Block, Version)> = told
+            .iter()
+            .filter(|deed| deed.owner == about)
+            .map(|deed| (deed.block, deed.version))
+            .collect();
+        let newer = |deed: &&Deed| {
+            let beats = |(block, version): &(Block, Version)| {
+                meet(*block, deed.block) && *version < deed.version
+            };
+            theirs.iter().any(beats)
+        };
+        if let Some(membership) = &self.membership {
+            let deeds = &membership.deeds;
+            let own = newest(deeds.titles().copied().collect());
+            let gifts = deeds.gifts().filter(newer).copied();
+            told.extend(deeds.with_proofs(own.into_iter().chain(gifts)));
+        }
+        for record in self.removed.values().filter_map(|one| one.record.as_ref()) {
+            let through = |title: &Deed| {
+                let mut all = record.deeds.iter();
+                all.any(|deed| deed.owner == about && covers(deed.block, title.block))
+            };
+            let titles = record
+                .titles()
+                .filter(|title| newer(title) || through(title));
+            for title in titles {
+                told.push(*title);
+                told.extend(title.chain(&record.deeds).unwrap_or_default());
+            }
+        }
+        told.sort_by_key(|deed| (deed.version, deed.block, deed.signature));
+        told.dedup();
+        told
     }
 
     /// Who owns what as far as this node has it at first hand: its own deeds, and those of removed nodes.
-    fn claims(&self) -> Vec<Claim> {
+    fn claims(&self) -> Vec<(Block, Version)> {
         let own = self.membership.iter().flat_map(|own| own.deeds.known());
         let removed = self
             .removed
             .values()
             .filter_map(|removed| removed.record.as_ref());
         own.chain(removed.flat_map(Record::titles))
-            .map(Claim::from)
+            .map(|deed| (deed.block, deed.version))
             .collect()
     }
 
@@ -164,7 +216,7 @@ impl Core {
         let mut deeds = record.map_or_else(Vec::new, |record| record.deeds.clone());
         let own = self.membership.iter();
         deeds.extend(own.flat_map(|own| own.deeds.given_to(node)));
-        deeds.sort_by_key(|deed| (deed.version, deed.block));
+        deeds.sort_by_key(|deed| (deed.version, deed.block, deed.signature));
         deeds.dedup();
         deeds
     }
@@ -179,18 +231,12 @@ impl Core {
         }
         let mut pool = self.deeds_of(about);
         let mut claims = self.claims();
-        for answer in inquiry.answers() {
-            pool.extend(&answer.deeds);
-            claims.extend(&answer.claims);
-        }
-        pool.sort_by_key(|deed| (deed.version, deed.block));
+        pool.extend(inquiry.answers());
+        pool.sort_by_key(|deed| (deed.version, deed.block, deed.signature));
         pool.dedup();
-        claims.extend(
-            self.records
-                .values()
-                .flat_map(Record::titles)
-                .map(Claim::from),
-        );
+        let others = self.records.values().flat_map(Record::titles);
+        let others = others.chain(inquiry.answers());
+        claims.extend(others.map(|deed| (deed.block, deed.version)));
         let (save, boot) = (self.saving.next(), self.boot);
         let Some(membership) = &mut self.membership else {
             return;

@@ -28,7 +28,7 @@ use super::saved::Saved;
 use super::saving::Pending;
 use crate::mesh::deed::{Deed, Proofs};
 use crate::mesh::deeds::{Deeds, donor_of};
-use crate::mesh::inquiry::{Claim, Inquiry};
+use crate::mesh::inquiry::Inquiry;
 use crate::mesh::message::Message;
 use crate::mesh::record::{Record, RecordVersion};
 
@@ -221,10 +221,9 @@ impl Core {
         let Some(membership) = &mut self.membership else {
             return;
         };
-        let answers = || inquiry.answers();
         let mut pool: Vec<Deed> = membership.deeds.known().copied().collect();
-        pool.extend(answers().flat_map(|answer| &answer.deeds));
-        pool.sort_by_key(|deed| (deed.version, deed.block));
+        pool.extend(inquiry.answers());
+        pool.sort_by_key(|deed| (deed.version, deed.block, deed.signature));
         pool.dedup();
         let mut proofs = Proofs::new(&pool, &membership.public, &self.removals);
         for title in pool.iter().filter(|deed| deed.owner == self.me) {
@@ -235,9 +234,8 @@ impl Core {
                 warn!("there is no room for all titles that this node had forgotten");
             }
         }
-        let others = answers().flat_map(|answer| &answer.claims);
-        let others = others.filter(|claim| claim.owner != self.me);
-        let others = others.map(|claim: &Claim| (claim.block, claim.version));
+        let others = inquiry.answers().filter(|deed| deed.owner != self.me);
+        let others = others.map(|deed| (deed.block, deed.version));
         let forgotten = |record: &Record| {
             let proven = |deed: &&Deed| {
                 is_forgotten(deed, self.me, &membership.deeds)

@@ -99,6 +99,8 @@ pub struct Tally {
     pub handshakes: Durations,
     /// How long it took until every member with a session had this node's new record.
     pub spread: Durations,
+    /// How many deeds members told of that they did not prove, when they were asked about another one's.
+    pub unproven: u64,
     spreading: Option<Instant>,
 }
 

@@ -134,6 +134,8 @@ pub struct View {
     /// How many records and sheets of members are left because reading them panicked; see
     /// [`crate::mesh::quarantine`].
     pub quarantined: u64,
+    /// How many deeds members told of that they did not prove; see [`crate::mesh::inquiry`].
+    pub unproven: u64,
     /// What this node is the heir of, but may not take yet; itself, after its disk was put back to an older copy.
     pub waiting: Vec<Waiting>,
     /// What the other members tell of their containers and Services; nobody has checked it.
@@ -169,6 +171,7 @@ impl View {
             turned_away: Vec::new(),
             outdated: None,
             quarantined: 0,
+            unproven: 0,
             waiting: Vec::new(),
             sheets: BTreeMap::new(),
             topology: Arc::default(),
@@ -247,6 +250,7 @@ impl Core {
         view.turned_away = self.rotating.turned_away.iter().copied().collect();
         view.outdated = self.rotating.outdated;
         view.quarantined = self.quarantine.total();
+        view.unproven = self.tally.unproven;
         let waiting = self.inquiries.0.keys().map(|of| Waiting {
             of: *of,
             name: self.last_name(*of),

@@ -183,11 +183,23 @@ impl Deed {
     pub fn chain(&self, pool: &[Self]) -> Option<Vec<Self>> {
         let mut chain: Vec<Self> = Vec::new();
         while chain.last().unwrap_or(self).donor != Donor::Cluster {
-            let last = *chain.last().unwrap_or(self);
-            let parents = pool.iter().filter(|deed| last.follows(deed));
-            chain.push(*parents.min_by_key(|deed| deed.version)?);
+            chain.push(chain.last().unwrap_or(self).parent(pool)?);
         }
         Some(chain)
+    }
+
+    /// The first of those in [`Deed::chain`].
+    pub fn parent(&self, pool: &[Self]) -> Option<Self> {
+        let parents = pool.iter().filter(|deed| self.follows(deed));
+        parents.min_by_key(|deed| deed.version).copied()
+    }
+
+    /// Whether the removal that it rests on, if it does on one, is known.
+    pub fn has_come_after(&self, removals: &Removals) -> bool {
+        match &self.donor {
+            Donor::Cluster | Donor::Node(_) => true,
+            Donor::Heir { of, .. } => removals.contains(*of),
+        }
     }
 
     /// Whether every signature from this deed to the genesis of `cluster` is right, and every heir is the one that the
@@ -306,6 +318,19 @@ impl<'a> Proofs<'a> {
             word = self.words[at];
         }
         (word == Word::First).then_some(chain)
+    }
+
+    /// All of the pool that is proven by it.
+    pub fn all(mut self) -> Vec<Deed> {
+        let pool = self.pool;
+        for (at, deed) in pool.iter().enumerate() {
+            if self.words[at] == Word::Unread {
+                self.words[at] = self.read(deed);
+            }
+        }
+        let all = pool.iter().zip(&self.words);
+        let proven = all.filter(|(_, word)| **word != Word::Void);
+        proven.map(|(deed, _)| *deed).collect()
     }
 
     /// The counters fall with each step, so it ends after [`MAX_HANDS`] of them.

@@ -16,6 +16,8 @@
 //! ([`MAX_TOLD`]), and what the saved state can hold. The last hands of a block are kept for nodes that leave, so that
 //! a block which came and went with many joiners does not end with one that cannot hand it back.
 
+use std::collections::BTreeSet;
+
 use weave_model::{Block, NodeId};
 
 use super::cluster::{ClusterKey, ClusterPublic};
@@ -336,8 +338,17 @@ impl Deeds {
 
     /// Every deed that this node had or signed: its titles and its gifts.
     pub fn known(&self) -> impl Iterator<Item = &Deed> {
-        let titles = self.titles.iter().map(|title| &title.deed);
-        titles.chain(self.gifts.iter().map(|gift| &gift.deed))
+        self.titles().chain(self.gifts())
+    }
+
+    /// Its titles, those that are used up among them.
+    pub fn titles(&self) -> impl Iterator<Item = &Deed> {
+        self.titles.iter().map(|title| &title.deed)
+    }
+
+    /// What it gave away.
+    pub fn gifts(&self) -> impl Iterator<Item = &Deed> {
+        self.gifts.iter().map(|gift| &gift.deed)
     }
 
     /// Whether this node knows that it signed this deed, in whatever boot, or has left the block to others since.
@@ -406,11 +417,28 @@ impl Deeds {
 
     /// A deed and what leads from it to the genesis.
     fn chain(&self, deed: &Deed) -> Vec<Deed> {
-        let mut pool = self.proofs.clone();
-        pool.extend(self.titles.iter().map(|title| title.deed));
         let mut chain = vec![*deed];
-        chain.extend(deed.chain(&pool).unwrap_or_default());
+        chain.extend(deed.chain(&self.pool()).unwrap_or_default());
         chain
+    }
+
+    /// Own titles and gifts and what leads from them to the genesis, each once.
+    pub fn with_proofs(&self, deeds: impl Iterator<Item = Deed>) -> Vec<Deed> {
+        let pool = self.pool();
+        let (mut told, mut seen) = (Vec::new(), BTreeSet::new());
+        for deed in deeds {
+            let mut next = Some(deed);
+            while let Some(deed) = next.filter(|deed| seen.insert(deed.signature)) {
+                told.push(deed);
+                next = deed.parent(&pool);
+            }
+        }
+        told
+    }
+
+    fn pool(&self) -> Vec<Deed> {
+        let titles = self.titles.iter().map(|title| title.deed);
+        self.proofs.iter().copied().chain(titles).collect()
     }
 
     /// Appends all of it, for the saved state.

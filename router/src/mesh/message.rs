@@ -564,8 +564,10 @@ mod tests {
                     id,
                     about: node,
                     heir: heir.map(|_| node),
+                    sum: id,
+                    part: n as u8,
+                    parts: n as u8 + 1,
                     members: vec![node; n],
-                    claims: vec![(&deed).into(); n],
                     deeds: vec![deed; n],
                 })
             }),

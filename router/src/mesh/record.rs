@@ -3,8 +3,9 @@
 //! Each node is the only writer of its record. Records are ordered by version, the boot nonce first: a node that starts
 //! again takes a higher nonce, so its first record replaces its last one even if it forgot how far it had counted.
 //! A record is believed when the cluster's certificate in it names the node and no removal makes it void, the node signed
-//! it, and every block it claims is proven by deeds that stand in the record too. Nothing else in it is checked: a node may call itself what it
-//! likes and be anywhere.
+//! it, and every block it claims is proven by deeds that stand in the record too. What its deeds prove counts when it is gone, so
+//! none may stand there that is not proven. Nothing else in it is checked: a node may call itself what it likes and be
+//! anywhere.
 //!
 //! Layout: the byte 1, then fields (see [`super::codec`]), then the signature, 64 bytes, over "weave record v1", the
 //! cluster's id and everything before the signature. A field that this build does not know is signed and passed on with
@@ -239,9 +240,8 @@ impl Record {
             bytes: bytes.into(),
         };
         let same = |before: &Self| certified && before.deeds == record.deeds;
-        let mut proofs = Proofs::new(&record.deeds, cluster, removals);
-        let proven =
-            before.is_some_and(same) || record.titles().all(|deed| proofs.chain(deed).is_some());
+        let all = || Proofs::new(&record.deeds, cluster, removals).all();
+        let proven = before.is_some_and(same) || all().len() == record.deeds.len();
         if !proven
             || record
                 .blocks
@@ -506,6 +506,13 @@ pub(crate) mod tests {
             ..content(&node, &key)
         };
         assert!(read(more.sign(&node, &cluster).unwrap().bytes(), &cluster).is_err());
+        let unproven = genesis.give(given.block, node.id(), 10, &node, &cluster);
+        let beside = Content {
+            deeds: vec![given, genesis, unproven],
+            blocks: vec![given.block],
+            ..content(&node, &key)
+        };
+        assert!(read(beside.sign(&node, &cluster).unwrap().bytes(), &cluster).is_err());
         let right = Content {
             deeds: vec![given, genesis],
             blocks: vec![given.block],

@@ -171,8 +171,10 @@ fn deed_messages(node: NodeId) -> [Message; 8] {
             id: 1,
             about: node,
             heir: Some(keys(2).id()),
+            sum: 1,
+            part: 0,
+            parts: 1,
             members: vec![node],
-            claims: vec![(&genesis()).into()],
             deeds: vec![genesis()],
         }),
     ]

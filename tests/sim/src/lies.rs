@@ -8,7 +8,8 @@ use weave_model::Block;
 use weave_router::keys::NodeKeys;
 use weave_router::mesh::cluster::ClusterPublic;
 use weave_router::mesh::codec::Reader;
-use weave_router::mesh::deed::Deed;
+use weave_router::mesh::deed::{Deed, Donor};
+use weave_router::mesh::inquiry::Testimony;
 use weave_router::mesh::message::Message;
 use weave_router::mesh::parts;
 use weave_router::mesh::record::{Content, Record, RecordVersion};
@@ -35,9 +36,11 @@ pub enum Lie {
     Farewell,
     /// Many records of its own, each newer than the one before.
     Flood,
+    /// To whoever asked about a removed node: that others have its addresses.
+    Perjury,
 }
 
-const ALL: [(Lie, &str); 8] = [
+const ALL: [(Lie, &str); 9] = [
     (Lie::Junk, "random bytes"),
     (Lie::Changed, "what it heard, changed"),
     (Lie::Again, "what it heard, once more"),
@@ -55,6 +58,7 @@ const ALL: [(Lie, &str); 8] = [
         Lie::Flood,
         "a hundred records of its own, one after another",
     ),
+    (Lie::Perjury, "that it has what a removed node had"),
 ];
 
 impl fmt::Display for Lie {
@@ -77,6 +81,8 @@ struct Liar {
     cluster: ClusterPublic,
     /// The newest records that it heard of others.
     records: Vec<Record>,
+    /// The removals that it knows, with the last record of each node.
+    removed: Vec<(Removal, Record)>,
     /// What it says of itself, if somebody heard it.
     own: Option<Record>,
 }
@@ -86,6 +92,7 @@ impl Liar {
     fn of(net: &Net, n: usize) -> Option<Self> {
         let mut reader = Reader::new(net.nodes[n].disk.as_deref()?, "disk");
         let (mut keys, mut cluster, mut records) = (None, None, Vec::new());
+        let mut removed = Vec::new();
         reader.u8().ok()?;
         while !reader.is_empty() {
             match reader.field().ok()? {
@@ -96,13 +103,24 @@ impl Liar {
                         records.push(field.counted(1 << 20).ok()?.to_vec());
                     }
                 }
+                (11, mut field) => {
+                    while !field.is_empty() {
+                        field.u8().ok()?;
+                        let removal = field.counted(1 << 20).ok()?.to_vec();
+                        removed.push((removal, field.counted(1 << 20).ok()?.to_vec()));
+                    }
+                }
                 _ => {}
             }
         }
         let (keys, cluster) = (keys?, cluster?);
         let read = |bytes: &Vec<u8>| Record::read(bytes, &cluster, &Removals::default()).ok();
+        let gone = |(removal, record): &(Vec<u8>, Vec<u8>)| {
+            Some((Removal::read(removal, &cluster).ok()?, read(record)?))
+        };
         Some(Self {
             own: None,
+            removed: removed.iter().filter_map(gone).collect(),
             records: records.iter().filter_map(read).collect(),
             keys,
             cluster,
@@ -165,7 +183,10 @@ pub fn tell(net: &mut Net, liar: usize, to: usize, lie: Lie, rng: &mut StdRng) {
         _ => {
             let others = (0..net.nodes.len()).filter_map(|n| Liar::of(net, n));
             let liar = Liar::of(net, liar).map(|liar| liar.known_to(others.collect()));
-            let messages = liar.map(|liar| composed(&liar, lie, rng));
+            let messages = liar.map(|liar| match lie {
+                Lie::Perjury => perjured(&liar, &heard),
+                _ => composed(&liar, lie, rng),
+            });
             let messages = messages.unwrap_or_default();
             let bodies = messages.iter().filter_map(|m| parts::split(&m.encode()));
             bodies.flatten().collect::<Vec<_>>()
@@ -196,6 +217,35 @@ fn change(mut body: Vec<u8>, rng: &mut StdRng) -> Vec<u8> {
         body[at] ^= 1 << rng.random_range(0..8);
     }
     body
+}
+
+/// An answer to the last inquiry about each removed node that it heard: with the node's own deeds, and what makes the
+/// liar the owner, signed by itself or not at all.
+fn perjured(liar: &Liar, heard: &[Vec<u8>]) -> Vec<Message> {
+    let mut told = Vec::new();
+    for (removal, record) in &liar.removed {
+        let asked = heard.iter().find_map(|body| match Message::decode(body) {
+            Ok(Some(Message::DeedInquiry { id, about })) if about == removal.node => Some(id),
+            _ => None,
+        });
+        let Some(id) = asked else { continue };
+        let mut deeds = liar
+            .own
+            .as_ref()
+            .map_or_else(Vec::new, |own| own.deeds.clone());
+        deeds.extend(&record.deeds);
+        for title in record.titles() {
+            let me = liar.keys.id();
+            let taken = title.give(title.block, me, u64::MAX, &liar.keys, &liar.cluster);
+            let donor = Donor::Node(record.public);
+            deeds.extend([taken, Deed { donor, ..taken }]);
+        }
+        let about = (id, removal.node);
+        let parts = Testimony::in_parts(about, Some(removal.heir), vec![], &deeds);
+        let parts = parts.into_iter().flatten();
+        told.extend(parts.map(Message::DeedTestimony));
+    }
+    told
 }
 
 fn composed(liar: &Liar, lie: Lie, rng: &mut StdRng) -> Vec<Message> {

@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
+use rand::SeedableRng;
+use rand::rngs::StdRng;
 use weave_model::Block;
 use weave_router::core::command::Command;
 use weave_router::mesh::digest::Buckets;
 use weave_router::mesh::message::Message;
 use weave_router::mesh::parts;
 use weave_router::mesh::record::RecordVersion;
-use weave_sim::lies::Chatterer;
+use weave_sim::lies::{self, Chatterer, Lie};
 use weave_sim::net::Net;
 
 use super::{MINUTE, cluster, net_public, say};
@@ -200,4 +202,33 @@ fn a_member_that_changes_its_record_without_end_is_passed_on_so_much_and_no_more
     assert!(net.run_until(MINUTE, same));
     net.run(MINUTE);
     assert!(same(&mut net));
+}
+
+#[test]
+fn a_member_that_testifies_falsely_keeps_no_addresses_from_the_heir() {
+    let mut net = cluster(44, 4, "10.32.0.0/16");
+    let (liar, victim) = (2, 3);
+    net.nodes[liar].listens = true;
+    // What it would say by itself is lost, so that its lie comes first.
+    net.cut.extend([(liar, 0), (liar, 1)]);
+    let (node, heir) = ("host4".to_owned(), Some("host1".to_owned()));
+    let theirs = net.mine(victim);
+    assert!(net.ask(0, Command::Remove { node, heir }).is_ok());
+    net.gone.insert(victim);
+    net.run(Duration::from_secs(1));
+    let (waits, owned) = (net.view(0).waiting.clone(), net.check_ownership());
+    assert_eq!((waits.len(), owned < 1 << 16), (1, true), "it is asked");
+    net.cut.clear();
+    let mut rng = StdRng::seed_from_u64(44);
+    lies::tell(&mut net, liar, 0, Lie::Perjury, &mut rng);
+    let told = |net: &mut Net| net.view(0).unproven > 0;
+    assert!(
+        net.run_until(MINUTE, told),
+        "the lie was heard, and counted"
+    );
+    let whole = |net: &mut Net| net.agrees() && net.check_ownership() == 1 << 16;
+    assert!(net.run_until(MINUTE, whole), "the heir has all there was");
+    let heirs = net.mine(0);
+    let has = |block: &Block| heirs.iter().any(|own| own.contains(block.first()));
+    assert!(theirs.iter().all(has));
 }
