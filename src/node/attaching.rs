@@ -402,7 +402,13 @@ impl Works {
         let Some(wanted) = containers::to_repair(entry, range) else {
             return tracing::warn!(%name, "its address is not one of this cluster's");
         };
-        match self.side.host.repair(&wanted).await {
+        let mut repaired = self.side.host.repair(&wanted).await;
+        if repaired.is_err() && !entry.attachment.also.is_empty() {
+            // Where a kill came in the middle of a move, a floating address still leads to whom it was taken from.
+            self.restore_floating(entry).await;
+            repaired = self.side.host.repair(&wanted).await;
+        }
+        match repaired {
             Ok(Repaired::Right) => tracing::debug!(%name, "adopted"),
             Ok(Repaired::Fixed(changes)) => tracing::info!(%name, ?changes, "adopted and mended"),
             Ok(Repaired::Gone) => {

@@ -258,13 +258,10 @@ impl Works {
                 return Err(Refusal::new(Code::Invalid, cause, fix));
             }
             let offset = range.offset(*ip).unwrap_or(0);
-            let newest = holders
-                .get(ip)
-                .map_or(0, |(stamp, _)| stamp.saturating_add(1));
             entry.attachment.also.push(Floating {
                 ip: *ip,
                 pool: self.network_with(&range, offset),
-                stamp: wall_millis().max(newest),
+                stamp: self.stamp(*ip, holders.get(ip))?,
             });
             claimed.push(*ip);
         }
@@ -281,6 +278,22 @@ impl Works {
         Ok(claimed)
     }
 
+    /// The stamp of a claim that outdoes the holder's: the time, or later.
+    fn stamp(&self, ip: IpAddr, holder: Option<&(u64, NodeId)>) -> Result<u64, Refusal> {
+        let view = self.router.view();
+        let (newest, id) = holder.copied().unwrap_or((0, view.me));
+        let stamp = wall_millis().max(newest.saturating_add(1));
+        if (stamp, view.me) > (newest, id) {
+            return Ok(stamp);
+        }
+        let named = view.members.iter().find(|member| member.id == id);
+        let name = named.map_or_else(|| id.to_string(), |member| member.name.to_string());
+        let cause = format!("{name} claims {ip} for ever: no claim is newer than its");
+        let fix =
+            format!("detach its container there, or remove that member: weavectl rmpeer {name}");
+        Err(Refusal::new(Code::Conflict, cause, fix))
+    }
+
     /// Moves addresses on this host to a container. If one cannot be moved, all are where they were.
     async fn move_all(
         &self,
@@ -294,15 +307,22 @@ impl Works {
         };
         for (at, ip) in claimed.iter().enumerate() {
             let former = before.entries().find(|entry| claims(entry, *ip));
-            if let Some(former) = former {
-                self.take_from(former, *ip).await;
-            }
-            let Err(refusal) = self.give_to(to, *ip).await else {
+            let taken = match former {
+                Some(former) => self.take_from(former, *ip).await,
+                None => Ok(()),
+            };
+            let given = match taken {
+                Ok(()) => self.give_to(to, *ip).await,
+                Err(refusal) => Err(refusal),
+            };
+            let Err(refusal) = given else {
                 tracing::info!(name = %request.name, %ip, "has a floating address");
                 continue;
             };
             for ip in &claimed[..=at] {
-                self.take_from(to, *ip).await;
+                if let Err(refusal) = self.take_from(to, *ip).await {
+                    tracing::warn!(%refusal, name = %request.name, %ip, "keeps an address");
+                }
                 if let Some(former) = before.entries().find(|entry| claims(entry, *ip))
                     && let Err(refusal) = self.give_to(former, *ip).await
                 {
@@ -326,13 +346,22 @@ impl Works {
         if lost.is_empty() {
             return;
         }
-        for (entry, ip) in &lost {
-            tracing::info!(name = %entry.attachment.name, %ip, "has lost a floating address");
-            self.take_from(entry, *ip).await;
+        let mut taken = Vec::new();
+        for (entry, ip) in lost {
+            let name = &entry.attachment.name;
+            match self.take_from(&entry, ip).await {
+                Ok(()) => {
+                    tracing::info!(%name, %ip, "has lost a floating address to a newer claim");
+                    taken.push(ip);
+                }
+                // The claim stays, so that it is tried again.
+                Err(refusal) => {
+                    tracing::warn!(%name, %ip, %refusal, "an address cannot be taken off");
+                }
+            }
         }
         let before = self.book.clone();
-        let ips: Vec<IpAddr> = lost.iter().map(|(_, ip)| *ip).collect();
-        self.book.drop_claims(&ips);
+        self.book.drop_claims(&taken);
         if let Err(refusal) = self.save() {
             tracing::warn!(%refusal, "that addresses are others' is not written down");
             self.book = before;
@@ -362,8 +391,7 @@ impl Works {
         })
     }
 
-    /// What cannot be taken is told in the log: without its route no packet comes from it or to it.
-    async fn take_from(&self, entry: &Entry, ip: IpAddr) {
+    async fn take_from(&self, entry: &Entry, ip: IpAddr) -> Result<(), Refusal> {
         let attachment = &entry.attachment;
         let outer = containers::kernel_name(&attachment.host_ifname);
         let ifname = containers::kernel_name(&attachment.ifname);
@@ -371,9 +399,8 @@ impl Works {
         let netns = containers::open_netns(&attachment.netns).ok();
         let netns = netns.filter(|netns| containers::netns_id(netns) == entry.netns_id);
         let inside = netns.as_ref().map(|netns: &Netns| (netns, &ifname));
-        if let Err(error) = self.side.host.take(&outer, inside, ip).await {
-            tracing::warn!(name = %attachment.name, %ip, %error, "an address cannot be taken off");
-        }
+        let taken = self.side.host.take(&outer, inside, ip).await;
+        taken.map_err(|error| containers::refused(&error))
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::lab::traffic::{try_ping, wait_for};
-use crate::lab::{Container, Host, Lab, await_mesh};
+use crate::lab::{Container, Host, Lab, Said, await_mesh};
 use crate::services::{connect_within, serve};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -207,11 +207,28 @@ fn goes_with_its_holder(hosts: &[Host; 3], client: &Container, vips: &[IpAddr; 2
     wait_for("the pool is gone", SOON, || !left());
 }
 
-#[track_caller]
-fn refused(host: &Host, words: &[&str], cause: &str, fix: &str) {
-    let said = host.ctl(words);
-    let told = said.err.contains(cause) && said.err.contains(fix);
-    assert!(said.code == 1 && told, "{words:?}: {said:?}");
+/// Where a host names its pool in a fix.
+const NAME: &str = "give --also an address of a pool: 10.45.0.0/26 (vips)";
+const OF_NODES: &str = "no floating address: it is of a part of the range that nodes give";
+
+/// A host, and the container "web" that is to be attached there.
+struct Asking<'a> {
+    host: &'a Host,
+    path: String,
+}
+
+impl Asking<'_> {
+    fn ask(&self, more: &[&str]) -> Said {
+        let words = [&["attach", &self.path, "--name", "web"], more].concat();
+        self.host.ctl(&words)
+    }
+
+    #[track_caller]
+    fn wrong(&self, more: &[&str], cause: &str, fix: &str) {
+        let said = self.ask(more);
+        let told = said.err.contains(cause) && said.err.contains(fix);
+        assert!(said.code == 1 && told, "{more:?}: {said:?}");
+    }
 }
 
 #[test]
@@ -221,114 +238,77 @@ fn what_is_no_floating_address_is_refused_with_cause_and_fix() {
         let [h1, h2] = &hosts;
         let ns = h1.bare_container("web");
         let path = ns.path().display().to_string();
-        let attach = |more: &[&'static str]| -> Vec<String> {
-            let words = [&["attach", &path, "--name", "web"], more].concat();
-            words.into_iter().map(str::to_owned).collect()
-        };
-        let wrong = |more: &[&'static str], cause: &str, fix: &str| {
-            let words = attach(more);
-            refused(
-                h1,
-                &words.iter().map(String::as_str).collect::<Vec<_>>(),
-                cause,
-                fix,
-            );
-        };
+        let web = Asking { host: h1, path };
         let make = "make a pool of floating addresses first: weavectl network create";
-        let of_nodes = "no floating address: it is of a part of the range that nodes give";
-        wrong(&["--also", "10.45.0.10"], of_nodes, make);
+        web.wrong(&["--also", "10.45.0.10"], OF_NODES, make);
         pool(&hosts);
-        let name = "give --also an address of a pool: 10.45.0.0/26 (vips)";
-        wrong(
-            &["--also", "192.0.2.9"],
-            "192.0.2.9 is no address of the cluster",
-            name,
-        );
-        wrong(&["--also", "10.45.0.64"], of_nodes, name);
-        wrong(
-            &["--also", "10.32.0.1"],
-            "it is a gateway's, on every node",
-            name,
-        );
-        let exposed = h2.json(&["expose"]);
-        let own: &'static str = exposed["ip"]
-            .as_str()
-            .expect("an address")
-            .to_owned()
-            .leak();
-        let db = h2.attach("db");
-        let other: &'static str = db.v6.to_string().leak();
-        let knows = |what: &str| {
-            let words = attach(&["--also", own]);
-            let said = h1.ctl(&words.iter().map(String::as_str).collect::<Vec<_>>());
-            said.err.contains(what)
-        };
-        wait_for("h1 knows", SOON, || knows("it is the host h2's own"));
-        wrong(
-            &["--also", other],
-            "no floating address: it is db on h2's own",
-            name,
-        );
-        h1.ok(&["network", "create", "blue"]);
-        let blue = ["--network", "blue", "--also", "10.45.0.10"];
-        wrong(
-            &blue,
-            "floating addresses are of the network default",
-            "leave --also out",
-        );
-        wrong(
-            &["--network", "vips"],
-            "vips is a pool of floating addresses",
-            "--also",
-        );
-        let not_own = "10.45.0.10 is not one of that network";
-        wrong(&["--ip", "10.45.0.10"], not_own, "weavectl network list");
-        for more in [&["--also", "10.45.0"][..], &["--also", ""], &["--also"]] {
-            let words = attach(more);
-            let said = h1.ctl(&words.iter().map(String::as_str).collect::<Vec<_>>());
-            assert_eq!(said.code, 2, "{more:?}: {said:?}");
-        }
-        let create = ["network", "create", "more", "--floating", "--range"];
-        refused(
-            h2,
-            &[&create[..], &["10.45.0.0/27"]].concat(),
-            "cannot be",
-            "give a /26",
-        );
-        let used = [
-            "network",
-            "create",
-            "more",
-            "--floating",
-            "--range",
-            "10.47.0.0/16",
-        ];
-        refused(
-            h2,
-            &used,
-            "cannot be a network's range",
-            "without the first and the last",
-        );
-        let said = h2.ctl(&["network", "create", "more", "--floating", "--internal"]);
-        assert_eq!(said.code, 2, "{said:?}");
+        refuses_what_is_others(&web, h2);
+        refuses_other_networks(&web);
+        refuses_pools(h2);
         // Of what was refused nothing is left, whatever of it was right.
         assert!(ns.sh("ip -o link").lines().count() == 1 && has(h1, "web").is_empty());
-        wrong(
-            &["--also", "10.45.0.10", "--also", "10.32.0.1"],
-            "gateway",
-            name,
-        );
+        let one_is_wrong = ["--also", "10.45.0.10", "--also", "10.32.0.1"];
+        web.wrong(&one_is_wrong, "gateway", NAME);
         assert!(!h1.ok(&["ps"]).contains("web"), "{}", h1.ok(&["ps"]));
         // Without IPv6 there is no address of that family, and the attachment is taken back whole.
         ns.sh("sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1");
         let v6 = h1.json(&["network", "list"])["networks"][2]["range6"].clone();
         let v6: ipnet::Ipv6Net = v6.as_str().and_then(|net| net.parse().ok()).expect("a net");
-        let v6: &'static str = v6.addr().to_string().leak();
-        wrong(
-            &["--also", v6],
-            "web has no IPv6, and so cannot have",
-            "switch IPv6 on",
-        );
+        let no_v6 = "web has no IPv6, and so cannot have";
+        web.wrong(&["--also", &v6.addr().to_string()], no_v6, "switch IPv6 on");
         assert!(!h1.ok(&["ps"]).contains("web") && ns.sh("ip -o link").lines().count() == 1);
     });
+}
+
+fn refuses_what_is_others(web: &Asking, h2: &Host) {
+    let outside = "192.0.2.9 is no address of the cluster";
+    web.wrong(&["--also", "192.0.2.9"], outside, NAME);
+    web.wrong(&["--also", "10.45.0.64"], OF_NODES, NAME);
+    let gateway = "it is a gateway's, on every node";
+    web.wrong(&["--also", "10.32.0.1"], gateway, NAME);
+    let exposed = h2.json(&["expose"]);
+    let own = exposed["ip"].as_str().expect("an address");
+    let db = h2.attach("db");
+    wait_for("h1 knows", SOON, || {
+        let said = web.ask(&["--also", own]);
+        said.err.contains("it is the host h2's own")
+    });
+    let of_db = "no floating address: it is db on h2's own";
+    web.wrong(&["--also", &db.v6.to_string()], of_db, NAME);
+}
+
+fn refuses_other_networks(web: &Asking) {
+    web.host.ok(&["network", "create", "blue"]);
+    let blue = ["--network", "blue", "--also", "10.45.0.10"];
+    let default = "floating addresses are of the network default";
+    web.wrong(&blue, default, "leave --also out");
+    let is_pool = "vips is a pool of floating addresses";
+    web.wrong(&["--network", "vips"], is_pool, "--also");
+    let not_own = "10.45.0.10 is not one of that network";
+    web.wrong(&["--ip", "10.45.0.10"], not_own, "weavectl network list");
+    for more in [&["--also", "10.45.0"][..], &["--also", ""], &["--also"]] {
+        let said = web.ask(more);
+        assert_eq!(said.code, 2, "{more:?}: {said:?}");
+    }
+}
+
+fn refuses_pools(host: &Host) {
+    let create = |range| {
+        let words = ["network", "create", "more", "--floating", "--range", range];
+        host.ctl(&words)
+    };
+    for (range, cause, fix) in [
+        ("10.45.0.0/27", "cannot be", "give a /26"),
+        (
+            "10.47.0.0/16",
+            "cannot be a network's range",
+            "without the first and the last",
+        ),
+    ] {
+        let said = create(range);
+        let told = said.err.contains(cause) && said.err.contains(fix);
+        assert!(said.code == 1 && told, "{range}: {said:?}");
+    }
+    let said = host.ctl(&["network", "create", "more", "--floating", "--internal"]);
+    assert_eq!(said.code, 2, "{said:?}");
 }
