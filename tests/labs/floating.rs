@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::lab::node::Said;
 use crate::lab::traffic::{try_ping, wait_for};
-use crate::lab::{Container, Host, Lab, Said, await_mesh};
+use crate::lab::{Container, Host, Lab, await_mesh};
 use crate::services::{connect_within, serve};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -260,7 +261,7 @@ fn what_is_no_floating_address_is_refused_with_cause_and_fix() {
     });
 }
 
-fn refuses_what_is_others(web: &Asking, h2: &Host) {
+fn refuses_what_is_others(web: &Asking<'_>, h2: &Host) {
     let outside = "192.0.2.9 is no address of the cluster";
     web.wrong(&["--also", "192.0.2.9"], outside, NAME);
     web.wrong(&["--also", "10.45.0.64"], OF_NODES, NAME);
@@ -277,7 +278,7 @@ fn refuses_what_is_others(web: &Asking, h2: &Host) {
     web.wrong(&["--also", &db.v6.to_string()], of_db, NAME);
 }
 
-fn refuses_other_networks(web: &Asking) {
+fn refuses_other_networks(web: &Asking<'_>) {
     web.host.ok(&["network", "create", "blue"]);
     let blue = ["--network", "blue", "--also", "10.45.0.10"];
     let default = "floating addresses are of the network default";
