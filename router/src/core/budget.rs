@@ -60,9 +60,10 @@ pub(super) const RECORDS: Rate = Rate {
     per_second: 4096,
     burst: 512 << 10,
 };
-/// Bytes of its sheets.
+/// Bytes of its sheets: one of a hundred containers is told at each change, of which there are at most four a second, one of
+/// the longest each 3 s for as long as its containers come and go.
 const SHEETS: Rate = Rate {
-    per_second: 16 << 10,
+    per_second: 64 << 10,
     burst: 2 << 20,
 };
 /// What the shortest of them costs: all that is done for each.
