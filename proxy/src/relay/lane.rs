@@ -27,8 +27,8 @@ pub(super) const KEPT: usize = 64 << 20;
 const SIP: usize = 4096;
 /// How often in a row the buffer has to be filled until there is a pipe.
 const STREAM: u8 = 2;
-/// The most that is moved through a pipe at once, in bytes.
-const PIPEFUL: usize = 1 << 20;
+/// The most that is moved through a pipe at once, in bytes: a super-packet, which goes on while the sender makes the next.
+const PIPEFUL: usize = 64 << 10;
 /// How many times a direction may read in its turn, so that others get theirs.
 const TURN: u32 = 16;
 
