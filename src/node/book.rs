@@ -270,6 +270,15 @@ pub(super) mod tests {
 
     use super::*;
 
+    pub(in crate::node) fn range() -> weave_model::ClusterRange {
+        let (v4, v6) = ("10.32.0.0/12", "fd00::/48");
+        weave_model::ClusterRange::new(v4.parse().unwrap(), v6.parse().unwrap()).unwrap()
+    }
+
+    pub(in crate::node) fn node(byte: u8) -> weave_model::NodeId {
+        weave_model::NodeId::from_bytes([byte; 32])
+    }
+
     pub(in crate::node) fn entry(name: &str, ifname: &str, inode: u64) -> Entry {
         let attachment = Attachment {
             name: name.parse().unwrap(),

@@ -451,15 +451,7 @@ pub(super) fn mac_text(mac: [u8; 6]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::node::book::tests::entry as booked;
-
-    fn range() -> ClusterRange {
-        ClusterRange::new(
-            "10.32.0.0/12".parse().unwrap(),
-            "fd00::/48".parse().unwrap(),
-        )
-        .unwrap()
-    }
+    use crate::node::book::tests::{entry as booked, range};
 
     fn request(name: &str, ip: Option<&str>) -> AttachRequest {
         AttachRequest {

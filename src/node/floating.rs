@@ -286,7 +286,7 @@ impl Works {
         if (stamp, view.me) > (newest, id) {
             return Ok(stamp);
         }
-        let named = view.members.iter().find(|member| member.id == id);
+        let named = view.member(id);
         let name = named.map_or_else(|| id.to_string(), |member| member.name.to_string());
         let cause = format!("{name} claims {ip} for ever: no claim is newer than its");
         let fix =
@@ -307,15 +307,7 @@ impl Works {
         };
         for (at, ip) in claimed.iter().enumerate() {
             let former = before.entries().find(|entry| claims(entry, *ip));
-            let taken = match former {
-                Some(former) => self.take_from(former, *ip).await,
-                None => Ok(()),
-            };
-            let given = match taken {
-                Ok(()) => self.give_to(to, *ip).await,
-                Err(refusal) => Err(refusal),
-            };
-            let Err(refusal) = given else {
+            let Err(refusal) = self.move_one(former, to, *ip).await else {
                 tracing::info!(name = %request.name, %ip, "has a floating address");
                 continue;
             };
@@ -334,6 +326,18 @@ impl Works {
         Ok(())
     }
 
+    async fn move_one(
+        &self,
+        former: Option<&Entry>,
+        to: &Entry,
+        ip: IpAddr,
+    ) -> Result<(), Refusal> {
+        if let Some(former) = former {
+            self.take_from(former, ip).await?;
+        }
+        self.give_to(to, ip).await
+    }
+
     /// Takes those addresses off this node's containers that are others' by now.
     pub(super) async fn settle_floating(&mut self) {
         let Ok(range) = self.range() else { return };
@@ -343,9 +347,6 @@ impl Works {
         }
         let me = self.router.view().me;
         let lost = lost(&self.book, &self.holders(&range), me);
-        if lost.is_empty() {
-            return;
-        }
         let mut taken = Vec::new();
         for (entry, ip) in lost {
             let name = &entry.attachment.name;
@@ -359,6 +360,9 @@ impl Works {
                     tracing::warn!(%name, %ip, %refusal, "an address cannot be taken off");
                 }
             }
+        }
+        if taken.is_empty() {
+            return;
         }
         let before = self.book.clone();
         self.book.drop_claims(&taken);
@@ -425,20 +429,8 @@ fn user_of(ip: Ipv4Addr, range: &ClusterRange, members: &[Member]) -> Option<Str
 mod tests {
     use weave_model::{Sheet, SheetContainer};
 
-    use super::super::book::tests::entry;
+    use super::super::book::tests::{entry, node, range};
     use super::*;
-
-    fn range() -> ClusterRange {
-        ClusterRange::new(
-            "10.32.0.0/12".parse().unwrap(),
-            "fd00::/48".parse().unwrap(),
-        )
-        .unwrap()
-    }
-
-    fn node(byte: u8) -> NodeId {
-        NodeId::from_bytes([byte; 32])
-    }
 
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()

@@ -173,19 +173,8 @@ impl Records {
 mod tests {
     use weave_model::NetworkSpec;
 
+    use super::super::book::tests::{node, range};
     use super::*;
-
-    fn range() -> ClusterRange {
-        ClusterRange::new(
-            "10.32.0.0/12".parse().unwrap(),
-            "fd00::/48".parse().unwrap(),
-        )
-        .unwrap()
-    }
-
-    fn node(byte: u8) -> NodeId {
-        NodeId::from_bytes([byte; 32])
-    }
 
     fn network(name: &str, stamp: u64, net: &str) -> DeclaredNetwork {
         DeclaredNetwork {
