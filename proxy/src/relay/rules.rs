@@ -168,8 +168,7 @@ impl Rules {
             batch.add_chain(table, &Chain::regular(chain));
         }
         if bridged {
-            let by_bridge = Rule::new().is(Field::Iifkind, Value::name("bridge"));
-            batch.add_rule(table, "first", &by_bridge.ret());
+            batch.add_rule(table, "first", &by_bridge().ret());
         }
         for family in FAMILIES {
             let protocols = [(Value::TCP, ports.tcp), (Value::UDP, ports.udp)];
@@ -237,7 +236,6 @@ impl Rules {
     /// Datagrams to a front that `first` has left to the kernel engine would be taken for a session's of another client, whose
     /// socket has the front's address.
     fn leave_datagrams_of_bridges(&self, batch: &mut Batch) {
-        let by_bridge = || Rule::new().is(Field::Iifkind, Value::name("bridge"));
         for family in FAMILIES {
             let set = |is| self.sets.get(is, family);
             let udp = || by_bridge().is(Field::L4Proto, Value::UDP);
@@ -386,6 +384,11 @@ fn has_target(entry: &Entry, way: Way, origin: Origin) -> bool {
 fn first_packet() -> Rule {
     let syn = Rule::new().masked(Field::TcpFlags, SYN | ACK, Cmp::Eq, SYN);
     syn.masked(Field::CtStatus, Field::DNAT, Cmp::Eq, 0)
+}
+
+/// A packet that came in by a bridge of this host.
+fn by_bridge() -> Rule {
+    Rule::new().is(Field::Iifkind, Value::name("bridge"))
 }
 
 /// Gives the packet to a listener, if there is one.

@@ -170,8 +170,7 @@ impl Budgets {
         let budget = budget.or_insert_with(|| Budget::new(now));
         let paid = budget.pay(cost, now);
         self.left.by_sender += u64::from(!paid);
-        if !paid && budget.warned.is_none_or(|at| now >= at + QUIET) {
-            budget.warned = Some(now);
+        if !paid && is_due(&mut budget.warned, now) {
             warn!(peer = %peer.short(), ?cost, "a member asks for more than members need: what is too much is left");
         }
         paid
@@ -185,8 +184,7 @@ impl Budgets {
         let (bucket, bytes) = voice.bucket(said);
         let may = bucket.has(bytes, now);
         self.left.by_owner += u64::from(!may);
-        if !may && voice.warned.is_none_or(|at| now >= at + QUIET) {
-            voice.warned = Some(now);
+        if !may && is_due(&mut voice.warned, now) {
             warn!(owner = %owner.short(), ?said, "a member says more of itself than members need: what is too much is left");
         }
         may
@@ -208,6 +206,15 @@ impl Budgets {
     pub(super) const fn left(&self) -> Left {
         self.left
     }
+}
+
+/// Whether a warning is due, which it is no more then.
+fn is_due(warned: &mut Option<Instant>, now: Instant) -> bool {
+    let is_due = warned.is_none_or(|at| now >= at + QUIET);
+    if is_due {
+        *warned = Some(now);
+    }
+    is_due
 }
 
 #[cfg(test)]

@@ -434,11 +434,7 @@ mod tests {
 
     #[test]
     fn only_what_is_proven_counts() {
-        let (a, x, liar) = (
-            NodeKeys::from_bytes(&[1; 64]),
-            NodeKeys::from_bytes(&[2; 64]),
-            NodeKeys::from_bytes(&[3; 64]),
-        );
+        let [a, x, liar] = [1, 2, 3].map(|byte| NodeKeys::from_bytes(&[byte; 64]));
         let key = ClusterKey::from_bytes(&[4; 32]);
         let (cluster, none) = (key.public(), Removals::default());
         let genesis = Deed::genesis(block(0, 12), a.id(), &key);
@@ -515,11 +511,7 @@ mod tests {
 
     #[test]
     fn what_was_passed_on_is_not_left_over() {
-        let (a, x, b) = (
-            NodeKeys::from_bytes(&[1; 64]),
-            NodeKeys::from_bytes(&[2; 64]),
-            NodeKeys::from_bytes(&[3; 64]),
-        );
+        let [a, x, b] = [1, 2, 3].map(|byte| NodeKeys::from_bytes(&[byte; 64]));
         let key = ClusterKey::from_bytes(&[4; 32]);
         let cluster = key.public();
         let genesis = Deed::genesis(block(0, 12), a.id(), &key);
