@@ -71,8 +71,9 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Begins a connection that never waits. When the other end has taken it, this end confirms that with the first bytes that
-/// are written, or when [`confirm`] is called, or else by the kernel's delayed acknowledgement (200 ms). `turn` chooses the port of one that is made in another's name; it should be
-/// another one each time.
+/// are written, or when [`confirm`] is called, or else by the kernel's delayed acknowledgement (200 ms).
+///
+/// `turn` chooses the port of one that is made in another's name; it should be another one each time.
 ///
 /// # Errors
 /// `AddrInUse` when no port is free, `NetworkUnreachable` and the like when there is no way; what comes later is told by
