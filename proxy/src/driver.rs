@@ -14,7 +14,7 @@ use std::time::{Duration, Instant, SystemTime};
 use weave_model::Durations;
 
 use crate::kernel::{Done, Error, Kernel};
-use crate::relay::{Relay, Watch, routes};
+use crate::relay::{Drain, Relay, Watch, routes};
 use crate::sources::{Change, Sources};
 use crate::table::{Diff, Entry, Table};
 
@@ -109,7 +109,7 @@ pub struct Report {
 /// What the thread is asked.
 enum Order {
     Report(Instant, Vec<Change>),
-    Drain(Duration, Sender<usize>),
+    Drain(Sender<Option<Drain>>),
 }
 
 /// The running engine. Dropping it ends the thread and leaves the rules.
@@ -177,8 +177,10 @@ impl Engine {
     pub fn drain(&self, patience: Duration) -> usize {
         self.stopping.store(true, Ordering::Relaxed);
         let (reply, answer) = channel();
-        self.order(Order::Drain(patience, reply));
-        answer.recv().unwrap_or_default()
+        self.order(Order::Drain(reply));
+        // It waits here, as endpoints come and go meanwhile.
+        let drain = answer.recv().ok().flatten();
+        drain.map_or(0, |drain| drain.wait(patience))
     }
 
     fn order(&self, order: Order) {
@@ -242,12 +244,10 @@ impl Work {
                         next = self.take(since, first, waiting);
                         known = true;
                     }
-                    Order::Drain(patience, reply) => {
+                    Order::Drain(reply) => {
                         self.draining = true;
-                        let relay = self.relay.as_mut();
-                        let left = relay.map_or(0, |relay| relay.drain(patience));
                         // Whoever asked may have gone.
-                        let _ = reply.send(left);
+                        let _ = reply.send(self.relay.as_mut().map(Relay::drain));
                     }
                 }
             }

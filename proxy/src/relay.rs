@@ -89,7 +89,7 @@ pub struct Relay {
     draining: bool,
     facts: Facts,
     shared: Arc<Shared>,
-    threads: Vec<(Waker, JoinHandle<()>)>,
+    threads: Vec<(Arc<Waker>, JoinHandle<()>)>,
 }
 
 /// What it has done.
@@ -184,7 +184,7 @@ impl Relay {
             let thread = thread::Builder::new()
                 .name(format!("weave-relay-{number}"))
                 .spawn(move || worker.run())?;
-            relay.threads.push((waker, thread));
+            relay.threads.push((Arc::new(waker), thread));
         }
         Ok(relay)
     }
@@ -232,15 +232,7 @@ impl Relay {
     /// Has the threads hold their sessions against the routes, also where nothing comes in.
     fn move_sessions(&self) {
         self.shared.moved.tell();
-        self.wake();
-    }
-
-    fn wake(&self) {
-        for (waker, _) in &self.threads {
-            if let Err(error) = waker.wake() {
-                tracing::debug!(%error, "a thread of the relay looks with the next packet");
-            }
-        }
+        wake(self.threads.iter().map(|(waker, _)| waker));
     }
 
     /// Forgets what the table before had; to be called some time after a change.
@@ -266,24 +258,23 @@ impl Relay {
         route()
     }
 
-    /// Takes no new connections and no datagrams, which are the kernel's from now on, and waits until the connections that
-    /// are open have ended, but not longer than `patience`. How many are left.
-    pub fn drain(&mut self, patience: Duration) -> usize {
+    /// Takes no new connections and no datagrams, which are the kernel's from now on. The connections that are open can be
+    /// waited for; the relay serves them meanwhile, and is told of every table as before.
+    pub fn drain(&mut self) -> Drain {
         self.draining = true;
         self.end_sessions();
         let stopped = self.rules.take().map(|rules| self.nft.send(&rules.none()));
         if let Some(Err(error)) = stopped {
             tracing::warn!(%error, "the relay goes on to get connections until it ends");
         }
-        let deadline = Instant::now() + patience;
-        // Those that were on their way when the rules went come to a queue meanwhile.
-        thread::sleep(HANDSHAKE.min(patience));
-        let asked = self.shared.open.ask();
-        self.wake();
-        while !self.shared.open.is_over(asked) && Instant::now() < deadline {
-            thread::sleep(LOOK);
+        Drain {
+            shared: Arc::clone(&self.shared),
+            wakers: self
+                .threads
+                .iter()
+                .map(|(waker, _)| Arc::clone(waker))
+                .collect(),
         }
-        self.shared.open.count()
     }
 
     /// Ends all sessions of UDP. While there is one, its socket has the front's address and gets what its clients say; and
@@ -313,6 +304,36 @@ impl Relay {
     /// The routes as they are.
     pub fn routes(&self) -> Arc<routes::Routes> {
         self.shared.routes.load_full()
+    }
+}
+
+/// The end of a relay that takes no more.
+#[derive(Debug)]
+pub struct Drain {
+    shared: Arc<Shared>,
+    wakers: Vec<Arc<Waker>>,
+}
+
+impl Drain {
+    /// Waits until the connections that are open have ended, but not longer than `patience`. How many are left.
+    pub fn wait(self, patience: Duration) -> usize {
+        let deadline = Instant::now() + patience;
+        // Those that were on their way when the rules went come to a queue meanwhile.
+        thread::sleep(HANDSHAKE.min(patience));
+        let asked = self.shared.open.ask();
+        wake(&self.wakers);
+        while !self.shared.open.is_over(asked) && Instant::now() < deadline {
+            thread::sleep(LOOK);
+        }
+        self.shared.open.count()
+    }
+}
+
+fn wake<'a>(wakers: impl IntoIterator<Item = &'a Arc<Waker>>) {
+    for waker in wakers {
+        if let Err(error) = waker.wake() {
+            tracing::debug!(%error, "a thread of the relay looks with the next packet");
+        }
     }
 }
 

@@ -66,7 +66,7 @@ struct World {
 impl World {
     fn new(entry: &Entry) -> Self {
         Self {
-            balancer: Balancer::new(entry),
+            balancer: Balancer::new(entry.into()),
             now: Instant::now(),
             random: 1,
             clients: 0,
@@ -221,7 +221,7 @@ fn at_most_half_are_left_out() {
 fn an_endpoint_that_is_new_gets_its_share_little_by_little() {
     let mut world = World::new(&entry(Balance::Least, 0..3));
     let four = entry(Balance::Least, 0..4);
-    world.balancer.update(&four, world.now);
+    world.balancer.update((&four).into(), world.now);
     let new = endpoint(3);
     let mut shares = Vec::new();
     for _ in 0..3 {
@@ -273,7 +273,7 @@ fn an_endpoint_of_this_node_that_is_new_gets_its_share_little_by_little() {
     world.shares(10);
     world
         .balancer
-        .update(&near(1, Balance::Least, 0..4), world.now);
+        .update((&near(1, Balance::Least, 0..4)).into(), world.now);
     let shares = world.shares(1000);
     assert!((60..140).contains(&shares[&endpoint(0)]), "{shares:?}");
     world.now += Duration::from_secs(10);
@@ -330,7 +330,8 @@ fn maglev_gives_a_client_the_same_on_every_node_and_moves_few() {
     let before = choices(&mut one);
     other.random = 99;
     assert_eq!(before, choices(&mut other));
-    one.balancer.update(&entry(Balance::Maglev, 1..10), one.now);
+    one.balancer
+        .update((&entry(Balance::Maglev, 1..10)).into(), one.now);
     let after = choices(&mut one);
     let moved = before.iter().zip(&after).filter(|(was, is)| was != is);
     let (lost, more): (Vec<_>, Vec<_>) = moved.partition(|(was, _)| **was == endpoint(0));
@@ -370,7 +371,7 @@ fn what_was_removed_keeps_its_connections_and_gets_no_more() {
     let picked: Vec<SocketAddr> = (0..20).map(|_| world.pick()).collect();
     world
         .balancer
-        .update(&entry(Balance::Least, 1..2), world.now);
+        .update((&entry(Balance::Least, 1..2)).into(), world.now);
     assert!((0..50).all(|_| world.pick() == endpoint(1)));
     let open = |world: &World| {
         let seen = world.balancer.seen(world.now);
@@ -445,7 +446,7 @@ proptest! {
                 Step::Update(all, how) => {
                     listed = all.into_iter().collect();
                     let balance = [Balance::Least, Balance::Latency, Balance::Maglev][usize::from(how)];
-                    world.balancer.update(&entry(balance, listed.clone()), world.now);
+                    world.balancer.update((&entry(balance, listed.clone())).into(), world.now);
                 }
                 Step::Wait(ms) => world.now += ms as u32 * MS,
             }
@@ -492,7 +493,7 @@ fn counts_of_endpoints_that_have_gone_stay_in_the_sum() {
     );
     world
         .balancer
-        .update(&entry(Balance::Least, 0..1), world.now);
+        .update((&entry(Balance::Least, 0..1)).into(), world.now);
     let fewer = world.balancer.sum(world.now);
     assert_eq!((fewer.listed, fewer.counts), (1, before.counts));
     picked
@@ -592,7 +593,7 @@ proptest! {
                     listed = numbers;
                     // Whose endpoint went is free to go anywhere, also back to it.
                     known.retain(|_, (at, _)| listed.iter().any(|number| endpoint(*number) == *at));
-                    world.balancer.update(&sticky(listed.clone()), world.now);
+                    world.balancer.update((&sticky(listed.clone())).into(), world.now);
                 }
                 Visit::Waits(seconds) => world.now += Duration::from_secs(seconds.into()),
             }

@@ -3,9 +3,9 @@
 
 Requests by TCP and UDP that are all answered, connections that clients break off, endpoints that refuse, break and hang
 for a while, a container that joins a Service and leaves it, Services that come and go. Prints a line a minute; at the
-end the load stops, and what is left is compared with what was there before it began. It fails if descriptors, sockets or
-connections are left, if a request failed while no server misbehaved, or if the memory of the last quarter is more than
-a tenth above that of the second.
+end the load stops, and what is left is compared with what was there after a first round and a pause. It fails if
+descriptors, sockets or connections are left, if a request failed while no server misbehaved, or if the memory of the
+last quarter is more than a tenth above that of the second.
 
 Meanwhile some requests go through the kernel's engine to the same servers. Where those fail too, the machine or the servers
 had no time, and what failed then is counted as disturbed.
@@ -89,11 +89,20 @@ def state(host, node):
     }
 
 
+def quiet(host, node):
+    """What it has when nothing was asked for so long that sessions of UDP are forgotten."""
+    host.misbehave("none")
+    time.sleep(FORGOTTEN)
+    return state(host, node)
+
+
 def soak(host, seconds, keep):
     """The rows, what was there before the load, and what was left after it; `keep` is given all rows after each."""
     addresses = prepare(host)
     node, rows, asked, failed, disturbed = node_of(host), [], 0, 0, 0
-    first, start = state(host, node), time.monotonic()
+    # What a node has once it has done everything, such as listeners, stays.
+    one_round(host, 0, addresses)
+    first, start = quiet(host, node), time.monotonic()
     print("before: " + said_of(first), flush=True)
     number = 0
     while time.monotonic() - start < seconds:
@@ -105,9 +114,7 @@ def soak(host, seconds, keep):
         keep(rows)
         if number % 3 == 0:
             print(said_of(rows[-1]), flush=True)
-    host.misbehave("none")
-    time.sleep(FORGOTTEN)
-    return rows, first, state(host, node)
+    return rows, first, quiet(host, node)
 
 
 def said_of(row):

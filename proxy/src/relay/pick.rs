@@ -73,10 +73,7 @@ pub struct Sum {
 /// The endpoints of one port of a Service in one family.
 #[derive(Debug)]
 pub struct Balancer {
-    balance: Balance,
-    affinity: Affinity,
-    cluster: Targets,
-    local: Targets,
+    choice: Choice,
     backends: HashMap<SocketAddr, Backend>,
     sticky: Sticky,
     /// What happened to endpoints that have gone since.
@@ -111,37 +108,53 @@ impl Targets {
     }
 }
 
-impl Balancer {
-    /// The endpoints of an entry that was unknown so far.
-    pub fn new(entry: &Entry) -> Self {
-        let mut new = Self {
+/// The endpoints of an entry, made ready to be chosen among. That takes a while where there are many and the choice is
+/// by [`Maglev`], so it is done before anybody who chooses has to wait.
+#[derive(Debug, Default)]
+pub struct Choice {
+    balance: Balance,
+    affinity: Affinity,
+    cluster: Targets,
+    local: Targets,
+}
+
+impl From<&Entry> for Choice {
+    fn from(entry: &Entry) -> Self {
+        Self {
             balance: entry.balance,
             affinity: entry.affinity,
-            cluster: Targets::default(),
-            local: Targets::default(),
+            cluster: Targets::of(&entry.cluster, entry.balance),
+            local: Targets::of(&entry.local, entry.balance),
+        }
+    }
+}
+
+impl Balancer {
+    /// The endpoints of an entry that was unknown so far.
+    pub fn new(choice: Choice) -> Self {
+        let mut new = Self {
+            choice: Choice::default(),
             backends: HashMap::new(),
             sticky: Sticky::default(),
             past: Counts::NONE,
         };
-        new.take(entry, None);
+        new.take(choice, None);
         new
     }
 
     /// The entry is so now. Endpoints that stay keep what is known of them; new ones are taken to slowly, unless all
     /// are new.
-    pub fn update(&mut self, entry: &Entry, now: Instant) {
+    pub fn update(&mut self, choice: Choice, now: Instant) {
         let any = self.backends.values().any(|backend| backend.listed);
-        if self.affinity != entry.affinity {
+        if self.choice.affinity != choice.affinity {
             self.sticky.clear();
         }
-        self.take(entry, any.then_some(now));
+        self.take(choice, any.then_some(now));
     }
 
-    fn take(&mut self, entry: &Entry, now: Option<Instant>) {
-        (self.balance, self.affinity) = (entry.balance, entry.affinity);
-        self.cluster = Targets::of(&entry.cluster, entry.balance);
-        self.local = Targets::of(&entry.local, entry.balance);
-        let targets = || entry.cluster.iter().chain(&entry.local);
+    fn take(&mut self, choice: Choice, now: Option<Instant>) {
+        self.choice = choice;
+        let targets = || self.choice.cluster.all.iter().chain(&self.choice.local.all);
         let listed: HashSet<SocketAddr> = targets().map(|target| target.address).collect();
         for (address, backend) in &mut self.backends {
             backend.listed &= listed.contains(address);
@@ -175,7 +188,7 @@ impl Balancer {
         draw: u64,
     ) -> Option<Target> {
         let target = self.choose(client, (set, reaches), tried, now, draw)?;
-        if let Affinity::ClientIp { seconds } = self.affinity {
+        if let Affinity::ClientIp { seconds } = self.choice.affinity {
             let time = Duration::from_secs(seconds.into());
             self.sticky.keep(client.ip(), target.address, time, now);
         }
@@ -205,8 +218,8 @@ impl Balancer {
         if let Some(kept) = self.kept(client, targets, now).filter(|kept| can(kept)) {
             return Some(kept);
         }
-        let chosen = if self.balance == Balance::Maglev {
-            let key = match self.affinity {
+        let chosen = if self.choice.balance == Balance::Maglev {
+            let key = match self.choice.affinity {
                 Affinity::None => client,
                 Affinity::ClientIp { .. } => SocketAddr::new(client.ip(), 0),
             };
@@ -235,14 +248,14 @@ impl Balancer {
 
     const fn targets(&self, set: Set) -> &Targets {
         match set {
-            Set::Cluster => &self.cluster,
-            Set::Local => &self.local,
+            Set::Cluster => &self.choice.cluster,
+            Set::Local => &self.choice.local,
         }
     }
 
     /// Where the client was, if that may be picked.
     fn kept(&self, client: SocketAddr, targets: &Targets, now: Instant) -> Option<Target> {
-        if self.affinity == Affinity::None {
+        if self.choice.affinity == Affinity::None {
             return None;
         }
         let address = self.sticky.of(client.ip(), now)?;
@@ -281,7 +294,7 @@ impl Balancer {
         let (Some(near), Some(far)) = (self.backend(near), self.backend(far)) else {
             return false;
         };
-        match self.balance {
+        match self.choice.balance {
             Balance::Latency => near.cost(now) > f64::from(NEARER) * far.cost_afar(now),
             Balance::Least | Balance::Maglev => near.open > NEARER * (far.open + 1),
         }
@@ -297,7 +310,7 @@ impl Balancer {
         let (Some(first), Some(second)) = (self.backend(one), self.backend(two)) else {
             return one;
         };
-        let better = match self.balance {
+        let better = match self.choice.balance {
             Balance::Latency => first.cost(now).total_cmp(&second.cost(now)),
             Balance::Least | Balance::Maglev => first.open.cmp(&second.open),
         };

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use weave_model::{Affinity, Engine, Protocol};
 
-use super::pick::{Balancer, Set};
+use super::pick::{Balancer, Choice, Set};
 use crate::facts::Facts;
 use crate::table::{Diff, Entry, Family, Front, Key, Origin, Target, Verdict, Way};
 
@@ -91,14 +91,15 @@ impl Routes {
             let Some(entry) = after.filter(|entry| concerns(entry)) else {
                 continue;
             };
+            let choice = Choice::from(entry.as_ref());
             let balancer = match known.remove(key) {
                 Some(balancer) => {
                     let mut lock = balancer.lock().unwrap_or_else(PoisonError::into_inner);
-                    lock.update(entry, now);
+                    lock.update(choice, now);
                     drop(lock);
                     balancer
                 }
-                None => Arc::new(Mutex::new(Balancer::new(entry))),
+                None => Arc::new(Mutex::new(Balancer::new(choice))),
             };
             let group = Arc::new(Group {
                 key: key.clone(),

@@ -476,7 +476,7 @@ fn a_planned_end_lets_what_is_open_end_by_itself() {
     let Lab { relay, a, .. } = &mut lab;
     let relay = relay.as_mut().unwrap();
     thread::scope(|scope| {
-        let draining = scope.spawn(|| relay.drain(PATIENCE));
+        let draining = scope.spawn(|| relay.drain().wait(PATIENCE));
         for _ in 0..10 {
             thread::sleep(Duration::from_millis(30));
             assert!(streams.iter_mut().all(echoes));

@@ -13,10 +13,12 @@ use socket2::SockRef;
 use weave_linux::intercept::reset_on_drop;
 use weave_linux::netns::{Netns, run_in};
 use weave_model::{EngineChoice, SlicePort};
+use weave_proxy::driver::Engine;
+use weave_proxy::facts::Facts;
 use weave_proxy::relay::Relay;
 use weave_proxy::sources::Change;
 
-use crate::lab::{B, C, Lab, at, ip, ok, slice, until, web};
+use crate::lab::{B, C, Lab, at, connect, facts, ip, ok, slice, tcp, until, web};
 
 const WEB: &str = "10.96.0.1:80";
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -250,7 +252,7 @@ fn one_that_ends_takes_nothing_more_whatever_changes() {
     serve(&lab.b, |mut stream| stream.write_all(b"b").unwrap());
     report(&mut lab, &[C]);
     assert_eq!(open(&lab.a).read(&mut [0]).unwrap(), 1);
-    assert_eq!(lab.relay.as_mut().unwrap().drain(PATIENCE), 0);
+    assert_eq!(lab.relay.as_mut().unwrap().drain().wait(PATIENCE), 0);
     report(&mut lab, &[B]);
     let mut answer = [0];
     open(&lab.a).read_exact(&mut answer).unwrap();
@@ -396,10 +398,51 @@ fn what_is_open_when_the_relay_ends_is_reset() {
     let mut client = open(&lab.a);
     client.read_exact(&mut [0; 4]).unwrap();
     let mut server = held.recv_timeout(PATIENCE).unwrap();
-    lab.relay.as_mut().unwrap().drain(LATE);
+    lab.relay.as_mut().unwrap().drain().wait(LATE);
     lab.relay = None;
     for side in [&mut client, &mut server] {
         let end = side.read(&mut [0]).map_err(|error| error.kind());
         assert_eq!(end, Err(std::io::ErrorKind::ConnectionReset));
     }
+}
+
+/// A planned end takes seconds, in which endpoints come and go as ever.
+#[test]
+fn endpoints_that_change_while_a_planned_end_waits_are_heard_of() {
+    let lab = Lab::new(EngineChoice::Kernel);
+    let engine = run_in(&lab.host, Engine::start).unwrap().unwrap();
+    let of_relay = Facts {
+        engine: EngineChoice::Relay,
+        ..facts()
+    };
+    let services = [Change::Service(web()), slice([at(B)])];
+    engine.report(
+        std::iter::once(Change::Facts(of_relay))
+            .chain(services)
+            .collect(),
+    );
+    let accepted = || {
+        engine
+            .shown()
+            .relay
+            .map_or(0, |relay| relay.counts().accepted)
+    };
+    until("the relay serves", || {
+        tcp(&lab.a, WEB).server() == "b" && accepted() > 0
+    });
+    let (open, _) = connect(&lab.a, WEB, PATIENCE).unwrap();
+    thread::scope(|scope| {
+        let draining = scope.spawn(|| engine.drain(PATIENCE));
+        until("new connections are the kernel's", || {
+            let before = accepted();
+            tcp(&lab.a, WEB).server() == "b" && accepted() == before
+        });
+        engine.report(vec![slice([at(C)])]);
+        until("the endpoint of now answers", || {
+            tcp(&lab.a, WEB).server() == "c"
+        });
+        assert!(!draining.is_finished(), "it waits for a connection");
+        drop(open);
+        assert_eq!(draining.join().unwrap(), 0);
+    });
 }

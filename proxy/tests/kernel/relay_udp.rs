@@ -330,7 +330,7 @@ fn from_the_beginning_of_a_planned_end_datagrams_are_the_kernels() {
     let relay = relay.as_mut().unwrap();
     let watch = relay.watch();
     std::thread::scope(|scope| {
-        let draining = scope.spawn(|| relay.drain(PATIENCE));
+        let draining = scope.spawn(|| relay.drain().wait(PATIENCE));
         until("new connections are the kernel's", || {
             let accepted = watch.counts().accepted;
             crate::lab::tcp(a, DNS).server() == "b" && watch.counts().accepted == accepted

@@ -104,7 +104,7 @@ impl World {
         let entry = entry(input);
         Self {
             sessions: Sessions::new(MOST),
-            balancer: Balancer::new(&entry),
+            balancer: Balancer::new((&entry).into()),
             listed: entry.cluster.iter().map(|one| one.address).collect(),
             model: BTreeMap::new(),
             now: Instant::now(),
@@ -236,7 +236,7 @@ impl World {
     fn change(&mut self, input: &mut Input<'_>) {
         let entry = entry(input);
         self.listed = entry.cluster.iter().map(|one| one.address).collect();
-        self.balancer.update(&entry, self.now);
+        self.balancer.update((&entry).into(), self.now);
         for id in self.sessions.ids() {
             let (who, endpoint) = *self.sessions.get_mut(id).expect("it is there");
             if !self.listed.contains(&endpoint) {
