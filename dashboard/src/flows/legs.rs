@@ -4,7 +4,7 @@
 //! client asked for. What is told is kept for as long as the kernel's table has the connection: TCP's until it was missing
 //! from two looks, UDP's for [`SILENT`] longer, since the kernel forgets a silence sooner than the relay does.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -40,11 +40,12 @@ struct Seen {
     at: Instant,
 }
 
-/// Both halves of all that was told.
+/// Both halves of all that was told, in maps whose memory follows what is in them: a hash table doubles once it has been
+/// half full for long enough, and stays so.
 #[derive(Debug, Default)]
 pub(super) struct Legs {
-    asked: HashMap<Ends, Seen>,
-    made: HashMap<Ends, (Part, Seen)>,
+    asked: BTreeMap<Ends, Seen>,
+    made: BTreeMap<Ends, (Part, Seen)>,
 }
 
 impl Legs {
