@@ -9,7 +9,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
 use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
@@ -113,6 +113,21 @@ pub fn reset_on_drop(socket: &impl AsFd) -> io::Result<()> {
 pub fn write_last(socket: &impl AsFd, bytes: &[u8]) -> io::Result<usize> {
     let flags = libc::MSG_MORE | libc::MSG_NOSIGNAL;
     SockRef::from(socket).send_with_flags(bytes, flags)
+}
+
+/// How many bytes were written that the other end has not confirmed, its end counting as one. `tcp(7)`: `SIOCOUTQ`.
+///
+/// # Errors
+/// Those of `ioctl`.
+pub fn unconfirmed(socket: &impl AsFd) -> io::Result<usize> {
+    let mut count: libc::c_int = 0;
+    let socket = socket.as_fd().as_raw_fd();
+    // SAFETY: this ioctl writes one int, for which there is room; the descriptor is open.
+    let result = unsafe { libc::ioctl(socket, libc::TIOCOUTQ, &raw mut count) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(usize::try_from(count).unwrap_or(0))
 }
 
 /// Says now, if it was not said together with the first bytes, that a connection that was [dialled](dial) has been made:

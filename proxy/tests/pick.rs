@@ -202,6 +202,20 @@ fn whoever_fails_is_left_out_and_returns_slowly() {
     assert!((400..600).contains(&warm), "{warm}");
 }
 
+/// Connections that were under way there when an endpoint was left out fail as well.
+#[test]
+fn what_fails_while_an_endpoint_is_left_out_keeps_it_out_no_longer() {
+    let mut world = World::new(&entry(Balance::Least, 0..4));
+    for _ in 0..10 {
+        world.balancer.handle_failure(endpoint(0), world.now);
+    }
+    let seen = |world: &World| world.balancer.seen(world.now)[0];
+    let out = seen(&world);
+    assert_eq!((out.ejected, out.counts.ejections), (true, 1));
+    world.now += Duration::from_secs(2);
+    assert!(!seen(&world).ejected);
+}
+
 #[test]
 fn at_most_half_are_left_out() {
     let mut world = World::new(&entry(Balance::Least, 0..4));
@@ -233,6 +247,25 @@ fn an_endpoint_that_is_new_gets_its_share_little_by_little() {
         "{shares:?}"
     );
     assert!((400..600).contains(&shares[2]), "{shares:?}");
+}
+
+/// Connections of before may keep an endpoint known for as long as it is not listed.
+#[test]
+fn an_endpoint_that_is_listed_again_gets_its_share_little_by_little() {
+    let mut world = World::new(&entry(Balance::Least, 0..4));
+    let others = [1, 2, 3].map(endpoint);
+    let stays = world.pick_for(client(0), &others);
+    for numbers in [1..4, 0..4] {
+        let listed = entry(Balance::Least, numbers);
+        world.balancer.update((&listed).into(), world.now);
+    }
+    world.balancer.handle_end(stays);
+    let share = |world: &mut World| world.shares(2000).get(&stays).copied().unwrap_or(0);
+    let cold = share(&mut world);
+    world.now += Duration::from_secs(10);
+    let warm = share(&mut world);
+    assert!((10..150).contains(&cold), "{cold}");
+    assert!((400..600).contains(&warm), "{warm}");
 }
 
 #[test]
@@ -296,6 +329,24 @@ fn slow_endpoints_of_this_node_are_passed_over_with_latency() {
 }
 
 #[test]
+fn of_endpoints_that_are_as_fast_the_one_with_less_to_do_is_taken_with_latency() {
+    let mut world = World::new(&entry(Balance::Latency, 0..2));
+    for number in 0..2 {
+        let other = endpoint(1 - number);
+        let picked = world.pick_for(client(0), &[other]);
+        world.answer(picked, MS);
+        world.balancer.handle_end(picked);
+    }
+    let busy = (0..20).map(|n| world.pick_for(client(n), &[endpoint(1)]));
+    assert!(
+        busy.collect::<Vec<_>>()
+            .iter()
+            .all(|one| *one == endpoint(0))
+    );
+    assert_eq!(world.shares(200), [(endpoint(1), 200)].into());
+}
+
+#[test]
 fn to_know_how_fast_others_are_few_connections_leave_this_node() {
     let mut world = World::new(&near(1, Balance::Latency, 0..50));
     let mut here = 0;
@@ -316,6 +367,38 @@ fn it_is_known_whether_anybody_was_not_tried() {
     assert!(world.balancer.has_untried(Set::Cluster, &tried[..1]));
     assert!(!world.balancer.has_untried(Set::Cluster, &tried));
     assert!(!world.balancer.has_untried(Set::Local, &[]));
+}
+
+/// A client comes to each node from another port; with affinity that makes no difference.
+#[test]
+fn maglev_gives_a_client_with_affinity_the_same_on_every_node() {
+    let sticky = Entry {
+        affinity: Affinity::ClientIp { seconds: 100 },
+        ..entry(Balance::Maglev, 0..10)
+    };
+    let (mut one, mut other) = (World::new(&sticky), World::new(&sticky));
+    for n in 0..100 {
+        let here = client(n);
+        let there = SocketAddr::new(here.ip(), 50_000);
+        assert_eq!(one.pick_for(here, &[]), other.pick_for(there, &[]));
+    }
+}
+
+/// The order of a client is long; other clients wait until the choice for it is made.
+#[test]
+fn that_a_client_reaches_nobody_is_soon_seen_with_maglev() {
+    const MANY: u8 = 200;
+    let mut world = World::new(&entry(Balance::Maglev, 0..MANY));
+    let asked = std::cell::Cell::new(0);
+    let reaches = |_: &Target| {
+        asked.set(asked.get() + 1);
+        false
+    };
+    let picked = world
+        .balancer
+        .pick(client(1), (Set::Cluster, reaches), &[], world.now, 7);
+    assert_eq!(picked, None);
+    assert!(asked.get() < 10 * usize::from(MANY), "{}", asked.get());
 }
 
 #[test]

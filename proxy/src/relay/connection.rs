@@ -1,6 +1,6 @@
 //! The shell: one client's connection and the one that is made for it.
 
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -72,7 +72,13 @@ pub(super) struct Connection {
     answer: Answer,
     /// The endpoint broke it while the client was heard; what the endpoint has said before is on its way to the client.
     broken: Option<Broken>,
+    /// Both directions have ended, and until then it is waited for the client to confirm the last bytes: closed before, a
+    /// socket with bytes that were not read takes back what it has sent.
+    lingers: Option<Instant>,
 }
+
+/// How long a client that still sends may take to confirm the answer that it was given.
+const LINGER: Duration = Duration::from_secs(5);
 
 /// See [`Connection::broken`].
 #[derive(Clone, Copy, Debug)]
@@ -109,6 +115,7 @@ impl Connection {
             lanes: [Lane::default(), Lane::default()],
             answer: Answer::default(),
             broken: None,
+            lingers: None,
         }
     }
 
@@ -213,6 +220,27 @@ impl Connection {
         });
         lane.moved = false;
         self.duplex.end(Way::Up);
+    }
+
+    /// Whether the client speaks to nobody.
+    pub(super) const fn is_deaf(&self) -> bool {
+        self.broken.is_some()
+    }
+
+    /// Whether it has ended, but for the client's word that the last bytes have come.
+    pub(super) const fn lingers(&self) -> bool {
+        self.lingers.is_some()
+    }
+
+    /// Nothing more comes for the client, which is told so; whether it can be closed.
+    pub(super) fn has_lingered(&mut self, now: Instant) -> bool {
+        let until = *self.lingers.get_or_insert_with(|| {
+            self.duplex.end(Way::Down);
+            // It fails only when the client is gone, and then nothing waits to be confirmed.
+            let _ = self.client.shutdown(Shutdown::Write);
+            now + LINGER
+        });
+        now >= until || !intercept::unconfirmed(&self.client).is_ok_and(|count| count > 0)
     }
 
     /// How it ends when the endpoint broke it: that is noted once.

@@ -4,7 +4,7 @@
 //! (RFC 9293 section 3.6). The connection is over when both have ended.
 
 /// One of the two directions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Way {
     /// From the client to the endpoint.
     Up,

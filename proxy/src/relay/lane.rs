@@ -55,6 +55,20 @@ impl Means {
         }
     }
 
+    /// Reads what nobody is to have.
+    pub(super) fn discard(&mut self, mut from: &TcpStream) -> io::Result<Turn> {
+        for _ in 0..TURN {
+            match from.read(&mut self.buffer) {
+                Ok(0) => return Ok(Turn::Ended),
+                Ok(_) => {}
+                Err(error) if waits(&error) => return Ok(Turn::Waits),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Turn::More)
+    }
+
     /// The bytes that were read into the buffer and not written, in memory of their own.
     fn keep(&self, rest: std::ops::Range<usize>) -> Kept {
         self.kept.fetch_add(rest.len(), Relaxed);

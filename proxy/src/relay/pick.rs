@@ -106,6 +106,18 @@ impl Targets {
             maglev,
         }
     }
+
+    /// The first in the order of this key that can be taken. Where none can, that is seen before the whole order is gone
+    /// through, which is long.
+    fn first_of(&self, key: u64, can: impl Fn(&Target) -> bool) -> Option<&Target> {
+        let order = self.maglev.of(key);
+        let mut order = order.filter_map(|number| self.all.get(number));
+        let soon = order.by_ref().take(self.all.len()).find(|one| can(one));
+        if soon.is_none() && !self.all.iter().any(&can) {
+            return None;
+        }
+        soon.or_else(|| order.find(|one| can(one)))
+    }
 }
 
 /// The endpoints of an entry, made ready to be chosen among. That takes a while where there are many and the choice is
@@ -223,8 +235,7 @@ impl Balancer {
                 Affinity::None => client,
                 Affinity::ClientIp { .. } => SocketAddr::new(client.ip(), 0),
             };
-            let mut order = targets.maglev.of(hash(SEED, key));
-            order.find_map(|number| targets.all.get(number).filter(|one| can(one)))
+            targets.first_of(hash(SEED, key), can)
         } else {
             let near = self.of_two(&targets.near, can, now, draw);
             let far = self.of_two(&targets.far, can, now, mix(draw));
@@ -396,6 +407,8 @@ impl Balancer {
         });
         if let Some(backend) = self.backends.get_mut(&address)
             && backend.failed(client, now)
+            // What was under way there when it was left out is no new reason.
+            && !backend.is_out(now)
             && (out + 1) * 2 <= all
         {
             backend.eject(now);

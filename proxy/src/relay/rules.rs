@@ -5,7 +5,7 @@
 //!
 //! | chain | hook, priority | what |
 //! |---|---|---|
-//! | `in` | prerouting, mangle −150 | gives the first packet of a connection to a front to a listener, and marks it; marks what belongs to a socket of the relay's |
+//! | `in` | prerouting, mangle −150 | gives the first packet of a connection to a front to a listener, and marks it; marks what belongs to a socket of the relay's; gives what belongs to none to a listener too, as it may bring a cookie back |
 //! | `out` | output, mangle −150 | marks what the host itself sends to a front, which sends it through `in` by the loopback device |
 //! | `in-udp`, `out-udp` | the same, raw −300 | do it to every datagram to a front, and keep it and its answers out of connection tracking |
 //!
@@ -231,6 +231,7 @@ impl Rules {
                 &ours.set_mark(Field::Mark, RELAY_MARK).accept(),
             );
         }
+        batch.add_rule(table, "in", &of_no_socket().jump("first"));
     }
 
     /// Datagrams to a front that `first` has left to the kernel engine would be taken for a session's of another client, whose
@@ -386,6 +387,14 @@ fn first_packet() -> Rule {
     syn.masked(Field::CtStatus, Field::DNAT, Cmp::Eq, 0)
 }
 
+/// What goes on with a TCP connection that no socket has, and that the kernel has not translated: a listener with no room
+/// in its queue keeps nothing of a first packet, and answers it with a cookie (`net.ipv4.tcp_syncookies`). Whether one came
+/// back only a listener can tell; it refuses all else.
+fn of_no_socket() -> Rule {
+    let later = Rule::new().masked(Field::TcpFlags, SYN | RST | ACK, Cmp::Eq, ACK);
+    later.masked(Field::CtStatus, Field::DNAT, Cmp::Eq, 0)
+}
+
 /// A packet that came in by a bridge of this host.
 fn by_bridge() -> Rule {
     Rule::new().is(Field::Iifkind, Value::name("bridge"))
@@ -447,4 +456,5 @@ const fn answering(family: Family) -> [Field; 3] {
 const SOURCE_PORT: [Field; 2] = [Field::L4Proto, Field::Sport];
 const PORT: [Field; 2] = [Field::L4Proto, Field::Dport];
 const SYN: u32 = 2;
+const RST: u32 = 4;
 const ACK: u32 = 16;

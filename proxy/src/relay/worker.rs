@@ -44,6 +44,8 @@ const DOORS: usize = LISTENERS + 1000;
 const SESSIONS: usize = usize::MAX / 4;
 /// How soon it is looked again whether there is room, when connections wait for it.
 const ROOM: Duration = Duration::from_millis(10);
+/// How often it is looked whether a client has confirmed the last bytes.
+const CONFIRMED: Duration = Duration::from_millis(50);
 /// The descriptors of a connection.
 const SOCKETS: usize = 2;
 const BOTH: Interest = Interest::READABLE
@@ -71,7 +73,8 @@ pub(super) struct Worker {
     datagrams: Datagrams,
     shared: Arc<Shared>,
     means: Means,
-    /// When tries to reach an endpoint are given up: when, which connection, which of its tries.
+    /// When tries to reach an endpoint are given up, and when it is looked whether the last bytes came to a client: when,
+    /// which connection, which of its tries.
     deadlines: BinaryHeap<Reverse<(Instant, usize, u64)>>,
     /// Directions whose turn was over before their bytes were.
     again: Vec<(usize, u64, Way)>,
@@ -144,8 +147,9 @@ impl Worker {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => {
-                    tracing::error!(%error, "the relay cannot wait for its sockets; its connections break");
-                    return;
+                    self.break_all();
+                    // Half a relay serves nobody: a thread that ends so ends the process, which is started again.
+                    panic!("the relay cannot wait for its sockets: {error}");
                 }
             }
             let now = Instant::now();
@@ -163,7 +167,10 @@ impl Worker {
                     Token(token) => self.handle(token / 2, token % 2 == 0, event, now),
                 }
             }
-            for (id, serial, way) in std::mem::take(&mut self.again) {
+            let mut again = std::mem::take(&mut self.again);
+            again.sort_unstable();
+            again.dedup();
+            for (id, serial, way) in again {
                 if self.is_same(id, serial) {
                     self.turn(id, way, now);
                 }
@@ -363,8 +370,13 @@ impl Worker {
                 return;
             }
             self.deadlines.pop();
-            if self.is_same(id, serial) && !self.connections[id].is_connected() {
-                let connection = &mut self.connections[id];
+            if !self.is_same(id, serial) {
+                continue;
+            }
+            let connection = &mut self.connections[id];
+            if connection.lingers() {
+                self.linger(id, now);
+            } else if !connection.is_connected() {
                 connection.handle_failure(Some(connection.blame()), now);
                 self.dial(id, now);
             }
@@ -425,9 +437,15 @@ impl Worker {
         }
         if is_client {
             self.close(id, Ending::Reset, now);
-        } else if self.connections[id].duplex.has_ended(Way::Down) {
+        } else if self.is_unheard(id) {
             self.handle_broken(id, now);
         }
+    }
+
+    /// Whether nothing more is to come from the endpoint, and an end of it would not be told otherwise.
+    fn is_unheard(&self, id: usize) -> bool {
+        let connection = &self.connections[id];
+        connection.duplex.has_ended(Way::Down) && !connection.lingers()
     }
 
     fn connected(&mut self, id: usize, event: &Event, now: Instant) {
@@ -451,6 +469,10 @@ impl Worker {
         let Some(connection) = self.connections.get_mut(id) else {
             return;
         };
+        if way == Way::Up && connection.is_deaf() {
+            self.discard(id, now);
+            return;
+        }
         if connection.duplex.has_ended(way) || connection.stage == Stage::Dialling {
             return;
         }
@@ -466,9 +488,13 @@ impl Worker {
                         .receiver(way)
                         .map(|to| to.shutdown(Shutdown::Write));
                 }
-                if then == Then::Close {
-                    let ending = connection.ending();
-                    self.close(id, ending, now);
+                match then {
+                    Then::Shut => {}
+                    Then::Close if connection.is_deaf() => self.linger(id, now),
+                    Then::Close => {
+                        let ending = connection.ending();
+                        self.close(id, ending, now);
+                    }
                 }
             }
             Err(broke) => {
@@ -479,13 +505,39 @@ impl Worker {
                 if by_server && may_have_answered {
                     connection.handle_break(now);
                     connection.handle_deaf();
+                    let serial = connection.serial;
                     self.turn(id, Way::Down, now);
+                    if self.is_same(id, serial) {
+                        self.discard(id, now);
+                    }
                 } else if by_server {
                     self.handle_broken(id, now);
                 } else {
                     self.close(id, Ending::Reset, now);
                 }
             }
+        }
+    }
+
+    /// Reads what a client sends on to an endpoint that does not hear it: it may be one that listens only when it is done.
+    fn discard(&mut self, id: usize, now: Instant) {
+        let connection = &self.connections[id];
+        match self.means.discard(&connection.client) {
+            Ok(Turn::More) => self.again.push((id, connection.serial, Way::Up)),
+            Ok(Turn::Waits | Turn::Ended) => {}
+            Err(_) => self.close(id, Ending::Reset, now),
+        }
+    }
+
+    /// Closes a connection whose directions have ended as soon as the client has the last bytes.
+    fn linger(&mut self, id: usize, now: Instant) {
+        let connection = &mut self.connections[id];
+        let ending = connection.ending();
+        if ending == Ending::Reset || connection.has_lingered(now) {
+            self.close(id, ending, now);
+        } else {
+            let deadline = Reverse((now + CONFIRMED, id, connection.serial));
+            self.deadlines.push(deadline);
         }
     }
 
@@ -498,8 +550,11 @@ impl Worker {
             connection.handle_failure(Some(connection.blame()), now);
             self.dial(id, now);
         } else {
-            let ending = connection.ending_broken(now);
-            self.close(id, ending, now);
+            match connection.ending_broken(now) {
+                // It said something before that.
+                Ending::Orderly => self.linger(id, now),
+                ending @ Ending::Reset => self.close(id, ending, now),
+            }
         }
     }
 

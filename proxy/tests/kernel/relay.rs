@@ -489,6 +489,29 @@ fn a_planned_end_lets_what_is_open_end_by_itself() {
     assert_eq!(relay.counts().accepted, 3);
 }
 
+/// A listener whose queue is full keeps nothing of a client until it brings a cookie back, and so does one that is told to.
+#[test]
+fn clients_that_bring_cookies_back_are_served() {
+    let both = Service {
+        addresses: [ip(VIP), ip("fd96::1")].into(),
+        ..web()
+    };
+    let mut lab = with(both, &[B]);
+    lab.report([slice6(&["fd77::3"])]);
+    crate::lab::ok(&lab.host, "sysctl -qw net.ipv4.tcp_syncookies=2");
+    for from in [&lab.a, &lab.host, &lab.outside] {
+        for to in [WEB, "[fd96::1]:80"] {
+            assert_eq!(tcp(from, to).server(), "b");
+        }
+    }
+    assert_eq!(relay(&lab).counts().accepted, 6);
+    let told = crate::lab::ok(&lab.host, "nstat -asz TcpExtSyncookiesRecv");
+    let came = told
+        .split_whitespace()
+        .skip_while(|word| !word.starts_with("Tcp"));
+    assert_eq!(came.skip(1).next(), Some("6"), "{told}");
+}
+
 /// With as many connections as there may be, those beyond wait in the kernel's queue: what is open goes on, and each
 /// that ends lets one in.
 #[test]

@@ -331,6 +331,30 @@ fn an_answer_to_what_is_still_being_sent_arrives() {
     until("nothing is left", || is_empty(&lab));
 }
 
+/// The same, where the answer is long, and the client reads it slowly or not before all is sent.
+#[test]
+fn a_long_answer_to_what_is_still_being_sent_arrives_whole() {
+    const LONG: usize = 200_000;
+    let mut lab = lab();
+    serve(&lab.b, |mut stream| {
+        stream.read_exact(&mut [0; 1]).unwrap();
+        stream.write_all(&[9; LONG]).unwrap();
+        // The relay has all of it, and what the client sends comes to an end behind it.
+        thread::sleep(LATE);
+    });
+    report(&mut lab, &[B]);
+
+    let client = open(&lab.a);
+    client.set_write_timeout(Some(PATIENCE)).unwrap();
+    // More than fits on the way, so that it is left in the relay if nobody reads it.
+    (&client).write_all(&vec![7; 16 << 20]).unwrap();
+    thread::sleep(LATE);
+    let mut said = Vec::new();
+    (&client).read_to_end(&mut said).unwrap();
+    assert_eq!(said, [9; LONG]);
+    until("nothing is left", || is_empty(&lab));
+}
+
 /// Packets that containers got by TCP.
 fn received(netns: &Netns) -> u64 {
     let told = ok(netns, "nstat -asz TcpInSegs | grep -o '^TcpInSegs *[0-9]*'");
