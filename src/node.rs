@@ -14,10 +14,12 @@ mod containers;
 mod declaring;
 mod desk;
 mod docker;
+mod ended;
 mod facts;
 mod floating;
 mod flow_watch;
 mod given;
+mod holders;
 mod host;
 mod inside;
 mod ipam;
@@ -50,6 +52,7 @@ mod view;
 mod works;
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -281,6 +284,17 @@ impl Node {
         ifname: Option<IfName>,
     ) -> Result<Attachments, Refusal> {
         self.ask(|reply| Job::Detach(name, ifname, reply)).await
+    }
+
+    /// Takes a floating address from a container, which stays attached.
+    pub async fn give_back(
+        &self,
+        name: ContainerName,
+        ifname: Option<IfName>,
+        ip: IpAddr,
+    ) -> Result<Attachments, Refusal> {
+        self.ask(|reply| Job::GiveBack(name, ifname, ip, reply))
+            .await
     }
 
     /// Frees the attachment that a CNI runtime names so; none is fine.

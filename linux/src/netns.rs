@@ -168,6 +168,27 @@ impl Netns {
         })?
     }
 
+    /// Looks for a namespace whose path is gone: in it there may be processes, and it may be mounted elsewhere. One that
+    /// only a descriptor or a device holds is not found.
+    pub fn find(id: NetnsId) -> Option<Self> {
+        let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+        let of_processes = processes.filter_map(|entry| {
+            let pid = entry.file_name().to_str()?.parse().ok()?;
+            Some(NetnsRef::Pid(pid))
+        });
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let mounted = mounts.lines().filter_map(mounted_netns).map(NetnsRef::Path);
+        let is_it = |place: &NetnsRef| {
+            let found = std::fs::metadata(place.path());
+            found.is_ok_and(|found| (found.dev(), found.ino()) == (id.device, id.inode))
+        };
+        let mut found = of_processes
+            .chain(mounted)
+            .filter(is_it)
+            .filter_map(|place| Self::open(&place).ok());
+        found.find(|netns| netns.id == id)
+    }
+
     /// A second descriptor of the same namespace.
     pub fn try_clone(&self) -> Result<Self, Error> {
         let file = self.file.try_clone();
@@ -224,6 +245,15 @@ fn on_thread<T: Send>(origin: &NetnsRef, body: impl FnOnce() -> T + Send) -> Res
     })
 }
 
+/// Where a line of mountinfo (proc(5)) has a network namespace, if it does. A path with a space, a tab, a line feed or a
+/// backslash in it, which are escaped there, is left.
+fn mounted_netns(line: &str) -> Option<PathBuf> {
+    let mut fields = line.split(' ').skip(3);
+    let (root, place) = (fields.next()?, fields.next()?);
+    let plain = root.starts_with("net:[") && !place.contains('\\');
+    plain.then(|| PathBuf::from(place))
+}
+
 /// The magic number of the filesystem that an open file lies on.
 fn filesystem(file: &File) -> io::Result<libc::__fsword_t> {
     // SAFETY: statfs is plain data, for which all zeroes is a value.
@@ -278,6 +308,30 @@ mod tests {
         assert!(matches!(open("/nowhere/at/all"), Err(Error::NotFound(_))));
         assert!(matches!(open("no-such-name"), Err(Error::NotFound(_))));
         assert!(matches!(open("4294967295"), Err(Error::NotFound(_))));
+    }
+
+    #[test]
+    fn a_namespace_is_found_by_a_process_or_a_mount_of_it() {
+        let current = Netns::current().unwrap();
+        assert_eq!(
+            Netns::find(current.id()).map(|netns| netns.id()),
+            Some(current.id())
+        );
+        let nobody = NetnsId {
+            inode: 1,
+            ..current.id()
+        };
+        assert!(Netns::find(nobody).is_none());
+        let mounted = "69 27 0:4 net:[4026532281] /run/netns/blue rw shared:9 - nsfs nsfs rw";
+        assert_eq!(mounted_netns(mounted), Some("/run/netns/blue".into()));
+        for other in [
+            "69 27 0:4 mnt:[4026532281] /run/blue rw - nsfs nsfs rw",
+            "22 27 0:4 / /proc rw,nosuid shared:2 - proc proc rw",
+            "69 27 0:4 net:[4026532281] /run/a\\040b rw - nsfs nsfs rw",
+            "",
+        ] {
+            assert_eq!(mounted_netns(other), None, "{other}");
+        }
     }
 
     #[test]

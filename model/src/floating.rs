@@ -3,6 +3,8 @@
 //! They come out of a pool, a part of the cluster's range of which the allocator gives nothing away
 //! ([`crate::NetworkSpec::floating`]). Who has one stands on the sheet of its node ([`crate::SheetContainer`]), with a
 //! stamp: of several that claim one address the newest has it, and of two of the same stamp that of the greater node id.
+//! A claim that ends leaves its stamp there for a time ([`EndedClaim`]), so that older claims, of nodes that were away
+//! meanwhile, do not stand again.
 
 use std::net::IpAddr;
 
@@ -12,6 +14,9 @@ use crate::NetworkName;
 
 /// The most floating addresses of a container.
 pub const MAX_FLOATING: usize = 16;
+
+/// The most addresses of which a node tells that a claim has ended.
+pub const MAX_ENDED: usize = 256;
 
 /// A floating address that a container claims.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,5 +28,14 @@ pub struct Floating {
     /// The pool that it is from.
     pub pool: NetworkName,
     /// When it was claimed, in milliseconds since the Unix epoch, and later than any claim that was known then.
+    pub stamp: u64,
+}
+
+/// "Of this address no claim stands that is as old as this one, or older": what a claim leaves when it ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndedClaim {
+    /// The address.
+    pub ip: IpAddr,
+    /// The stamp of the claim that ended.
     pub stamp: u64,
 }

@@ -32,7 +32,7 @@ pub use bandwidth::{Bandwidth, Rate};
 pub use drops::Drop;
 pub use durations::{BOUNDS, Durations};
 pub use engine::{BadWord, Balance, Engine, EngineChoice};
-pub use floating::{Floating, MAX_FLOATING};
+pub use floating::{EndedClaim, Floating, MAX_ENDED, MAX_FLOATING};
 pub use health::{
     BadHealthCheck, CheckedService, FailedCheck, HealthCheck, MAX_CHECK_SECONDS, MAX_PATH,
 };

@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use serde::{Deserialize, Serialize};
 
 use crate::engine::{Balance, Engine};
-use crate::floating::Floating;
+use crate::floating::{EndedClaim, Floating};
 use crate::health::{CheckedService, HealthCheck, MAX_CHECK_SECONDS, MAX_PATH};
 use crate::network::{DeclaredNetwork, RemovedNetwork};
 use crate::service::{Affinity, Protocol, ServiceName};
@@ -49,6 +49,9 @@ pub struct Sheet {
     /// place of the range of those.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub own: Vec<Ipv4Addr>,
+    /// The claims of floating addresses that ended on it, the last of each address, at most [`crate::MAX_ENDED`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ended: Vec<EndedClaim>,
 }
 
 /// A Service as it was made.

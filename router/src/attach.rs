@@ -43,6 +43,7 @@ mod tun;
 mod virtuals;
 
 pub use error::Error;
+pub use floating::Taken;
 use glance::Glance;
 pub use lend::Lent;
 pub use pair::{Detached, Repaired, Step};

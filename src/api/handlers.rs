@@ -1,5 +1,7 @@
 //! One function for each path and method: read, ask the node, answer.
 
+use std::net::IpAddr;
+
 use axum::Json;
 use axum::extract::{FromRequest, Path, Query, Request, State};
 use axum::http::{StatusCode, Uri, header};
@@ -97,20 +99,23 @@ pub(super) async fn attach(State(node): State<Node>, Body(body): Body) -> Answer
     Ok(Json(node.attach(request).await?))
 }
 
-/// Which of a container's interfaces is meant.
+/// What of a container is meant.
 #[derive(Debug, Deserialize)]
 pub(super) struct Only {
     ifname: Option<IfName>,
+    also: Option<IpAddr>,
 }
 
-/// Take a container off the network and free its addresses.
+/// Take a container off the network and free its addresses, or take a floating address from it.
 #[utoipa::path(delete, path = "/v1/attachments/{name}",
     params(
         ("name" = ContainerName, Path, description = "the container"),
         ("ifname" = Option<IfName>, Query, description = "only this interface; all when absent"),
+        ("also" = Option<String>, Query,
+            description = "only this floating address; the container stays attached"),
     ),
     responses(
-        (status = 200, description = "what was detached", body = Attachments),
+        (status = 200, description = "what was detached, or what has the address no more", body = Attachments),
         (status = "default", description = "refused, nothing was changed", body = Refusal),
     ))]
 pub(super) async fn detach(
@@ -120,7 +125,10 @@ pub(super) async fn detach(
 ) -> Answer<Attachments> {
     let Path(name) = name.map_err(|error| invalid(&error.body_text()))?;
     let Query(only) = only.map_err(|error| invalid(&error.body_text()))?;
-    Ok(Json(node.detach(name, only.ifname).await?))
+    Ok(Json(match only.also {
+        None => node.detach(name, only.ifname).await?,
+        Some(ip) => node.give_back(name, only.ifname, ip).await?,
+    }))
 }
 
 /// List the attached containers.

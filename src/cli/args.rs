@@ -169,6 +169,9 @@ pub enum Command {
         /// Only this interface [default: all of the container's]
         #[arg(long)]
         ifname: Option<IfName>,
+        /// Only this floating address: the container stays attached, and nobody has the address
+        #[arg(long, value_name = "ADDRESS")]
+        also: Option<IpAddr>,
     },
     /// List the attached containers
     Ps(Watch),

@@ -1,5 +1,6 @@
 //! Each verb: the request it makes and how its answer is shown.
 
+use std::net::IpAddr;
 use std::path::Path;
 
 use weave_model::api::{
@@ -40,7 +41,9 @@ pub(super) fn run(args: &Args) -> Answer {
         Command::Forget { address } => targets::forget(&client, &shown, *address),
         Command::Join { token } => join(&client, &shown, token),
         Command::Attach(args) => attach(&client, &shown, args),
-        Command::Detach { name, ifname } => detach(&client, &shown, name, ifname.as_ref()),
+        Command::Detach { name, ifname, also } => {
+            detach(&client, &shown, name, (ifname.as_ref(), *also))
+        }
         Command::Ps(_) => shown.answer(&client.get("/attachments")?, |answer: &Attachments| {
             print::attachments(answer, shown.columns())
         }),
@@ -93,15 +96,17 @@ fn detach(
     client: &Client<'_>,
     shown: &Shown,
     name: &ContainerName,
-    ifname: Option<&IfName>,
+    (ifname, also): (Option<&IfName>, Option<IpAddr>),
 ) -> Answer {
-    let mut path = format!("/attachments/{name}");
-    if let Some(ifname) = ifname {
-        path.push_str("?ifname=");
-        path.push_str(&percent_encoded(ifname.as_str()));
-    }
+    let ifname = ifname.map(|ifname| format!("ifname={}", percent_encoded(ifname.as_str())));
+    let ip = also.map(|ip| format!("also={}", percent_encoded(&ip.to_string())));
+    let only: Vec<String> = ifname.into_iter().chain(ip).collect();
+    let path = format!("/attachments/{name}?{}", only.join("&"));
     let gone: Attachments = client.delete(&path)?;
-    shown.answer(&gone, print::detached)
+    shown.answer(&gone, |gone| match also {
+        None => print::detached(gone),
+        Some(ip) => format!("{name}: has {ip} no more, nobody has\n"),
+    })
 }
 
 /// Attaches; as JSON the answer is a CNI result, which other tools read.

@@ -15,11 +15,11 @@ use weave_router::attach::{AttachSpec, DefaultRoute, Repaired};
 use weave_router::core::command::{Command, Reply};
 use weave_router::path::routes::Port;
 
-use super::addresses;
 use super::book::Entry;
 use super::containers::{self, Plan};
 use super::publishing;
 use super::works::{HOST_LEASE, SERVICE_LEASE, Works};
+use super::{addresses, wall_millis};
 use crate::obstacle::Obstacle;
 
 /// How many containers are looked at closely at one look.
@@ -27,7 +27,10 @@ const ROUND: usize = 8;
 
 impl Works {
     /// Attaches a container.
-    pub(super) async fn attach(&mut self, request: AttachRequest) -> Result<Attachment, Refusal> {
+    pub(super) async fn attach(
+        &mut self,
+        mut request: AttachRequest,
+    ) -> Result<Attachment, Refusal> {
         let range = self.range()?;
         // What was freed while the node was down may be the container that comes now.
         self.drain_cni_journal().await;
@@ -43,7 +46,11 @@ impl Works {
                 let entry = self.booked_as(&request).unwrap_or(*entry);
                 return Ok(entry.attachment);
             }
-            Plan::Done(entry) => self.clear_away(&entry, &request).await?,
+            Plan::Done(entry) => {
+                let kept = self.held_by(&entry, &range);
+                self.clear_away(&entry, &request).await?;
+                request.also.extend(kept);
+            }
             Plan::Replace(former) => {
                 for entry in &former {
                     self.clear_away(entry, &request).await?;
@@ -229,6 +236,7 @@ impl Works {
             name,
             ifname,
             host_ifname,
+            also,
             ..
         } = &entry.attachment;
         let outer = containers::kernel_name(host_ifname);
@@ -237,9 +245,12 @@ impl Works {
             .detach(&outer)
             .await
             .map_err(|error| containers::refused(&error))?;
+        let ended = self.book.ended().clone();
         self.book.remove(name, ifname);
+        self.book.ended_mut().note(also, wall_millis());
         let saved = self.save();
         if saved.is_err() {
+            *self.book.ended_mut() = ended;
             self.book.insert(entry.clone());
         }
         self.close_ports(&entry.attachment);

@@ -3,13 +3,14 @@
 //! A pure table, keyed by container and interface, that goes to disk as JSON before each answer. A container's
 //! interfaces all lie in one namespace, so a second container cannot take a name that is in use.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
 use weave_model::api::{Attachment, CniGcRequest, CniRef, HostAddress};
 use weave_model::{ContainerName, DeclaredService, IfName, NetworkName, RemovedService};
 
+use super::ended::Ended;
 use super::given::Table;
 use super::resolve::Records;
 
@@ -21,6 +22,7 @@ pub(super) struct Book {
     docker: Table,
     services: Declarations,
     networks: Records,
+    ended: Ended,
 }
 
 /// What was said on this node of Services.
@@ -41,6 +43,9 @@ pub(super) struct Entry {
     pub(super) attachment: Attachment,
     /// The device and inode of the container's namespace; tells a namespace from a later one at the same path.
     pub(super) netns_id: (u64, u64),
+    /// Floating addresses that it has no more, and that are still on its interface, because its namespace was not found.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub(super) left: BTreeSet<IpAddr>,
 }
 
 /// The book as it stands on disk.
@@ -55,6 +60,8 @@ struct Page {
     services: Declarations,
     #[serde(default)]
     networks: Records,
+    #[serde(default)]
+    ended: Ended,
 }
 
 const VERSION: u32 = 1;
@@ -98,6 +105,7 @@ impl Book {
             docker: page.docker,
             services: page.services,
             networks: page.networks,
+            ended: page.ended,
         })
     }
 
@@ -111,6 +119,7 @@ impl Book {
             docker: self.docker.clone(),
             services: self.services.clone(),
             networks: self.networks.clone(),
+            ended: self.ended.clone(),
         };
         serde_json::to_vec(&page).expect("a book of strings and numbers is JSON")
     }
@@ -196,6 +205,11 @@ impl Book {
         self.attachments.remove(&(name.clone(), ifname.clone()))
     }
 
+    /// The entry of an attachment, to be changed.
+    pub(super) fn entry_mut(&mut self, of: &Attachment) -> Option<&mut Entry> {
+        self.attachments.get_mut(&key(of))
+    }
+
     /// Strikes out all claims to these floating addresses.
     pub(super) fn drop_claims(&mut self, ips: &[IpAddr]) {
         for entry in self.attachments.values_mut() {
@@ -204,6 +218,16 @@ impl Book {
                 .also
                 .retain(|claim| !ips.contains(&claim.ip));
         }
+    }
+
+    /// The claims that ended here.
+    pub(super) const fn ended(&self) -> &Ended {
+        &self.ended
+    }
+
+    /// The same, to be changed.
+    pub(super) const fn ended_mut(&mut self) -> &mut Ended {
+        &mut self.ended
     }
 
     /// What Docker was given.
@@ -306,6 +330,7 @@ pub(super) mod tests {
         Entry {
             attachment,
             netns_id: (4, inode),
+            left: BTreeSet::new(),
         }
     }
 

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hyper::body::Bytes;
 use serde::Deserialize;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use weave_linux::netlink::Netlink;
 use weave_linux::sniff::{Place, Sniffer};
 use weave_model::api::{Code, Refusal};
@@ -20,9 +20,11 @@ use weave_model::{ContainerName, IfName, NodeId};
 use weave_router::core::view::Owner;
 use weave_router::driver::Router;
 
+use super::holders::owner_of;
 use super::host::TUN;
 use super::pcap::{self, LinkType};
-use super::{Node, Published};
+use super::services::Known;
+use super::{Node, Published, Shared};
 
 /// How often the thread looks whether somebody still reads.
 const LOOK: Duration = Duration::from_millis(200);
@@ -46,8 +48,8 @@ pub struct CaptureQuery {
 /// Which packets of a device are wanted.
 enum Wanted {
     All,
-    /// Those with an address that this member owns.
-    With(Arc<Router>, NodeId),
+    /// Those with an address that this member owns, or that floats and is with it.
+    With(Arc<Router>, watch::Receiver<Known>, NodeId),
 }
 
 impl Node {
@@ -60,12 +62,11 @@ impl Node {
             }
             (None, Some(peer)) => {
                 let member = self.member(peer)?;
-                let router = Arc::clone(&self.shared.router);
-                (
-                    TUN.to_owned(),
-                    LinkType::Raw,
-                    Wanted::With(router, member.id),
-                )
+                let Shared {
+                    router, services, ..
+                } = &*self.shared;
+                let wanted = Wanted::With(Arc::clone(router), services.clone(), member.id);
+                (TUN.to_owned(), LinkType::Raw, wanted)
             }
             _ => {
                 let cause = "either a container or a peer is to be captured";
@@ -143,11 +144,12 @@ fn copy(sniffer: &Sniffer, wanted: &Wanted, count: u64, pieces: &mpsc::Sender<By
 
 impl Wanted {
     fn is(&self, packet: &[u8]) -> bool {
-        let Self::With(router, member) = self else {
+        let Self::With(router, known, member) = self else {
             return true;
         };
         let view = router.view();
-        let owner = |ip| view.range?.offset(ip).and_then(|offset| view.owner(offset));
+        let floating = Arc::clone(&known.borrow().floating);
+        let owner = |ip| owner_of(&view, &view.range?, &floating, ip);
         let is_theirs = |ip| match owner(ip) {
             Some(Owner::Member(place)) => view.members[place as usize].id == *member,
             _ => false,

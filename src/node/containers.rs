@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::MetadataExt as _;
 
-use weave_linux::netns::{self, BadNetnsRef, Netns, NetnsRef};
+use weave_linux::netns::{self, BadNetnsRef, Netns, NetnsId, NetnsRef};
 use weave_model::api::{AttachRequest, Attachment, Code, Refusal};
 use weave_model::{AddressRange, ClusterRange, ContainerName, IfName, Mac};
 use weave_router::attach::{self, AttachSpec, Attached, DefaultRoute};
@@ -43,6 +43,22 @@ pub(super) fn open_netns(text: &str) -> Result<Netns, Refusal> {
         };
         Refusal::new(code, error.to_string(), NETNS_FIX)
     })
+}
+
+/// Opens the namespace of an attachment. Its path may be gone, or another's by now: then it is looked for.
+pub(super) fn find_netns(entry: &Entry) -> Result<Netns, Refusal> {
+    let path = &entry.attachment.netns;
+    let there = open_netns(path).ok();
+    let same = there.filter(|netns| netns_id(netns) == entry.netns_id);
+    let (device, inode) = entry.netns_id;
+    same.or_else(|| Netns::find(NetnsId { device, inode }))
+        .ok_or_else(|| {
+            let cause = format!(
+                "the network namespace of {} is gone from {path}, and in no process",
+                entry.attachment.name
+            );
+            Refusal::new(Code::NotFound, cause, "end that container, or detach it")
+        })
 }
 
 /// The device and inode of a namespace.
@@ -350,6 +366,7 @@ pub(super) fn entry(request: &AttachRequest, spec: &AttachSpec, attached: &Attac
     Entry {
         attachment,
         netns_id: netns_id(&spec.netns),
+        left: std::collections::BTreeSet::new(),
     }
 }
 

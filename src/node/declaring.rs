@@ -8,6 +8,7 @@ use weave_model::api::{Code, Refusal, ServiceInfo, ServiceRequest};
 use weave_model::{ClusterRange, DeclaredService, NodeId, NodeName, RemovedService, ServiceName};
 use weave_proxy::declared::{Declared, Member, VirtualRange, resolve, without_address};
 
+use super::facts::lock;
 use super::works::{SERVICE_LEASE, Works};
 use super::{addresses, wall_millis};
 use super::{services, sheets};
@@ -213,7 +214,8 @@ impl Works {
     }
 
     pub(super) fn members(&self) -> Vec<Member> {
-        sheets::members_now(&self.router.view(), &self.book)
+        let sheet = sheets::own_sheet(&self.book, &[]);
+        sheets::members(&self.router.view(), sheet, &mut lock(&self.sheets), true)
     }
 }
 

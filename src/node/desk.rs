@@ -3,6 +3,7 @@
 //! A request that was taken is carried to its end; whoever asked may go away. In between the desk looks after the host:
 //! every [`WATCH`] it puts right what somebody else changed of ours, and publishes what it cannot put right.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -37,6 +38,7 @@ pub(super) enum Job {
     Join(JoinRequest, Reply<Membership>),
     Attach(Box<AttachRequest>, Reply<Attachment>),
     Detach(ContainerName, Option<IfName>, Reply<Attachments>),
+    GiveBack(ContainerName, Option<IfName>, IpAddr, Reply<Attachments>),
     CniDel(CniRef, Reply<Attachments>),
     CniCheck(CniRef, Reply<CniFindings>),
     CniGc(CniGcRequest, Reply<Attachments>),
@@ -110,6 +112,9 @@ async fn do_job(works: &mut Works, job: Job) {
         Job::Attach(request, reply) => drop(reply.send(works.attach(*request).await)),
         Job::Detach(name, ifname, reply) => {
             drop(reply.send(works.detach(&name, ifname.as_ref()).await))
+        }
+        Job::GiveBack(name, ifname, ip, reply) => {
+            drop(reply.send(works.give_back(&name, ifname.as_ref(), ip).await));
         }
         Job::CniDel(what, reply) => drop(reply.send(works.cni_del(&what).await)),
         Job::CniCheck(what, reply) => drop(reply.send(works.cni_check(&what).await)),

@@ -1,124 +1,39 @@
-//! Floating addresses: who holds which, out of what all members tell, and what follows on this host.
+//! Floating addresses on this host: claimed, given to a container, taken from it, and given back.
 //!
-//! A claim stands on the sheet of its container's node and in that node's book. It counts if its address is in a pool and
-//! no member has given it to a container, or to itself, out of its own deeds: so a member that lies can take a floating
-//! address, and no other. Of several claims that count the newest holds ([`holders`], the same on every node that heard
-//! the same). A node that finds one of its own claims outdone takes the address off its container for good.
+//! What holds follows from what all members tell ([`super::holders`]). A node that finds one of its own claims outdone
+//! takes the address off its container for good, and a claim that ends, however that comes, is told to have ended
+//! ([`super::ended`]). A container's namespace may be without its path by then: it is looked for by its number, and where
+//! it is not found the address, which leads nowhere any more, comes off the interface once it is.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use weave_linux::netns::Netns;
-use weave_model::api::{AttachRequest, Code, Refusal};
-use weave_model::{Block, ClusterRange, DeclaredNetwork, Floating, MAX_FLOATING, NodeId};
+use weave_model::api::{AttachRequest, Attachment, Attachments, Code, Refusal};
+use weave_model::{ClusterRange, ContainerName, DeclaredNetwork, Floating, IfName, MAX_FLOATING};
 use weave_proxy::declared::Member;
-use weave_router::core::view::{Owner, View};
+use weave_router::attach::Taken;
 
 use super::book::{Book, Entry};
+use super::holders::{Holders, Word, forget_ended, holders_now, holds, lost, next_stamp};
 use super::works::Works;
-use super::{containers, wall_millis};
-
-/// Who holds which floating address, and since when.
-pub(super) type Holders = BTreeMap<IpAddr, (u64, NodeId)>;
-
-/// Who holds which floating address. `owner` says whose an offset is by deed.
-pub(super) fn holders(
-    pools: &[Block],
-    range: &ClusterRange,
-    members: &[Member],
-    owner: impl Fn(u32) -> Option<NodeId>,
-) -> Holders {
-    let mut holders = Holders::new();
-    let mut given: BTreeMap<NodeId, BTreeSet<u32>> = BTreeMap::new();
-    let mut is_given = |offset| {
-        let Some(owner) = owner(offset) else {
-            return false;
-        };
-        let of_owner = || given_by(range, members.iter().find(|member| member.id == owner));
-        given
-            .entry(owner)
-            .or_insert_with(of_owner)
-            .contains(&offset)
-    };
-    for member in members {
-        let claims = member.sheet.containers.iter().flat_map(|one| &one.floating);
-        for claim in claims {
-            let offset = range.offset(claim.ip);
-            let offset = offset.filter(|offset| pools.iter().any(|pool| pool.contains(*offset)));
-            if offset.is_some_and(|offset| !is_given(offset)) {
-                let this = (claim.stamp, member.id);
-                let newest = holders.entry(claim.ip).or_insert(this);
-                *newest = this.max(*newest);
-            }
-        }
-    }
-    holders
-}
-
-/// The offsets that a member says it has given away, or has itself.
-fn given_by(range: &ClusterRange, member: Option<&Member>) -> BTreeSet<u32> {
-    let sheets = member.iter().map(|member| &member.sheet);
-    let ips = sheets.flat_map(|sheet| {
-        let containers = sheet
-            .containers
-            .iter()
-            .flat_map(|one| one.ips.iter().copied());
-        containers.chain(sheet.own.iter().copied().map(IpAddr::V4))
-    });
-    ips.filter_map(|ip| range.offset(ip)).collect()
-}
-
-/// The same, as a node sees it.
-pub(super) fn holders_now(
-    view: &View,
-    book: &Book,
-    range: &ClusterRange,
-    members: &[Member],
-) -> Holders {
-    let pools = book
-        .networks()
-        .known
-        .pools()
-        .filter_map(|pool| range.block(pool.range));
-    let pools: Vec<Block> = pools.collect();
-    let owner = |offset| {
-        Some(match view.owner(offset)? {
-            Owner::Me => view.me,
-            Owner::Member(place) => view.members[place as usize].id,
-        })
-    };
-    holders(&pools, range, members, owner)
-}
-
-/// Whose an address is, by deed or because it floats.
-pub(super) fn owner_of(
-    view: &View,
-    range: &ClusterRange,
-    holders: &Holders,
-    ip: IpAddr,
-) -> Option<Owner> {
-    let place = |id: &NodeId| view.members.binary_search_by_key(id, |member| member.id);
-    match holders.get(&ip) {
-        Some((_, id)) if *id == view.me => Some(Owner::Me),
-        Some((_, id)) => place(id).ok().map(|place| Owner::Member(place as u32)),
-        None => view.owner(range.offset(ip)?),
-    }
-}
-
-/// The claims of this node that do not hold.
-pub(super) fn lost(book: &Book, holders: &Holders, me: NodeId) -> Vec<(Entry, IpAddr)> {
-    let lost = |entry: &Entry| {
-        let holds = |claim: &Floating| holders.get(&claim.ip) == Some(&(claim.stamp, me));
-        let lost = entry.attachment.also.iter().filter(|claim| !holds(claim));
-        let lost = lost.map(|claim| (entry.clone(), claim.ip));
-        lost.collect::<Vec<_>>()
-    };
-    book.entries().flat_map(lost).collect()
-}
+use super::{containers, sheets, wall_millis};
+use crate::obstacle::Obstacle;
 
 impl Works {
     pub(super) fn holders(&self, range: &ClusterRange) -> Holders {
         holders_now(&self.router.view(), &self.book, range, &self.members())
+    }
+
+    /// The floating addresses that an attachment has: what the book says, as far as nobody else took them meanwhile.
+    pub(super) fn held_by(&self, entry: &Entry, range: &ClusterRange) -> Vec<IpAddr> {
+        let also = &entry.attachment.also;
+        if also.is_empty() {
+            return Vec::new();
+        }
+        let (holders, me) = (self.holders(range), self.router.view().me);
+        let held = also.iter().filter(|claim| holds(&holders, claim, me));
+        held.map(|claim| claim.ip).collect()
     }
 
     /// Refuses a request for what is no floating address, before anything is done for it.
@@ -219,36 +134,50 @@ impl Works {
         // What others have taken meanwhile is not held any more.
         self.settle_floating().await;
         let before = self.book.clone();
-        let claimed = match self.note_claims(request) {
-            Ok(claimed) if claimed.is_empty() => return Ok(()),
-            claimed => claimed,
-        };
-        // The others are told when the address is where it is to be.
-        let done = match claimed.and_then(|claimed| self.write_down().map(|()| claimed)) {
-            Ok(claimed) => self.move_all(request, &before, &claimed).await,
-            Err(refusal) => Err(refusal),
-        };
-        if done.is_err() {
+        let done = self.claim_all(request, &before).await;
+        if done.is_err() && self.book != before {
             self.book = before;
             if let Err(refusal) = self.write_down() {
-                tracing::warn!(%refusal, "a claim that failed is still written down");
+                tracing::warn!(%refusal, "a claim that failed may still be written down");
             }
         }
         self.publish();
         done
     }
 
+    /// Claims, and moves what is claimed. Where that fails the addresses are where they were, and the book is not.
+    async fn claim_all(&mut self, request: &AttachRequest, before: &Book) -> Result<(), Refusal> {
+        let claimed = self.note_claims(request)?;
+        if !claimed.is_empty() {
+            sheets::check_claims_room(&self.book)?;
+            self.write_down()?;
+        }
+        // The others are told when the address is where it is to be.
+        for (former, ip) in self.move_all(request, before, &claimed).await? {
+            if let Some(entry) = self.book.entry_mut(&former) {
+                entry.left.insert(ip);
+                self.unwritten = true;
+            }
+        }
+        Ok(())
+    }
+
     /// Writes claims into the book, over those of other containers of this node. Those that are new are returned.
     fn note_claims(&mut self, request: &AttachRequest) -> Result<Vec<IpAddr>, Refusal> {
         let range = self.range()?;
         let holders = self.holders(&range);
+        let me = self.router.view().me;
         let key = (&request.name, &request.ifname);
         let Some(mut entry) = self.book.remove(key.0, key.1) else {
             return Ok(Vec::new());
         };
         let mut claimed = Vec::new();
         for ip in &request.also {
-            if entry.attachment.also.iter().any(|has| has.ip == *ip) {
+            let also = &mut entry.attachment.also;
+            if also
+                .iter()
+                .any(|has| has.ip == *ip && holds(&holders, has, me))
+            {
                 continue;
             }
             if ip.is_ipv6() && entry.attachment.ip6.is_none() {
@@ -258,17 +187,19 @@ impl Works {
                 return Err(Refusal::new(Code::Invalid, cause, fix));
             }
             let offset = range.offset(*ip).unwrap_or(0);
-            entry.attachment.also.push(Floating {
+            also.retain(|has| has.ip != *ip);
+            also.push(Floating {
                 ip: *ip,
                 pool: self.network_with(&range, offset),
                 stamp: self.stamp(*ip, holders.get(ip))?,
             });
+            entry.left.remove(ip);
             claimed.push(*ip);
         }
         if entry.attachment.also.len() > MAX_FLOATING {
             let cause = format!("a container has at most {MAX_FLOATING} floating addresses");
             let fix = format!(
-                "take it off the network first: weavectl detach {}",
+                "give one back first: weavectl detach {} --also ADDRESS",
                 request.name
             );
             return Err(Refusal::new(Code::Invalid, cause, fix));
@@ -278,52 +209,56 @@ impl Works {
         Ok(claimed)
     }
 
-    /// The stamp of a claim that outdoes the holder's: the time, or later.
-    fn stamp(&self, ip: IpAddr, holder: Option<&(u64, NodeId)>) -> Result<u64, Refusal> {
+    /// The stamp of a claim that outdoes the last word on its address.
+    fn stamp(&self, ip: IpAddr, last: Option<&Word>) -> Result<u64, Refusal> {
         let view = self.router.view();
-        let (newest, id) = holder.copied().unwrap_or((0, view.me));
-        let stamp = wall_millis().max(newest.saturating_add(1));
-        if (stamp, view.me) > (newest, id) {
-            return Ok(stamp);
-        }
-        let named = view.member(id);
-        let name = named.map_or_else(|| id.to_string(), |member| member.name.to_string());
-        let cause = format!("{name} claims {ip} for ever: no claim is newer than its");
-        let fix =
-            format!("detach its container there, or remove that member: weavectl rmpeer {name}");
-        Err(Refusal::new(Code::Conflict, cause, fix))
+        next_stamp(last, view.me, wall_millis()).map_err(|last| {
+            let member = view.member(last.node);
+            let name = member.map_or_else(|| last.node.to_string(), |one| one.name.to_string());
+            let cause = format!("{name} claims {ip} for ever: no claim is newer than its");
+            let fix = format!(
+                "take another address, or detach its container there and remove that member: weavectl rmpeer {name}"
+            );
+            Refusal::new(Code::Conflict, cause, fix)
+        })
     }
 
-    /// Moves addresses on this host to a container. If one cannot be moved, all are where they were.
+    /// Moves addresses on this host to a container; one that it has already is put right. If one cannot be moved, all are
+    /// where they were. From whom it was taken while it is still on its interface, is returned.
     async fn move_all(
         &self,
         request: &AttachRequest,
         before: &Book,
         claimed: &[IpAddr],
-    ) -> Result<(), Refusal> {
+    ) -> Result<Vec<(Attachment, IpAddr)>, Refusal> {
+        let mut left = Vec::new();
         let mut entries = self.book.interfaces(&request.name);
         let Some(to) = entries.find(|entry| entry.attachment.ifname == request.ifname) else {
-            return Ok(());
+            return Ok(left);
         };
-        for (at, ip) in claimed.iter().enumerate() {
+        let mut moved = Vec::new();
+        for ip in &request.also {
+            let is_new = claimed.contains(ip);
             let former = before.entries().find(|entry| claims(entry, *ip));
-            let Err(refusal) = self.move_one(former, to, *ip).await else {
-                tracing::info!(name = %request.name, %ip, "has a floating address");
-                continue;
-            };
-            for ip in &claimed[..=at] {
-                if let Err(refusal) = self.take_from(to, *ip).await {
-                    tracing::warn!(%refusal, name = %request.name, %ip, "keeps an address");
+            let former = former.filter(|_| is_new);
+            if is_new {
+                moved.push((former, *ip));
+            }
+            match self.move_one(former, to, *ip).await {
+                Ok(Taken::LeftInside) => {
+                    left.extend(former.map(|one| (one.attachment.clone(), *ip)))
                 }
-                if let Some(former) = before.entries().find(|entry| claims(entry, *ip))
-                    && let Err(refusal) = self.give_to(former, *ip).await
-                {
-                    tracing::warn!(%refusal, name = %former.attachment.name, "lost an address");
+                Ok(Taken::Whole) => {}
+                Err(refusal) => {
+                    self.move_back(to, &moved).await;
+                    return Err(refusal);
                 }
             }
-            return Err(refusal);
+            if is_new {
+                tracing::info!(name = %request.name, %ip, "has a floating address");
+            }
         }
-        Ok(())
+        Ok(left)
     }
 
     async fn move_one(
@@ -331,29 +266,48 @@ impl Works {
         former: Option<&Entry>,
         to: &Entry,
         ip: IpAddr,
-    ) -> Result<(), Refusal> {
-        if let Some(former) = former {
-            self.take_from(former, ip).await?;
-        }
-        self.give_to(to, ip).await
+    ) -> Result<Taken, Refusal> {
+        let taken = match former {
+            Some(former) => self.take_from(former, ip).await?,
+            None => Taken::Whole,
+        };
+        self.give_to(to, ip).await.map(|()| taken)
     }
 
-    /// Takes those addresses off this node's containers that are others' by now.
+    async fn move_back(&self, to: &Entry, moved: &[(Option<&Entry>, IpAddr)]) {
+        for (former, ip) in moved {
+            if let Err(refusal) = self.take_from(to, *ip).await {
+                let name = &to.attachment.name;
+                tracing::warn!(%refusal, %name, %ip, "keeps an address");
+            }
+            if let Some(former) = former
+                && let Err(refusal) = self.give_to(former, *ip).await
+            {
+                let name = &former.attachment.name;
+                tracing::warn!(%refusal, %name, %ip, "lost an address");
+            }
+        }
+    }
+
+    /// Takes those addresses off this node's containers that are others' by now, and forgets ended claims that need not be
+    /// told any more. What cannot be written down is so all the same, and is written at a later look: an address must
+    /// not come back because the disk is full.
     pub(super) async fn settle_floating(&mut self) {
         let Ok(range) = self.range() else { return };
-        let none = |entry: &Entry| entry.attachment.also.is_empty();
-        if self.book.entries().all(none) {
+        let none = |entry: &Entry| entry.attachment.also.is_empty() && entry.left.is_empty();
+        if self.book.entries().all(none) && self.book.ended().is_empty() && !self.unwritten {
             return;
         }
-        let me = self.router.view().me;
-        let lost = lost(&self.book, &self.holders(&range), me);
-        let mut taken = Vec::new();
-        for (entry, ip) in lost {
-            let name = &entry.attachment.name;
+        let (view, members) = (self.router.view(), self.members());
+        let holders = holders_now(&view, &self.book, &range, &members);
+        let mut changed = self.take_what_is_left().await;
+        for (entry, claim) in lost(&self.book, &holders, view.me) {
+            let (name, ip) = (&entry.attachment.name, claim.ip);
             match self.take_from(&entry, ip).await {
-                Ok(()) => {
+                Ok(taken) => {
                     tracing::info!(%name, %ip, "has lost a floating address to a newer claim");
-                    taken.push(ip);
+                    self.let_go(&entry.attachment, &claim, taken);
+                    changed = true;
                 }
                 // The claim stays, so that it is tried again.
                 Err(refusal) => {
@@ -361,15 +315,103 @@ impl Works {
                 }
             }
         }
-        if taken.is_empty() {
-            return;
+        changed |= forget_ended(&mut self.book, (&holders, &members), view.me, wall_millis());
+        if changed {
+            self.publish();
         }
+        if changed || self.unwritten {
+            let written = self.write_down();
+            self.unwritten = written.is_err();
+            if let Err(refusal) = written {
+                tracing::warn!(%refusal, "that addresses are others' is not written down");
+            }
+        }
+    }
+
+    /// Strikes out a claim whose address was taken from its container.
+    fn let_go(&mut self, of: &Attachment, claim: &Floating, taken: Taken) {
+        if let Some(entry) = self.book.entry_mut(of) {
+            entry.attachment.also.retain(|has| has != claim);
+            if taken == Taken::LeftInside {
+                entry.left.insert(claim.ip);
+            }
+        }
+        let ended = std::slice::from_ref(claim);
+        self.book.ended_mut().note(ended, wall_millis());
+    }
+
+    /// Takes those addresses off interfaces whose namespaces were not found before. Whether there were any.
+    async fn take_what_is_left(&mut self) -> bool {
+        let left = |entry: &&Entry| !entry.left.is_empty();
+        let entries: Vec<Entry> = self.book.entries().filter(left).cloned().collect();
+        let mut taken = false;
+        for entry in entries {
+            for ip in &entry.left {
+                let is_off = self.take_from(&entry, *ip).await;
+                let is_off = is_off.is_ok_and(|taken| taken == Taken::Whole);
+                if is_off && let Some(entry) = self.book.entry_mut(&entry.attachment) {
+                    taken |= entry.left.remove(ip);
+                }
+            }
+        }
+        taken
+    }
+
+    /// Addresses that containers have no more, and still have on their interfaces.
+    pub(super) fn floating_obstacles(&self) -> Vec<Obstacle> {
+        let left = self.book.entries().filter(|entry| !entry.left.is_empty());
+        let obstacle = |entry: &Entry| {
+            let Attachment { name, netns, .. } = &entry.attachment;
+            let ips: Vec<String> = entry.left.iter().map(ToString::to_string).collect();
+            let cause = format!(
+                "{name} has lost {}, which is still on its interface: its namespace is neither at {netns} nor that of a process",
+                ips.join(", ")
+            );
+            Obstacle::new(
+                cause,
+                format!("end that container, or: weavectl detach {name}"),
+            )
+        };
+        left.map(obstacle).collect()
+    }
+
+    /// Takes a floating address from a container that has it; nobody has it then.
+    pub(super) async fn give_back(
+        &mut self,
+        name: &ContainerName,
+        ifname: Option<&IfName>,
+        ip: IpAddr,
+    ) -> Result<Attachments, Refusal> {
+        let is_meant = |entry: &&Entry| {
+            ifname.is_none_or(|ifname| entry.attachment.ifname == *ifname) && claims(entry, ip)
+        };
+        let Some(entry) = self.book.interfaces(name).find(is_meant).cloned() else {
+            let cause = format!("{name} has no floating address {ip}");
+            let fix = "see under ALSO what it has: weavectl ps";
+            return Err(Refusal::new(Code::NotFound, cause, fix));
+        };
+        let taken = self.take_from(&entry, ip).await?;
         let before = self.book.clone();
-        self.book.drop_claims(&taken);
-        if let Err(refusal) = self.save() {
-            tracing::warn!(%refusal, "that addresses are others' is not written down");
-            self.book = before;
+        let also = entry.attachment.also.iter();
+        for claim in also.filter(|claim| claim.ip == ip) {
+            self.let_go(&entry.attachment, claim, taken);
         }
+        if let Err(refusal) = self.save() {
+            self.book = before;
+            self.restore_floating(&entry).await;
+            return Err(refusal);
+        }
+        tracing::info!(%name, %ip, "has given a floating address back");
+        let mut entries = self.book.interfaces(name);
+        let entry = entries.find(|one| one.attachment.ifname == entry.attachment.ifname);
+        Ok(Attachments {
+            attachments: entry
+                .map(|one| one.attachment.clone())
+                .into_iter()
+                .collect(),
+            called: BTreeMap::new(),
+            host: None,
+        })
     }
 
     /// Gives a container what the book says that it has; a kill may have come between the two.
@@ -384,7 +426,7 @@ impl Works {
 
     async fn give_to(&self, entry: &Entry, ip: IpAddr) -> Result<(), Refusal> {
         let attachment = &entry.attachment;
-        let netns = containers::open_netns(&attachment.netns)?;
+        let netns = containers::find_netns(entry)?;
         let outer = containers::kernel_name(&attachment.host_ifname);
         let ifname = containers::kernel_name(&attachment.ifname);
         let given = self.side.host.give(&outer, (&netns, &ifname), ip).await;
@@ -395,13 +437,11 @@ impl Works {
         })
     }
 
-    async fn take_from(&self, entry: &Entry, ip: IpAddr) -> Result<(), Refusal> {
+    async fn take_from(&self, entry: &Entry, ip: IpAddr) -> Result<Taken, Refusal> {
         let attachment = &entry.attachment;
         let outer = containers::kernel_name(&attachment.host_ifname);
         let ifname = containers::kernel_name(&attachment.ifname);
-        // The namespace of a container that has ended may be another's by now.
-        let netns = containers::open_netns(&attachment.netns).ok();
-        let netns = netns.filter(|netns| containers::netns_id(netns) == entry.netns_id);
+        let netns = containers::find_netns(entry).ok();
         let inside = netns.as_ref().map(|netns: &Netns| (netns, &ifname));
         let taken = self.side.host.take(&outer, inside, ip).await;
         taken.map_err(|error| containers::refused(&error))
@@ -423,116 +463,4 @@ fn user_of(ip: Ipv4Addr, range: &ClusterRange, members: &[Member]) -> Option<Str
         let own = member.sheet.own.contains(&ip);
         own.then(|| format!("the host {}", member.name))
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use weave_model::{Sheet, SheetContainer};
-
-    use super::super::book::tests::{entry, node, range};
-    use super::*;
-
-    fn ip(text: &str) -> IpAddr {
-        text.parse().unwrap()
-    }
-
-    fn claim(text: &str, stamp: u64) -> Floating {
-        Floating {
-            ip: ip(text),
-            pool: "vips".parse().unwrap(),
-            stamp,
-        }
-    }
-
-    /// A member with one container.
-    fn member(id: u8, own: &str, floating: &[Floating]) -> Member {
-        let container = SheetContainer {
-            name: "web".parse().unwrap(),
-            ips: vec![ip(own)],
-            floating: floating.to_vec(),
-            labels: BTreeMap::new(),
-        };
-        Member {
-            id: node(id),
-            name: format!("host{id}").parse().unwrap(),
-            reachable: true,
-            sheet: Sheet {
-                containers: vec![container],
-                ..Sheet::default()
-            },
-        }
-    }
-
-    /// Node 1 owns everything.
-    fn held(members: &[Member]) -> Holders {
-        let pool = range().block("10.45.0.0/26".parse().unwrap()).unwrap();
-        holders(&[pool], &range(), members, |_| Some(node(1)))
-    }
-
-    #[test]
-    fn the_newest_claim_holds_and_of_two_as_new_that_of_the_greater_node() {
-        let of = |first, second| {
-            let one = member(1, "10.32.0.2", &[claim("10.45.0.9", first)]);
-            let two = member(2, "10.36.0.2", &[claim("10.45.0.9", second)]);
-            let orders = [[one.clone(), two.clone()], [two, one]].map(|members| held(&members));
-            assert_eq!(orders[0], orders[1]);
-            orders[0][&ip("10.45.0.9")]
-        };
-        assert_eq!(of(8, 7), (8, node(1)));
-        assert_eq!(of(7, 8), (8, node(2)));
-        assert_eq!(of(7, 7), (7, node(2)));
-    }
-
-    #[test]
-    fn only_addresses_of_pools_can_be_claimed_and_none_that_its_owner_has_given() {
-        let claims = [
-            "10.32.0.2",
-            "10.32.0.1",
-            "fd00::2",
-            "10.45.0.64",
-            "10.45.0.2",
-            "fd00::d:2",
-            "192.0.2.1",
-            "10.45.0.63",
-            "fd00::d:3f",
-        ]
-        .map(|text| claim(text, 9));
-        // The pool was made over an address that the owner had given.
-        let owner = member(1, "10.45.0.2", &[]);
-        let liar = member(2, "10.36.0.2", &claims);
-        let found = held(&[owner, liar.clone()]);
-        let ips: Vec<String> = found.keys().map(ToString::to_string).collect();
-        assert_eq!(ips, ["10.45.0.63", "fd00::d:3f"]);
-        // Whoever is not the owner cannot keep an address from others by saying that it gave it.
-        let other = member(3, "10.45.0.63", &[]);
-        assert_eq!(held(&[liar, other])[&ip("10.45.0.63")], (9, node(2)));
-    }
-
-    #[test]
-    fn a_node_has_lost_what_another_claimed_later_and_what_is_in_no_pool() {
-        let mut web = entry("web", "eth0", 1);
-        web.attachment.also = vec![
-            claim("10.45.0.7", 5),
-            claim("10.45.0.8", 5),
-            claim("10.45.0.9", 5),
-        ];
-        let mut book = Book::default();
-        book.insert(web);
-        let holders = Holders::from([
-            (ip("10.45.0.7"), (5, node(1))),
-            (ip("10.45.0.8"), (6, node(2))),
-        ]);
-        let lost: Vec<IpAddr> = lost(&book, &holders, node(1))
-            .into_iter()
-            .map(|(_, ip)| ip)
-            .collect();
-        assert_eq!(lost, [ip("10.45.0.8"), ip("10.45.0.9")]);
-        book.drop_claims(&lost);
-        let also: Vec<&Floating> = book
-            .entries()
-            .flat_map(|entry| &entry.attachment.also)
-            .collect();
-        assert_eq!(also, [&claim("10.45.0.7", 5)]);
-        assert_eq!(Book::from_bytes(&book.to_bytes()).unwrap(), book);
-    }
 }

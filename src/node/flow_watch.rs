@@ -11,6 +11,7 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use weave_dashboard::flows::{Flows, Whose};
@@ -19,6 +20,7 @@ use weave_linux::{clock, sysctl};
 use weave_router::core::view::{Owner, View};
 
 use super::facts::lock;
+use super::holders::{Holders, owner_of};
 use super::sight::{LINGER, PAST};
 use super::{Node, sockets, wall_seconds};
 use crate::config::FlowWatch;
@@ -182,11 +184,12 @@ impl Node {
     fn take_news(&self, door: &mut Conntrack, flows: &mut Flows) {
         self.take_relayed(flows);
         let view = self.shared.router.view();
+        let floating = self.floating();
         let looked_at = self.rest(Instant::now()) == AWAKE;
         // A socket that failed is found out by the next look.
         let _ = door.hear_beginnings(looked_at);
         let now = (Instant::now(), wall_seconds());
-        let events = take_news(door, flows, &view, now).unwrap_or_default();
+        let events = take_news(door, flows, (&*view, &*floating), now).unwrap_or_default();
         lock(&self.shared.sight.seen).events += events;
         self.tell(flows);
         if looked_at {
@@ -239,6 +242,8 @@ impl Node {
     /// Reads what connections there are, and what ended; how many there are.
     fn read_connections(&self, watch: &mut Watch) -> io::Result<usize> {
         let view = self.shared.router.view();
+        let floating = self.floating();
+        let at = (&*view, &*floating);
         let Watch { flows, door, .. } = watch;
         let door = match door {
             Some(door) => door,
@@ -248,9 +253,9 @@ impl Node {
         self.take_relayed(flows);
         let now = (Instant::now(), wall_seconds());
         flows.begin(now.0, now.1);
-        let count = door.dump(|connection| flows.take(&connection, |ip| whose(&view, ip)))?;
+        let count = door.dump(|connection| flows.take(&connection, |ip| whose(at, ip)))?;
         self.take_relayed(flows);
-        let events = count as u64 + take_news(door, flows, &view, now)?;
+        let events = count as u64 + take_news(door, flows, at, now)?;
         lock(&self.shared.sight.seen).events += events;
         flows.finish();
         Ok(count)
@@ -265,6 +270,11 @@ impl Node {
         if made.lost > 0 {
             flows.missed();
         }
+    }
+
+    /// The last word on each floating address.
+    fn floating(&self) -> Arc<Holders> {
+        Arc::clone(&self.shared.services.borrow().floating)
     }
 
     /// Lets the others see the flows as they are now.
@@ -295,15 +305,15 @@ fn have_news_told() {
 fn take_news(
     door: &Conntrack,
     flows: &mut Flows,
-    view: &View,
+    at: (&View, &Holders),
     now: (Instant, u64),
 ) -> io::Result<u64> {
     let mut events = 0;
     let missed = door.news(|news| {
         events += 1;
         match news {
-            News::Began(connection) => flows.began(&connection, now, |ip| whose(view, ip)),
-            News::Ended(connection) => flows.ended(&connection, now, |ip| whose(view, ip)),
+            News::Began(connection) => flows.began(&connection, now, |ip| whose(at, ip)),
+            News::Ended(connection) => flows.ended(&connection, now, |ip| whose(at, ip)),
         }
     })?;
     if missed {
@@ -312,10 +322,10 @@ fn take_news(
     Ok(events)
 }
 
-/// Whose an address is.
-fn whose(view: &View, ip: IpAddr) -> Whose {
-    let offset = view.range.and_then(|range| range.offset(ip));
-    match offset.and_then(|offset| view.owner(offset)) {
+/// Whose an address is: a floating one is its holder's.
+fn whose((view, floating): (&View, &Holders), ip: IpAddr) -> Whose {
+    let owner = |range| owner_of(view, &range, floating, ip);
+    match view.range.and_then(owner) {
         Some(Owner::Me) => Whose::Mine,
         Some(Owner::Member(_)) => Whose::Members,
         None => Whose::Outside,
@@ -324,7 +334,27 @@ fn whose(view: &View, ip: IpAddr) -> Whose {
 
 #[cfg(test)]
 mod tests {
+    use super::super::book::tests::{node, range};
+    use super::super::holders::Word;
     use super::*;
+
+    #[test]
+    fn a_floating_address_is_its_holder_s_and_nobody_s_once_the_claim_has_ended() {
+        let mut view = View::empty(node(9), "b".parse().unwrap());
+        view.range = Some(range());
+        let vip = "10.45.0.9".parse().unwrap();
+        let of = |ended| {
+            let word = Word {
+                stamp: 7,
+                node: node(9),
+                ended,
+            };
+            let floating = Holders::from([(vip, word)]);
+            whose((&view, &floating), vip)
+        };
+        assert_eq!(of(false), Whose::Mine);
+        assert_eq!(of(true), Whose::Outside);
+    }
 
     #[test]
     fn one_look_that_took_long_costs_nothing_and_a_large_table_is_noticed() {

@@ -32,7 +32,7 @@ use weave_router::driver::Router;
 use super::book::Book;
 use super::checking::Found;
 use super::desk::Job;
-use super::floating::{self, Holders};
+use super::holders::{self, Holders};
 use super::sheets::{Sheets, members, own_sheet, written};
 use super::{Published, addresses, networks};
 use crate::config::Config;
@@ -62,6 +62,8 @@ const SETTLE: Duration = Duration::from_secs(3);
 pub(super) struct Known {
     pub(super) declared: Arc<BTreeMap<ServiceName, Declared>>,
     names: Arc<BTreeMap<NodeId, NodeName>>,
+    /// The last word on each floating address.
+    pub(super) floating: Arc<Holders>,
 }
 
 /// The task.
@@ -214,10 +216,13 @@ impl Serving {
         range: &ClusterRange,
         members: &[Member],
     ) {
-        let holders = floating::holders_now(view, book, range, members);
+        let holders = holders::holders_now(view, book, range, members);
         if self.memory.floating != holders {
-            let of = holders.iter().map(|(ip, (_, node))| (*ip, *node));
+            let standing = holders.iter().filter(|(_, word)| !word.ended);
+            let of = standing.map(|(ip, word)| (*ip, word.node));
             self.router.set_floating(of.collect());
+            let shown = Arc::new(holders.clone());
+            self.known.send_modify(|known| known.floating = shown);
             (self.memory.floating, self.memory.unsettled) = (holders, true);
         }
     }
@@ -227,6 +232,8 @@ impl Serving {
         self.memory.told = None;
         if !std::mem::take(&mut self.memory.floating).is_empty() {
             self.router.set_floating(BTreeMap::new());
+            self.known
+                .send_modify(|known| known.floating = Arc::default());
         }
         if self.memory.facts == Facts::default() {
             return;
@@ -245,9 +252,8 @@ impl Serving {
         };
         if self.memory.unsettled {
             let due = networks::unsettled(book, range, &self.memory.members, me).is_some()
-                || !floating::lost(book, &self.memory.floating, me).is_empty();
-            let asked = jobs.try_send(Job::SettleNetworks).is_ok();
-            self.memory.unsettled = due && !asked;
+                || !holders::lost(book, &self.memory.floating, me).is_empty();
+            self.memory.unsettled = due && jobs.try_send(Job::SettleNetworks).is_err();
         }
         let declared = Arc::clone(&self.known.borrow().declared);
         let lacks_address = lacks_source(book, &self.memory.members)
@@ -272,9 +278,9 @@ impl Serving {
         let names = members
             .iter()
             .map(|member| (member.id, member.name.clone()));
-        self.known.send_replace(Known {
-            declared: Arc::new(declared),
-            names: Arc::new(names.collect()),
+        self.known.send_modify(|known| {
+            known.declared = Arc::new(declared);
+            known.names = Arc::new(names.collect());
         });
         self.memory.members = members;
         self.memory.unsettled = true;

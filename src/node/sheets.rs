@@ -40,6 +40,7 @@ pub(super) fn own_sheet(book: &Book, health: &[CheckedService]) -> Sheet {
         networks: book.networks().told(|name| book.uses_network(name)),
         removed_networks: book.networks().removed.clone(),
         own: host.into_iter().chain(book.services().source).collect(),
+        ended: book.ended().told().collect(),
     }
 }
 
@@ -101,6 +102,21 @@ pub(super) fn check_room(book: &Book) -> Result<(), Refusal> {
     Err(Refusal::new(Code::Conflict, cause, fix))
 }
 
+/// Refuses claims of floating addresses that there is no room on the sheet to tell of.
+pub(super) fn check_claims_room(book: &Book) -> Result<(), Refusal> {
+    let length = json(&own_sheet(book, &[])).len();
+    if length <= MAX_CONTENT {
+        return Ok(());
+    }
+    let cause = format!(
+        "with these floating addresses this node would have {} KiB to tell the others, more than the {} that it may",
+        length.div_ceil(1024),
+        MAX_CONTENT >> 10
+    );
+    let fix = "give them to a container on another node, or detach containers here, or attach them with fewer labels";
+    Err(Refusal::new(Code::Conflict, cause, fix))
+}
+
 /// What is amiss if there is no room on the sheet even without what checks found.
 pub(super) fn obstacle(book: &Book) -> Option<Obstacle> {
     let length = json(&own_sheet(book, &[])).len();
@@ -115,7 +131,7 @@ pub(super) fn obstacle(book: &Book) -> Option<Obstacle> {
     })
 }
 
-/// All members as the desk sees them: it decides nothing by what checks found.
+/// All members as they are seen now, whatever checks found; their sheets are read anew.
 pub(super) fn members_now(view: &View, book: &Book) -> Vec<Member> {
     members(view, own_sheet(book, &[]), &mut Sheets::default(), true)
 }
@@ -264,5 +280,38 @@ mod tests {
         book.services_mut().made.extend(more);
         let obstacle = obstacle(&book).expect("there is no room");
         assert!(obstacle.cause.contains("more than the 192"), "{obstacle:?}");
+    }
+
+    #[test]
+    fn floating_addresses_are_claimed_while_there_is_room_to_tell_of_them() {
+        let claim = |last: u8| weave_model::Floating {
+            ip: Ipv4Addr::new(10, 45, 0, last).into(),
+            pool: "vips".parse().expect("a name"),
+            stamp: 1_700_000_000_000,
+        };
+        let (mut book, _) = taken(None);
+        let mut web = super::super::book::tests::entry("web", "eth0", 1);
+        web.attachment.also = vec![claim(1)];
+        book.insert(web.clone());
+        let value = "v".repeat(63);
+        let labels = |count: usize| {
+            let key = |n| format!("k{n}").parse().expect("a key");
+            let labels = (0..count).map(|n| (key(n), value.parse().expect("a value")));
+            labels.collect::<BTreeMap<_, _>>()
+        };
+        let mut count = 0;
+        while check_claims_room(&book).is_ok() {
+            count += 1;
+            web.attachment.labels = labels(count);
+            book.insert(web.clone());
+        }
+        web.attachment.labels = labels(count - 1);
+        book.insert(web.clone());
+        assert_eq!(check_claims_room(&book), Ok(()));
+        web.attachment.also.extend((2..18).map(claim));
+        book.insert(web);
+        let refusal = check_claims_room(&book).expect_err("there is no room");
+        assert!(refusal.message.contains("more than the 192"), "{refusal:?}");
+        assert!(refusal.fix.contains("on another node"), "{refusal:?}");
     }
 }

@@ -16,7 +16,7 @@ use weave_router::core::view::{self, Owner, View};
 
 use super::book::Entry;
 use super::containers;
-use super::floating;
+use super::holders;
 use super::host::TUN;
 use super::works::Works;
 
@@ -151,7 +151,7 @@ impl Works {
         if link.name == TUN {
             let view = self.router.view();
             let holders = self.holders(&range);
-            let owner = |ip| floating::owner_of(&view, &range, &holders, ip);
+            let owner = |ip| holders::owner_of(&view, &range, &holders, ip);
             return over(&view, owner, (source, destination), path);
         }
         Ok(self.behind(&link.name, path))

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -23,6 +23,7 @@ use super::host::HostSide;
 use super::journal::Journal;
 use super::missing::Missing;
 use super::operations::{ALLOCATE, Operations, Runtime};
+use super::sheets::Sheets;
 use super::tracking::TrackingWatch;
 use super::{Published, addresses, containers, sheets};
 use crate::config::Config;
@@ -77,6 +78,10 @@ pub(super) struct Works {
     pub(super) no_source: Option<Refusal>,
     /// Networks of which this node was given no part in time, and when.
     pub(super) no_part: BTreeMap<NetworkName, Instant>,
+    /// The sheets of others that were read already.
+    pub(super) sheets: Mutex<Sheets>,
+    /// What happened to floating addresses could not be written down so far.
+    pub(super) unwritten: bool,
 }
 
 impl Works {
@@ -108,6 +113,8 @@ impl Works {
             tracking: TrackingWatch::default(),
             no_source: None,
             no_part: BTreeMap::new(),
+            sheets: Mutex::default(),
+            unwritten: false,
         }
     }
 
@@ -286,12 +293,14 @@ impl Works {
         };
         let mut obstacles = obstacles;
         if let Some(range) = self.router.view().range {
+            // What is lost is not to be put right first.
+            self.settle_floating().await;
             obstacles.extend(self.mend(range).await);
             obstacles.extend(self.mend_ports(range));
-            self.settle_floating().await;
         }
         obstacles.extend(self.route_services().await);
         obstacles.extend(self.network_obstacles());
+        obstacles.extend(self.floating_obstacles());
         obstacles.extend(sheets::obstacle(&self.book));
         obstacles.extend(self.tracking.look(conntrack::load().ok()));
         self.obstacles = obstacles.into();

@@ -1,13 +1,16 @@
 //! Floating addresses: a container has one until another claims it, on whichever host, and nobody else does meanwhile.
 
+mod faults;
+
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use crate::lab::node::Said;
-use crate::lab::traffic::{try_ping, wait_for};
+use crate::lab::traffic::{ping, try_ping, wait_for};
 use crate::lab::{Container, Host, Lab, await_mesh};
+use crate::seeing::captured;
 use crate::services::{connect_within, serve};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -135,12 +138,15 @@ fn an_address_is_where_it_was_claimed_last() {
         let chosen = one.ns.sh(&format!("ip route get {}", client.v6));
         assert!(chosen.contains(&format!("src {} ", one.v6)), "{chosen}");
 
+        is_captured(h3, (&client, "h1"), &vips, &one);
+
         // To another host, and there to another container.
         claim(h2, &two, &vips);
         await_answers(&client, &vips, &two, MOVED);
         has_lost(h1, &one, &vips);
         cannot_pose(&one, &vips, &client);
         await_answers(&one, &vips, &two, MOVED);
+        is_captured(h3, (&client, "h2"), &vips, &two);
         claim(h2, &three, &vips[..1]);
         await_answers(&client, &vips[..1], &three, MOVED);
         await_answers(&client, &vips[1..], &two, MOVED);
@@ -154,6 +160,29 @@ fn an_address_is_where_it_was_claimed_last() {
         outlives_its_node(&hosts, &client, &[(vips[0], &three), (vips[1], &two)]);
         goes_with_its_holder(&hosts, &client, &vips);
     });
+}
+
+/// What goes to an address is captured as the packets of its holder's host.
+#[track_caller]
+fn is_captured(
+    host: &Host,
+    (from, peer): (&Container, &str),
+    vips: &[IpAddr; 2],
+    holder: &Container,
+) {
+    for vip in vips {
+        let file = captured(host, &["--peer", peer], 4, || {
+            ping(&from.ns, *vip, 56);
+            // The capture ends with these, if it has not before.
+            (0..2).for_each(|_| ping(&from.ns, holder.v4.into(), 56));
+        });
+        let ip = match vip {
+            IpAddr::V4(v4) => v4.octets().to_vec(),
+            IpAddr::V6(v6) => v6.octets().to_vec(),
+        };
+        let seen = file.windows(ip.len()).filter(|at| *at == ip).count();
+        assert_eq!(seen, 2, "{vip} with {peer}");
+    }
 }
 
 /// A node that was killed has what it had, and one that was down while it lost something learns so.

@@ -5,7 +5,7 @@ use crate::lab::{Host, Lab};
 const SLOTS: [u8; 2] = [0, 1];
 
 /// From now on the journal of attachments has no room: both of its files are the kernel's full device.
-fn fill(host: &Host) {
+pub(crate) fn fill(host: &Host) {
     for slot in SLOTS {
         let file = host.state().join(format!("attachments/state.{slot}"));
         let aside = file.with_extension("aside");
@@ -16,7 +16,7 @@ fn fill(host: &Host) {
     }
 }
 
-fn make_room(host: &Host) {
+pub(crate) fn make_room(host: &Host) {
     for slot in SLOTS {
         let file = host.state().join(format!("attachments/state.{slot}"));
         std::fs::remove_file(&file).expect("the link can be removed");

@@ -12,7 +12,7 @@ use crate::lab::traffic::{bulk, ping, try_ping, wait_for};
 use crate::lab::{Container, Host, Lab, await_mesh};
 
 /// Captures `count` packets while something happens, and gives the file.
-fn captured(host: &Host, what: &[&str], count: usize, meanwhile: impl Fn()) -> Vec<u8> {
+pub(crate) fn captured(host: &Host, what: &[&str], count: usize, meanwhile: impl Fn()) -> Vec<u8> {
     let mut capture = Command::new(WEAVECTL)
         .env("WEAVE_SOCKET", host.socket())
         .args(["capture", "-c", &count.to_string()])

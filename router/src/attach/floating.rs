@@ -13,6 +13,15 @@ use weave_linux::netns::Netns;
 use super::changes::Changes;
 use super::{Error, Host, ROUTE_PROTOCOL, outer};
 
+/// How much of an address was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// All: it is nowhere on this host.
+    Whole,
+    /// It leads nowhere, and is still on the container's device.
+    LeftInside,
+}
+
 impl Host {
     /// Gives an attached container a further address: first to its device, then to the host's routes. One that another
     /// container of this host has is routed to this one from now on. Doing it again is fine; whatever step fails, nothing
@@ -61,27 +70,30 @@ impl Host {
     }
 
     /// Takes a further address: from the host's routes, after which nothing comes from it any more, then from the
-    /// container's device. What is not there, with the container itself, is no failure.
+    /// container's device, unless `inside` is unknown. What is not there, with the container itself, is no failure.
     pub async fn take(
         &self,
         outer: &IfName,
         inside: Option<(&Netns, &IfName)>,
         address: IpAddr,
-    ) -> Result<(), Error> {
+    ) -> Result<Taken, Error> {
         let changes = &mut Changes::default();
-        if let Some(outer) = self.netlink.link(outer).await? {
+        let outer = self.netlink.link(outer).await?;
+        if let Some(outer) = &outer {
             let route = Route::new(IpNet::from(address), outer.index).protocol(ROUTE_PROTOCOL);
             changes.no_route(&self.netlink, route).await?;
         }
         let Some((netns, ifname)) = inside else {
-            return Ok(());
+            // The ends of a pair go together.
+            let left = outer.map(|_| Taken::LeftInside);
+            return Ok(left.unwrap_or(Taken::Whole));
         };
         let inside = Netlink::open_in(netns)?;
         if let Some(inner) = inside.link(ifname).await? {
             let address = Address::new(inner.index, IpNet::from(address));
             changes.no_address(&inside, address).await?;
         }
-        Ok(())
+        Ok(Taken::Whole)
     }
 
     async fn outer_end(&self, name: &IfName) -> Result<Link, Error> {

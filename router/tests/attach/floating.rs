@@ -1,7 +1,7 @@
 //! Floating addresses: given to an attached container, moved to another, taken off again, and undone when a step fails.
 
 use weave_linux::netlink::IfName;
-use weave_router::attach::{AttachSpec, Error};
+use weave_router::attach::{AttachSpec, Error, Taken};
 
 use super::*;
 
@@ -14,10 +14,10 @@ impl Lab {
             .await
     }
 
-    async fn take(&self, from: &AttachSpec, address: &str) {
+    async fn take(&self, from: &AttachSpec, address: &str) -> Taken {
         let inside: (&Netns, &IfName) = (&from.netns, &from.ifname);
         let (outer, address) = (&from.attachment.outer, address.parse().unwrap());
-        self.host.take(outer, Some(inside), address).await.unwrap();
+        self.host.take(outer, Some(inside), address).await.unwrap()
     }
 
     /// Where the host sends what is for an address.
@@ -54,9 +54,9 @@ async fn what_is_given_and_taken_leaves_no_trace() {
     let out = ip_in(&spec.netns, "route get 2001:db8::1");
     assert!(out.contains("src fd00:1:2::102 "), "{out}");
     for address in ["10.45.0.9", "fd00:1:2::d:9"] {
-        lab.take(&spec, address).await;
+        assert_eq!(lab.take(&spec, address).await, Taken::Whole);
         assert_eq!(lab.way_to(address), "weave0");
-        lab.take(&spec, address).await;
+        assert_eq!(lab.take(&spec, address).await, Taken::Whole);
     }
     assert_eq!(sorted(&before.0), sorted(&snapshot(&lab.netns)));
     assert_eq!(sorted(&before.1), sorted(&snapshot(&spec.netns)));
@@ -125,4 +125,21 @@ async fn its_route_is_looked_after_like_the_others() {
     );
     lab.host.repair(&spec.attachment).await.unwrap();
     assert_eq!(lab.way_to("10.45.0.9"), spec.attachment.outer.as_str());
+}
+
+/// Where the namespace is not found, the way to it goes alone; with the pair, all is gone.
+#[tokio::test]
+async fn what_stays_inside_is_told() {
+    let lab = Lab::prepared().await;
+    let spec = lab.attached(0x102).await;
+    lab.give(&spec, "10.45.0.9").await.unwrap();
+    let outer = &spec.attachment.outer;
+    let address = "10.45.0.9".parse().unwrap();
+    let taken = lab.host.take(outer, None, address).await.unwrap();
+    assert_eq!(taken, Taken::LeftInside);
+    assert_eq!(lab.way_to("10.45.0.9"), "weave0");
+    assert_eq!(lab.take(&spec, "10.45.0.9").await, Taken::Whole);
+    lab.host.detach(outer).await.unwrap();
+    let taken = lab.host.take(outer, None, address).await.unwrap();
+    assert_eq!(taken, Taken::Whole);
 }
