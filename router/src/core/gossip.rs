@@ -545,7 +545,10 @@ impl Core {
         };
         self.tally.sent(message);
         for body in bodies {
-            self.sessions.send_control(peer, &body, self.now);
+            match message.is_last_word() {
+                true => self.sessions.send_last_word(peer, &body),
+                false => self.sessions.send_control(peer, &body, self.now),
+            };
         }
     }
 }

@@ -399,6 +399,12 @@ impl Sessions {
         sent
     }
 
+    /// The same with a message to which nothing comes back, so the peer's silence does not count.
+    pub fn send_last_word(&mut self, peer: NodeId, body: &[u8]) -> bool {
+        let peer = self.peers.get(&peer);
+        peer.is_some_and(|peer| peer.send_control(body, None, &mut self.local))
+    }
+
     /// Seals a control message for the peer and queues it, to go by the given way and no other. Whether it is answered
     /// says something of that way, so the peer's silence does not count.
     ///

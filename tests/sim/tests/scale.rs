@@ -58,12 +58,20 @@ fn a_hundred_nodes_come_together_and_cost_little() {
             n + 1
         );
     }
+    let up = |net: &Net| -> usize {
+        net.nodes
+            .iter()
+            .map(|node| node.core().sessions_up().0)
+            .sum()
+    };
+    let before = up(&net);
     let slowest = (0..5)
         .map(|n| *change(&mut net, 20 * n).last().unwrap())
         .max()
         .unwrap();
     assert!(slowest <= 2 * SECOND, "a change takes {slowest:?}");
     net.run(10 * SECOND);
+    assert_eq!(up(&net), before, "a change needs no sessions of its own");
     let bytes = idle(&mut net, MINUTE);
     assert!(bytes <= 2000.0, "a quiet node sends {bytes} bytes a second");
 }
