@@ -479,6 +479,7 @@ impl Core {
             networks: vec![NetworkName::default_network()],
             lost: self.reach.lost(),
             secret: membership.word.as_ref().map(SecretWord::mark),
+            remembers: Some(self.past.saves),
         };
         if self.own.as_ref().is_some_and(|own| **own == content) {
             return;

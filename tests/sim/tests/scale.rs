@@ -134,3 +134,23 @@ fn the_dead_are_known_to_all_and_the_living_stay_one() {
         "all know who lives"
     );
 }
+
+#[test]
+fn after_a_power_cut_each_meets_its_neighbours_and_not_everybody() {
+    let (mut net, _) = cold_start(6, 60, 0);
+    net.frugal = false;
+    // Everybody saves what it knows.
+    for n in 0..2 {
+        change(&mut net, n);
+    }
+    net.run(5 * SECOND);
+    (0..60).for_each(|n| net.kill(n, true));
+    net.run(SECOND);
+    (0..60).for_each(|n| net.start(n));
+    net.run(20 * SECOND);
+    let count = |net: &Net, n: usize| net.nodes[n].core().sessions_up();
+    let all = (0..60).map(|n| count(&net, n)).collect::<Vec<_>>();
+    assert!(all.iter().all(|(_, met)| *met), "all neighbours are met");
+    let most = all.iter().map(|(up, _)| *up).max();
+    assert!(most <= Some(12), "one has {most:?} sessions");
+}
