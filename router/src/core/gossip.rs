@@ -67,6 +67,8 @@ impl Core {
             SessionEvent::Heard { peer } => self.handle_silence(*peer, false),
             SessionEvent::TurnedAway { peer } => self.note_turned_away(*peer),
             SessionEvent::Outdated { peer, epoch } => self.note_outdated(*peer, *epoch),
+            SessionEvent::Knocked { node } => self.note_knock(*node),
+            SessionEvent::Dismissed { peer } => self.note_dismissal(*peer),
             SessionEvent::Inbound(_) | SessionEvent::Retire(_) | SessionEvent::Retried { .. } => {}
         }
         self.events.push_back(CoreEvent::Session(event));
