@@ -344,7 +344,7 @@ impl Core {
             self.flood.poll_timeout(),
             self.ways.poll_timeout(),
             self.reach.poll_timeout(),
-            self.sheets.flood.poll_timeout(),
+            self.sheets.poll_timeout(),
             self.echoes.poll_timeout(),
             self.joining.as_ref().and_then(JoinCommand::poll_timeout),
             self.asking.as_ref().and_then(Asking::poll_timeout),

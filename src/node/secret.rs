@@ -39,7 +39,7 @@ fn shown(view: &View, state: &command::SecretState) -> SecretState {
     }
 }
 
-/// Who is refused for an old secret: this node, or members.
+/// Who is refused for an old secret or a removal: this node, or members.
 pub(super) fn problems(view: &View) -> Vec<Problem> {
     let name = |id: &NodeId| label(&node_ref(view, *id));
     let ours = view.outdated.iter().map(|(peer, epoch)| Problem {
@@ -49,6 +49,14 @@ pub(super) fn problems(view: &View) -> Vec<Problem> {
         ),
         fix: "make it a node of its own: weavectl leave --force, then weavectl join TOKEN with a new token; and on a member: weavectl rmpeer for what it was".to_owned(),
     });
+    let removed = view.dismissed.iter().map(|peer| Problem {
+        cause: format!(
+            "this node was removed from the cluster while it was away: {} refuses it for that",
+            name(peer)
+        ),
+        fix: "to use it again: weavectl leave --force, then weavectl join TOKEN with a new token"
+            .to_owned(),
+    });
     let theirs = view.turned_away.iter().map(|id| Problem {
         cause: format!(
             "{} is refused: it missed a change of the cluster's secret, and the one it has is accepted no longer",
@@ -56,5 +64,5 @@ pub(super) fn problems(view: &View) -> Vec<Problem> {
         ),
         fix: "weavectl leave --force there; weavectl rmpeer NODE for it here; then let it join with a new token".to_owned(),
     });
-    ours.chain(theirs).collect()
+    ours.chain(removed).chain(theirs).collect()
 }

@@ -10,6 +10,8 @@ use crate::lab::traffic::ping;
 use crate::lab::{Container, Host, Lab, await_mesh};
 
 const NODES: usize = 20;
+/// How long after the first begins to join each must see all.
+const ALL_SEEN: Duration = Duration::from_secs(10);
 /// How long an idle node's time is taken.
 const IDLE: Duration = Duration::from_secs(5);
 
@@ -48,10 +50,9 @@ fn twenty_nodes_know_one_another() {
         }
         let joined = begun.elapsed();
         await_mesh(&hosts);
-        println!(
-            "{NODES} nodes joined after {joined:.1?}, and each saw all after {:.1?}",
-            begun.elapsed()
-        );
+        let saw = begun.elapsed();
+        println!("{NODES} nodes joined after {joined:.1?}, and each saw all after {saw:.1?}");
+        assert!(saw <= ALL_SEEN, "each saw all after {saw:.1?}");
 
         let containers: Vec<Container> = hosts
             .iter()

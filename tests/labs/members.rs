@@ -145,7 +145,8 @@ fn a_removed_node_gets_nothing() {
     });
 }
 
-/// A node that was removed while it was cut off, and comes back without knowing: its handshakes are refused and counted.
+/// A node that was removed while it was cut off, and comes back without knowing: its handshakes are refused and counted,
+/// the others log it once, and it is told.
 #[test]
 fn a_node_that_was_removed_behind_its_back_stays_outside() {
     Lab::run(|lab| {
@@ -157,6 +158,21 @@ fn a_node_that_was_removed_behind_its_back_stays_outside() {
         lab.switch().sh("ip link set p3 up");
         let refused = |host: &Host| host.status()["drops"]["removed"].as_u64() > Some(0);
         wait_for("h3 knocks in vain", SPREAD, || refused(&h1) && refused(&h2));
+        let told = || h3.status()["problems"].to_string();
+        wait_for("h3 says why", SPREAD, || {
+            told().contains("was removed from the cluster while it was away")
+        });
+        let often = |host: &Host| host.status()["drops"]["removed"].as_u64() > Some(2);
+        wait_for("h3 goes on", SPREAD, || often(&h1) && often(&h2));
+        for (host, what) in [
+            (&h1, "a node that was removed comes back"),
+            (&h2, "a node that was removed comes back"),
+            (&h3, "it was removed from the cluster while it was away"),
+        ] {
+            let log = std::fs::read_to_string(lab.dir().join(format!("{}.log", host.name)));
+            let count = log.expect("the log is there").matches(what).count();
+            assert_eq!(count, 1, "{}: {what}", host.name);
+        }
         let heard = try_ping(&c.ns, a.v4.into(), 56);
         assert!(!heard.status.success(), "c still reaches a");
         assert_eq!(members(&h1), ["h1", "h2"]);

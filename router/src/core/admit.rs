@@ -121,6 +121,7 @@ impl Core {
             Outcome::Admitted(admission, from) => return self.be_admitted(*admission, from),
             Outcome::Refused(refusal) => CommandError::Refused(refusal),
             Outcome::WrongCluster(from) => CommandError::WrongCluster(from),
+            Outcome::OtherVersion(from) => CommandError::OtherVersion(from),
             Outcome::NoAnswer => CommandError::NoAnswer(self.join_addresses()),
         };
         self.end_join(Err(error));

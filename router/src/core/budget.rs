@@ -14,7 +14,8 @@
 //!
 //! What a member says of itself comes by way of honest members too: each passes it on to its neighbours. So its records
 //! and sheets have buckets by whose they are, in bytes, whoever brings them. One that finds its bucket empty is left; it or
-//! a newer one comes again until it is taken, so when its owner falls quiet all have its last word within seconds. Nobody
+//! a newer one comes again until it is taken, so when its owner falls quiet all have its last word within seconds. An honest
+//! owner spends a bucket of its own first ([`Budgets::tell`]), and says the newest when there is enough in it. Nobody
 //! can empty the bucket of another, because only what that one signed is taken from it. An honest record has 0.5 to 2 KB,
 //! at most 48, and changes a few times when its node starts; a sheet has up to 192 KB and changes with each container.
 
@@ -65,6 +66,12 @@ pub(super) const RECORDS: Rate = Rate {
 const SHEETS: Rate = Rate {
     per_second: 64 << 10,
     burst: 2 << 20,
+};
+/// Bytes of the sheets of this node: less than others take, so that they take each, though one comes late to them and the
+/// next one at once.
+const OWN_SHEETS: Rate = Rate {
+    per_second: SHEETS.per_second / 4 * 3,
+    burst: SHEETS.burst / 4 * 3,
 };
 /// What the shortest of them costs: all that is done for each.
 const SHORTEST: usize = 512;
@@ -160,6 +167,8 @@ pub(super) struct Budgets {
     members: BTreeMap<NodeId, Budget>,
     /// By whose words they are.
     voices: BTreeMap<NodeId, Voice>,
+    /// Of the sheets of this node.
+    own: Option<Bucket>,
     left: Left,
 }
 
@@ -195,6 +204,17 @@ impl Budgets {
         let voice = self.voices.entry(owner);
         let (bucket, bytes) = voice.or_insert_with(|| Voice::new(now)).bucket(said);
         bucket.take_all(bytes, now);
+    }
+
+    /// Takes a sheet of this node, of so many bytes, out of its bucket; if there is too little in it, says when there is
+    /// enough. So what changes faster than others would hear it is told less often, and they leave nothing.
+    pub(super) fn tell(&mut self, bytes: usize, now: Instant) -> Result<(), Instant> {
+        let bytes = bytes.max(SHORTEST) as u64;
+        let own = self.own.get_or_insert_with(|| Bucket::new(OWN_SHEETS, now));
+        match own.take_all(bytes, now) {
+            true => Ok(()),
+            false => Err(own.has_at(bytes, now)),
+        }
     }
 
     /// The node is no member any more: it says nothing that is taken.

@@ -319,6 +319,11 @@ pub enum CommandError {
         "{0} belongs to another cluster than the one that the token names; nothing was told to it"
     )]
     WrongCluster(SocketAddr),
+    /// The cluster proved itself in words of another version.
+    #[error(
+        "{0} belongs to the cluster that the token names, but runs another version of weaved; nothing was told to it"
+    )]
+    OtherVersion(SocketAddr),
     /// The cluster's range is in use on this host. This node stays outside.
     #[error("the cluster's range {range} overlaps {by} on this host")]
     RangeTaken {
@@ -439,6 +444,7 @@ impl CommandError {
             Self::Refused(tokens::Refusal::Unable) => "look at `weavectl status` on the inviter, then join again",
             Self::Refused(_) => "make a new token on a member with `weavectl token create`",
             Self::WrongCluster(_) => "check the address, or make a new token in the right cluster",
+            Self::OtherVersion(_) => "run the same version of weaved here and there (weaved --version), then join again with the same token",
             Self::RangeTaken { .. } => "remove that route or address from this host, then join again with the same token",
             Self::NoAnswer(_) => "check that weaved runs there, that UDP passes, and that the token was made there within its time",
             Self::Unanswered => {
@@ -499,6 +505,7 @@ impl CommandError {
             }
             Self::Refused(_)
             | Self::WrongCluster(_)
+            | Self::OtherVersion(_)
             | Self::NoAnswer(_)
             | Self::NoPong(_)
             | Self::NotConfirmed { .. } => Code::Remote,

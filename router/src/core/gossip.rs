@@ -67,6 +67,8 @@ impl Core {
             SessionEvent::Heard { peer } => self.handle_silence(*peer, false),
             SessionEvent::TurnedAway { peer } => self.note_turned_away(*peer),
             SessionEvent::Outdated { peer, epoch } => self.note_outdated(*peer, *epoch),
+            SessionEvent::Knocked { node } => self.note_knock(*node),
+            SessionEvent::Dismissed { peer } => self.note_dismissal(*peer),
             SessionEvent::Inbound(_) | SessionEvent::Retire(_) | SessionEvent::Retried { .. } => {}
         }
         self.events.push_back(CoreEvent::Session(event));
@@ -479,6 +481,7 @@ impl Core {
             networks: vec![NetworkName::default_network()],
             lost: self.reach.lost(),
             secret: membership.word.as_ref().map(SecretWord::mark),
+            remembers: Some(self.past.saves),
         };
         if self.own.as_ref().is_some_and(|own| **own == content) {
             return;
@@ -545,7 +548,10 @@ impl Core {
         };
         self.tally.sent(message);
         for body in bodies {
-            self.sessions.send_control(peer, &body, self.now);
+            match message.is_last_word() {
+                true => self.sessions.send_last_word(peer, &body),
+                false => self.sessions.send_control(peer, &body, self.now),
+            };
         }
     }
 }

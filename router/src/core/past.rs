@@ -7,7 +7,9 @@
 //! is durable: it uses nothing and gives nothing until all living members have told what they know of its deeds (see
 //! [`super::inherit`]). Then it takes back the titles that it had forgotten, and leaves what others hold by a later deed.
 //! Members help: one that sees a member's record replaced by one of another run sends that member the former, which
-//! nobody else might have any more. How much the other run had forgotten only it can tell: it may have saved a lot since.
+//! nobody else might have any more. How much the other run had forgotten only it can tell, since it may have saved a lot
+//! meanwhile: its record says how many saves it remembers. The former is sent only if it is of a later one, so when all
+//! nodes start again at once, as after a power cut, nobody needs a session with everybody.
 //!
 //! A node that has forgotten even its members cannot ask them. So whoever starts from a disk gives nothing away for
 //! some seconds, in which they come to it.
@@ -188,8 +190,21 @@ impl Core {
             self.recall();
         }
         let node = record.node();
+        let forgot = |before: &Record| {
+            let remembers = record.remembers;
+            remembers.is_none_or(|saves| save_of(before.version) > saves)
+        };
+        if self
+            .past
+            .evidence
+            .get(&node)
+            .is_some_and(|held| !forgot(held))
+        {
+            self.past.evidence.remove(&node);
+        }
         let before = self.records.get(&node);
         let before = before.filter(|before| before.version.boot != record.version.boot);
+        let before = before.filter(|before| forgot(before));
         let best = self.past.evidence.get(&node);
         let best = best.map(|record| save_of(record.version));
         let before = before.filter(|before| best.is_none_or(|best| save_of(before.version) > best));

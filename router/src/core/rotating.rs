@@ -45,6 +45,10 @@ pub(super) struct Rotating {
     pub(super) turned_away: BTreeSet<NodeId>,
     /// The peer that said so, and its epoch: this node's own secret is accepted no longer.
     pub(super) outdated: Option<(NodeId, u32)>,
+    /// Removed nodes that wanted a session since.
+    knocked: BTreeSet<NodeId>,
+    /// The peer that said that this node was removed.
+    pub(super) dismissed: Option<NodeId>,
 }
 
 impl Rotating {
@@ -315,10 +319,28 @@ impl Core {
         }
     }
 
+    /// A node that was removed wants a session, which it does again and again; it was told.
+    pub(super) fn note_knock(&mut self, node: NodeId) {
+        if self.rotating.knocked.insert(node) {
+            let name = self.last_name(node);
+            let name = name.as_ref().map(ToString::to_string);
+            warn!(node = %node.short(), name, "a node that was removed comes back: it is refused, and told why");
+        }
+    }
+
+    /// A peer said that this node was removed. What it does then is for people to decide: others may not know of it.
+    pub(super) fn note_dismissal(&mut self, peer: NodeId) {
+        if !self.is_out() && self.rotating.dismissed.replace(peer).is_none() {
+            let by = self.called(peer);
+            warn!(%by, "this node is refused: it was removed from the cluster while it was away");
+            self.changed();
+        }
+    }
+
     /// A session with a peer is up, so neither was turned away.
     pub(super) fn rotating_up(&mut self, peer: NodeId) {
         self.rotating.turned_away.remove(&peer);
-        self.rotating.outdated = None;
+        (self.rotating.outdated, self.rotating.dismissed) = (None, None);
         self.rotating.look(self.now.mono);
     }
 

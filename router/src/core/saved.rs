@@ -147,19 +147,10 @@ pub(super) fn encode(state: &Snapshot<'_>) -> Zeroizing<Vec<u8>> {
     out.field(KEYS, |w| {
         w.bytes(&*state.keys.to_bytes());
     });
-    out.field(BOOT, |w| {
-        w.u64(state.boot);
-    });
-    out.field(STAMP, |w| {
-        w.u64(state.stamp);
-    });
     if let Some(membership) = state.membership {
         write_membership(membership, &mut out);
     }
     out.field(TOKENS, |w| state.tokens.write(w));
-    out.field(JOURNAL, |w| {
-        state.journal.iter().for_each(|entry| write_entry(entry, w))
-    });
     out.field(RECORDS, |w| {
         state.records.iter().for_each(|record| {
             w.counted(record);
@@ -188,8 +179,18 @@ pub(super) fn encode(state: &Snapshot<'_>) -> Zeroizing<Vec<u8>> {
             }
         });
     }
+    // What changes most stands together: the store writes what is different only.
+    out.field(BOOT, |w| {
+        w.u64(state.boot);
+    });
+    out.field(STAMP, |w| {
+        w.u64(state.stamp);
+    });
     out.field(PAST, |w| {
         w.u64(state.saves).u8(u8::from(state.in_doubt));
+    });
+    out.field(JOURNAL, |w| {
+        state.journal.iter().for_each(|entry| write_entry(entry, w))
     });
     Zeroizing::new(out.0)
 }

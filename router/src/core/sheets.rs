@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Instant;
 
 use tracing::{debug, warn};
 use weave_model::NodeId;
@@ -33,12 +34,25 @@ pub(super) struct Sheets {
     own: Option<Sheet>,
     /// The version of the own sheet that was signed last, or that others were seen to have.
     version: RecordVersion,
+    /// When this node may tell the next one, if it said too much to tell it at once.
+    due: Option<Instant>,
 }
 
 impl Sheets {
     /// The others' sheets, for the disk.
     pub(super) fn saved(&self) -> impl Iterator<Item = &[u8]> {
         self.others.values().map(Sheet::bytes)
+    }
+
+    /// What this node told last.
+    #[cfg(test)]
+    pub(super) const fn own(&self) -> Option<&Sheet> {
+        self.own.as_ref()
+    }
+
+    /// When [`Core::send_due_sheets`] has something to do.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.due.into_iter().chain(self.flood.poll_timeout()).min()
     }
 
     /// The node is no member any more.
@@ -93,6 +107,11 @@ impl Core {
         };
         let said = self.sheets.own.as_ref().map(Sheet::content);
         if said.is_some_and(|said| **said == **content) {
+            return;
+        }
+        let longest = content.len() + Sheet::OVERHEAD;
+        if let Err(at) = self.budgets.tell(longest, self.now.mono) {
+            self.sheets.due = Some(at);
             return;
         }
         let last = self.sheets.version.max(RecordVersion {
@@ -268,6 +287,9 @@ impl Core {
 
     /// Sends the sheets that are due now.
     pub(super) fn send_due_sheets(&mut self) {
+        if self.sheets.due.take_if(|at| *at <= self.now.mono).is_some() {
+            self.publish_sheet();
+        }
         for (peer, acks) in self.sheets.flood.acks_due(self.now.mono) {
             self.send(peer, &Message::SheetAcks(acks));
         }

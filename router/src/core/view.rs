@@ -131,6 +131,8 @@ pub struct View {
     pub turned_away: Vec<NodeId>,
     /// Who refuses this node because it missed one, and the epoch of the cluster.
     pub outdated: Option<(NodeId, u32)>,
+    /// Who refuses this node because it was removed, as far as that one says; it was away when the others heard of it.
+    pub dismissed: Option<NodeId>,
     /// How many records and sheets of members are left because reading them panicked; see
     /// [`crate::mesh::quarantine`].
     pub quarantined: u64,
@@ -170,6 +172,7 @@ impl View {
             secret: None,
             turned_away: Vec::new(),
             outdated: None,
+            dismissed: None,
             quarantined: 0,
             unproven: 0,
             waiting: Vec::new(),
@@ -249,6 +252,7 @@ impl Core {
         view.secret = self.secret_state();
         view.turned_away = self.rotating.turned_away.iter().copied().collect();
         view.outdated = self.rotating.outdated;
+        view.dismissed = self.rotating.dismissed;
         view.quarantined = self.quarantine.total();
         view.unproven = self.tally.unproven;
         let waiting = self.inquiries.0.keys().map(|of| Waiting {

@@ -380,6 +380,8 @@ impl Control {
             | SessionEvent::Silent { .. }
             | SessionEvent::Heard { .. }
             | SessionEvent::TurnedAway { .. }
+            | SessionEvent::Knocked { .. }
+            | SessionEvent::Dismissed { .. }
             | SessionEvent::Outdated { .. } => return,
         }
         self.stale = true;

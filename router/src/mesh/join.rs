@@ -128,6 +128,8 @@ pub enum Outcome {
     Refused(Refusal),
     /// Whoever answered belongs to another cluster than the token names. Nothing was told to it.
     WrongCluster(SocketAddr),
+    /// The cluster proved itself, in words of another version. Nothing was told to it.
+    OtherVersion(SocketAddr),
     /// The token's addresses are silent.
     NoAnswer,
 }
@@ -239,8 +241,11 @@ impl Joining {
         let signed = Chain::read(&mut rest)
             .is_ok_and(|chain| chain.verify(&cluster, &message, &proof.signature));
         let range = read_range(&mut rest).ok().filter(|_| rest.is_empty());
-        if cluster.id() != self.token.cluster || !signed || range.is_none() {
+        if cluster.id() != self.token.cluster || !signed {
             return Ok(Some(Outcome::WrongCluster(from)));
+        }
+        if range.is_none() {
+            return Ok(Some(Outcome::OtherVersion(from)));
         }
         self.range = range;
         let request = self.noise.request(&self.request);
@@ -776,6 +781,37 @@ mod tests {
             joining.poll_transmit().is_none() && joining.proven.is_none(),
             "no request was made"
         );
+    }
+
+    #[test]
+    fn a_proof_of_another_version_is_not_taken_for_that_of_another_cluster() {
+        // An older one has no range, a later one may have more than that.
+        for later in [false, true] {
+            let mut stage = stage();
+            let mut joining = stage.joining(stage.token.clone());
+            let hello = stage.sent(&mut joining).remove(0).1;
+            let ticket = ticket(stage.token.id, &stage.token.secret);
+            let checked = mac::check(&ticket.mac_key(), &hello).unwrap();
+            let message = ClusterProof::message(&stage.token.id.0, &stage.inviter.public().dh);
+            let mut rest = Writer::new();
+            Authority::Key(&stage.key).chain().write(&mut rest);
+            if later {
+                write_range(&range(), &mut rest);
+                rest.u8(1);
+            }
+            let proof = ClusterProof {
+                cluster: stage.key.public().0,
+                signature: Authority::Key(&stage.key).sign(&message),
+                rest: rest.0,
+            };
+            let (keys, rng) = (&stage.inviter, &mut stage.rng);
+            let accepted = Inviter::accept(keys, ticket, &checked, 7, &proof, rng);
+            let (_, proof) = accepted.unwrap();
+            let outcome = joining.handle_datagram(&proof, address(1), stage.now);
+            let outcome = outcome.unwrap();
+            assert!(matches!(outcome, Some(Outcome::OtherVersion(from)) if from == address(1)));
+            assert!(joining.poll_transmit().is_none(), "no request was made");
+        }
     }
 
     #[test]

@@ -190,6 +190,23 @@ pub enum Message {
 }
 
 impl Message {
+    /// Whether it is an answer to which nothing comes back: that the receiver is silent then means nothing.
+    pub const fn is_last_word(&self) -> bool {
+        matches!(
+            self,
+            Self::RecordAcks(_)
+                | Self::SheetAcks(_)
+                | Self::LinksAck { .. }
+                | Self::DeedAck { .. }
+                | Self::DeedRefusal { .. }
+                | Self::DeedTestimony(_)
+                | Self::Digest { answer: true, .. }
+                | Self::Summary { answer: true, .. }
+                | Self::SheetDigest { answer: true, .. }
+                | Self::SheetSummary { answer: true, .. }
+        )
+    }
+
     /// The bytes of the message.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Writer::new();

@@ -51,6 +51,7 @@ const NETWORKS: u16 = 9;
 const STARTED: u16 = 10;
 const LOST: u16 = 11;
 const SECRET: u16 = 25;
+const REMEMBERS: u16 = 34;
 
 /// What a node says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,6 +80,8 @@ pub struct Content {
     pub lost: Vec<[u8; END]>,
     /// The last word by which it got a new secret of the cluster; absent while there was none.
     pub secret: Option<SecretMark>,
+    /// How many of its saves it remembers; absent if an older build signed it.
+    pub remembers: Option<u64>,
 }
 
 impl Content {
@@ -129,6 +132,11 @@ impl Content {
         }
         if let Some(mark) = self.secret {
             out.field(SECRET, |w| mark.write(w));
+        }
+        if let Some(saves) = self.remembers {
+            out.field(REMEMBERS, |w| {
+                w.u64(saves);
+            });
         }
         out.0
     }
@@ -287,6 +295,7 @@ struct Fields {
     started: u64,
     lost: Vec<[u8; END]>,
     secret: Option<SecretMark>,
+    remembers: Option<u64>,
 }
 
 fn decode(body: &[u8]) -> Result<Content, Malformed> {
@@ -319,6 +328,7 @@ fn decode(body: &[u8]) -> Result<Content, Malformed> {
         started: fields.started,
         lost: fields.lost,
         secret: fields.secret,
+        remembers: fields.remembers,
     })
 }
 
@@ -357,6 +367,7 @@ impl Fields {
             }
             STARTED => self.started = field.u64()?,
             SECRET => self.secret = Some(SecretMark::read(&mut field)?),
+            REMEMBERS => self.remembers = Some(field.u64()?),
             LOST => self.lost = list(&mut field, MAX_LOST, Reader::array)?,
             _ => return Ok(()),
         }
@@ -416,6 +427,7 @@ pub(crate) mod tests {
                 epoch: 2,
                 id: [8; 8],
             }),
+            remembers: Some(9),
         }
     }
 

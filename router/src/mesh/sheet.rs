@@ -36,6 +36,9 @@ pub struct Sheet {
 }
 
 impl Sheet {
+    /// How many bytes are around its content.
+    pub const OVERHEAD: usize = HEAD + SIGNATURE;
+
     /// Signs a content. `None` if it is longer than it may be.
     pub fn sign(
         content: &[u8],

@@ -42,12 +42,18 @@ pub(super) struct Pending {
     proven: bool,
 }
 
+/// What stands in place of the epoch in the cookie reply for a node that was removed: builds that do not know it take
+/// such a reply for junk.
+pub(super) const REMOVED: u64 = u64::MAX;
+
 /// What a cookie reply says.
 pub(super) enum Told {
     /// Prove the address by this.
     Cookie(Cookie),
     /// The peer is in this epoch, and accepts that of message 1 no longer.
     Epoch(u32),
+    /// This node was removed from the cluster.
+    Removed,
 }
 
 impl Attempt {
@@ -165,6 +171,9 @@ impl Pending {
             .first_chunk()
             .expect("an initiation ends with its MACs");
         let cookie = mac::open_reply(&epoch.secret.cookie_key(&peer.id()), mac1, reply)?;
+        if header.counter == REMOVED {
+            return Ok(Told::Removed);
+        }
         let epoch = u32::try_from(header.counter).map_err(|_| Drop::BadHandshake)?;
         if epoch != self.initiator.opening().epoch {
             return Ok(Told::Epoch(epoch));

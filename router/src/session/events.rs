@@ -92,6 +92,16 @@ pub enum SessionEvent {
         /// The epoch that it is in.
         epoch: u32,
     },
+    /// A node that was removed from the cluster wants a session. It was told so.
+    Knocked {
+        /// The node.
+        node: NodeId,
+    },
+    /// The peer says that this node was removed from the cluster.
+    Dismissed {
+        /// The peer.
+        peer: NodeId,
+    },
     /// Nothing for this index is accepted any more.
     Retire(u32),
     /// There is no session with the peer any more.

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rand_core::CryptoRng;
 use weave_model::NodeId;
@@ -94,6 +94,13 @@ impl Bucket {
     pub fn has(&mut self, count: u64, now: Instant) -> bool {
         self.fill(now);
         self.level >= count.saturating_mul(1000)
+    }
+
+    /// When there are so many tokens, if none is taken before; never if there is no room for them.
+    pub fn has_at(&mut self, count: u64, now: Instant) -> Instant {
+        self.fill(now);
+        let lacking = count.saturating_mul(1000).saturating_sub(self.level);
+        self.at + Duration::from_millis(lacking.div_ceil(u64::from(self.rate.per_second)))
     }
 
     fn is_full(&mut self, now: Instant) -> bool {

@@ -37,7 +37,7 @@ pub struct Sessions {
     /// Peers by their X25519 key, which is all that an initiation names.
     by_key: BTreeMap<[u8; 32], NodeId>,
     /// The X25519 keys of nodes that were removed from the cluster.
-    refused: BTreeSet<[u8; 32]>,
+    refused: BTreeMap<[u8; 32], NodeId>,
     turned_away: Bucket,
     timers: BTreeSet<(Instant, NodeId)>,
 }
@@ -65,7 +65,7 @@ impl Sessions {
             gate,
             peers: BTreeMap::new(),
             by_key: BTreeMap::new(),
-            refused: BTreeSet::new(),
+            refused: BTreeMap::new(),
             turned_away: Bucket::new(outdated::TURNED_AWAY, now.mono),
             timers: BTreeSet::new(),
         }
@@ -186,7 +186,7 @@ impl Sessions {
     /// Cuts off a node that was removed from the cluster: its handshakes are counted under a reason of their own.
     pub fn refuse_peer(&mut self, public: NodePublic, now: Now) {
         self.remove_peer(public.id(), now);
-        self.refused.insert(public.dh);
+        self.refused.insert(public.dh, public.id());
     }
 
     /// Wants a session with a known peer: it is made now, or as soon as a cluster and an endpoint are known, and kept up
@@ -250,8 +250,14 @@ impl Sessions {
             checked.content,
             &mut rng,
         )?;
-        if self.refused.contains(&responder.initiator) {
-            return Err(Drop::Removed);
+        if let Some(node) = self.refused.get(&responder.initiator).copied() {
+            let key = &self
+                .local
+                .epoch(opening.epoch)
+                .ok_or(Drop::BadHandshake)?
+                .cookie_key
+                .clone();
+            return self.dismiss(node, (&checked, key), opening, from, now);
         }
         let peer = *self
             .by_key
@@ -361,6 +367,10 @@ impl Sessions {
                         local.emit(SessionEvent::Outdated { peer, epoch });
                         Ok(())
                     }
+                    Ok(Told::Removed) => {
+                        local.emit(SessionEvent::Dismissed { peer: peer.id });
+                        Ok(())
+                    }
                     Err(drop) => Err(drop),
                 };
             }
@@ -397,6 +407,12 @@ impl Sessions {
             outbound.note_sent(local.start.millis(now.mono));
         }
         sent
+    }
+
+    /// The same with a message to which nothing comes back, so the peer's silence does not count.
+    pub fn send_last_word(&mut self, peer: NodeId, body: &[u8]) -> bool {
+        let peer = self.peers.get(&peer);
+        peer.is_some_and(|peer| peer.send_control(body, None, &mut self.local))
     }
 
     /// Seals a control message for the peer and queues it, to go by the given way and no other. Whether it is answered

@@ -240,6 +240,8 @@ impl Host {
                 | SessionEvent::Heard { .. }
                 | SessionEvent::Retried { .. }
                 | SessionEvent::TurnedAway { .. }
+                | SessionEvent::Knocked { .. }
+                | SessionEvent::Dismissed { .. }
                 | SessionEvent::Outdated { .. } => {}
                 SessionEvent::Retire(index) => {
                     self.inbound.remove(&index).unwrap();

@@ -58,12 +58,20 @@ fn a_hundred_nodes_come_together_and_cost_little() {
             n + 1
         );
     }
+    let up = |net: &Net| -> usize {
+        net.nodes
+            .iter()
+            .map(|node| node.core().sessions_up().0)
+            .sum()
+    };
+    let before = up(&net);
     let slowest = (0..5)
         .map(|n| *change(&mut net, 20 * n).last().unwrap())
         .max()
         .unwrap();
     assert!(slowest <= 2 * SECOND, "a change takes {slowest:?}");
     net.run(10 * SECOND);
+    assert_eq!(up(&net), before, "a change needs no sessions of its own");
     let bytes = idle(&mut net, MINUTE);
     assert!(bytes <= 2000.0, "a quiet node sends {bytes} bytes a second");
 }
@@ -125,4 +133,24 @@ fn the_dead_are_known_to_all_and_the_living_stay_one() {
         net.run_until(3 * MINUTE, |net| agreed(net)),
         "all know who lives"
     );
+}
+
+#[test]
+fn after_a_power_cut_each_meets_its_neighbours_and_not_everybody() {
+    let (mut net, _) = cold_start(6, 60, 0);
+    net.frugal = false;
+    // Everybody saves what it knows.
+    for n in 0..2 {
+        change(&mut net, n);
+    }
+    net.run(5 * SECOND);
+    (0..60).for_each(|n| net.kill(n, true));
+    net.run(SECOND);
+    (0..60).for_each(|n| net.start(n));
+    net.run(20 * SECOND);
+    let count = |net: &Net, n: usize| net.nodes[n].core().sessions_up();
+    let all = (0..60).map(|n| count(&net, n)).collect::<Vec<_>>();
+    assert!(all.iter().all(|(_, met)| *met), "all neighbours are met");
+    let most = all.iter().map(|(up, _)| *up).max();
+    assert!(most <= Some(12), "one has {most:?} sessions");
 }

@@ -251,3 +251,42 @@ fn who_is_named_by_the_removal_that_holds_asks_anew_and_the_other_no_more() {
     assert_eq!(settled(&core), winner.heir == core.id());
     assert!(core.inquiries.0.is_empty());
 }
+
+#[test]
+fn a_sheet_that_changes_all_the_time_is_told_as_often_as_others_hear_it() {
+    let (mut core, _) = alone();
+    let start = core.now;
+    let mut others = super::super::budget::Budgets::default();
+    let (mut told, mut last) = (0, 0_u64);
+    let mut check = |core: &mut Core, at: u64| {
+        let now = start.after(Duration::from_millis(at));
+        let Some(sheet) = core
+            .sheets
+            .own()
+            .filter(|own| own.content()[..8] != last.to_be_bytes())
+        else {
+            return;
+        };
+        last = u64::from_be_bytes(sheet.content()[..8].try_into().unwrap());
+        let said = Said::Sheet(sheet.bytes().len());
+        assert!(others.may_say(PEER, said, now.mono), "they leave nothing");
+        others.said(PEER, said, now.mono);
+        told += 1;
+    };
+    // Half a minute of containers that come and go, each time 100 kB of them.
+    for at in (1_u64..30_000).step_by(250) {
+        let mut content = vec![0; 100_000];
+        content[..8].copy_from_slice(&at.to_be_bytes());
+        let now = start.after(Duration::from_millis(at));
+        core.handle_timeout(now);
+        core.handle_command(at + 2, Command::SetSheet { content }, now);
+        check(&mut core, at);
+    }
+    // The newest is told, and it is time that does it.
+    let now = start.after(Duration::from_secs(33));
+    assert!(core.poll_timeout().is_some_and(|due| due <= now.mono));
+    core.handle_timeout(now);
+    check(&mut core, 33_000);
+    assert_eq!(last, 29_751);
+    assert!((20..40).contains(&told), "{told} of 120");
+}

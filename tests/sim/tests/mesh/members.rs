@@ -5,6 +5,7 @@ use std::time::Duration;
 use rand::RngExt;
 use weave_router::core::command::{Command, CommandError, Reply};
 use weave_router::mesh::tokens::{Refusal, TokenInfo};
+use weave_router::wire::{Header, Type};
 use weave_sim::net::{Answer, Crash, Net};
 
 use super::{HOUR, MINUTE, cluster};
@@ -55,6 +56,34 @@ fn tokens_are_listed_and_taken_back() {
         .map(|info| info.id)
         .collect();
     assert_eq!(left, [fresh.id], "a day later they are forgotten");
+}
+
+/// Somebody sends again what a joiner sent, at once and when the join is forgotten: nobody comes in by it.
+#[test]
+fn a_join_that_is_sent_again_lets_nobody_in() {
+    let mut net = Net::new(4, 2);
+    net.init(0, "10.32.0.0/16");
+    let token = net.token(0, 5);
+    assert!(net.join(1, &token).is_ok());
+    let of_join = |bytes: &[u8]| {
+        let kind = Header::parse(bytes).unwrap().kind;
+        matches!(kind, Type::JoinHello | Type::JoinRequest)
+    };
+    let seen = net.seen.iter().filter(|(from, ..)| *from == 1);
+    let seen = seen.map(|(.., bytes)| bytes.clone());
+    let join: Vec<Vec<u8>> = seen.filter(|bytes| of_join(bytes)).collect();
+    assert!(join.len() >= 2);
+    let before = tokens(&mut net, 0);
+    for wait in [Duration::ZERO, MINUTE] {
+        net.run(wait);
+        let from = net.add();
+        for bytes in &join {
+            net.put(from, 0, bytes.clone());
+        }
+        net.run(MINUTE);
+        assert_eq!(tokens(&mut net, 0), before);
+        assert_eq!(net.view(0).members.len(), 1);
+    }
 }
 
 #[test]
@@ -217,6 +246,7 @@ fn the_addresses_of_a_removed_node_wait_for_every_living_member() {
     net.run(MINUTE);
     assert!(is_cut(&mut net, 4));
     assert!(net.view(4).members.iter().all(|member| !member.connected));
+    assert!(net.view(4).dismissed.is_some(), "but it is told why");
 }
 
 #[test]
