@@ -494,7 +494,7 @@ impl Core {
             Pending::Secret(by) => self.secret_saved(by.map(|(command, _)| command)),
             Pending::Office => self.take_office(),
             Pending::Removing(removing) => self.removal_saved(removing),
-            Pending::Inherited => self.refresh(),
+            Pending::Inherited => self.take_over(),
             Pending::Left => self.say_farewell(),
         }
     }
