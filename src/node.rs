@@ -15,6 +15,7 @@ mod declaring;
 mod desk;
 mod docker;
 mod facts;
+mod floating;
 mod flow_watch;
 mod given;
 mod host;

@@ -217,6 +217,7 @@ pub fn asked(netns: &str, stdin: &[u8]) -> Result<(AttachRequest, Option<PathBuf
         name: ContainerName::of_cni(&exec.container_id),
         ip: ips.next(),
         more_ips: ips.collect(),
+        also: Vec::new(),
         ranges: Vec::new(),
         mac: exec.network_options.static_mac,
         mtu: options.mtu,

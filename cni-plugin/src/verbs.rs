@@ -138,6 +138,7 @@ impl Call<'_> {
             name: ContainerName::of_cni(&what.container),
             ip: ips.next(),
             more_ips: ips.collect(),
+            also: Vec::new(),
             ranges: config.ranges.clone(),
             mac: config.mac.or(args.mac),
             mtu: config.mtu,

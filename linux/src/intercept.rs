@@ -70,7 +70,8 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// Begins a connection that never waits. `turn` chooses the port of one that is made in another's name; it should be
+/// Begins a connection that never waits. When the other end has taken it, this end confirms that with the first bytes that
+/// are written, or when [`confirm`] is called, or else by the kernel's delayed acknowledgement (200 ms). `turn` chooses the port of one that is made in another's name; it should be
 /// another one each time.
 ///
 /// # Errors
@@ -103,6 +104,25 @@ pub fn reset_on_drop(socket: &impl AsFd) -> io::Result<()> {
     SockRef::from(socket).set_linger(Some(Duration::ZERO))
 }
 
+/// Writes what the end of the direction (`shutdown`) follows at once: both leave in one segment. A mere `close` would lose
+/// them where the other end has sent what was not read.
+///
+/// # Errors
+/// Those of `send`.
+pub fn write_last(socket: &impl AsFd, bytes: &[u8]) -> io::Result<usize> {
+    let flags = libc::MSG_MORE | libc::MSG_NOSIGNAL;
+    SockRef::from(socket).send_with_flags(bytes, flags)
+}
+
+/// Says now, if it was not said together with the first bytes, that a connection that was [dialled](dial) has been made:
+/// whom it leads to does not have it before, and one that speaks first waits for that.
+///
+/// # Errors
+/// Those of `setsockopt`.
+pub fn confirm(socket: &impl AsFd) -> io::Result<()> {
+    SockRef::from(socket).set_tcp_quickack(true)
+}
+
 fn dialler(to: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(
         Domain::for_address(to),
@@ -110,6 +130,8 @@ fn dialler(to: SocketAddr) -> io::Result<Socket> {
         Some(Protocol::TCP),
     )?;
     socket.set_tcp_nodelay(true)?;
+    // The first bytes may be there already; then a packet without any is saved.
+    socket.set_tcp_quickack(false)?;
     // Urgent data comes in its place among the rest.
     socket.set_out_of_band_inline(true)?;
     // The other end may be lost without a word too.

@@ -9,6 +9,7 @@ mod bandwidth;
 mod drops;
 mod durations;
 mod engine;
+mod floating;
 mod health;
 mod id;
 mod mac;
@@ -31,6 +32,7 @@ pub use bandwidth::{Bandwidth, Rate};
 pub use drops::Drop;
 pub use durations::{BOUNDS, Durations};
 pub use engine::{BadWord, Balance, Engine, EngineChoice};
+pub use floating::{Floating, MAX_FLOATING};
 pub use health::{
     BadHealthCheck, CheckedService, FailedCheck, HealthCheck, MAX_CHECK_SECONDS, MAX_PATH,
 };
@@ -44,7 +46,7 @@ pub use nets::{BadNet, Net, optional_net, parse_net};
 pub use network::{DeclaredNetwork, LONGEST_PREFIX, MAX_NETWORKS, NetworkSpec, RemovedNetwork};
 pub use publish::{BadPublishedPort, PublishedPort};
 pub use range::{BadRange, Block, ClusterRange};
-pub use relayed::Relayed;
+pub use relayed::{RELAY_MARK, Relayed};
 pub use service::{
     AddressKind, Affinity, BadProtocol, BalancerIp, BalancerMode, Endpoint, Protocol, Service,
     ServiceKind, ServiceName, ServicePort, Slice, SlicePort, TrafficPolicy,

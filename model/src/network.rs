@@ -46,6 +46,10 @@ pub struct NetworkSpec {
     /// Whether its containers have no way to the outside of the cluster.
     #[serde(default)]
     pub internal: bool,
+    /// Whether it is a pool of floating addresses ([`crate::Floating`]): no container is attached to it, those of the
+    /// default network may have addresses of it beside their own, and to all packets these are addresses of that network.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub floating: bool,
 }
 
 const fn yes() -> bool {
@@ -58,6 +62,7 @@ impl Default for NetworkSpec {
             mtu: None,
             multicast: true,
             internal: false,
+            floating: false,
         }
     }
 }

@@ -4,6 +4,10 @@ use std::net::SocketAddr;
 
 use crate::Protocol;
 
+/// The mark of packets that are a relay's: of connections to it, of those it makes, and of their datagrams. None of its bits
+/// is one that Kubernetes, Calico, Cilium, Tailscale or Docker give a meaning of their own.
+pub const RELAY_MARK: u32 = 0x30b7;
+
 /// What is known of one: whoever sees its packets sees by it that the client's connection and this one are one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Relayed {

@@ -11,6 +11,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use serde::{Deserialize, Serialize};
 
 use crate::engine::{Balance, Engine};
+use crate::floating::Floating;
 use crate::health::{CheckedService, HealthCheck, MAX_CHECK_SECONDS, MAX_PATH};
 use crate::network::{DeclaredNetwork, RemovedNetwork};
 use crate::service::{Affinity, Protocol, ServiceName};
@@ -128,6 +129,9 @@ pub struct SheetContainer {
     pub name: ContainerName,
     /// Its addresses.
     pub ips: Vec<IpAddr>,
+    /// The floating addresses that it claims.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub floating: Vec<Floating>,
     /// Its labels.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<LabelKey, LabelValue>,
@@ -390,6 +394,7 @@ mod tests {
         let container = |pairs: &[(&str, &str)]| SheetContainer {
             name: "web1".parse().unwrap(),
             ips: Vec::new(),
+            floating: Vec::new(),
             labels: labels(pairs),
         };
         assert!(spec().selects(&container(&[("app", "web"), ("tier", "front")])));

@@ -275,7 +275,7 @@ impl Work {
         let table = Arc::clone(self.sources.table());
         match &self.relay {
             None if failed => self.relay(&table, &Diff::between(&Table::default(), &table)),
-            Some(_) if failed => self.relay(&table, &Diff::default()),
+            Some(relay) if failed || relay.is_outdated() => self.relay(&table, &Diff::default()),
             Some(relay) => {
                 let failure = relay.look_after().err().map(|error| error.to_string());
                 if let Some(error) = failure.as_ref().filter(|_| self.way_failure != failure) {

@@ -8,8 +8,6 @@
 //! tell into Services, where there is no Kubernetes, and [`health`] says when their endpoints are to be checked;
 //! [`driver`] is the thread around all.
 
-mod mark;
-
 pub mod networks;
 
 pub mod facts;

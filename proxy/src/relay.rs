@@ -20,11 +20,10 @@ use std::time::{Duration, Instant};
 
 use mio::net::{TcpListener, UdpSocket};
 use mio::{Poll, Waker};
-use weave_linux::{descriptors, intercept, nft};
-use weave_model::Protocol;
+use weave_linux::{descriptors, intercept, nft, sysctl};
+use weave_model::{Protocol, RELAY_MARK};
 
 use crate::facts::Facts;
-use crate::mark::MARK;
 use crate::table::{Diff, Key, Table};
 use agree::{Budget, Open};
 use datagrams::Door;
@@ -73,6 +72,8 @@ const UDP_SPARE: usize = 16;
 const PIPES: usize = 64;
 /// How often it is looked whether connections have ended.
 const LOOK: Duration = Duration::from_millis(20);
+/// How long a client may take to confirm a connection that it was granted before the relay took no more.
+const HANDSHAKE: Duration = Duration::from_millis(300);
 /// How long the threads may take to end their sessions of UDP.
 const SESSIONS_END: Duration = Duration::from_millis(500);
 
@@ -82,6 +83,8 @@ pub struct Relay {
     nft: nft::Socket,
     ports: Ports,
     rules: Option<Rules>,
+    /// Whether bridges gave what passes them to rules when these were made.
+    bridged: bool,
     /// It takes no new connections any more.
     draining: bool,
     facts: Facts,
@@ -115,7 +118,7 @@ pub struct Counts {
 /// Has packets with the mark delivered to this host; what is there already stays.
 fn route() -> io::Result<()> {
     let (table, priority) = ROUTES;
-    intercept::route_marked(MARK, table, priority)
+    intercept::route_marked(RELAY_MARK, table, priority)
 }
 
 /// Takes the rule and the routes off the host that brought a relay its packets; they outlive its process.
@@ -124,7 +127,7 @@ fn route() -> io::Result<()> {
 /// `PermissionDenied` without CAP_NET_ADMIN.
 pub fn unroute() -> io::Result<()> {
     let (table, priority) = ROUTES;
-    intercept::unroute_marked(MARK, table, priority)
+    intercept::unroute_marked(RELAY_MARK, table, priority)
 }
 
 impl Relay {
@@ -164,6 +167,7 @@ impl Relay {
             nft,
             ports,
             rules: None,
+            bridged: false,
             draining: false,
             facts: Facts::default(),
             shared,
@@ -186,12 +190,19 @@ impl Relay {
     }
 
     /// Makes it serve what `table` says; `diff` is what is other than in the table given last. After [`Relay::drain`] only
-    /// connections that have no endpoint yet go by it.
+    /// connections that have no endpoint yet go by it. To be called in its network namespace.
     ///
     /// # Errors
     /// When the kernel refuses its rules, also all of them in place of what is there. The next call tries that again.
     pub fn apply(&mut self, table: &Table, diff: &Diff, facts: &Facts) -> Result<(), nft::Error> {
-        let same_facts = self.facts.same_rules(facts);
+        let bridged = are_bridges_ruled();
+        let same_facts = self.facts.same_rules(facts) && self.bridged == bridged;
+        if bridged && !self.bridged {
+            tracing::info!(
+                "the relay leaves clients behind bridges to the kernel's rules, as net.bridge.bridge-nf-call-iptables or -ip6tables is on"
+            );
+        }
+        self.bridged = bridged;
         self.facts.clone_from(facts);
         let next = self.shared.routes.load().next(diff, facts, Instant::now());
         // First there is an answer, then there are questions.
@@ -212,7 +223,7 @@ impl Relay {
                 Err(error) => tracing::warn!(%error, "the relay's rules are made anew"),
             }
         }
-        let (rules, batch) = Rules::new(table, facts, self.ports);
+        let (rules, batch) = Rules::new(table, facts, self.ports, bridged);
         self.nft.send(&batch)?;
         self.rules = Some(rules);
         Ok(())
@@ -239,6 +250,12 @@ impl Relay {
         }
     }
 
+    /// Whether it has to be told the table again, as a setting changed by which its rules were made, of the network namespace
+    /// of the calling thread.
+    pub fn is_outdated(&self) -> bool {
+        self.rules.is_some() && self.bridged != are_bridges_ruled()
+    }
+
     /// Sees that packets with its mark are delivered to it, in the network namespace of the calling thread: daemons that
     /// configure networks take rules of routing away that are not theirs. Also forgets clients whose time is over.
     ///
@@ -260,7 +277,7 @@ impl Relay {
         }
         let deadline = Instant::now() + patience;
         // Those that were on their way when the rules went come to a queue meanwhile.
-        thread::sleep(LOOK);
+        thread::sleep(HANDSHAKE.min(patience));
         let asked = self.shared.open.ask();
         self.wake();
         while !self.shared.open.is_over(asked) && Instant::now() < deadline {
@@ -345,6 +362,14 @@ impl Watch {
         };
         groups.iter().map(of_group).collect()
     }
+}
+
+/// Whether what passes a bridge of this network namespace is given to rules of IP.
+fn are_bridges_ruled() -> bool {
+    ["iptables", "ip6tables"].iter().any(|one| {
+        // Where the kernel has no such setting, they are not.
+        sysctl::read(&format!("net/bridge/bridge-nf-call-{one}")).is_ok_and(|set| set != "0")
+    })
 }
 
 impl Drop for Relay {

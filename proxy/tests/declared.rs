@@ -42,6 +42,7 @@ fn container(name: &str, ip: &str, app: &str) -> SheetContainer {
     SheetContainer {
         name: name.parse().unwrap(),
         ips: vec![ip.parse().unwrap()],
+        floating: Vec::new(),
         labels: [("app".parse().unwrap(), app.parse().unwrap())].into(),
     }
 }

@@ -31,6 +31,7 @@ mod changes;
 mod check;
 mod container;
 mod error;
+mod floating;
 pub mod glance;
 mod lend;
 mod limits;

@@ -320,6 +320,7 @@ impl Core {
         undone
             .into_iter()
             .for_each(|pending| self.undo(pending, cause));
+        self.cut_unsaved();
         self.changed();
         self.settle();
     }
@@ -421,6 +422,7 @@ impl Core {
     pub fn tally(&self) -> Tally {
         let mut tally = self.tally.clone();
         tally.handshakes = self.sessions.handshakes();
+        tally.left = self.budgets.left();
         tally
     }
 
@@ -494,6 +496,7 @@ impl Core {
             Pending::Secret(by) => self.secret_saved(by.map(|(command, _)| command)),
             Pending::Office => self.take_office(),
             Pending::Removing(removing) => self.removal_saved(removing),
+            Pending::Heard { node, from } => self.pass_on_removal(node, from),
             Pending::Inherited => self.take_over(),
             Pending::Left => self.say_farewell(),
         }

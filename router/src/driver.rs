@@ -14,7 +14,7 @@ mod workers;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
@@ -134,6 +134,7 @@ struct StatsSource {
 enum Order {
     Command(Command, oneshot::Sender<Result<Reply, CommandError>>),
     Ports(BTreeMap<u32, Port>, Vec<Area>),
+    Floating(BTreeMap<IpAddr, NodeId>),
     Post(Vec<u8>),
     Ask(Why),
     Note(NodeId, Vec<u8>),
@@ -247,6 +248,11 @@ impl Router {
     pub fn set_ports(&self, ports: BTreeMap<u32, Port>, mut areas: Vec<Area>) {
         areas.sort_unstable();
         self.order(Order::Ports(ports, areas));
+    }
+
+    /// Says who holds which floating address. One of a node that is no member is its owner's again.
+    pub fn set_floating(&self, holders: BTreeMap<IpAddr, NodeId>) {
+        self.order(Order::Floating(holders));
     }
 
     /// Says what this node tells members that ask; not if it is longer than [`MAX_TEXT`].

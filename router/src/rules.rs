@@ -18,7 +18,7 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 use weave_linux::nft::{Batch, Chain, Field, Hook, Policy, Rule, RuleSet, Table, Value, priority};
-use weave_model::ClusterRange;
+use weave_model::{ClusterRange, RELAY_MARK};
 
 mod networks;
 
@@ -143,6 +143,9 @@ impl AttachRules {
             table,
             &Chain::filter("input", Hook::Input, priority::FILTER - 10, Policy::Accept),
         );
+        // A relay's sockets are no control ports; nor does it pay for the question whose the address is.
+        let relayed = Rule::new().is(Field::Mark, Value::Number(RELAY_MARK));
+        batch.add_rule(table, "input", &relayed.accept());
         for device in [self.any_veth().as_str(), &self.tun, DOCKER_GATEWAY] {
             // What is for others and comes in all the same is taken by a Service's relay.
             let for_host = Rule::new()

@@ -233,6 +233,7 @@ fn publish(workers: &Workers) -> Outbound {
             owned(256, Owner::Here),
             owned(512, Owner::Peer(1)),
         ],
+        floating: [].into(),
         peers: vec![peer(9), peer(10)],
         inbound: [(7, receive)].into(),
         areas: vec![],

@@ -351,6 +351,9 @@ pub struct Attach {
     /// An address it should have [default: any free one]
     #[arg(long, value_name = "ADDRESS")]
     pub ip: Option<IpAddr>,
+    /// A floating address that it should have too, from whoever has it now; may be repeated
+    #[arg(long, value_name = "ADDRESS")]
+    pub also: Vec<IpAddr>,
     /// The interface to make in the container
     #[arg(long, default_value = "eth0")]
     pub ifname: IfName,

@@ -111,6 +111,7 @@ fn attach(client: &Client<'_>, shown: &Shown, args: &Attach) -> Answer {
         name: args.name.clone(),
         ip: args.ip,
         more_ips: Vec::new(),
+        also: args.also.clone(),
         ranges: Vec::new(),
         mac: None,
         mtu: None,

@@ -33,6 +33,7 @@ fn request(create: &Create) -> NetworkRequest {
             mtu: create.mtu,
             multicast: create.multicast == Switch::On,
             internal: create.internal,
+            floating: create.floating,
         },
     }
 }
@@ -57,6 +58,7 @@ fn list(answer: &Networks) -> String {
             mtu,
             multicast,
             internal,
+            floating,
         } = network.spec;
         let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
         table.row([
@@ -64,8 +66,18 @@ fn list(answer: &Networks) -> String {
             network.range.to_string(),
             network.range6.to_string(),
             or_dash(mtu.map(|mtu| mtu.to_string())),
-            if multicast { "on" } else { "off" }.to_owned(),
-            if internal { "no" } else { "yes" }.to_owned(),
+            match (floating, multicast) {
+                (true, _) => "-",
+                (false, true) => "on",
+                (false, false) => "off",
+            }
+            .to_owned(),
+            match (floating, internal) {
+                (true, _) => "floating",
+                (false, true) => "no",
+                (false, false) => "yes",
+            }
+            .to_owned(),
             network.containers.to_string(),
             or_dash(network.node.as_ref().map(ToString::to_string)),
             or_dash(network.problem.clone()),

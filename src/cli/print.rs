@@ -112,6 +112,10 @@ pub(super) fn attachments(answer: &Attachments, columns: Columns) -> String {
     if !answer.called.is_empty() {
         usual.push("CALLED");
     }
+    let floats = answer.attachments.iter().any(|one| !one.also.is_empty());
+    if floats {
+        usual.push("ALSO");
+    }
     let more = [
         "MAC",
         "MTU",
@@ -134,6 +138,9 @@ pub(super) fn attachments(answer: &Attachments, columns: Columns) -> String {
     }
     for one in &answer.attachments {
         let mut cells = attachment_cells(one, columns);
+        if floats {
+            cells.insert(USUAL, also(one));
+        }
         if !answer.called.is_empty() {
             let called = answer.called.get(&one.name);
             cells.insert(
@@ -144,6 +151,12 @@ pub(super) fn attachments(answer: &Attachments, columns: Columns) -> String {
         table.row(cells);
     }
     table.render()
+}
+
+/// The floating addresses of a container.
+fn also(one: &Attachment) -> String {
+    let ips = one.also.iter().map(|floating| floating.ip.to_string());
+    ips.collect::<Vec<_>>().join(",")
 }
 
 /// How many columns an attachment has unless more are asked for.
@@ -181,13 +194,12 @@ fn attachment_cells(one: &Attachment, columns: Columns) -> Vec<String> {
 
 /// A container that was just attached.
 pub(super) fn attached(one: &Attachment) -> String {
-    format!(
-        "{}: {} on {}
-",
-        one.name,
-        both(one.ip.addr(), one.ip6.map(|ip6| ip6.addr())),
-        one.ifname
-    )
+    let own = both(one.ip.addr(), one.ip6.map(|ip6| ip6.addr()));
+    let also = match one.also.is_empty() {
+        true => String::new(),
+        false => format!(", also {}", also(one)),
+    };
+    format!("{}: {own} on {}{also}\n", one.name, one.ifname)
 }
 
 /// Containers that were just detached.

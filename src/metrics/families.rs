@@ -5,7 +5,7 @@ use weave_linux::myself::Usage;
 use weave_model::Drop;
 use weave_model::api::{Connection, Offload, PeerState, Services, Status, Verdict};
 use weave_proxy::driver::{Progress, Report};
-use weave_router::core::tally::Tally;
+use weave_router::core::tally::{Left, Tally};
 use weave_router::driver::Stats;
 
 use super::page::{Page, only};
@@ -406,6 +406,16 @@ fn messages(page: &mut Page, tally: &Tally) {
         "Messages of members to one another about the cluster, by what they are about.",
         ["kind", "direction"],
         counts,
+    );
+    let Left {
+        by_sender,
+        by_owner,
+    } = tally.left;
+    page.counter(
+        "weave_gossip_left_total",
+        "Messages of members that were left: who sent it asks for more than members need (sender), or whose it is says more of itself (owner).",
+        ["reason"],
+        [("sender", by_sender), ("owner", by_owner)].map(|(reason, count)| ([reason.to_owned()], count)),
     );
     page.histogram(
         "weave_gossip_convergence_seconds",

@@ -36,8 +36,13 @@ impl Works {
         let part = network
             .as_ref()
             .map_or(range, |one| range.part_of(one.range));
+        self.check_floating(&request, &range)?;
         match containers::plan(&self.book, &request, &part, containers::netns_id(&netns))? {
-            Plan::Done(entry) if self.is_whole(&entry, range).await? => return Ok(entry.attachment),
+            Plan::Done(entry) if self.is_whole(&entry, range).await? => {
+                self.claim(&request).await?;
+                let entry = self.booked_as(&request).unwrap_or(*entry);
+                return Ok(entry.attachment);
+            }
             Plan::Done(entry) => self.clear_away(&entry, &request).await?,
             Plan::Replace(former) => {
                 for entry in &former {
@@ -94,7 +99,24 @@ impl Works {
             },
             uplink_mtu: addresses::uplink_mtu().await,
         };
-        self.make(request, &spec).await
+        let made = self.make(request, &spec).await?;
+        let Err(refusal) = self.claim(request).await else {
+            let entry = self.booked_as(request);
+            return Ok(entry.map_or(made, |entry| entry.attachment));
+        };
+        if let Some(entry) = self.booked_as(request)
+            && let Err(error) = self.strike_out(&entry).await
+        {
+            tracing::warn!(%error, "an attachment without its floating addresses cannot be taken back");
+        }
+        Err(refusal)
+    }
+
+    /// What a request has led to, as it stands in the book.
+    fn booked_as(&self, request: &AttachRequest) -> Option<Entry> {
+        let mut entries = self.book.interfaces(&request.name);
+        let entry = entries.find(|entry| entry.attachment.ifname == request.ifname);
+        entry.cloned()
     }
 
     /// Whether an attachment in the book has its pair; what else is amiss with it is mended.
@@ -384,9 +406,10 @@ impl Works {
             Ok(Repaired::Right) => tracing::debug!(%name, "adopted"),
             Ok(Repaired::Fixed(changes)) => tracing::info!(%name, ?changes, "adopted and mended"),
             Ok(Repaired::Gone) => {
-                tracing::info!(%name, "its device is gone; it is freed unless it comes back");
+                return tracing::info!(%name, "its device is gone; it is freed unless it comes back");
             }
-            Err(error) => tracing::warn!(%name, %error, "cannot be mended"),
+            Err(error) => return tracing::warn!(%name, %error, "cannot be mended"),
         }
+        self.restore_floating(entry).await;
     }
 }

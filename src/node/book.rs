@@ -4,7 +4,7 @@
 //! interfaces all lie in one namespace, so a second container cannot take a name that is in use.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
 use weave_model::api::{Attachment, CniGcRequest, CniRef, HostAddress};
@@ -196,6 +196,16 @@ impl Book {
         self.attachments.remove(&(name.clone(), ifname.clone()))
     }
 
+    /// Strikes out all claims to these floating addresses.
+    pub(super) fn drop_claims(&mut self, ips: &[IpAddr]) {
+        for entry in self.attachments.values_mut() {
+            entry
+                .attachment
+                .also
+                .retain(|claim| !ips.contains(&claim.ip));
+        }
+    }
+
     /// What Docker was given.
     pub(super) const fn docker(&self) -> &Table {
         &self.docker
@@ -206,10 +216,11 @@ impl Book {
         &mut self.docker
     }
 
-    /// Whether something here is in a network: an attachment, or a network of Docker's.
+    /// Whether something here is in a network: an attachment, a floating address, or a network of Docker's.
     pub(super) fn uses_network(&self, name: &NetworkName) -> bool {
-        let mut attached = self.entries();
-        attached.any(|entry| entry.attachment.network == *name) || self.docker().uses(name)
+        let mut attached = self.entries().map(|entry| &entry.attachment);
+        attached.any(|one| one.network == *name || one.also.iter().any(|ip| ip.pool == *name))
+            || self.docker().uses(name)
     }
 
     /// Whether an attachment is an endpoint of Docker's, whose address has a lease of Docker's own.
@@ -272,6 +283,7 @@ pub(super) mod tests {
             ip: "10.32.0.2/12".parse().unwrap(),
             gateway: "10.32.0.1".parse().unwrap(),
             ip6: Some("fd00::2/128".parse().unwrap()),
+            also: Vec::new(),
             gateway6: "fe80::1".parse().unwrap(),
             default_route: true,
             labels: BTreeMap::new(),

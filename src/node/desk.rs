@@ -52,7 +52,7 @@ pub(super) enum Job {
     Trace(TraceRequest, Reply<Trace>),
     MakeNetwork(NetworkRequest, Reply<NetworkInfo>),
     RemoveNetwork(NetworkName, Reply<NetworkInfo>),
-    /// Takes over what others say of networks.
+    /// Takes over what others say of networks and floating addresses.
     SettleNetworks,
 }
 
@@ -129,6 +129,9 @@ async fn do_job(works: &mut Works, job: Job) {
             drop(reply.send(works.declare_network(request).await));
         }
         Job::RemoveNetwork(name, reply) => drop(reply.send(works.remove_network(&name).await)),
-        Job::SettleNetworks => works.settle_networks().await,
+        Job::SettleNetworks => {
+            works.settle_networks().await;
+            works.settle_floating().await;
+        }
     }
 }

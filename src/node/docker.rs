@@ -131,7 +131,7 @@ impl Works {
         if is(range) {
             return Ok(NetworkName::default_network());
         }
-        let mut known = self.book.networks().known.declared();
+        let mut known = self.book.networks().known.apart();
         let found = known.find(|one| is(range.part_of(one.range)));
         found.map(|one| one.name.clone()).ok_or_else(|| {
             let cause = format!("{asked} is neither the range of the cluster nor that of a network");
@@ -376,6 +376,7 @@ impl Works {
             range: part,
             offset,
             ipv6: endpoint.ipv6,
+            also: Vec::new(),
             mtu: mtu.unwrap_or(self.config.overlay.mtu).into(),
             published: false,
             bandwidth: Bandwidth::default(),
@@ -578,6 +579,7 @@ fn entry(
         ip: Ipv4Net::new_assert(attachment.v4(), range.v4().prefix_len()),
         gateway: range.gateway(),
         ip6: v6,
+        also: Vec::new(),
         gateway6: GATEWAY6,
         default_route: false,
         labels: BTreeMap::new(),

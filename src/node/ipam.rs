@@ -44,7 +44,7 @@ impl Node {
     pub fn address_use(&self) -> AddressUse {
         let view = self.shared.router.view();
         let book = self.shared.published.borrow().book.clone();
-        let declared = book.networks().known.declared();
+        let declared = book.networks().known.apart();
         let names = view.range.map_or_else(BTreeMap::new, |range| {
             let named = |one: &DeclaredNetwork| Some((range.block(one.range)?, one.name.clone()));
             declared.filter_map(named).collect()

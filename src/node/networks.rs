@@ -12,7 +12,7 @@ use ipnet::Ipv4Net;
 use weave_model::api::{Code, NetworkInfo, NetworkRequest, Networks, Refusal};
 use weave_model::{
     Block, ClusterRange, ContainerName, DeclaredNetwork, LONGEST_PREFIX, MAX_NETWORKS, NetworkName,
-    NetworkSpec, NodeId, NodeName, RemovedNetwork, Sheet,
+    NetworkSpec, NodeId, NodeName, RemovedNetwork, Sheet, SheetContainer,
 };
 use weave_proxy::declared::Member;
 use weave_router::core::command::{Command, Reply};
@@ -88,7 +88,8 @@ fn listed(book: &Book, range: &ClusterRange, members: &[Member]) -> Networks {
     });
     let mut networks: Vec<NetworkInfo> = all.chain(lost).collect();
     networks.sort_by(|a, b| a.name.cmp(&b.name));
-    let others: u32 = networks.iter().map(|one| one.containers).sum();
+    let apart = networks.iter().filter(|one| !one.spec.floating);
+    let others: u32 = apart.map(|one| one.containers).sum();
     let containers = users(members, range.v4()).len() as u32;
     let default = NetworkInfo {
         name: NetworkName::default_network(),
@@ -120,7 +121,7 @@ fn info(
         range6: part.v6(),
         gateway: part.gateway(),
         spec: declared.spec,
-        containers: users(members, declared.range).len() as u32,
+        containers: users_of(members, declared).len() as u32,
         addresses: 0,
         addresses_used: 0,
         node: maker.map(|maker| maker.name.clone()),
@@ -137,6 +138,25 @@ fn users(members: &[Member], net: Ipv4Net) -> Vec<User> {
         };
         let containers = member.sheet.containers.iter();
         let users = containers.filter(|one| one.ips.iter().any(inside));
+        let users = users.map(|one| (one.name.clone(), member.name.clone()));
+        users.collect::<Vec<_>>()
+    };
+    let mut users: Vec<User> = members.iter().flat_map(of).collect();
+    users.sort();
+    users
+}
+
+/// Who is in a network; of a pool, who has an address of it.
+fn users_of(members: &[Member], network: &DeclaredNetwork) -> Vec<User> {
+    if !network.spec.floating {
+        return users(members, network.range);
+    }
+    let of = |member: &Member| {
+        let claims = |one: &&SheetContainer| {
+            let mut claimed = one.floating.iter();
+            claimed.any(|floating| floating.pool == network.name)
+        };
+        let users = member.sheet.containers.iter().filter(claims);
         let users = users.map(|one| (one.name.clone(), member.name.clone()));
         users.collect::<Vec<_>>()
     };
@@ -201,7 +221,18 @@ impl Works {
             let fix = "remove one that is not needed: weavectl network rm NAME";
             return Err(Refusal::new(Code::Conflict, cause, fix));
         }
-        match request.spec.mtu.filter(|mtu| !MTU_RANGE.contains(mtu)) {
+        let NetworkSpec {
+            mtu,
+            multicast,
+            internal,
+            floating,
+        } = request.spec;
+        if floating && (mtu.is_some() || !multicast || internal) {
+            let cause = "a pool of floating addresses is no network of its own";
+            let fix = "leave --mtu, --multicast and --internal out";
+            return Err(Refusal::new(Code::Invalid, cause, fix));
+        }
+        match mtu.filter(|mtu| !MTU_RANGE.contains(mtu)) {
             None => Ok(()),
             Some(mtu) => Err(Refusal::new(
                 Code::Invalid,
@@ -273,11 +304,14 @@ impl Works {
         let used = self.used_offsets().await?;
         let here = used.range(block.first()..=block.last()).next();
         let by = users(members, net);
+        let exposed = members.iter().flat_map(|member| &member.sheet.own);
+        let exposed = exposed.copied().find(|ip| net.contains(ip));
+        let here = here.map(|offset| range.v4_at(*offset)).or(exposed);
         if by.is_empty() && here.is_none() {
             return Ok(block);
         }
         let by = match (&by[..], here) {
-            ([], Some(offset)) => range.v4_at(*offset).to_string(),
+            ([], Some(ip)) => ip.to_string(),
             _ => named(&by),
         };
         let cause = format!("addresses of {net} are in use in another network: {by}");
@@ -335,7 +369,7 @@ impl Works {
 
     fn check_unused(&self, network: &DeclaredNetwork, members: &[Member]) -> Result<(), Refusal> {
         let name = &network.name;
-        let by = users(members, network.range);
+        let by = users_of(members, network);
         if !by.is_empty() {
             let cause = format!("the network {name} is in use, by {}", named(&by));
             let fix = "detach them first: weavectl detach CONTAINER, on their nodes";
@@ -379,7 +413,7 @@ impl Works {
         let Ok(range) = self.range() else { return };
         let known = &self.book.networks().known;
         let areas = known.blocks(&range);
-        let rules = known.declared().filter_map(|one| {
+        let rules = known.apart().filter_map(|one| {
             Some(NetworkRules {
                 block: range.block(one.range)?,
                 internal: one.spec.internal,
@@ -395,9 +429,9 @@ impl Works {
         self.tell_ports().await;
     }
 
-    /// The ranges of networks, for the data path.
+    /// The ranges of networks, for the data path. Addresses of a pool are of the default network.
     pub(super) fn areas(&self, range: &ClusterRange) -> Vec<Area> {
-        let known = self.book.networks().known.declared();
+        let known = self.book.networks().known.apart();
         let area = |one: &DeclaredNetwork| {
             Some(Area {
                 block: range.block(one.range)?,
@@ -422,6 +456,15 @@ impl Works {
                 "attach to another network",
             ));
         }
+        if network.declared.spec.floating {
+            let cause =
+                format!("{name} is a pool of floating addresses, to which nothing is attached");
+            let fix = format!(
+                "attach to another network; in default, --also gives a container an address of {}",
+                network.declared.range
+            );
+            return Err(Refusal::new(Code::Invalid, cause, fix));
+        }
         Ok(Some(network.declared.clone()))
     }
 
@@ -437,6 +480,16 @@ impl Works {
         let mut known = self.book.networks().known.declared();
         let found = known.find(|one| one.range.contains(&address));
         found.map_or_else(NetworkName::default_network, |one| one.name.clone())
+    }
+
+    /// The network that packets to an offset are in: that of a floating address is the default one.
+    pub(super) fn network_reaching(&self, range: &ClusterRange, offset: u32) -> NetworkName {
+        let name = self.network_with(range, offset);
+        let network = self.book.networks().known.networks.get(&name);
+        match network.is_some_and(|network| network.declared.spec.floating) {
+            true => NetworkName::default_network(),
+            false => name,
+        }
     }
 
     /// How packets to groups of a network are marked; `None` where they are not carried.

@@ -96,6 +96,16 @@ impl Resolved {
         self.networks.values().map(|network| &network.declared)
     }
 
+    /// Those that are apart from others: all but the pools of floating addresses.
+    pub(super) fn apart(&self) -> impl Iterator<Item = &DeclaredNetwork> {
+        self.declared().filter(|one| !one.spec.floating)
+    }
+
+    /// The pools.
+    pub(super) fn pools(&self) -> impl Iterator<Item = &DeclaredNetwork> {
+        self.declared().filter(|one| one.spec.floating)
+    }
+
     /// Their ranges, as blocks.
     pub(super) fn blocks(&self, range: &ClusterRange) -> Vec<Block> {
         let blocks = self.declared().map(|one| range.block(one.range));

@@ -46,6 +46,7 @@ impl Seat {
             name,
             ip: None,
             more_ips: Vec::new(),
+            also: Vec::new(),
             ranges: Vec::new(),
             mac: None,
             mtu: None,

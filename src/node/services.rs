@@ -32,6 +32,7 @@ use weave_router::driver::Router;
 use super::book::Book;
 use super::checking::Found;
 use super::desk::Job;
+use super::floating::{self, Holders};
 use super::sheets::{Sheets, members, own_sheet, written};
 use super::{Published, addresses, networks};
 use crate::config::Config;
@@ -89,7 +90,9 @@ pub(super) struct Memory {
     members: Vec<Member>,
     reported: Reported,
     facts: Facts,
-    /// What the members say of networks may be other than what the desk wrote down.
+    /// Who holds which floating address.
+    floating: Holders,
+    /// What the members say of networks and floating addresses may be other than what the desk wrote down.
     unsettled: bool,
     addresses: Addresses,
     /// When the desk was last asked for an address: this node's for the sake of Services, or another one for a Service.
@@ -118,6 +121,7 @@ impl Memory {
             members: Vec::new(),
             reported: Reported::default(),
             facts: Facts::default(),
+            floating: Holders::new(),
             unsettled: false,
             addresses: Addresses::default(),
             asked_for_address: None,
@@ -168,6 +172,7 @@ impl Serving {
         let young = self.memory.started.elapsed() < GRACE;
         let sheet = own_sheet(&book, &found.services);
         let members = members(&view, sheet.clone(), &mut self.memory.sheets, young);
+        self.know_floating(&view, &book, &range, &members);
         let ranges = (&range, &virtuals);
         let addresses = &self.memory.addresses;
         let engine = self.config.services.engine;
@@ -201,9 +206,28 @@ impl Serving {
         self.ask_desk(&book, &range, view.me);
     }
 
+    /// Tells the data path who holds which floating address, when that has changed.
+    fn know_floating(
+        &mut self,
+        view: &View,
+        book: &Book,
+        range: &ClusterRange,
+        members: &[Member],
+    ) {
+        let holders = floating::holders_now(view, book, range, members);
+        if self.memory.floating != holders {
+            let of = holders.iter().map(|(ip, (_, node))| (*ip, *node));
+            self.router.set_floating(of.collect());
+            (self.memory.floating, self.memory.unsettled) = (holders, true);
+        }
+    }
+
     /// Outside of a cluster there are no Services: those of a cluster that was left go off this host.
     fn forget(&mut self) {
         self.memory.told = None;
+        if !std::mem::take(&mut self.memory.floating).is_empty() {
+            self.router.set_floating(BTreeMap::new());
+        }
         if self.memory.facts == Facts::default() {
             return;
         }
@@ -220,7 +244,8 @@ impl Serving {
             return;
         };
         if self.memory.unsettled {
-            let due = networks::unsettled(book, range, &self.memory.members, me).is_some();
+            let due = networks::unsettled(book, range, &self.memory.members, me).is_some()
+                || !floating::lost(book, &self.memory.floating, me).is_empty();
             let asked = jobs.try_send(Job::SettleNetworks).is_ok();
             self.memory.unsettled = due && !asked;
         }
@@ -370,8 +395,7 @@ fn facts(
 
 /// The networks besides the default one.
 fn apart(book: &Book, range: &ClusterRange) -> Networks {
-    let declared = book.networks().known.declared();
-    let families = declared.flat_map(|network| {
+    let families = book.networks().known.apart().flat_map(|network| {
         let part = range.part_of(network.range);
         let of = |range| Network {
             range,
@@ -392,8 +416,8 @@ fn of_nodes(
     addresses: &Addresses,
     members: &[Member],
 ) -> BTreeSet<IpAddr> {
-    let networks = book.networks().known.networks.values();
-    let parts = networks.map(|network| range.part_of(network.declared.range));
+    let networks = book.networks().known.apart();
+    let parts = networks.map(|network| range.part_of(network.range));
     let gateways = std::iter::once(*range)
         .chain(parts)
         .flat_map(|part| [IpAddr::from(part.gateway()), part.v6_at(1).into()]);

@@ -27,6 +27,7 @@ pub(super) fn own_sheet(book: &Book, health: &[CheckedService]) -> Sheet {
             ips: std::iter::once(IpAddr::V4(attachment.ip.addr()))
                 .chain(v6)
                 .collect(),
+            floating: attachment.also.clone(),
             labels: attachment.labels.clone(),
         }
     });

@@ -16,6 +16,7 @@ use weave_router::core::view::{self, Owner, View};
 
 use super::book::Entry;
 use super::containers;
+use super::floating;
 use super::host::TUN;
 use super::works::Works;
 
@@ -148,7 +149,10 @@ impl Works {
             return Err(dropped(&link.name, "device", "it is down", fix));
         }
         if link.name == TUN {
-            return over(&self.router.view(), range, (source, destination), path);
+            let view = self.router.view();
+            let holders = self.holders(&range);
+            let owner = |ip| floating::owner_of(&view, &range, &holders, ip);
+            return over(&view, owner, (source, destination), path);
         }
         Ok(self.behind(&link.name, path))
     }
@@ -188,7 +192,7 @@ impl Works {
     /// Whether an address is in a network; addresses outside of the cluster are in none.
     fn is_in(&self, network: &NetworkName, range: ClusterRange, address: IpAddr) -> bool {
         let offset = range.offset(address);
-        offset.is_some_and(|offset| self.network_with(&range, offset) == *network)
+        offset.is_some_and(|offset| self.network_reaching(&range, offset) == *network)
     }
 
     fn within_one_network(
@@ -201,7 +205,7 @@ impl Works {
         let Some(offset) = range.offset(to) else {
             return Ok(());
         };
-        let other = self.network_with(&range, offset);
+        let other = self.network_reaching(&range, offset);
         if other == *own {
             path.pass("host", "network", format!("both are in the network {own}"));
             return Ok(());
@@ -400,11 +404,10 @@ async fn past_antispoofing(
 /// What the router does with a packet: whose is the destination, and how is it reached.
 fn over(
     view: &View,
-    range: ClusterRange,
+    owner: impl Fn(IpAddr) -> Option<Owner>,
     (source, destination): (IpAddr, IpAddr),
     path: &mut Path,
 ) -> Walk {
-    let owner = |ip| range.offset(ip).and_then(|offset| view.owner(offset));
     let Some(owned) = owner(destination) else {
         let found = format!("{destination} belongs to no member that this node knows");
         return Err(dropped(
@@ -477,6 +480,7 @@ mod tests {
         let containers = containers.iter().map(|(name, ip)| SheetContainer {
             name: name.parse().unwrap(),
             ips: vec![ip.parse().unwrap()],
+            floating: Vec::new(),
             labels: [].into(),
         });
         Member {

@@ -288,6 +288,7 @@ impl Works {
         if let Some(range) = self.router.view().range {
             obstacles.extend(self.mend(range).await);
             obstacles.extend(self.mend_ports(range));
+            self.settle_floating().await;
         }
         obstacles.extend(self.route_services().await);
         obstacles.extend(self.network_obstacles());
@@ -435,6 +436,13 @@ impl Works {
 
     /// Writes the book to the disk and shows it to readers.
     pub(super) fn save(&mut self) -> Result<(), Refusal> {
+        self.write_down()?;
+        self.publish();
+        Ok(())
+    }
+
+    /// Writes the book to the disk.
+    pub(super) fn write_down(&mut self) -> Result<(), Refusal> {
         self.journal.write(&self.book).map_err(|error| {
             let cause = format!("the journal of attachments cannot be written: {error}");
             Refusal::new(
@@ -442,9 +450,7 @@ impl Works {
                 cause,
                 "free space on the disk of the state directory",
             )
-        })?;
-        self.publish();
-        Ok(())
+        })
     }
 
     /// Shows readers what the desk knows.

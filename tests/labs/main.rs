@@ -14,6 +14,7 @@ mod crowd;
 mod docker;
 mod dashboard;
 mod firewall;
+mod floating;
 mod flows;
 mod full_disk;
 mod full_tracking;

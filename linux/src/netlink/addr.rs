@@ -5,7 +5,9 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
-use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
+use netlink_packet_route::address::{
+    AddressAttribute, AddressFlags, AddressMessage, AddressScope, CacheInfo,
+};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::{Ensured, Error, Netlink};
@@ -23,6 +25,8 @@ pub struct Address {
     pub no_prefix_route: bool,
     /// IPv6: usable at once, without asking on the link whether somebody has it (`nodad`).
     pub no_dad: bool,
+    /// IPv6: the source of no packet whose sender has not asked for it (RFC 4862, 5.5.4).
+    pub deprecated: bool,
     /// IPv6: not usable yet, or never because somebody has it. Not part of a request.
     pub tentative: bool,
 }
@@ -37,6 +41,7 @@ impl Address {
             broadcast: None,
             no_prefix_route: false,
             no_dad,
+            deprecated: false,
             tentative: false,
         }
     }
@@ -45,6 +50,14 @@ impl Address {
     pub const fn no_prefix_route(self) -> Self {
         Self {
             no_prefix_route: true,
+            ..self
+        }
+    }
+
+    /// The same, but the source of nothing unless a program asks for it.
+    pub const fn deprecated(self) -> Self {
+        Self {
+            deprecated: matches!(self.net, IpNet::V6(_)),
             ..self
         }
     }
@@ -77,6 +90,13 @@ impl Address {
         flags.set(AddressFlags::Nodad, self.no_dad);
         if !flags.is_empty() {
             message.attributes.push(AddressAttribute::Flags(flags));
+        }
+        if self.deprecated {
+            let mut lifetimes = CacheInfo::default();
+            lifetimes.ifa_valid = u32::MAX;
+            message
+                .attributes
+                .push(AddressAttribute::CacheInfo(lifetimes));
         }
         message
     }
@@ -181,6 +201,7 @@ fn parse(message: &AddressMessage) -> Option<Address> {
         broadcast,
         no_prefix_route: flags.contains(AddressFlags::Noprefixroute),
         no_dad: flags.contains(AddressFlags::Nodad),
+        deprecated: flags.contains(AddressFlags::Deprecated),
         tentative: flags.intersects(AddressFlags::Tentative | AddressFlags::Dadfailed),
     })
 }

@@ -14,6 +14,8 @@ pub enum Field {
     Iifname,
     /// Name of the interface it leaves by.
     Oifname,
+    /// Kind of the interface it came in by, such as `bridge` ([`Value::Name`](super::Value::Name)).
+    Iifkind,
     /// To whom the link layer addressed it: `PACKET_HOST` 0, broadcast 1, multicast 2, other host 3
     /// ([`Value::Byte`](super::Value::Byte)).
     PktType,
@@ -124,6 +126,7 @@ impl Field {
         match self {
             Self::Iifname => Source::Meta { key: 6, width: 16 },
             Self::Oifname => Source::Meta { key: 7, width: 16 },
+            Self::Iifkind => Source::Meta { key: 26, width: 16 },
             Self::PktType => Source::Meta { key: 19, width: 1 },
             Self::NfProto => Source::Meta { key: 15, width: 1 },
             Self::L4Proto => Source::Meta { key: 16, width: 1 },

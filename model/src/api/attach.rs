@@ -7,7 +7,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AddressRange, Bandwidth, CniName, ContainerName, IfName, LabelKey, LabelValue, Mac,
+    AddressRange, Bandwidth, CniName, ContainerName, Floating, IfName, LabelKey, LabelValue, Mac,
     NetworkName, PublishedPort,
 };
 
@@ -34,6 +34,11 @@ pub struct AttachRequest {
     /// Where the IPv4 address must lie: in one of these; anywhere in the network when empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ranges: Vec<AddressRange>,
+    /// Floating addresses that it should have beside its own, out of pools; whoever else has them loses them. One that
+    /// is attached already gets them too, and keeps those that it has and that are not named.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Vec<String>, example = json!(["10.45.0.10"])))]
+    pub also: Vec<IpAddr>,
     /// The hardware address that the interface should have; made from its IPv4 address when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, example = "02:42:0a:20:00:09"))]
@@ -104,6 +109,9 @@ pub struct Attachment {
     /// Its IPv6 address, a /128; absent where IPv6 is switched off in the container or on the host.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, example = "fd00:1:2::2/128"))]
     pub ip6: Option<Ipv6Net>,
+    /// The floating addresses that it has beside these.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub also: Vec<Floating>,
     /// The IPv6 gateway, link-local.
     #[cfg_attr(feature = "openapi", schema(value_type = String, example = "fe80::1"))]
     pub gateway6: Ipv6Addr,

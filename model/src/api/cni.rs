@@ -124,6 +124,10 @@ impl From<&Attachment> for CniResult {
             .ip6
             .map(|ip6| (IpNet::from(ip6), IpAddr::from(attachment.gateway6)));
         let addresses = || std::iter::once(v4).chain(v6);
+        let also = attachment.also.iter().map(|floating| match floating.ip {
+            IpAddr::V4(_) => (IpNet::from(floating.ip), v4.1),
+            IpAddr::V6(_) => (IpNet::from(floating.ip), attachment.gateway6.into()),
+        });
         let everywhere = |gw: IpAddr| match gw {
             IpAddr::V4(_) => IpNet::V4(Ipv4Net::default()),
             IpAddr::V6(_) => IpNet::V6(Ipv6Net::default()),
@@ -133,6 +137,7 @@ impl From<&Attachment> for CniResult {
             cni_version: "1.1.0".to_owned(),
             interfaces: vec![host, container],
             ips: addresses()
+                .chain(also)
                 .map(|(address, gateway)| CniIp {
                     address,
                     gateway,
@@ -167,6 +172,7 @@ mod tests {
             ip: "10.32.0.2/12".parse().unwrap(),
             gateway: "10.32.0.1".parse().unwrap(),
             ip6: Some("fd00::2/128".parse().unwrap()),
+            also: Vec::new(),
             gateway6: "fe80::1".parse().unwrap(),
             default_route: true,
             labels: [("app".parse().unwrap(), "web".parse().unwrap())].into(),
@@ -188,6 +194,29 @@ mod tests {
         };
         let result = CniResult::from(&attachment);
         assert_eq!((result.ips.len(), result.routes.len()), (1, 0));
+    }
+
+    #[test]
+    fn floating_addresses_are_among_the_rest_by_the_same_gateways() {
+        let floating = ["10.45.0.9", "fd00::d:9"].map(|ip| crate::Floating {
+            ip: ip.parse().unwrap(),
+            pool: "vips".parse().unwrap(),
+            stamp: 7,
+        });
+        let attachment = Attachment {
+            also: floating.to_vec(),
+            ..attachment()
+        };
+        let result = CniResult::from(&attachment);
+        let ips = result
+            .ips
+            .iter()
+            .map(|ip| format!("{} {}", ip.address, ip.gateway));
+        assert_eq!(
+            ips.skip(2).collect::<Vec<_>>(),
+            ["10.45.0.9/32 10.32.0.1", "fd00::d:9/128 fe80::1"]
+        );
+        assert_eq!(result.routes.len(), 2, "they are no default routes");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mio::net::TcpStream;
+use weave_linux::intercept;
 use weave_model::{Protocol, Relayed};
 
 use super::answer::Answer;
@@ -38,7 +39,7 @@ pub(super) enum Ending {
 pub(super) enum Blame {
     /// The endpoint's.
     Endpoint,
-    /// Also the client's, under whose name there was no word from it: that may be what a firewall answers this client.
+    /// Also the client's, under whose name it was asked: that may be what a firewall answers this client.
     Client,
 }
 
@@ -120,6 +121,20 @@ impl Connection {
         match way {
             Way::Up => self.server.as_ref(),
             Way::Down => Some(&self.client),
+        }
+    }
+
+    /// Both, as far as there are both.
+    pub(super) fn sockets(&self) -> impl Iterator<Item = &TcpStream> {
+        std::iter::once(&self.client).chain(&self.server)
+    }
+
+    /// Whose fault it may be that the endpoint does not take it: a firewall may refuse what comes under one client's name.
+    pub(super) const fn blame(&self) -> Blame {
+        if self.as_client {
+            Blame::Client
+        } else {
+            Blame::Endpoint
         }
     }
 
@@ -225,6 +240,12 @@ impl Connection {
             self.group.balancer().handle_connected(target, took, now);
         }
         self.answer.handle_connected(now);
+    }
+
+    /// Has the endpoint know that it has been heard, whether or not the client had something for it.
+    pub(super) fn confirm(&self) {
+        // It fails only when the connection is broken, which the next read tells.
+        let _ = self.server.as_ref().map(intercept::confirm);
     }
 
     /// The endpoint does not; nothing is blamed where this host has nothing left to ask it with.

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use mio::net::TcpStream;
+use weave_linux::intercept;
 use weave_linux::pipe::Pipe;
 
 /// The buffer of a thread, in bytes; also the most that a direction keeps.
@@ -136,6 +137,10 @@ pub(super) struct Lane {
     /// Whether the sender has sent urgent data. A read stops before it, full or not, and a pipe is never given it.
     pub(super) urgent: bool,
     ended: bool,
+    /// Whether the sender broke behind the bytes that are kept.
+    broken: bool,
+    /// Whether the kernel holds the last bytes back until the receiver is told of the end.
+    pub(super) waits_for_end: bool,
 }
 
 /// How a turn ended.
@@ -167,6 +172,9 @@ impl Lane {
             self.full = !self.flush(to)?;
             if self.full {
                 return Ok(Turn::Waits);
+            }
+            if self.broken {
+                return Err(Broke::Sender);
             }
             if self.ended {
                 return Ok(Turn::Ended);
@@ -236,7 +244,14 @@ impl Lane {
             }
             Err(_) => return Err(Broke::Sender),
         };
-        let written = to.write(&means.buffer[..count]);
+        let (count, after) = self.look_behind((from, count), &mut means.buffer[..most]);
+        let bytes = &means.buffer[..count];
+        let written = if after == After::End {
+            self.waits_for_end = true;
+            intercept::write_last(to, bytes)
+        } else {
+            to.write(bytes)
+        };
         let gone = *written.as_ref().unwrap_or(&0);
         self.moved |= gone > 0;
         if gone < count {
@@ -247,6 +262,13 @@ impl Lane {
                 return Err(Broke::Receiver);
             }
             _ => {}
+        }
+        match after {
+            After::End => return Ok(Got::End),
+            // What is kept goes on before that is told.
+            After::Broke if gone < count => self.broken = true,
+            After::Broke => return Err(Broke::Sender),
+            After::Unknown => {}
         }
         if count == most && !self.urgent {
             self.filled = self.filled.saturating_add(1);
@@ -260,6 +282,26 @@ impl Lane {
             }
         }
         Ok(Got::Some)
+    }
+
+    /// What is behind the `count` bytes that were read into the buffer, if it is known to be near: bytes come to the others,
+    /// and an end is given on together with them, so that it costs the receiver no segment of its own.
+    fn look_behind(
+        &self,
+        (mut from, count): (&TcpStream, usize),
+        buffer: &mut [u8],
+    ) -> (usize, After) {
+        if !self.closing || count == buffer.len() {
+            return (count, After::Unknown);
+        }
+        match from.read(&mut buffer[count..]) {
+            Ok(0) => (count, After::End),
+            Ok(more) => (count + more, After::Unknown),
+            Err(error) if waits(&error) || error.kind() == io::ErrorKind::Interrupted => {
+                (count, After::Unknown)
+            }
+            Err(_) => (count, After::Broke),
+        }
     }
 
     /// Into the pipe, from where it is flushed.
@@ -301,6 +343,14 @@ enum Got {
     Some,
     End,
     Dry,
+}
+
+/// What is known of what comes after bytes that were read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum After {
+    Unknown,
+    End,
+    Broke,
 }
 
 fn waits(error: &io::Error) -> bool {

@@ -12,7 +12,7 @@
 //! Datagrams are taken before connection tracking, so that it never holds a flow to a front which nobody translated: when
 //! the table goes, the next datagram is a first one to the kernel engine, and translated.
 //!
-//! The mark routes a packet to this host whatever its destination ([`MARK`], [`ROUTES`]), and the rules of the kernel
+//! The mark routes a packet to this host whatever its destination ([`RELAY_MARK`], [`ROUTES`]), and the rules of the kernel
 //! engine let what bears it pass. Whether there is an endpoint at all is seen before anything is accepted: fronts that
 //! leave a client none are not taken, and refused or dropped by the kernel.
 
@@ -24,10 +24,9 @@ use weave_linux::nft::{
     Batch, Chain, Cmp, Element, Field, Hook, Policy, Rule, Set, Table, Type, Value, Verdict,
     priority,
 };
-use weave_model::Engine;
+use weave_model::{Engine, RELAY_MARK};
 
 use crate::facts::Facts;
-use crate::mark::MARK;
 use crate::table::{Diff, Entry, Family, Origin, Table as Services, Way};
 
 /// The name of the table.
@@ -125,14 +124,18 @@ impl Sets {
 
 impl Rules {
     /// The rules of a table of Services, and the batch that makes them.
-    pub fn new(services: &Services, facts: &Facts, ports: Ports) -> (Self, Batch) {
+    ///
+    /// `bridged` says whether bridges give what passes them to rules like these (`net.bridge.bridge-nf-call-iptables`).
+    /// That is before it has left the bridge for this host, and on that way a packet loses the socket it was given: who is
+    /// behind a bridge is left to the kernel engine then.
+    pub fn new(services: &Services, facts: &Facts, ports: Ports, bridged: bool) -> (Self, Batch) {
         let rules = Self {
             table: Table::inet(TABLE).comment("weave").owned(),
             sets: Sets::new(),
         };
         let mut batch = Batch::new();
         batch.replace_table(&rules.table);
-        rules.make(&mut batch, facts, ports);
+        rules.make(&mut batch, facts, ports, bridged);
         rules.change(&mut batch, &Diff::between(&Services::default(), services));
         (rules, batch)
     }
@@ -154,7 +157,7 @@ impl Rules {
         batch
     }
 
-    fn make(&self, batch: &mut Batch, facts: &Facts, ports: Ports) {
+    fn make(&self, batch: &mut Batch, facts: &Facts, ports: Ports, bridged: bool) {
         let table = &self.table;
         self.sets.all().for_each(|set| batch.add_set(table, set));
         for address in &facts.addresses {
@@ -163,6 +166,10 @@ impl Rules {
         }
         for chain in ["take", "inside", "home", "home-udp", "first"] {
             batch.add_chain(table, &Chain::regular(chain));
+        }
+        if bridged {
+            let by_bridge = Rule::new().is(Field::Iifkind, Value::name("bridge"));
+            batch.add_rule(table, "first", &by_bridge.ret());
         }
         for family in FAMILIES {
             let protocols = [(Value::TCP, ports.tcp), (Value::UDP, ports.udp)];
@@ -181,17 +188,20 @@ impl Rules {
             let container = Rule::new().inside(saddr(Family::of(net.addr())), *net);
             batch.add_rule(table, "inside", &container.goto("take"));
         }
-        let home = Rule::new().set_mark(Field::CtMark, MARK);
-        let home = home.set_mark(Field::Mark, MARK).accept();
+        let home = Rule::new().set_mark(Field::CtMark, RELAY_MARK);
+        let home = home.set_mark(Field::Mark, RELAY_MARK).accept();
         batch.add_rule(table, "home", &home);
-        let home = Rule::new().notrack().set_mark(Field::Mark, MARK).accept();
+        let home = Rule::new()
+            .notrack()
+            .set_mark(Field::Mark, RELAY_MARK)
+            .accept();
         batch.add_rule(table, "home-udp", &home);
-        self.prerouting(batch);
+        self.prerouting(batch, bridged);
         self.output(batch);
         self.datagrams(batch);
     }
 
-    fn prerouting(&self, batch: &mut Batch) {
+    fn prerouting(&self, batch: &mut Batch, bridged: bool) {
         let table = &self.table;
         let chain = Chain::filter("in", Hook::Prerouting, priority::MANGLE, Policy::Accept);
         batch.add_chain(table, &chain);
@@ -209,11 +219,33 @@ impl Rules {
             let at_home = at_home.lookup(&PORT, set(Use::Loops)).goto("take");
             batch.add_rule(table, "first", &at_home);
         }
+        if bridged {
+            self.leave_datagrams_of_bridges(batch);
+        }
         // ICMP belongs to the socket whose packet it is about: without it, a path's MTU and refusals stay unknown.
         for protocol in [Value::TCP, Value::UDP, Value::ICMP, Value::ICMPV6] {
             let ours = Rule::new().is(Field::L4Proto, protocol);
             let ours = ours.is(Field::Transparent, Value::Byte(1));
-            batch.add_rule(table, "in", &ours.set_mark(Field::Mark, MARK).accept());
+            batch.add_rule(
+                table,
+                "in",
+                &ours.set_mark(Field::Mark, RELAY_MARK).accept(),
+            );
+        }
+    }
+
+    /// Datagrams to a front that `first` has left to the kernel engine would be taken for a session's of another client, whose
+    /// socket has the front's address.
+    fn leave_datagrams_of_bridges(&self, batch: &mut Batch) {
+        let by_bridge = || Rule::new().is(Field::Iifkind, Value::name("bridge"));
+        for family in FAMILIES {
+            let set = |is| self.sets.get(is, family);
+            let udp = || by_bridge().is(Field::L4Proto, Value::UDP);
+            let to_front = udp().lookup(&front(family), set(Use::Homes));
+            batch.add_rule(&self.table, "in", &to_front.ret());
+            let to_node = udp().lookup(&[daddr(family)], set(Use::Nodes));
+            let by_port = to_node.lookup(&PORT, set(Use::HomePorts));
+            batch.add_rule(&self.table, "in", &by_port.ret());
         }
     }
 
@@ -223,16 +255,18 @@ impl Rules {
             table,
             &Chain::route("out", priority::MANGLE, Policy::Accept),
         );
-        let known = Rule::new().is(Field::CtMark, Value::Number(MARK));
-        let known = known.set_mark(Field::Mark, MARK).accept();
+        batch.add_chain(table, &Chain::regular("first-out"));
+        let known = Rule::new().is(Field::CtMark, Value::Number(RELAY_MARK));
+        let known = known.set_mark(Field::Mark, RELAY_MARK).accept();
         batch.add_rule(table, "out", &known);
+        batch.add_rule(table, "out", &first_packet().jump("first-out"));
         for family in FAMILIES {
             let set = |is| self.sets.get(is, family);
-            let by_front = first_packet().lookup(&front(family), set(Use::Homes));
-            batch.add_rule(table, "out", &by_front.goto("home"));
-            let to_node = first_packet().lookup(&[daddr(family)], set(Use::Nodes));
+            let by_front = Rule::new().lookup(&front(family), set(Use::Homes));
+            batch.add_rule(table, "first-out", &by_front.goto("home"));
+            let to_node = Rule::new().lookup(&[daddr(family)], set(Use::Nodes));
             let by_port = to_node.lookup(&PORT, set(Use::HomePorts));
-            batch.add_rule(table, "out", &by_port.goto("home"));
+            batch.add_rule(table, "first-out", &by_port.goto("home"));
         }
     }
 
@@ -244,6 +278,8 @@ impl Rules {
         batch.add_rule(table, "in-udp", &udp().jump("first"));
         let chain = Chain::route("out-udp", priority::RAW, Policy::Accept);
         batch.add_chain(table, &chain);
+        let others = Rule::new().is_not(Field::L4Proto, Value::UDP);
+        batch.add_rule(table, "out-udp", &others.accept());
         for family in FAMILIES {
             let set = |is| self.sets.get(is, family);
             let mut add = |rule: &Rule| batch.add_rule(table, "out-udp", rule);
@@ -364,7 +400,7 @@ fn give(rule: Rule, protocol: &Value, family: Family, port: u16) -> Rule {
         rule
     };
     let given = untracked.tproxy(address, port);
-    given.set_mark(Field::Mark, MARK).accept()
+    given.set_mark(Field::Mark, RELAY_MARK).accept()
 }
 
 fn of_family(family: Family) -> Rule {

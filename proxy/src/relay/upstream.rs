@@ -11,7 +11,7 @@ use weave_model::{Protocol, Relayed};
 
 use super::kept::Kept;
 use super::pick::Set;
-use super::routes::Group;
+use super::routes::{Group, Source};
 use super::sessions::Flow;
 use super::shared::{Shared, name};
 use crate::table::{Origin, Target, Way};
@@ -30,6 +30,8 @@ pub(super) struct Upstream {
     origin: Origin,
     /// Picked and not given back to the balancer, with the socket that leads there.
     pub(super) picked: Option<(Target, UdpSocket)>,
+    /// Whether it sees the client's address.
+    as_client: bool,
     began: Instant,
     /// Endpoints that refused what is kept.
     tried: Vec<SocketAddr>,
@@ -56,6 +58,7 @@ impl Upstream {
             set: Some(group.set(way, origin, flow.client.ip())?),
             origin,
             picked: None,
+            as_client: false,
             began: now,
             tried: Vec::new(),
             kept: Kept::default(),
@@ -91,6 +94,7 @@ impl Upstream {
             match datagrams::ask(target.address, name(source), turn) {
                 Ok(socket) => {
                     self.began = now;
+                    self.as_client = matches!(source, Source::Client(_));
                     let leg = self.leg(&socket, target.address);
                     leg.into_iter().for_each(|leg| shared.legs.add(leg));
                     let picked = self.picked.insert((target, UdpSocket::from_std(socket)));
@@ -148,7 +152,11 @@ impl Upstream {
         if let Some((target, _)) = self.picked.take() {
             let mut balancer = self.group.balancer();
             balancer.handle_end(target.address);
-            balancer.handle_failure(target.address, now);
+            if self.as_client {
+                balancer.handle_break(target.address, self.flow.client.ip(), now);
+            } else {
+                balancer.handle_failure(target.address, now);
+            }
             drop(balancer);
             self.tried.push(target.address);
         }

@@ -20,7 +20,7 @@ use slab::Slab;
 use weave_linux::intercept;
 use weave_model::Protocol;
 
-use super::connection::{Blame, Connection, Ending, Stage};
+use super::connection::{Connection, Ending, Stage};
 use super::datagrams::{Datagrams, Door};
 use super::duplex::{Then, Way};
 use super::lane::{Broke, Means, Turn};
@@ -172,6 +172,14 @@ impl Worker {
             self.datagrams.turn(now);
             // Last, so that no event of before can be taken for one of a connection that is new.
             self.take_in(now);
+        }
+        self.break_all();
+    }
+
+    /// Nobody is to take for an end that no more comes.
+    fn break_all(&self) {
+        for (_, connection) in &self.connections {
+            connection.sockets().for_each(break_off);
         }
     }
 
@@ -336,7 +344,7 @@ impl Worker {
                 }
                 Err(error) => {
                     let is_exhausted = is_exhausted(&error);
-                    let blamed = (!is_exhausted).then_some(Blame::Endpoint);
+                    let blamed = (!is_exhausted).then_some(connection.blame());
                     connection.handle_failure(blamed, now);
                     // Where nothing is left, the same once more only takes time from others.
                     if is_exhausted && !connection.has_untried() {
@@ -357,12 +365,7 @@ impl Worker {
             self.deadlines.pop();
             if self.is_same(id, serial) && !self.connections[id].is_connected() {
                 let connection = &mut self.connections[id];
-                let blame = if connection.as_client {
-                    Blame::Client
-                } else {
-                    Blame::Endpoint
-                };
-                connection.handle_failure(Some(blame), now);
+                connection.handle_failure(Some(connection.blame()), now);
                 self.dial(id, now);
             }
         }
@@ -386,7 +389,7 @@ impl Worker {
                 }
             } else if event.is_error() {
                 if connection.has_failed() {
-                    connection.handle_failure(Some(Blame::Endpoint), now);
+                    connection.handle_failure(Some(connection.blame()), now);
                     self.dial(id, now);
                 }
             } else if event.is_writable() {
@@ -434,7 +437,11 @@ impl Worker {
         connection.handle_connected(now);
         connection.lane(Way::Down).closing |= event.is_read_closed();
         connection.lane(Way::Down).urgent |= event.is_priority();
+        let serial = connection.serial;
         self.turn(id, Way::Up, now);
+        if self.is_same(id, serial) {
+            self.connections[id].confirm();
+        }
         if event.is_readable() {
             self.turn(id, Way::Down, now);
         }
@@ -450,18 +457,20 @@ impl Worker {
         match connection.turn(way, &mut self.means, now) {
             Ok(Turn::Waits) => {}
             Ok(Turn::More) => self.again.push((id, connection.serial, way)),
-            Ok(Turn::Ended) => match connection.duplex.end(way) {
-                Then::Close => {
-                    let ending = connection.ending();
-                    self.close(id, ending, now);
-                }
-                Then::Shut => {
+            Ok(Turn::Ended) => {
+                let then = connection.duplex.end(way);
+                // Closing would do, but for a receiver that still sends: it loses what waits for the end.
+                if then == Then::Shut || connection.lane(way).waits_for_end {
                     // It fails only when the connection is broken, which the next read tells.
                     let _ = connection
                         .receiver(way)
                         .map(|to| to.shutdown(Shutdown::Write));
                 }
-            },
+                if then == Then::Close {
+                    let ending = connection.ending();
+                    self.close(id, ending, now);
+                }
+            }
             Err(broke) => {
                 let by_server = (way == Way::Down) == (broke == Broke::Sender);
                 let may_have_answered = way == Way::Up
@@ -486,7 +495,7 @@ impl Worker {
             return;
         };
         if connection.is_untouched() {
-            connection.handle_failure(Some(Blame::Endpoint), now);
+            connection.handle_failure(Some(connection.blame()), now);
             self.dial(id, now);
         } else {
             let ending = connection.ending_broken(now);
@@ -504,8 +513,7 @@ impl Worker {
         connection.handle_end(ending, now);
         if ending == Ending::Reset {
             self.shared.counts.reset.fetch_add(1, Relaxed);
-            let both = [Some(&connection.client), connection.server.as_ref()];
-            both.into_iter().flatten().for_each(break_off);
+            connection.sockets().for_each(break_off);
         }
         self.shared.budget.give(SOCKETS);
         self.shared.open.end();

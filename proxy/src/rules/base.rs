@@ -5,11 +5,11 @@ use weave_linux::nft::{
     Batch, Chain, Cmp, Direction, Element, Field, Hook, Policy, Reject, Rule, Table, Value,
     Verdict, priority,
 };
+use weave_model::RELAY_MARK;
 
 use super::chains::{containers, is_local, of_family, to_node, value_of};
 use super::maps::{At, Map, Maps, Use, daddr, front_fields, saddr};
 use crate::facts::{Facts, Unknown};
-use crate::mark::MARK;
 use crate::table::Family;
 
 pub(super) const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
@@ -104,7 +104,7 @@ fn services(batch: &mut Batch, table: &Table, maps: &Maps) {
 
 /// What the relay has taken is none of the kernel's work.
 pub(super) fn relayed() -> Rule {
-    Rule::new().is(Field::Mark, Value::Number(MARK)).ret()
+    Rule::new().is(Field::Mark, Value::Number(RELAY_MARK)).ret()
 }
 
 /// The beginning of a rule that looks a packet's front up.

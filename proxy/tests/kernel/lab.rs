@@ -194,7 +194,9 @@ impl Lab {
         }
         self.given = Arc::clone(&table);
         if let Some(relay) = &mut self.relay {
-            relay.apply(&table, &diff, self.sources.facts()).unwrap();
+            let facts = self.sources.facts();
+            let apply = || relay.apply(&table, &diff, facts);
+            run_in(&self.host, apply).unwrap().unwrap();
         }
         let done = self.kernel.apply(table, &diff, self.sources.facts());
         if let Err(error) = &done {
@@ -378,7 +380,7 @@ fn container(host: &Netns, name: &str, netns: &Netns, v4: &str, v6: &str) {
     );
 }
 
-fn wire(host: &Netns, name: &str, other: &Netns) {
+pub(crate) fn wire(host: &Netns, name: &str, other: &Netns) {
     let path = format!(
         "/proc/{}/fd/{}",
         std::process::id(),

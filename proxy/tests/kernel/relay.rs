@@ -14,7 +14,7 @@ use weave_proxy::sources::Change;
 use weave_proxy::table::Diff;
 
 use crate::lab::{
-    Answer, B, C, Lab, VIP, at, connect, echoes, exposed, ip, slice, slice6, tcp, until, web,
+    Answer, B, C, Lab, VIP, at, connect, echoes, exposed, ip, slice, slice6, tcp, udp, until, web,
 };
 
 const WEB: &str = "10.96.0.1:80";
@@ -98,6 +98,44 @@ fn where_ipv6_is_off_ipv4_is_served_and_ipv6_as_soon_as_it_is_on() {
         assert_eq!(tcp(&lab.a, "[fd96::1]:80").server(), "b");
         assert_eq!(accepted(), before + 2, "round {round}");
         crate::lab::ok(&lab.host, off);
+    }
+}
+
+/// A host may give what passes its bridges to the rules of IP (`br_netfilter`), and take to it or leave it at any time.
+#[test]
+fn clients_behind_a_bridge_are_served_whether_or_not_rules_are_asked_there() {
+    let mut lab = with(exposed(), &[B]);
+    let behind = Netns::create().unwrap();
+    crate::lab::wire(&lab.host, "port0", &behind);
+    crate::lab::ok(
+        &lab.host,
+        "ip link add br0 type bridge; ip link set br0 up; ip link set port0 master br0; ip addr add 172.30.0.1/24 dev br0",
+    );
+    crate::lab::ok(
+        &behind,
+        "ip addr add 172.30.0.2/24 dev eth0; ip route add default via 172.30.0.1",
+    );
+    for round in 0..2 {
+        for ruled in [true, false] {
+            let set = ["iptables", "ip6tables"]
+                .map(|rules| format!("net.bridge.bridge-nf-call-{rules}={}", u8::from(ruled)));
+            let set = format!("sysctl -qw {}", set.join(" "));
+            crate::lab::ok(&lab.host, &set);
+            let is_outdated = run_in(&lab.host, || relay(&lab).is_outdated()).unwrap();
+            assert!(is_outdated || round == 0, "it was {ruled} before");
+            lab.report([]);
+            let before = relay(&lab).counts().accepted;
+            assert_eq!(tcp(&behind, WEB).server(), "b", "ruled: {ruled}");
+            assert_eq!(tcp(&lab.a, WEB).server(), "b", "who is behind none");
+            let taken = relay(&lab).counts().accepted - before;
+            assert_eq!(taken, if ruled { 1 } else { 2 }, "ruled: {ruled}");
+            // While another one's session has a socket of the front's address.
+            for to in [WEB, "192.0.2.2:30080"] {
+                for from in [&lab.a, &behind] {
+                    assert_eq!(udp(from, to).server(), "b", "ruled: {ruled}, {to}");
+                }
+            }
+        }
     }
 }
 

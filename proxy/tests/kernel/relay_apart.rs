@@ -77,17 +77,22 @@ fn of_several_networks_endpoints_a_client_gets_its_own() {
     }
 }
 
-/// A firewall may drop what one client sends. Only under its name an endpoint is silent then.
+/// A firewall may drop what one client sends, or refuse it. Only under its name an endpoint does not answer then.
 #[test]
-fn what_is_silent_to_one_client_alone_serves_the_others() {
+fn what_does_not_answer_one_client_alone_serves_the_others() {
+    serves_the_others("postrouting", "drop");
+    serves_the_others("output", "meta l4proto tcp reject with tcp reset");
+}
+
+fn serves_the_others(hook: &str, verdict: &str) {
     let mut lab = Lab::new(EngineChoice::Relay);
     lab.report([Change::Service(web()), slice([B, C].map(at))]);
     ok(
         &lab.host,
         &format!(
             "nft add table ip wall
-             nft 'add chain ip wall out {{ type filter hook postrouting priority -10; }}'
-             nft add rule ip wall out ip saddr {A} ip daddr {C} drop"
+             nft 'add chain ip wall out {{ type filter hook {hook} priority -10; }}'
+             nft add rule ip wall out ip saddr {A} ip daddr {C} {verdict}"
         ),
     );
     while noted(&lab, C)[0] == 0 {

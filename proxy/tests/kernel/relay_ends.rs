@@ -328,3 +328,78 @@ fn an_answer_to_what_is_still_being_sent_arrives() {
     }
     until("nothing is left", || is_empty(&lab));
 }
+
+/// Packets that containers got by TCP.
+fn received(netns: &Netns) -> u64 {
+    let told = ok(netns, "nstat -asz TcpInSegs | grep -o '^TcpInSegs *[0-9]*'");
+    told.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// Its packets are most of what a short connection costs: the endpoint has the confirmation with the question, and the
+/// client the end with the answer. Where the question comes late, the endpoint's is one more.
+#[test]
+fn a_short_connection_takes_no_packet_more_than_it_has_to() {
+    let mut lab = lab();
+    serve(&lab.b, |mut stream| {
+        SockRef::from(&stream).set_tcp_cork(true).unwrap();
+        stream.read_exact(&mut [0; 4]).unwrap();
+        stream.write_all(b"answer").unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+    });
+    report(&mut lab, &[B]);
+
+    until("one that takes as few as can be", || {
+        let before = [&lab.a, &lab.b].map(received);
+        let mut client = open(&lab.a);
+        client.write_all(b"ask!").unwrap();
+        let mut said = Vec::new();
+        client.read_to_end(&mut said).unwrap();
+        assert_eq!(said, b"answer");
+        drop(client);
+        until("nothing is left", || is_empty(&lab));
+        // Granted, question heard, answer and end, end heard; asked for, question, answer heard, end.
+        [received(&lab.a) - before[0], received(&lab.b) - before[1]] == [4, 4]
+    });
+}
+
+/// An endpoint that speaks first has to know that it is heard: without a word of the client it is told, and not only when
+/// the kernel confirms what it has put off (200 ms).
+#[test]
+fn an_endpoint_that_speaks_first_does_not_wait_for_a_confirmation() {
+    let mut lab = lab();
+    serve(&lab.b, |mut stream| {
+        stream.write_all(b"220 ready").unwrap();
+        assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+    });
+    report(&mut lab, &[B]);
+
+    let took = (0..10).map(|_| {
+        let since = Instant::now();
+        open(&lab.a).read_exact(&mut [0; 9]).unwrap();
+        since.elapsed()
+    });
+    let least = took.min().unwrap();
+    assert!(least < Duration::from_millis(100), "{least:?}");
+}
+
+/// Half an answer must not look like a whole one.
+#[test]
+fn what_is_open_when_the_relay_ends_is_reset() {
+    let mut lab = lab();
+    let (sender, held) = channel();
+    serve(&lab.b, move |mut stream| {
+        stream.write_all(b"half").unwrap();
+        sender.send(stream).unwrap();
+    });
+    report(&mut lab, &[B]);
+    let mut client = open(&lab.a);
+    client.read_exact(&mut [0; 4]).unwrap();
+    let mut server = held.recv_timeout(PATIENCE).unwrap();
+    lab.relay.as_mut().unwrap().drain(LATE);
+    lab.relay = None;
+    for side in [&mut client, &mut server] {
+        let end = side.read(&mut [0]).map_err(|error| error.kind());
+        assert_eq!(end, Err(std::io::ErrorKind::ConnectionReset));
+    }
+}

@@ -103,7 +103,8 @@ async fn check_inner(spec: &AttachSpec, wrong: &mut Vec<String>) -> Result<(), E
         attachment.range.v4().prefix_len(),
     ));
     let v6 = attachment.v6().map(|v6| IpNet::from(IpAddr::V6(v6)));
-    let addresses = std::iter::once(v4).chain(v6);
+    let also = attachment.also.iter().copied().map(IpNet::from);
+    let addresses = std::iter::once(v4).chain(v6).chain(also);
     missing_addresses(&inside, &link, addresses, "the container's device", wrong).await?;
     let routes = inner_routes(spec, &link).into_iter();
     missing_routes(&inside, &link, routes, "the container", wrong).await?;

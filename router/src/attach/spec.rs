@@ -19,6 +19,8 @@ pub struct Attachment {
     pub offset: u32,
     /// Whether it has its IPv6 address: before attaching whether it should, afterwards whether it does.
     pub ipv6: bool,
+    /// Its floating addresses. Before attaching there are none; see [`super::Host::give`].
+    pub also: Vec<IpAddr>,
     /// The largest packet in bytes.
     pub mtu: u32,
     /// Whether it has published ports, so that the host's own programs reach it by `127.0.0.1`.
@@ -40,11 +42,12 @@ impl Attachment {
         self.ipv6.then(|| self.range.v6_at(self.offset))
     }
 
-    /// The container's addresses, IPv4 first.
+    /// The container's addresses: its own, IPv4 first, then the floating ones.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + use<> {
         [Some(IpAddr::V4(self.v4())), self.v6().map(IpAddr::V6)]
             .into_iter()
             .flatten()
+            .chain(self.also.clone())
     }
 }
 

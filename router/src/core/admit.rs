@@ -82,9 +82,11 @@ impl Core {
             return Err(Drop::BadHandshake);
         };
         let outcome = joining.handle_datagram(bytes, from, self.now.mono)?;
-        match outcome {
-            Some(outcome) => self.decide(outcome),
-            None => self.handle_join_timeout(),
+        let range = joining.range().copied();
+        match (outcome, range.map(|range| self.check_taken(&range))) {
+            (Some(outcome), _) => self.decide(outcome),
+            (None, Some(Err(error))) => self.end_join(Err(error)),
+            (None, _) => self.handle_join_timeout(),
         }
         Ok(())
     }
@@ -167,7 +169,7 @@ impl Core {
         self.saving.after(Pending::Joined { from });
     }
 
-    /// Refuses a range of which this host uses a part. The inviter lets the same node in again.
+    /// Refuses a range of which this host uses a part. It is told before the inviter hears who asks.
     fn check_taken(&self, range: &ClusterRange) -> Result<(), CommandError> {
         let taken = self.joining.as_ref().map_or(&[][..], |join| &join.taken);
         for range in [IpNet::V4(range.v4()), IpNet::V6(range.v6())] {
@@ -226,14 +228,15 @@ impl Core {
             ..
         } = self;
         let membership = membership.as_ref().filter(|_| self.active);
-        let authority = membership.and_then(|membership| membership.authority(keys));
-        let authority = authority.ok_or(Drop::BadHandshake)?;
+        let membership = membership.ok_or(Drop::BadHandshake)?;
+        let authority = membership.authority(keys).ok_or(Drop::BadHandshake)?;
         let mut unproven = false;
         let answer = if Header::parse(bytes)?.kind == Type::JoinHello {
             let host = Host {
                 tokens,
                 keys,
                 authority,
+                range: membership.range,
             };
             match inviting.handle_hello(bytes, from, host, rng, self.now.mono)? {
                 Answer::Proof(proof) => proof,

@@ -259,6 +259,11 @@ pub enum CommandError {
     /// Its removal would be too long.
     #[error("that admin let in and removed more nodes than a removal can list")]
     TooManyKept,
+    /// All members keep each removal.
+    #[error(
+        "{0} nodes were removed from this cluster or have left it, and every member keeps note of each for ever: it takes no more"
+    )]
+    TooManyRemoved(usize),
     /// An admin has removed this node.
     #[error("this node was removed from the cluster")]
     Removed,
@@ -413,11 +418,10 @@ impl CommandError {
             Self::Oneself => "leave the cluster with `weavectl leave`, or remove this node from another admin",
             Self::HeirOfItself(_) => "name another member with --heir, or leave it out",
             Self::TooManyKept => "leave it a member, and stop it; let nodes in from other admins",
+            Self::TooManyRemoved(_) => "leave it a member, and stop it; start nodes that come and go with the state directory that they had before; or make a new cluster",
             Self::Removed => "to use it again: weavectl leave --force, then weavectl join TOKEN with a new token",
             Self::InDoubt => "wait; if `weavectl status` names members that are gone: weavectl rmpeer NODE",
-            Self::GaveWay(_) => {
-                "stop that one and restart this one; or make this one a node of its own: weavectl leave --force, then weavectl join TOKEN"
-            }
+            Self::GaveWay(_) => "stop that one and restart this one; or make this one a node of its own: weavectl leave --force, then weavectl join TOKEN",
             Self::InUse(_) => "detach the containers that `weavectl ps` lists, or detach all: weavectl leave --force",
             Self::LastAdmin => "make another admin first: weavectl admin add NODE; or leave anyway: weavectl leave --force",
             Self::LastMember => "if that is meant: weavectl leave --force",
@@ -470,6 +474,7 @@ impl CommandError {
             Self::UnknownAddress(_) => Code::NotFound,
             Self::TooManyAddresses => Code::Invalid,
             Self::Removed | Self::TooManyKept | Self::Leaving => Code::Conflict,
+            Self::TooManyRemoved(_) => Code::Conflict,
             Self::Overlapping(_)
             | Self::InUse(_)
             | Self::LastAdmin

@@ -7,9 +7,10 @@ use std::time::Duration;
 use tracing::{debug, info, warn};
 use weave_model::{NetworkName, NodeId};
 
-use super::budget::Cost;
+use super::budget::{Cost, Said};
 use super::command::CommandError;
 use super::{Core, CoreEvent, Link, past};
+use crate::mesh::codec::Malformed;
 use crate::mesh::deed::Deed;
 use crate::mesh::digest::{self, Buckets, Sums};
 use crate::mesh::flood::Due;
@@ -123,7 +124,7 @@ impl Core {
 
     /// Takes a control message.
     pub(super) fn handle_message(&mut self, peer: NodeId, body: &[u8], from: Way) {
-        match Message::decode(body) {
+        match self.decode(peer, body) {
             Ok(Some(Message::Part {
                 transfer,
                 index,
@@ -131,7 +132,7 @@ impl Core {
                 bytes,
             })) => {
                 let whole = self.parts.take(peer, transfer, index, count, bytes);
-                if let Some(Ok(Some(message))) = whole.map(|whole| Message::decode(&whole)) {
+                if let Some(Ok(Some(message))) = whole.map(|whole| self.decode(peer, &whole)) {
                     self.take(peer, message, from);
                 }
             }
@@ -145,6 +146,15 @@ impl Core {
             }
             Err(error) => debug!(peer = %peer.short(), %error, "a control message is left"),
         }
+    }
+
+    /// Reads a message; one whose reading panics is malformed.
+    fn decode(&mut self, peer: NodeId, body: &[u8]) -> Result<Option<Message>, Malformed> {
+        let message = self.quarantine.read(peer, body, || Message::decode(body));
+        message.unwrap_or_else(|| {
+            self.changed();
+            Err(Malformed("message: reading it panics"))
+        })
     }
 
     fn take(&mut self, peer: NodeId, message: Message, from: Way) {
@@ -244,6 +254,10 @@ impl Core {
             self.flood.took(peer, (node, version), self.now.mono);
             return self.handle_has(peer, node, version);
         }
+        let said = Said::Record(bytes.len());
+        if node != self.me && !self.budgets.may_say(node, said, self.now.mono) {
+            return;
+        }
         let cost = Cost::Signatures(4 + bytes.len() / Deed::MAX_LEN);
         if !self.budgets.pay(peer, cost, self.now.mono) {
             return;
@@ -260,6 +274,7 @@ impl Core {
         } else if self.records.len() >= MAX_MEMBERS && !self.records.contains_key(&node) {
             return warn!(node = %node.short(), "there are too many members");
         } else {
+            self.budgets.said(node, said, self.now.mono);
             self.compare_past(&record);
             self.learn(record, peer);
         }
@@ -313,14 +328,14 @@ impl Core {
         records.chain(sheets).sum()
     }
 
-    /// The version of a member's record that is here; [`RecordVersion::LAST`] of one that was removed.
+    /// The version of a member's record that is here; that of its removal if it was removed.
     pub fn known_version(&self, node: NodeId) -> Option<RecordVersion> {
         self.version_of(node)
     }
 
     fn version_of(&self, node: NodeId) -> Option<RecordVersion> {
-        if self.removals.contains(node) {
-            return Some(RecordVersion::LAST);
+        if let Some(removal) = self.removals.get(node) {
+            return Some(removal.version());
         }
         if node == self.me {
             return self.own.as_ref().map(|own| own.version);
@@ -340,17 +355,24 @@ impl Core {
     }
 
     /// A peer has this version of a record: either it needs to hear no more of it, or it needs the one that is here.
-    fn handle_has(&mut self, peer: NodeId, node: NodeId, version: RecordVersion) {
-        if node == self.me && version == RecordVersion::LAST {
+    pub(super) fn handle_has(&mut self, peer: NodeId, node: NodeId, version: RecordVersion) {
+        if node == self.me && version.is_last() {
             self.note_farewell(peer);
         }
         if node == peer {
             self.evidence_seen(peer, version);
         }
         match self.version_of(node) {
-            Some(mine) if mine > version => self.flood.lacks(peer, node, self.now.mono),
+            Some(mine) if mine > version && self.may_tell(node) => {
+                self.flood.lacks(peer, node, self.now.mono);
+            }
             _ => self.flood.has(peer, node),
         }
+    }
+
+    /// Whether a member's record may be told: of one whose removal is not durable yet neither that nor this.
+    fn may_tell(&self, node: NodeId) -> bool {
+        !self.removals.contains(node) || self.told_removal(node).is_some()
     }
 
     /// A peer says the sum of what it has. It is told what is here of the buckets that differ.
@@ -402,7 +424,8 @@ impl Core {
         let all = self.records.values().chain(&self.own);
         let all = all.map(|record| (record.node(), record.version));
         let removed = self.removals.iter();
-        let removed = removed.map(|removal| (removal.node, RecordVersion::LAST));
+        let removed = removed.filter(|removal| self.may_tell(removal.node));
+        let removed = removed.map(|removal| (removal.node, removal.version()));
         all.filter(|(node, _)| !self.removals.contains(*node))
             .chain(removed)
             .collect()
@@ -419,14 +442,14 @@ impl Core {
     }
 
     fn send_summary(&mut self, peer: NodeId, answer: bool, buckets: Buckets) {
-        let mut records = self.summary();
-        records.retain(|(node, _)| buckets.contain(*node));
-        let message = Message::Summary {
-            answer,
-            buckets,
-            records,
-        };
-        self.send(peer, &message);
+        for (buckets, records) in digest::parts(buckets, self.summary(), MAX_SUMMARY) {
+            let message = Message::Summary {
+                answer,
+                buckets,
+                records,
+            };
+            self.send(peer, &message);
+        }
     }
 
     /// Signs this node's record anew if what it says has changed, and lets everybody know.
@@ -496,7 +519,8 @@ impl Core {
                 Due::Record(node) => {
                     let own = self.own.as_ref().filter(|_| node == self.me);
                     let record = own.or_else(|| self.records.get(&node));
-                    let removal = self.removals.get(node).map(Removal::bytes);
+                    let record = record.filter(|_| !self.removals.contains(node));
+                    let removal = self.told_removal(node).map(Removal::bytes);
                     let bytes = removal.or_else(|| record.map(Record::bytes));
                     match bytes.map(|bytes| Message::Record(bytes.to_vec())) {
                         Some(message) => self.send(peer, &message),

@@ -76,6 +76,7 @@ impl Core {
         if !force {
             self.check_leave()?;
         }
+        self.check_removals()?;
         if self.kept_of(self.me).len() > MAX_KEPT {
             return Err(CommandError::TooManyKept);
         }

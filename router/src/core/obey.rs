@@ -117,7 +117,7 @@ impl Core {
                 command
             }
             Pending::Removing(removing) => {
-                self.undo_removal(removing.node);
+                self.undo_removal(removing.node, removing.version);
                 removing.command
             }
             Pending::Secret(Some((command, replaced))) => {

@@ -111,7 +111,7 @@ impl Core {
     /// Whether a record of this node in this version, if it signed one, shows that its disk was put back. Anybody may
     /// claim a version, so what counts is the record.
     pub(super) fn is_beyond_memory(&self, version: RecordVersion) -> bool {
-        let another = version != RecordVersion::LAST && !self.past.signed.contains(&version.boot);
+        let another = !version.is_last() && !self.past.signed.contains(&version.boot);
         another && !self.past.in_doubt && save_of(version) > self.past.saves
     }
 

@@ -165,9 +165,11 @@ impl Core {
         if !self.budgets.pay(peer, SIGNATURES, self.now.mono) {
             return;
         }
-        let word = match SecretWord::read(&handed_on.word, &membership.public) {
-            Ok(word) => word,
-            Err(error) => return debug!(from = %peer.short(), %error, "a secret is left"),
+        let read = || SecretWord::read(&handed_on.word, &membership.public);
+        let word = match self.quarantine.read(peer, &handed_on.word, read) {
+            Some(Ok(word)) => word,
+            None => return self.changed(),
+            Some(Err(error)) => return debug!(from = %peer.short(), %error, "a secret is left"),
         };
         if !self.removals.allow_secret(&word) {
             return debug!(from = %peer.short(), "a secret that a removed admin gave is left");

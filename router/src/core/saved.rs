@@ -502,6 +502,8 @@ mod tests {
         assert!(alone.membership.is_none());
     }
 
+    use super::super::removing::MAX_REMOVED;
+
     #[test]
     fn what_others_say_does_not_outgrow_the_store() {
         let (short, long) = (vec![1; 100], vec![2; MAX_SHEET]);
@@ -512,7 +514,7 @@ mod tests {
         let bytes: usize = kept.iter().map(|word| word.len()).sum();
         assert!(bytes <= MAX_TOLD && bytes + MAX_SHEET > MAX_TOLD);
         assert_eq!(kept.last(), Some(&&short[..]), "what still fits is kept");
-        const { assert!(2 * MAX_TOLD < crate::store::MAX_CONTENT / 2) };
+        const { assert!(2 * MAX_TOLD + MAX_REMOVED <= crate::store::MAX_CONTENT / 2) };
     }
 
     #[test]

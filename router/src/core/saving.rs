@@ -13,6 +13,7 @@ use weave_model::{Block, NodeId, NodeName, TokenId};
 use super::command::Reply;
 use crate::keys::{ClusterSecret, OldSecret};
 use crate::mesh::join::Asked;
+use crate::mesh::record::RecordVersion;
 use crate::mesh::secret::SecretWord;
 use crate::mesh::tokens::{TokenInfo, Tokens};
 
@@ -63,6 +64,8 @@ pub(super) enum Pending {
     Secret(Option<(u64, Replaced)>),
     /// The removal of a member: it may be cut, and everybody told.
     Removing(Removing),
+    /// A removal that this peer told: it may be acknowledged and passed on.
+    Heard { node: NodeId, from: NodeId },
     /// The addresses of a removed node: they may be used.
     Inherited,
     /// This node's own removal: everybody may be told.
@@ -74,6 +77,8 @@ pub(super) enum Pending {
 pub(super) struct Removing {
     pub command: u64,
     pub node: NodeId,
+    /// Of the removal.
+    pub version: RecordVersion,
     pub name: NodeName,
     /// Who takes its addresses.
     pub heir: (NodeId, NodeName),

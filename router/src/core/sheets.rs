@@ -11,7 +11,7 @@ use tracing::{debug, warn};
 use weave_model::NodeId;
 
 use super::Core;
-use super::budget::Cost;
+use super::budget::{Cost, Said};
 use crate::mesh::digest::{self, Buckets, Sums};
 use crate::mesh::flood::{Due, Flood};
 use crate::mesh::message::Message;
@@ -136,7 +136,11 @@ impl Core {
             let Some((public, membership)) = public.zip(self.membership.as_ref()) else {
                 return debug!(from = %peer.short(), "a sheet of nobody that is known is left");
             };
-            if !self.budgets.pay(peer, Cost::Signatures(1), self.now.mono) {
+            let (said, now) = (Said::Sheet(bytes.len()), self.now.mono);
+            if node != self.me && !self.budgets.may_say(node, said, now) {
+                return;
+            }
+            if !self.budgets.pay(peer, Cost::Signatures(1), now) {
                 return;
             }
             if !sheet.is_signed_by(&public, &membership.public) {
@@ -145,6 +149,7 @@ impl Core {
             if node == self.me {
                 self.handle_own_sheet(version);
             } else {
+                self.budgets.said(node, said, now);
                 self.learn_sheet(sheet, peer);
             }
         }

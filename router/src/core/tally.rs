@@ -79,11 +79,22 @@ impl About {
     }
 }
 
+/// How many messages were left because there were too many.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Left {
+    /// Who sent it asks for more than members need.
+    pub by_sender: u64,
+    /// Whose record or sheet it is says more of itself than members need.
+    pub by_owner: u64,
+}
+
 /// All that is counted, since the start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     sent: [u64; About::ALL.len()],
     received: [u64; About::ALL.len()],
+    /// What was left.
+    pub left: Left,
     /// How long handshakes took that this node began, from the message that was answered to the keys.
     pub handshakes: Durations,
     /// How long it took until every member with a session had this node's new record.

@@ -1,7 +1,7 @@
 //! The control thread: feeds the core, does what it says, and publishes routes for the data threads.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -63,6 +63,8 @@ pub(super) struct Control {
     counters: BTreeMap<NodeId, Arc<PeerCounters>>,
     ports: BTreeMap<u32, Port>,
     areas: Vec<Area>,
+    /// Who holds which floating address.
+    floating: BTreeMap<IpAddr, NodeId>,
     lanes: Lanes,
     mtus: Mtus,
     traffic: Traffic,
@@ -97,6 +99,7 @@ impl Control {
             counters: BTreeMap::new(),
             ports: BTreeMap::new(),
             areas: Vec::new(),
+            floating: BTreeMap::new(),
             lanes: Lanes::default(),
             mtus: Mtus::default(),
             traffic: Traffic::default(),
@@ -270,6 +273,10 @@ impl Control {
                 }
                 Order::Ports(ports, areas) => {
                     (self.ports, self.areas) = (ports, areas);
+                    self.stale = true;
+                }
+                Order::Floating(holders) => {
+                    self.floating = holders;
                     self.stale = true;
                 }
                 Order::Post(text) => self.board.post(text),
@@ -574,7 +581,8 @@ impl Control {
             let topology = Arc::clone(&view.topology);
             self.trees = Arc::new(Trees::new(view.me, topology, roots));
         }
-        Routes {
+        let floating = self.floating.iter().map(|(ip, id)| (*ip, *id));
+        let routes = Routes {
             me: end_of(&view.me),
             range: view.range,
             owners: owners.collect(),
@@ -583,6 +591,8 @@ impl Control {
             ports: self.ports.clone(),
             areas: self.areas.clone(),
             trees: Arc::clone(&self.trees),
-        }
+            ..Routes::default()
+        };
+        routes.with_floating(view.me, floating)
     }
 }

@@ -236,9 +236,7 @@ impl Deed {
     fn is_heir_s(&self, removals: &Removals) -> bool {
         match &self.donor {
             Donor::Cluster | Donor::Node(_) => true,
-            Donor::Heir { of, .. } => removals
-                .get(*of)
-                .is_some_and(|removal| removal.heir == self.owner),
+            Donor::Heir { of, .. } => removals.named(*of, self.owner),
         }
     }
 

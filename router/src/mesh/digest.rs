@@ -44,6 +44,31 @@ impl Buckets {
     }
 }
 
+/// The entries in some buckets, in as few parts of whole buckets as have no more than `most` entries each.
+pub fn parts(
+    buckets: Buckets,
+    entries: Vec<(NodeId, RecordVersion)>,
+    most: usize,
+) -> Vec<(Buckets, Vec<(NodeId, RecordVersion)>)> {
+    let mut full: [Vec<_>; BUCKETS] = [const { Vec::new() }; BUCKETS];
+    let entries = entries.into_iter();
+    for entry in entries.filter(|(node, _)| buckets.contain(*node)) {
+        full[bucket(entry.0)].push(entry);
+    }
+    let mut parts: Vec<(Buckets, Vec<_>)> = Vec::new();
+    for (at, entries) in full.into_iter().enumerate() {
+        let one = buckets.0 & 1 << at;
+        match parts.last_mut() {
+            Some((set, part)) if part.len() + entries.len() <= most => {
+                set.0 |= one;
+                part.extend(entries);
+            }
+            _ => parts.push((Buckets(one), entries)),
+        }
+    }
+    parts
+}
+
 fn bucket(node: NodeId) -> usize {
     usize::from(node.as_bytes()[0]) % BUCKETS
 }
@@ -67,6 +92,33 @@ pub fn sums(entries: &[(NodeId, RecordVersion)]) -> Sums {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_long_list_is_told_in_parts_that_miss_nothing() {
+        let entry = |n: u16| {
+            let [high, low] = n.to_be_bytes();
+            let mut id = [high; 32];
+            id[0] = low;
+            (NodeId::from_bytes(id), RecordVersion::default())
+        };
+        let all: Vec<_> = (0..2560).map(entry).collect();
+        let some = Buckets(u64::MAX << 4);
+        let parts = parts(some, all.clone(), 100);
+        assert_eq!(parts.len(), 30, "each bucket has 40");
+        let told = parts.iter().fold(0, |set, (buckets, part)| {
+            assert!(part.len() <= 100 && set & buckets.0 == 0);
+            assert!(part.iter().all(|(node, _)| buckets.contain(*node)));
+            set | buckets.0
+        });
+        assert_eq!(told, some.0);
+        let count = parts.iter().map(|(_, part)| part.len()).sum::<usize>();
+        assert_eq!(count, 60 * 40);
+        let whole = super::parts(Buckets::ALL, all, 4096);
+        assert_eq!(whole.len(), 1);
+        assert_eq!(whole[0].0, Buckets::ALL);
+        let nothing = super::parts(Buckets::ALL, Vec::new(), 4096);
+        assert_eq!(nothing, [(Buckets::ALL, vec![])], "that is told too");
+    }
 
     #[test]
     fn what_differs_is_found_in_its_bucket_only() {

@@ -3,6 +3,7 @@
 //!
 //! The joiner sends its hello to every address in the token until one answers, checks that the answer comes from the
 //! cluster that the token names, and only then sends its keys and name to that address until it is admitted or refused.
+//! With the proof comes the cluster's range: a host that uses a part of it turns back before anybody has let it in.
 //! When an answer stops coming it starts over with a fresh hello: the inviter may have been restarted. The inviter
 //! keeps a few open joins; a hello that it has seen gets the same proof again, so a replayed one costs nothing and
 //! evicts nobody. Under load it asks for cookies first, and when there are too many open joins, the token that has the
@@ -10,6 +11,7 @@
 //! is asked and answered by the core in between.
 //!
 //! ```text
+//! proof     chain | v4 network 4, prefix 1 | v6 network 16, prefix 1
 //! request   format 1 | name, counted | zeros up to 768: the answer is not longer, so it is no use to send it elsewhere
 //! admitted  0 | cluster key 32 | v4 network 4, prefix 1 | v6 network 16, prefix 1 | epoch 4 | secret 32
 //!             | certificate | inviter's X25519 key 32, Ed25519 key 32
@@ -137,6 +139,7 @@ pub struct Joining {
     noise: Joiner,
     /// The request and where it goes, once a proof was accepted.
     proven: Option<(Vec<u8>, SocketAddr, Instant)>,
+    range: Option<ClusterRange>,
     next: Instant,
     wait: Duration,
     heard: Instant,
@@ -170,12 +173,18 @@ impl Joining {
             request: Zeroizing::new(request.0),
             noise,
             proven: None,
+            range: None,
             next: now,
             wait: FIRST_RETRY,
             heard: now,
             started: now,
             out: VecDeque::new(),
         }
+    }
+
+    /// The cluster's addresses, once it has proven itself.
+    pub const fn range(&self) -> Option<&ClusterRange> {
+        self.range.as_ref()
     }
 
     /// The token that is being used.
@@ -226,12 +235,14 @@ impl Joining {
         let (proof, member) = self.noise.handle_proof(datagram)?;
         let cluster = ClusterPublic(proof.cluster);
         let message = ClusterProof::message(&self.token.id.0, &member);
-        let mut chain = Reader::new(&proof.chain, "chain");
-        let signed = Chain::read(&mut chain)
+        let mut rest = Reader::new(&proof.rest, "proof");
+        let signed = Chain::read(&mut rest)
             .is_ok_and(|chain| chain.verify(&cluster, &message, &proof.signature));
-        if cluster.id() != self.token.cluster || !signed || !chain.is_empty() {
+        let range = read_range(&mut rest).ok().filter(|_| rest.is_empty());
+        if cluster.id() != self.token.cluster || !signed || range.is_none() {
             return Ok(Some(Outcome::WrongCluster(from)));
         }
+        self.range = range;
         let request = self.noise.request(&self.request);
         self.proven = Some((request, from, now));
         (self.heard, self.next, self.wait) = (now, now, FIRST_RETRY);
@@ -358,6 +369,8 @@ pub struct Host<'a> {
     pub keys: &'a NodeKeys,
     /// By what it speaks for the cluster.
     pub authority: Authority<'a>,
+    /// The cluster's addresses.
+    pub range: ClusterRange,
 }
 
 /// What a hello is answered with; neither is longer than it.
@@ -428,12 +441,13 @@ impl Inviting {
         }
         self.make_room(now);
         let message = ClusterProof::message(&id.0, &host.keys.public().dh);
-        let mut chain = Writer::new();
-        host.authority.chain().write(&mut chain);
+        let mut rest = Writer::new();
+        host.authority.chain().write(&mut rest);
+        write_range(&host.range, &mut rest);
         let proof = ClusterProof {
             cluster: host.authority.cluster().0,
             signature: host.authority.sign(&message),
-            chain: chain.0,
+            rest: rest.0,
         };
         let index = self.free_index(rng);
         let (noise, proof) = Inviter::accept(host.keys, ticket, &checked, index, &proof, rng)?;
@@ -600,6 +614,11 @@ mod tests {
         })
     }
 
+    fn range() -> ClusterRange {
+        let v4 = "10.32.0.0/12".parse().unwrap();
+        ClusterRange::new(v4, "fd00::/48".parse().unwrap()).unwrap()
+    }
+
     fn address(n: u8) -> SocketAddr {
         SocketAddr::from(([192, 0, 2, n], 6783))
     }
@@ -624,6 +643,7 @@ mod tests {
                 tokens: &self.tokens,
                 keys: &self.inviter,
                 authority: authority(&self.key, &self.inviter, self.office.as_ref()),
+                range: range(),
             };
             let (inviting, rng) = (&mut self.inviting, &mut self.rng);
             inviting.handle_hello(hello, from, host, rng, self.now)
@@ -637,10 +657,9 @@ mod tests {
         }
 
         fn admission(&self) -> Admission {
-            let v4 = "10.32.0.0/12".parse().unwrap();
             Admission {
                 cluster: self.key.public(),
-                range: ClusterRange::new(v4, "fd00::/48".parse().unwrap()).unwrap(),
+                range: range(),
                 secret: ClusterSecret {
                     epoch: 3,
                     bytes: [5; 32],

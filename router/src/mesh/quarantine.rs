@@ -1,9 +1,10 @@
 //! Words of members whose reading panics.
 //!
 //! What a member says of itself is passed on by everybody, so a fault in what reads it would end every node that hears it,
-//! and again after each start. So records and sheets are read where a panic ends the reading and nothing else. Reading is
-//! pure: only shared references go in, so what there was stays as it was, and what comes out, if anything does, is whole.
-//! All that is checked and follows from one record by itself is worked out there, before anything is applied.
+//! and again after each start. So records, sheets, removals, secrets and all messages are read where a panic ends the
+//! reading and nothing else. Reading is pure: only shared references go in, so what there was stays as it was, and what
+//! comes out, if anything does, is whole. All that is checked and follows from one record by itself is worked out there,
+//! before anything is applied.
 //!
 //! The hash of what panicked is kept, so that it is read once, however often it comes; a later version is other bytes, and
 //! is read again. It is neither acknowledged nor passed on.

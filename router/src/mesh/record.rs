@@ -22,6 +22,7 @@ use super::deed::{Deed, Proofs, Version, covers, read_block, write_block};
 use super::removal::Removals;
 use super::secret::SecretMark;
 use super::topology::MAX_LOST;
+pub use super::version::RecordVersion;
 use crate::keys::{NodeKeys, NodePublic};
 use crate::wire::END;
 
@@ -50,23 +51,6 @@ const NETWORKS: u16 = 9;
 const STARTED: u16 = 10;
 const LOST: u16 = 11;
 const SECRET: u16 = 25;
-
-/// Which of two records of a node is newer: first by boot nonce, then by counter.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RecordVersion {
-    /// Grows with every start of the node.
-    pub boot: u64,
-    /// Grows with every change since.
-    pub counter: u64,
-}
-
-impl RecordVersion {
-    /// The version of what takes the place of the record of a node that was removed.
-    pub const LAST: Self = Self {
-        boot: u64::MAX,
-        counter: u64::MAX,
-    };
-}
 
 /// What a node says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -245,7 +229,7 @@ impl Record {
         {
             return Err(Malformed("certificate of a record"));
         }
-        if content.version == RecordVersion::LAST || !removals.allow(&content.certificate) {
+        if content.version.is_last() || !removals.allow(&content.certificate) {
             return Err(Malformed("standing of a record"));
         }
         if !content.public.verify(&message(cluster, body), signature) {

@@ -1,13 +1,21 @@
 //! The signed word that a node is no member any more.
 //!
 //! An admin signs it for another node, a node signs it for itself when it leaves. It takes the place of the node's
-//! record and is newer than every version of it ([`super::record::RecordVersion::LAST`]), so it spreads as records do and nothing
-//! brings the node back. It names one *heir*: the only node that may take what the removed one owned, once every living
-//! member has confirmed that it knows of the removal. Of two removals of one node a member believes the first that it
-//! gets and never another, or two heirs could take the same addresses.
+//! record and is newer than every version of it ([`RecordVersion::last`]), so it spreads as records do and nothing brings
+//! the node back. It names one *heir*: the only node that may take what the removed one owned, once every living member
+//! has confirmed that it knows of the removal.
 //!
-//! Who leaves shows its certificate. Removals are kept for ever, so nobody may make them of nodes that never were: only
-//! an admin adds to what all members keep, by every node that it lets in. And only an admin has something to be *kept*.
+//! Two admins that do not hear each other may remove one node and name two heirs. Of two removals of one node the one with
+//! the lower hash holds, whichever came first: its version is the higher one, so it takes the other's place everywhere. No
+//! two heirs take the same addresses, because each takes something only after all living members confirmed the removal
+//! that names it, the other heir among them. Who confirms a removal gives the other one up, and says what it took by it
+//! before. What was taken by a removal that holds no longer stays proven to all who believed that one.
+//!
+//! Who leaves shows its certificate. Removals are kept for ever: a certificate has no end, and what an heir took is proven
+//! by the removal that names it, as long as anybody has those addresses. So nobody may make removals of nodes that never
+//! were: only an admin adds to what all members keep, by every node that it lets in. And there is an end to it: from
+//! [`MAX_REMOVALS`] on, members refuse to remove and to leave. They go on believing what they are told, for two admins may
+//! pass the end at the same time. And only an admin has something to be *kept*.
 //!
 //! What an admin signed counts no longer when it is removed, or its key could go on making members. So its removal
 //! lists what of it is *kept*: the members, admins, removals and the cluster's secret by it that the signer knew.
@@ -21,21 +29,27 @@
 
 use std::collections::BTreeMap;
 
+use blake2::{Blake2s256, Digest as _};
 use weave_model::NodeId;
 
 use super::authority::Authority;
 use super::cluster::{Certificate, Chain, ClusterPublic};
 use super::codec::{Malformed, Reader, Writer};
 use super::secret::SecretWord;
+use super::version::RecordVersion;
 use crate::keys::{NodeKeys, NodePublic};
 
 /// The first byte of a removal, where a record has 1.
 pub const FORMAT: u8 = 2;
+/// How many removals a cluster has before no more nodes are removed, and none leaves any more.
+pub const MAX_REMOVALS: usize = 8192;
 /// The most that a removal can list.
 pub const MAX_KEPT: usize = 4096;
 /// The most bytes of a removal: that list, and a chain or certificate.
 pub const MAX_REMOVAL: usize = MAX_KEPT * 33 + (4 << 10);
 const SIGNATURE: usize = 64;
+/// How many removals of one node are remembered that hold no longer.
+const MAX_BEATEN: usize = 4;
 
 /// As what something that a removed admin signed is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -140,11 +154,11 @@ impl Removal {
         self
     }
 
-    /// Whom these bytes say they remove. Nothing is checked: good for leaving what is no news.
-    pub fn claimed(bytes: &[u8]) -> Option<NodeId> {
+    /// Whom these bytes say they remove, and their version. Nothing is checked: good for leaving what is no news.
+    pub fn claimed(bytes: &[u8]) -> Option<(NodeId, RecordVersion)> {
         let (format, rest) = bytes.split_first()?;
         let node = rest.first_chunk().filter(|_| *format == FORMAT)?;
-        Some(NodeId::from_bytes(*node))
+        Some((NodeId::from_bytes(*node), version(bytes)))
     }
 
     /// Reads a removal and checks its signature.
@@ -180,6 +194,11 @@ impl Removal {
     /// The signed bytes.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
+    }
+
+    /// Which of two removals of one node holds: the one with the higher version.
+    pub fn version(&self) -> RecordVersion {
+        version(&self.bytes)
     }
 
     /// Whether what the removed node signed as an admin still counts for `node`.
@@ -238,44 +257,91 @@ fn message(cluster: &ClusterPublic, body: &[u8]) -> Vec<u8> {
     [b"weave removal v1", &cluster.id()[..], body].concat()
 }
 
+fn version(bytes: &[u8]) -> RecordVersion {
+    let hash = Blake2s256::digest(bytes);
+    let first = hash.first_chunk().expect("a hash is longer than that");
+    RecordVersion::last(!u64::from_be_bytes(*first))
+}
+
 /// All removals that a member believes: one a node at most.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Removals(BTreeMap<NodeId, Removal>);
+pub struct Removals {
+    holding: BTreeMap<NodeId, Removal>,
+    /// Those that were believed before another one of the same node came, the newest last.
+    beaten: BTreeMap<NodeId, Vec<Removal>>,
+}
 
 impl Removals {
     /// Whether this node is no member any more.
     pub fn contains(&self, node: NodeId) -> bool {
-        self.0.contains_key(&node)
+        self.holding.contains_key(&node)
     }
 
     /// The removal of a node.
     pub fn get(&self, node: NodeId) -> Option<&Removal> {
-        self.0.get(&node)
+        self.holding.get(&node)
     }
 
     /// All of them, by node.
     pub fn iter(&self) -> impl Iterator<Item = &Removal> {
-        self.0.values()
+        self.holding.values()
     }
 
-    /// Believes a removal, unless another of the same node was believed before or a removed admin signed it. `true` if
-    /// it is news.
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.holding.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.holding.is_empty()
+    }
+
+    /// Those that were believed once and hold no longer.
+    pub fn beaten(&self) -> impl Iterator<Item = &Removal> {
+        self.beaten.values().flatten()
+    }
+
+    /// Whether a removal of `node` that is or was believed names this heir.
+    pub fn named(&self, node: NodeId, heir: NodeId) -> bool {
+        let beaten = self.beaten.get(&node).into_iter().flatten();
+        let mut all = self.get(node).into_iter().chain(beaten);
+        all.any(|removal| removal.heir == heir)
+    }
+
+    /// Believes a removal, unless one of the same node holds against it or a removed admin signed it. `true` if it is
+    /// news.
     pub fn insert(&mut self, removal: Removal) -> bool {
-        let news = !self.contains(removal.node) && self.counts(&removal);
+        let before = self.get(removal.node).map(Removal::version);
+        let news = before < Some(removal.version()) && self.counts(&removal);
         if news {
-            self.0.insert(removal.node, removal);
+            self.restore(removal);
         }
         news
     }
 
     /// Believes a removal that was believed before.
     pub fn restore(&mut self, removal: Removal) {
-        self.0.entry(removal.node).or_insert(removal);
+        let node = removal.node;
+        let beaten = match self.holding.get(&node).map(Removal::version) {
+            Some(before) if before > removal.version() => Some(removal),
+            _ => self.holding.insert(node, removal),
+        };
+        if let Some(beaten) = beaten {
+            let all = self.beaten.entry(node).or_default();
+            all.retain(|one| *one != beaten);
+            all.drain(..(all.len() + 1).saturating_sub(MAX_BEATEN));
+            all.push(beaten);
+        }
     }
 
     /// Forgets a removal that could not be saved.
-    pub fn undo(&mut self, node: NodeId) {
-        self.0.remove(&node);
+    pub fn undo(&mut self, node: NodeId, version: RecordVersion) {
+        let other = |removal: &Removal| removal.version() != version;
+        self.holding
+            .retain(|of, removal| *of != node || other(removal));
+        let beaten = self.beaten.get_mut(&node);
+        beaten.into_iter().for_each(|all| all.retain(other));
     }
 
     /// Whether the signature on a removal counts: none of the admins behind it was removed without keeping it.
@@ -476,11 +542,27 @@ mod tests {
     }
 
     #[test]
-    fn the_first_removal_of_a_node_stays() {
+    fn of_two_removals_of_a_node_the_same_one_holds_whichever_comes_first() {
+        let mut all = [2, 3].map(|heir| remove(1, heir, vec![]));
+        all.sort_by_key(Removal::version);
+        let [loser, winner] = all;
+        assert!(loser.version().is_last() && winner.version().is_last());
+        let node = winner.node;
         let mut removals = Removals::default();
-        assert!(removals.insert(remove(1, 2, vec![])));
-        assert!(!removals.insert(remove(1, 3, vec![])), "another heir");
-        assert_eq!(removals.get(keys(1).id()).unwrap().heir, keys(2).id());
+        assert!(removals.insert(winner.clone()));
+        assert!(!removals.insert(loser.clone()) && !removals.insert(winner.clone()));
+        assert!(!removals.named(node, loser.heir), "it was never believed");
+        let mut other = Removals::default();
+        assert!(other.insert(loser.clone()) && other.insert(winner.clone()));
+        assert_eq!(other.get(node), Some(&winner));
+        assert!(other.named(node, loser.heir) && other.named(node, winner.heir));
+        assert_eq!(other.beaten().collect::<Vec<_>>(), [&loser]);
+        let mut restored = Removals::default();
+        restored.restore(winner.clone());
+        restored.restore(loser);
+        assert_eq!(restored, other, "in whatever order they were saved");
+        restored.undo(node, winner.version());
+        assert!(!restored.contains(node));
     }
 
     #[test]

@@ -6,13 +6,13 @@
 //! token does it say who it is.
 //!
 //! ```text
-//! hello    header 16                    | index 4 | token id 16 | zero 4 | e 32 | padding 680+16             | MACs 32
-//! proof    header 16 (receiver = index) | e 32 | s 32+16 | index 4, cluster key 32, signature 64, chain, +16 | MACs 32
+//! hello    header 16                    | index 4 | token id 16 | zero 4 | e 32 | padding 712+16             | MACs 32
+//! proof    header 16 (receiver = index) | e 32 | s 32+16 | index 4, cluster key 32, signature 64, rest, +16  | MACs 32
 //! request  header 16 (receiver = index) | s 32+16 | Ed25519 key 32, body, +16                                | MACs 32
 //! grant    header 16 (receiver = index, counter) | body + tag 16
 //! ```
 //!
-//! The chain says by which admins the signature is the cluster's; what it looks like is the caller's. The padding makes
+//! The rest says by which admins the signature is the cluster's; what it looks like is the caller's. The padding makes
 //! the answer no longer than the question. Index and token id are the prologue. The MACs are those of
 //! [`super::mac`], keyed from the token's secret. The cipher is ChaCha20-Poly1305. A datagram that comes twice gets the
 //! same answer: the callers keep what these functions return and send it again on a timer.
@@ -37,11 +37,11 @@ pub const MAX_REQUEST: usize = MAX_DATAGRAM - HEADER - 48 - 32 - 16 - MACS;
 /// The longest body of a grant, in bytes.
 pub const MAX_GRANT: usize = MAX_DATAGRAM - HEADER - TAG;
 const CLEAR: usize = HEADER + 24;
-const PADDING: usize = 680;
-/// The longest chain of a proof, in bytes.
-pub const MAX_CHAIN: usize = 552;
+const PADDING: usize = 712;
+/// The longest rest of a proof, in bytes.
+pub const MAX_REST: usize = 584;
 const PROOF: usize = HEADER + 32 + 48 + 4 + 32 + 64 + 16 + MACS;
-const _: () = assert!(PROOF + MAX_CHAIN <= HELLO && HELLO <= MAX_DATAGRAM);
+const _: () = assert!(PROOF + MAX_REST <= HELLO && HELLO <= MAX_DATAGRAM);
 
 const PATTERN: &str = "Noise_XXpsk0_25519_ChaChaPoly_BLAKE2s";
 const SUITE: Suite = Suite::ChaCha20Poly1305;
@@ -129,8 +129,8 @@ pub struct ClusterProof {
     pub cluster: [u8; 32],
     /// The signature in its name over [`ClusterProof::message`].
     pub signature: [u8; 64],
-    /// Why that signature is the cluster's, at most [`MAX_CHAIN`] bytes.
-    pub chain: Vec<u8>,
+    /// Why that signature is the cluster's, and what else the caller says; at most [`MAX_REST`] bytes.
+    pub rest: Vec<u8>,
 }
 
 impl ClusterProof {
@@ -217,18 +217,18 @@ impl Joiner {
     pub fn handle_proof(&mut self, datagram: &[u8]) -> Result<(ClusterProof, [u8; 32]), Drop> {
         let checked = mac::check(&self.ticket.mac_key(), datagram)?;
         let content = expect(&checked, Type::JoinProof, self.index)?;
-        if !(PROOF..=PROOF + MAX_CHAIN).contains(&datagram.len()) {
+        if !(PROOF..=PROOF + MAX_REST).contains(&datagram.len()) {
             return Err(Drop::BadHandshake);
         }
         let payload = read(&mut self.state, content)?;
         let (index, rest) = payload.split_first_chunk::<4>().ok_or(Drop::BadHandshake)?;
         let (cluster, rest) = rest.split_first_chunk::<32>().ok_or(Drop::BadHandshake)?;
-        let (signature, chain) = rest.split_first_chunk::<64>().ok_or(Drop::BadHandshake)?;
+        let (signature, rest) = rest.split_first_chunk::<64>().ok_or(Drop::BadHandshake)?;
         self.receiver = u32::from_be_bytes(*index);
         let proof = ClusterProof {
             cluster: *cluster,
             signature: *signature,
-            chain: chain.to_vec(),
+            rest: rest.to_vec(),
         };
         Ok((proof, remote(&self.state)?))
     }
@@ -298,7 +298,7 @@ impl Inviter {
     /// [`Drop::BadHandshake`] if it was changed.
     ///
     /// # Panics
-    /// If the proof's chain is longer than [`MAX_CHAIN`].
+    /// If the proof's rest is longer than [`MAX_REST`].
     pub fn accept(
         keys: &NodeKeys,
         ticket: Ticket,
@@ -307,7 +307,10 @@ impl Inviter {
         proof: &ClusterProof,
         rng: &mut impl CryptoRng,
     ) -> Result<(Self, Vec<u8>), Drop> {
-        assert!(proof.chain.len() <= MAX_CHAIN, "a chain fits a proof");
+        assert!(
+            proof.rest.len() <= MAX_REST,
+            "a chain and a range fit a proof"
+        );
         let (clear, message) = checked
             .content
             .split_at_checked(CLEAR)
@@ -332,7 +335,7 @@ impl Inviter {
             &index_bytes[..],
             &proof.cluster,
             &proof.signature,
-            &proof.chain,
+            &proof.rest,
         ]
         .concat();
         write(&mut state, &payload, &mut datagram);

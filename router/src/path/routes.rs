@@ -24,6 +24,8 @@ pub struct Routes {
     pub owners: Vec<Owned>,
     /// How envelopes name this node.
     pub me: [u8; END],
+    /// Who holds which floating address, whoever owns its offset.
+    pub floating: BTreeMap<IpAddr, Owner>,
     /// The members that owners name by place, by their ids.
     pub peers: Vec<Peer>,
     /// Sessions that may be received on, by our index.
@@ -264,6 +266,22 @@ pub struct Port {
 }
 
 impl Routes {
+    /// The same, with who holds which floating address. Of one that is no member nothing is said.
+    pub fn with_floating(
+        mut self,
+        me: NodeId,
+        holders: impl Iterator<Item = (IpAddr, NodeId)>,
+    ) -> Self {
+        let owner = |id| match self.place(id) {
+            Some(place) => Some(Owner::Peer(place)),
+            None => (id == me).then_some(Owner::Here),
+        };
+        self.floating = holders
+            .filter_map(|(ip, id)| Some((ip, owner(id)?)))
+            .collect();
+        self
+    }
+
     /// The place of a member.
     pub fn place(&self, id: NodeId) -> Option<usize> {
         self.peers.binary_search_by_key(&id, |peer| peer.id).ok()
@@ -284,8 +302,11 @@ impl Routes {
             .map(|owned| owned.owner)
     }
 
-    /// Who owns an address; `None` outside the cluster or if nobody does.
+    /// Whose an address is, by deed or as a floating address; `None` outside the cluster or if it is nobody's.
     pub fn owner_of(&self, address: IpAddr) -> Option<Owner> {
+        if let Some(holder) = self.floating.get(&address) {
+            return Some(*holder);
+        }
         self.owner(self.range.as_ref()?.offset(address)?)
     }
 
@@ -519,6 +540,34 @@ mod tests {
             routes.admit(Some(0), ip("10.32.2.9"), ip("10.32.3.9")),
             Err(Drop::NotOurs)
         );
+    }
+
+    #[test]
+    fn a_floating_address_is_its_holder_s_alone_and_moves_whole() {
+        let held = |holder| Routes {
+            floating: [(ip("10.32.0.200"), holder)].into(),
+            ..routes()
+        };
+        // The offset is this node's by deed; member 1 holds the address, and neither this node nor member 0 has it.
+        let away = held(Owner::Peer(1));
+        let (from, to) = (ip("10.32.0.200"), ip("10.32.0.9"));
+        assert_eq!(away.towards(to, from), Ok(1));
+        assert_eq!(
+            away.towards(from, ip("10.32.2.9")),
+            Err(Drop::ForeignSource)
+        );
+        assert_eq!(away.admit(Some(1), from, to), Ok(()));
+        assert_eq!(away.admit(Some(0), from, to), Err(Drop::ForeignSource));
+        assert_eq!(
+            away.admit(Some(0), ip("10.32.2.9"), from),
+            Err(Drop::NotOurs)
+        );
+        // Its counterpart of the other family is another address.
+        assert_eq!(away.owner_of(ip("fd00::c8")), Some(Owner::Here));
+        let here = held(Owner::Here);
+        assert_eq!(here.towards(from, ip("10.32.2.9")), Ok(0));
+        assert_eq!(here.admit(Some(0), ip("10.32.2.9"), from), Ok(()));
+        assert_eq!(here.admit(Some(1), from, to), Err(Drop::ForeignSource));
     }
 
     #[test]

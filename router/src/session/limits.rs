@@ -90,6 +90,12 @@ impl Bucket {
         left.is_some()
     }
 
+    /// Whether there are so many tokens; none is taken.
+    pub fn has(&mut self, count: u64, now: Instant) -> bool {
+        self.fill(now);
+        self.level >= count.saturating_mul(1000)
+    }
+
     fn is_full(&mut self, now: Instant) -> bool {
         self.fill(now);
         self.level == u64::from(self.rate.burst) * 1000

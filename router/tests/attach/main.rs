@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod check;
+mod floating;
 mod host;
 mod lend;
 mod limits;
@@ -90,6 +91,7 @@ impl Lab {
                 range: self.range,
                 offset,
                 ipv6: true,
+                also: Vec::new(),
                 mtu: 1500,
                 published: false,
                 bandwidth: weave_model::Bandwidth::default(),

@@ -99,6 +99,7 @@ impl Hosts {
             owners: vec![owned(0, Owner::Peer(0)), owned(256, Owner::Here)],
             peers: vec![peer],
             inbound: [(SESSION, receive)].into(),
+            floating: [].into(),
             areas: vec![],
             trees: Arc::default(),
             ports: [].into(),

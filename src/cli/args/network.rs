@@ -46,6 +46,9 @@ pub struct Create {
     /// Leave its containers no way to the outside of the cluster
     #[arg(long)]
     pub internal: bool,
+    /// Make it a pool of floating addresses for containers of the default network: see attach --also
+    #[arg(long, conflicts_with_all = ["mtu", "multicast", "internal"])]
+    pub floating: bool,
 }
 
 /// On or off.

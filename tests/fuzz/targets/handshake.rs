@@ -217,6 +217,7 @@ impl Stage {
             tokens: &self.tokens,
             keys: &self.inviter,
             authority: Authority::Key(&self.cluster),
+            range: range(),
         };
         let from = SocketAddr::from(THERE);
         let answer = inviting.handle_hello(hello, from, host, &mut self.rng, self.now);
@@ -304,7 +305,12 @@ fn true_grant(stage: &mut Stage, body: &[u8]) {
     let proof = ClusterProof {
         cluster: key.public().0,
         signature: key.sign(&ClusterProof::message(&ticket.id, &member)),
-        chain: vec![0],
+        rest: {
+            let mut rest = Writer::new();
+            rest.u8(0);
+            write_range(&range(), &mut rest);
+            rest.0
+        },
     };
     let rng = &mut stage.rng;
     let inviter = Inviter::accept(&stage.inviter, ticket, &checked, 8, &proof, rng);
@@ -326,13 +332,18 @@ fn true_grant(stage: &mut Stage, body: &[u8]) {
     }
 }
 
-/// An admission as it stands in a grant.
-fn admission(stage: &Stage) -> Vec<u8> {
-    let range = ClusterRange::new(
+/// The cluster's addresses.
+fn range() -> ClusterRange {
+    ClusterRange::new(
         "10.32.0.0/12".parse().expect("a net"),
         "fd00::/48".parse().expect("a net"),
     )
-    .expect("a range");
+    .expect("a range")
+}
+
+/// An admission as it stands in a grant.
+fn admission(stage: &Stage) -> Vec<u8> {
+    let range = range();
     let mut out = Writer::new();
     out.u8(0).bytes(&stage.cluster.public().0);
     write_range(&range, &mut out);

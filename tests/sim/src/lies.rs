@@ -152,6 +152,27 @@ impl Liar {
     }
 }
 
+/// A member that changes its record without end.
+pub struct Chatterer {
+    liar: Liar,
+    by: u64,
+}
+
+impl Chatterer {
+    /// From the disks of a member, and of those that know it.
+    pub fn of(net: &Net, n: usize) -> Option<Self> {
+        let others = (0..net.nodes.len()).filter_map(|n| Liar::of(net, n));
+        let liar = Liar::of(net, n)?.known_to(others.collect());
+        Some(Self { liar, by: 0 })
+    }
+
+    /// Its record in the next version.
+    pub fn say(&mut self) -> Option<Message> {
+        self.by += 1;
+        self.liar.sign(self.liar.newer(self.by)?)
+    }
+}
+
 /// Has `liar` say something to `to`, inside their session if there is one.
 pub fn tell(net: &mut Net, liar: usize, to: usize, lie: Lie, rng: &mut StdRng) {
     let heard: Vec<_> = net.nodes[liar].heard.iter().cloned().collect();

@@ -51,6 +51,8 @@ pub struct Net {
     pub delay: Duration,
     /// Who is not heard by whom: from, to.
     pub cut: BTreeSet<(usize, usize)>,
+    /// Nodes hand on what others send through them.
+    pub relays: bool,
     /// How many datagrams were handed on by a third node.
     pub handed_on: u64,
     /// How often a node took another way to a peer.
@@ -218,6 +220,7 @@ impl Net {
             doubled: 0,
             delay: Duration::from_millis(3),
             cut: BTreeSet::new(),
+            relays: true,
             handed_on: 0,
             moves: 0,
             gone: BTreeSet::new(),
@@ -740,6 +743,9 @@ impl Net {
             };
             let from = Way::Relayed { relay: from, end };
             return self.take(n, datagram.to_vec(), from);
+        }
+        if !self.relays {
+            return;
         }
         let next = named(envelope.to).and_then(|to| self.nodes[n].outbounds.get(&to));
         let Some((outbound, Way::Direct(to))) = next.cloned() else {

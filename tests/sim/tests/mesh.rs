@@ -8,6 +8,8 @@ mod copies;
 mod hostile;
 #[path = "mesh/members.rs"]
 mod members;
+#[path = "mesh/removals.rs"]
+mod removals;
 #[path = "mesh/rotation.rs"]
 mod rotation;
 #[path = "mesh/ways.rs"]
@@ -254,6 +256,12 @@ fn a_range_in_use_on_the_joining_host_keeps_it_outside() {
     let text =
         "the cluster's range 10.32.0.0/16 overlaps the route 10.32.8.0/24 over eth0 on this host";
     assert_eq!(error.to_string(), text);
+    net.run(MINUTE);
+    let view = net.view(0);
+    assert!(
+        view.awaited.is_empty() && view.members.is_empty(),
+        "no ghost"
+    );
     let elsewhere = Taken {
         net: "10.33.0.0/16".parse().unwrap(),
         by: "the address 10.33.0.1 of eth0".to_owned(),

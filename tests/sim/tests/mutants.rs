@@ -33,7 +33,7 @@ const MUTANTS: [(&str, &str, &str, &str, u32); 7] = [
     ),
     (
         "counter only",
-        "router/src/mesh/record.rs",
+        "router/src/mesh/version.rs",
         "#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RecordVersion {",
         "impl PartialOrd for RecordVersion {

@@ -23,7 +23,7 @@ fn met() -> (Joiner, Inviter, Vec<u8>) {
     let proof = ClusterProof {
         cluster: [3; 32],
         signature: [4; 64],
-        chain: vec![5; MAX_CHAIN],
+        rest: vec![5; MAX_REST],
     };
     let (inviter, answer) = Inviter::accept(&keys(2), ticket, &checked, 88, &proof, rng).unwrap();
     (joiner, inviter, answer)
@@ -46,7 +46,7 @@ fn a_stranger_with_a_token_comes_in() {
         ClusterProof {
             cluster: [3; 32],
             signature: [4; 64],
-            chain: vec![5; MAX_CHAIN],
+            rest: vec![5; MAX_REST],
         }
     );
     assert_eq!(member, keys(2).public().dh);

@@ -10,7 +10,7 @@ use weave_router::mesh::digest::Buckets;
 use weave_router::mesh::message::Message;
 use weave_router::mesh::parts;
 use weave_router::mesh::record::RecordVersion;
-use weave_sim::lies::{self, Lie};
+use weave_sim::lies::{self, Chatterer, Lie};
 use weave_sim::net::Net;
 
 use super::{MINUTE, cluster, net_public, say};
@@ -138,6 +138,70 @@ fn a_member_that_claims_a_version_puts_nobody_in_doubt() {
         assert_eq!(net.mine(0), own);
         assert!(net.allocate(0, &format!("c{boot}"), None).is_ok());
     }
+}
+
+/// How many bytes a second honest nodes send on average, headers included, while something goes on.
+fn told_by_honest(net: &mut Net, liar: usize, seconds: u32, mut each: impl FnMut(&mut Net)) -> f64 {
+    net.seen.clear();
+    for _ in 0..10 * seconds {
+        each(net);
+        net.run(Duration::from_millis(100));
+    }
+    let honest = net.seen.iter().filter(|(from, ..)| *from != liar);
+    let bytes: usize = honest.map(|(_, _, bytes)| bytes.len() + 28).sum();
+    bytes as f64 / f64::from(seconds) / (net.nodes.len() - 1) as f64
+}
+
+#[test]
+fn a_member_that_changes_its_record_without_end_is_passed_on_so_much_and_no_more() {
+    const NODES: usize = 9;
+    const LIAR: usize = NODES - 1;
+    // Of its records each node takes 4 KiB a second and passes them on to all but two others, once more if a datagram or
+    // its acknowledgement crosses a newer one.
+    const BOUND: f64 = 2.0 * 4096.0 * (NODES - 2) as f64;
+    let mut net = cluster(44, NODES, "10.32.0.0/16");
+    net.run(Duration::from_secs(10));
+    let quiet = told_by_honest(&mut net, LIAR, 20, |_| ());
+    let mut chatterer = Chatterer::of(&net, LIAR).unwrap();
+    let mut flood = |net: &mut Net| {
+        for to in 0..LIAR {
+            for _ in 0..4 {
+                hand(net, LIAR, to, &chatterer.say().unwrap());
+            }
+            net.pump(to);
+        }
+    };
+    // What it may say in one breath.
+    told_by_honest(&mut net, LIAR, 10, &mut flood);
+    let loud = told_by_honest(&mut net, LIAR, 20, &mut flood);
+    assert!(
+        loud <= quiet + BOUND,
+        "{loud:.0} bytes a second, and {quiet:.0} in quiet times"
+    );
+    assert!(net.nodes[0].core().tally().left.by_owner > 1000);
+    // Others notice nothing: what is new of them is everywhere at once.
+    let third = net.nodes[2].core().id();
+    let moved = vec!["192.0.2.77:7000".parse().unwrap()];
+    let endpoints = moved.clone();
+    net.command(2, Command::SetEndpoints { endpoints });
+    let knows = |net: &mut Net, n: usize| {
+        let view = net.view(n);
+        let third = view.member(third);
+        third.is_some_and(|third| third.endpoints.starts_with(&moved))
+    };
+    flood(&mut net);
+    let all = |net: &mut Net| (0..LIAR).filter(|n| *n != 2).all(|n| knows(net, n));
+    assert!(net.run_until(Duration::from_secs(1), all));
+    // And when it falls quiet, all have its last word.
+    let liar = net.nodes[LIAR].core().id();
+    let same = |net: &mut Net| {
+        let versions = net.nodes.iter().map(|node| node.core().known_version(liar));
+        let versions: Vec<_> = versions.collect();
+        versions.windows(2).all(|pair| pair[0] == pair[1])
+    };
+    assert!(net.run_until(MINUTE, same));
+    net.run(MINUTE);
+    assert!(same(&mut net));
 }
 
 #[test]
