@@ -8,7 +8,8 @@
 //! The rules: a gift is saved before it is sent; a grant is believed if its version is the highest seen and its donor
 //! signed it in its present boot; a block is used once its title is saved; a node whose disk was rolled back uses and
 //! gives nothing before all others have told it what they know, and nobody tells while something is yet to be saved; an heir takes a block when all living nodes know of the
-//! removal, and only if the newest deed of all that they know names the removed node.
+//! removal, and only if the newest deed of all that they know names the removed node; the first node may renew the block
+//! while it uses it, by a version above all before, and forgets what that makes void.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -79,6 +80,7 @@ enum Step {
     Remove,
     Hear(usize),
     Inherit,
+    Renew,
 }
 
 /// Which rule is broken, and what may happen at all.
@@ -92,8 +94,11 @@ struct Rules {
     no_barrier: bool,
     answer_unsaved: bool,
     takeover_at_once: bool,
+    renew_below: bool,
+    renew_unused: bool,
     with_rollback: bool,
     with_removal: bool,
+    with_renewal: bool,
 }
 
 impl State {
@@ -166,6 +171,9 @@ impl Model for Rules {
         }
         if self.with_removal {
             steps.extend([Step::Remove, Step::Inherit]);
+        }
+        if self.with_renewal {
+            steps.push(Step::Renew);
         }
     }
 
@@ -249,6 +257,7 @@ impl Rules {
                 Some(())
             }
             Step::Inherit => self.inherit(state),
+            Step::Renew => self.renew(state),
         }
     }
 
@@ -318,6 +327,30 @@ impl Rules {
         Some(())
     }
 
+    /// The first node has the key of the cluster.
+    fn renew(&self, state: &mut State) -> Option<()> {
+        let title = state.nodes[0].disk.title?;
+        let used = state.uses(0) || self.renew_unused;
+        if !used || title.version.0 == 1 || title.version.0 >= 4 {
+            return None;
+        }
+        let node = &mut state.nodes[0];
+        let counter = match (self.renew_below, self.renew_unused) {
+            (true, _) => 1,
+            (false, true) => title.version.0 + 2,
+            (false, false) => title.version.0 + 1,
+        };
+        node.memory.title = Some(Deed {
+            version: self.version(counter, node.boot),
+            owner: 0,
+            donor: 0,
+        });
+        if node.memory.gift < node.memory.title || self.renew_below {
+            node.memory.gift = None;
+        }
+        Some(())
+    }
+
     fn inherit(&self, state: &mut State) -> Option<()> {
         let knows = |n: usize| state.nodes[n].disk.knows_removal;
         let living = || (0..NODES).filter(|n| *n != VICTIM);
@@ -380,8 +413,11 @@ const ROLLBACK: Rules = Rules {
     no_barrier: false,
     answer_unsaved: false,
     takeover_at_once: false,
+    renew_below: false,
+    renew_unused: false,
     with_rollback: true,
     with_removal: false,
+    with_renewal: false,
 };
 
 const REMOVAL: Rules = Rules {
@@ -403,6 +439,35 @@ fn nor_when_a_disk_is_rolled_back() {
 #[test]
 fn nor_when_a_node_is_removed() {
     holds(REMOVAL);
+}
+
+#[test]
+fn nor_when_what_came_back_is_renewed() {
+    let with_renewal = true;
+    for rules in [Rules::default(), ROLLBACK, REMOVAL] {
+        holds(Rules {
+            with_renewal,
+            ..rules
+        });
+    }
+}
+
+#[test]
+fn a_renewal_below_what_came_before_is_caught() {
+    breaks(Rules {
+        renew_below: true,
+        with_renewal: true,
+        ..ROLLBACK
+    });
+}
+
+#[test]
+fn a_renewal_of_what_is_another_s_is_caught() {
+    breaks(Rules {
+        renew_unused: true,
+        with_renewal: true,
+        ..Rules::default()
+    });
 }
 
 #[test]

@@ -121,7 +121,10 @@ impl Core {
         let given = self.membership.iter().flat_map(|own| own.deeds.known());
         let donors: Vec<NodeId> = given.filter_map(donor_of).collect();
         let blocks = self.ipam.blocks();
-        let proofs = self.membership.iter().map(|own| own.deeds.proof_of(blocks));
+        let proofs = self
+            .membership
+            .iter()
+            .map(|own| own.deeds.proof_of(blocks, u64::MAX));
         let deeds = blocks.len() + proofs.map(|proof| proof.len()).sum::<usize>();
         let rank = |record: &&Record| {
             let size: u32 = record.blocks.iter().map(Block::size).sum();

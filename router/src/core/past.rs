@@ -226,7 +226,8 @@ impl Core {
         pool.sort_by_key(|deed| (deed.version, deed.block, deed.signature));
         pool.dedup();
         let mut proofs = Proofs::new(&pool, &membership.public, &self.removals);
-        for title in pool.iter().filter(|deed| deed.owner == self.me) {
+        // The newest first, if there is no room for all.
+        for title in pool.iter().rev().filter(|deed| deed.owner == self.me) {
             let Some(chain) = proofs.chain(title) else {
                 continue;
             };

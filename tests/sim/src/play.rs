@@ -687,6 +687,29 @@ impl World {
         self.model.total() == all || (self.doubled && self.model.total() < all)
     }
 
+    /// Who believes of whom what is not so.
+    fn false_beliefs(&mut self) -> Vec<String> {
+        let owned = self.net.ownership();
+        let mut wrong = Vec::new();
+        for n in 0..self.net.nodes.len() {
+            if self.net.gone.contains(&n) || self.net.nodes[n].core.is_none() {
+                continue;
+            }
+            for member in &self.net.view(n).members {
+                let name = member.name.as_str();
+                let place = self.net.nodes.iter().position(|node| node.name == name);
+                let truth = place.map_or(&[][..], |place| &owned[place]);
+                if member.blocks != truth {
+                    let (who, said) = (&self.net.nodes[n].name, &member.blocks);
+                    wrong.push(format!(
+                        "{who} believes that {name} owns {said:?}, not {truth:?}"
+                    ));
+                }
+            }
+        }
+        wrong
+    }
+
     fn what_is_wrong(&mut self) -> String {
         let mut wrong = vec![format!("{} addresses are owned", self.model.total())];
         for n in 0..self.net.nodes.len() {
@@ -713,6 +736,7 @@ impl World {
                 view.removed
             ));
         }
+        wrong.extend(self.false_beliefs());
         wrong.push(format!("doubtful {:?}", self.model.doubtful()));
         wrong.join("\n    ")
     }
