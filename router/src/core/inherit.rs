@@ -274,7 +274,7 @@ impl Core {
         self.saving.after(Pending::Inherited);
     }
 
-    /// Addresses that were not this node's may be used now. If it has the cluster's key, it renews them.
+    /// Addresses that were not this node's may be used now. If it has the cluster's key, it renews those of this run.
     pub(super) fn take_over(&mut self) {
         self.refresh();
         let (save, me, boot) = (self.saving.next(), self.me, self.boot);
@@ -285,10 +285,9 @@ impl Core {
         let Some(key) = &membership.key else {
             return;
         };
-        if membership
-            .deeds
-            .renew(self.ipam.blocks(), (me, boot), save, key)
-        {
+        let saves = (self.past.renews_from, save);
+        let blocks = self.ipam.blocks();
+        if membership.deeds.renew(blocks, (me, boot), saves, key) {
             self.saving.after(Pending::Inherited);
         }
     }

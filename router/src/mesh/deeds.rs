@@ -184,11 +184,14 @@ impl Deeds {
 
     /// The newest title of a whole block that is durable with save `durable`.
     fn title_of(&self, block: Block, durable: u64) -> Option<&Deed> {
+        self.newest_of(block, durable).map(|title| &title.deed)
+    }
+
+    fn newest_of(&self, block: Block, durable: u64) -> Option<&Title> {
         let titles = self.titles.iter().filter(|title| title.saved <= durable);
         titles
-            .map(|title| &title.deed)
-            .filter(|title| covers(title.block, block))
-            .max_by_key(|title| title.version)
+            .filter(|title| covers(title.deed.block, block))
+            .max_by_key(|title| title.deed.version)
     }
 
     /// Signs `block` away. `None` if no title covers it, or it went through too many hands. Send it once save `saved` is
@@ -324,7 +327,8 @@ impl Deeds {
         self.has_saved(block, counter, u64::MAX)
     }
 
-    /// Whether such a title is durable, so that the grant of the block may be acknowledged. An older title says nothing: the block may have been away since.
+    /// Whether such a title is durable, so that the grant of the block may be acknowledged. An older title says nothing:
+    /// the block may have been away since.
     pub fn has_saved(&self, block: Block, counter: u64, durable: u64) -> bool {
         self.titles.iter().any(|title| {
             let deed = &title.deed;

@@ -1,4 +1,9 @@
 //! Renewing what came back, and forgetting what a renewal makes void; see [`crate::mesh::deed`] for why that is sound.
+//!
+//! A renewal beats whatever these addresses had before, so it must not rest on memory. Of what was read from the disk some
+//! may have been given away since, if the disk was put back and nobody has said so yet. Where such a title is only used, its
+//! owner loses to those it gave to; renewed, it would take from them. So only titles that came in this run are renewed,
+//! each the word of who had the addresses until then, and only they are joined.
 
 use std::collections::BTreeSet;
 
@@ -9,17 +14,22 @@ use crate::mesh::cluster::ClusterKey;
 use crate::mesh::deed::{Deed, Donor, Version, covers, joined};
 
 impl Deeds {
-    /// Renews what of `blocks`, all that this node owns, went through other hands, each with the neighbours that make it
-    /// a larger block. `true` if there is any, so that it must be saved.
+    /// Renews what of `blocks`, all that this node owns, came with save `since` or later and went through other hands, each
+    /// with the neighbours that came then too and make it a larger block. `true` if there is any, so that it must be saved.
     pub fn renew(
         &mut self,
         blocks: &[Block],
         (me, boot): (NodeId, u64),
-        saved: u64,
+        (since, saved): (u64, u64),
         key: &ClusterKey,
     ) -> bool {
+        let new = |block: &&Block| {
+            let title = self.newest_of(**block, u64::MAX);
+            title.is_some_and(|title| title.saved >= since)
+        };
+        let blocks: Vec<Block> = blocks.iter().filter(new).copied().collect();
         let mut any = false;
-        for whole in joined(blocks.to_vec()) {
+        for whole in joined(blocks.clone()) {
             let parts = blocks.iter().filter(|block| covers(whole, **block));
             let titles = parts.filter_map(|block| self.title_of(*block, u64::MAX));
             let titles: BTreeSet<Version> = titles.map(|title| title.version).collect();
@@ -76,6 +86,7 @@ mod tests {
     use super::super::tests::{Cast, block, cast};
     use super::*;
     use crate::keys::NodeKeys;
+    use crate::mesh::codec::{Reader, Writer};
     use crate::mesh::deed::meet;
     use crate::mesh::removal::Removals;
 
@@ -104,9 +115,9 @@ mod tests {
         let pieces = c.deeds.blocks(2, &[]);
         assert_eq!(pieces, [block(0, 11), away, block(3072, 10)]);
         assert_eq!(c.deeds.proof_of(&pieces, 2).len(), 3);
-        assert!(c.deeds.renew(&pieces, me, 3, &c.key));
+        assert!(c.deeds.renew(&pieces, me, (1, 3), &c.key));
         assert!(
-            !c.deeds.renew(&pieces, me, 3, &c.key),
+            !c.deeds.renew(&pieces, me, (1, 3), &c.key),
             "it waits to be saved"
         );
         assert_eq!(
@@ -141,7 +152,7 @@ mod tests {
         let on = c.deeds.give(away, other, 9, 3, &c.a, &c.cluster).unwrap();
         there_and_back(&mut c, block(1024, 9), 4);
         let mine = c.deeds.blocks(4, &[]);
-        assert!(c.deeds.renew(&mine, (c.a.id(), 9), 5, &c.key));
+        assert!(c.deeds.renew(&mine, (c.a.id(), 9), (1, 5), &c.key));
         assert!(c.deeds.forget_renewed(5));
         let (grant, none) = (c.deeds.unacked(other, 5).remove(0), Removals::default());
         assert_eq!(grant.len(), 4);
@@ -163,7 +174,7 @@ mod tests {
             let before = last.insert(away, back[0].version);
             assert!(before < Some(back[1].version), "versions only grow");
             let mine = c.deeds.blocks(save, &[]);
-            assert!(c.deeds.renew(&mine, (c.a.id(), save), save, &c.key));
+            assert!(c.deeds.renew(&mine, (c.a.id(), save), (1, save), &c.key));
             assert!(c.deeds.forget_renewed(save));
             let mine = c.deeds.blocks(save, &[]);
             assert_eq!(mine.iter().map(Block::size).sum::<u32>(), 4096 - 256);
@@ -181,7 +192,7 @@ mod tests {
         c.deeds.give(theirs, other, 7, 2, &c.a, &c.cluster).unwrap();
         there_and_back(&mut c, block(2048, 10), 2);
         let mine = c.deeds.blocks(2, &[]);
-        assert!(c.deeds.renew(&mine, (c.a.id(), 9), 3, &c.key));
+        assert!(c.deeds.renew(&mine, (c.a.id(), 9), (1, 3), &c.key));
         assert!(c.deeds.forget_renewed(3));
         assert_eq!(c.deeds.blocks(3, &[]), [block(0, 11), block(2048, 10)]);
         let gifts: Vec<&Deed> = c.deeds.gifts().collect();
@@ -198,5 +209,38 @@ mod tests {
             2,
             "it is proven as before"
         );
+    }
+
+    #[test]
+    fn what_was_read_from_the_disk_is_not_renewed() {
+        let mut c = cast();
+        let (me, none) = ((c.a.id(), 9), Removals::default());
+        there_and_back(&mut c, block(2048, 9), 2);
+        let mut bytes = Writer::new();
+        c.deeds.write(&mut bytes);
+        c.deeds = Deeds::read(&mut Reader::new(&bytes.0, "deeds")).unwrap();
+        let before = c.deeds.blocks(0, &[]);
+        assert!(!c.deeds.renew(&before, me, (1, 1), &c.key), "nothing came");
+        // What the copy of the disk does not know: some of it was given to another since.
+        let genesis = Deed::genesis(block(0, 12), c.a.id(), &c.key);
+        let other = NodeKeys::from_bytes(&[5; 64]).id();
+        let theirs = genesis.give(block(0, 10), other, 8, &c.a, &c.cluster);
+        there_and_back(&mut c, block(2560, 9), 2);
+        let mine = c.deeds.blocks(2, &[]);
+        assert!(c.deeds.renew(&mine, me, (1, 3), &c.key));
+        assert!(c.deeds.forget_renewed(3));
+        let renewals = c.deeds.titles().filter(|title| title.version.counter > 256);
+        let renewed: Vec<Block> = renewals.map(|title| title.block).collect();
+        assert_eq!(renewed, [block(2560, 9)], "what came in this run");
+        assert!(theirs.proven(&[genesis], &c.cluster, &none));
+        let left = c.deeds.blocks(3, &[&theirs]);
+        assert!(!left.iter().any(|mine| meet(*mine, theirs.block)));
+        // The next run's: the two halves have one owner, but one of them waits until it comes back again.
+        there_and_back(&mut c, block(2048, 9), 4);
+        let mine = c.deeds.blocks(4, &[]);
+        assert!(c.deeds.renew(&mine, me, (1, 5), &c.key));
+        assert!(c.deeds.forget_renewed(5));
+        let whole = c.deeds.blocks(5, &[]).contains(&block(2048, 10));
+        assert!(whole, "{:?}", c.deeds.blocks(5, &[]));
     }
 }

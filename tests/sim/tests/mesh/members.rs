@@ -473,6 +473,47 @@ fn nodes_come_and_go_for_months_and_every_one_can_leave() {
     assert!(net.mine(0).len() <= 8 * 5, "it is whole, too");
 }
 
+/// The worst that an old disk of the node with the cluster's key could do: what comes back to it is renewed while it
+/// does not know what it has given since.
+#[test]
+fn an_old_disk_of_the_first_node_takes_nothing_from_whom_it_forgot() {
+    let mut net = Net::new(72, 3);
+    net.init(0, "10.32.0.0/16");
+    let token = net.token(0, 2);
+    assert!(net.join(1, &token).is_ok());
+    net.run(MINUTE / 4);
+    let old = net.nodes[0].disk.clone();
+    net.cut.extend([(0, 1), (1, 0), (1, 2), (2, 1)]);
+    assert!(net.join(2, &token).is_ok());
+    assert!(net.allocate(2, "a", None).is_ok());
+    net.run(MINUTE / 4);
+    let theirs = net.mine(2);
+    net.cut.extend([(0, 2), (2, 0)]);
+    net.kill(0, false);
+    net.nodes[0].disk = old;
+    net.start(0);
+    for way in [(0, 1), (1, 0)] {
+        net.cut.remove(&way);
+    }
+    net.run(MINUTE / 2);
+    let left = leave(&mut net, 1, false);
+    assert!(
+        matches!(left, Ok(Reply::Left { heir: Some(_) })),
+        "{left:?}"
+    );
+    net.gone.insert(1);
+    net.run(MINUTE / 4);
+    net.cut.clear();
+    let whole = |net: &mut Net| net.agrees() && net.check_ownership() == 1 << 16;
+    net.run(MINUTE / 2);
+    assert!(net.run_until(MINUTE, whole));
+    assert_eq!(
+        net.mine(2),
+        theirs,
+        "whom it forgot keeps what it was given"
+    );
+}
+
 #[test]
 fn who_leaves_at_the_second_attempt_loses_nothing_of_the_first() {
     let mut net = cluster(9, 4, "10.32.0.0/16");
