@@ -13,7 +13,7 @@
 //!
 //! Where nodes come and go for months, each adds two hands: a block is given, and comes back. So the node that has the
 //! cluster's key *renews* what came back to it: it signs a deed like the genesis for the whole of the neighbouring blocks
-//! that it owns now, whatever titles they had. A renewal proves itself, begins a chain anew, and has a version above all
+//! that came to it since it started, whatever titles they had. A renewal proves itself, begins a chain anew, and has a version above all
 //! that these addresses ever had, so what came before it is void and may be forgotten. Nobody trusts anybody more for it:
 //! who has that key gave the whole range, makes the members and names the heirs, and nobody else can sign one. That such
 //! a node renews only what is its own at that moment is checked by itself alone, as what it gives is by every donor.
@@ -98,7 +98,8 @@ impl Deed {
     }
 
     /// The deed by which the owner of a block, which has the cluster's key, holds it whatever happened to it before;
-    /// `last` is the highest counter that any of these addresses had.
+    /// `last` is the highest counter that any of these addresses had. Nobody who had them before outbids it: a chain has
+    /// less than 256 hands.
     pub fn renewal(block: Block, owner: NodeId, last: u64, boot: u64, key: &ClusterKey) -> Self {
         Self::by_cluster(block, owner, (last >> HANDS) + 1, boot, key)
     }
