@@ -477,36 +477,38 @@ fn nodes_come_and_go_for_months_and_every_one_can_leave() {
 /// does not know what it has given since.
 #[test]
 fn an_old_disk_of_the_first_node_takes_nothing_from_whom_it_forgot() {
-    let mut net = Net::new(72, 3);
+    let mut net = Net::new(72, 4);
     net.init(0, "10.32.0.0/16");
-    let token = net.token(0, 2);
-    assert!(net.join(1, &token).is_ok());
+    let token = net.token(0, 3);
+    assert!(net.join(1, &token).is_ok() && net.join(3, &token).is_ok());
     net.run(MINUTE / 4);
     let old = net.nodes[0].disk.clone();
-    net.cut.extend([(0, 1), (1, 0), (1, 2), (2, 1)]);
+    let between = |one: usize, others: &[usize]| -> Vec<(usize, usize)> {
+        let both = others.iter().map(|other| [(one, *other), (*other, one)]);
+        both.flatten().collect()
+    };
+    net.cut.extend(between(1, &[0, 2, 3]));
     assert!(net.join(2, &token).is_ok());
     assert!(net.allocate(2, "a", None).is_ok());
     net.run(MINUTE / 4);
     let theirs = net.mine(2);
-    net.cut.extend([(0, 2), (2, 0)]);
+    net.cut.extend(between(0, &[2, 3]));
     net.kill(0, false);
     net.nodes[0].disk = old;
     net.start(0);
-    for way in [(0, 1), (1, 0)] {
+    for way in between(1, &[0]) {
         net.cut.remove(&way);
     }
     net.run(MINUTE / 2);
     let left = leave(&mut net, 1, false);
-    assert!(
-        matches!(left, Ok(Reply::Left { heir: Some(_) })),
-        "{left:?}"
-    );
+    let left = matches!(left, Ok(Reply::Left { heir: Some(_) }));
+    assert!(left, "node 3 is a member, too, and is not asked");
     net.gone.insert(1);
     net.run(MINUTE / 4);
     net.cut.clear();
-    let whole = |net: &mut Net| net.agrees() && net.check_ownership() == 1 << 16;
     net.run(MINUTE / 2);
-    assert!(net.run_until(MINUTE, whole));
+    let whole = |net: &mut Net| net.agrees() && net.check_ownership() == 1 << 16;
+    assert!(net.run_until(MINUTE, whole), "{:?}", net.ownership());
     assert_eq!(
         net.mine(2),
         theirs,
