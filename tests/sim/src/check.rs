@@ -160,7 +160,8 @@ impl Model {
                 None => net.on_disk(m),
             };
             let knows = |id: &NodeId| view.members.iter().any(|member| member.id == *id);
-            !known.iter().any(knows)
+            // One that says farewell still has what it knew, and nobody listens to it.
+            view.removed || !known.iter().any(knows)
         })
     }
 
