@@ -302,18 +302,21 @@ impl Rules {
             }
             Step::Inherit => self.inherit(state),
             Step::Renew(n) => self.renew(state, n),
-            Step::Clone => {
-                let first = !state.cloned;
-                state.cloned = true;
-                state.nodes[TWIN] = Node {
-                    boot: state.nodes[TWIN].boot,
-                    ..state.nodes[0]
-                };
-                self.restart(state, TWIN);
-                first.then_some(())
-            }
+            Step::Clone => self.clone_first(state),
             Step::Meet => self.meet(state),
         }
+    }
+
+    /// A copy of the first node's disk, as it is now, is started beside it.
+    fn clone_first(&self, state: &mut State) -> Option<()> {
+        let first = !state.cloned;
+        state.cloned = true;
+        state.nodes[TWIN] = Node {
+            boot: state.nodes[TWIN].boot,
+            ..state.nodes[0]
+        };
+        self.restart(state, TWIN);
+        first.then_some(())
     }
 
     /// The two processes hear of each other by what members know.
