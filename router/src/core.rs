@@ -497,7 +497,7 @@ impl Core {
             Pending::Office => self.take_office(),
             Pending::Removing(removing) => self.removal_saved(removing),
             Pending::Heard { node, from } => self.pass_on_removal(node, from),
-            Pending::Inherited => self.refresh(),
+            Pending::Inherited => self.take_over(),
             Pending::Left => self.say_farewell(),
         }
     }

@@ -1,5 +1,5 @@
 //! The rules of deeds as a small model, explored exhaustively: every order of losses, duplicates, crashes, one disk that
-//! is rolled back and one removal, for three nodes and one block.
+//! is rolled back, one removal and one copy of a node that is started beside it, for three nodes and one block.
 //!
 //! The model is not the code: it is what the code has to keep to. That the model can tell right from wrong is shown by
 //! the mutants, each of which breaks one rule and is caught; the code itself is held against the same invariant in
@@ -7,8 +7,13 @@
 //!
 //! The rules: a gift is saved before it is sent; a grant is believed if its version is the highest seen and its donor
 //! signed it in its present boot; a block is used once its title is saved; a node whose disk was rolled back uses and
-//! gives nothing before all others have told it what they know, and nobody tells while something is yet to be saved; an heir takes a block when all living nodes know of the
-//! removal, and only if the newest deed of all that they know names the removed node.
+//! gives nothing before all others have told it what they know, and nobody tells while something is yet to be saved; an
+//! heir takes a block when all living nodes know of the removal, and only if the newest deed of all that they know names
+//! the removed node; the first node may renew the block while it uses it, by a version above all before, and forgets what
+//! that makes void; of two processes with one identity the one that began later gives nothing before they have met, and
+//! nothing is its own from then on, and the other goes on when all have told what they know.
+//!
+//! What two such processes use before they have met nobody can know, so the second one counts from then on.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -18,6 +23,14 @@ const NODES: usize = 3;
 /// The node that is removed, and the one that inherits.
 const VICTIM: usize = 2;
 const HEIR: usize = 1;
+/// A second process with the identity and a disk of the first node.
+const TWIN: usize = NODES;
+const PROCESSES: usize = NODES + 1;
+
+/// Who a process says it is.
+const fn identity(process: usize) -> usize {
+    process % NODES
+}
 
 /// Counter, then boot: as in `weave_router::mesh::deed::Version`.
 type Version = (u8, u8);
@@ -51,11 +64,13 @@ struct Node {
     boot: u8,
     /// Who has yet to answer before it goes on; a bit for each node.
     barrier: u8,
+    /// It does not run, or gave way.
+    out: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct State {
-    nodes: [Node; NODES],
+    nodes: [Node; PROCESSES],
     /// Grants that were sent: each may arrive at any time, again and again, or never.
     wire: Vec<Deed>,
     /// A copy of the first node's disk.
@@ -64,6 +79,9 @@ struct State {
     rolled_back: bool,
     removed: bool,
     inherited: bool,
+    cloned: bool,
+    /// The two processes with one identity know of each other.
+    met: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,7 +89,7 @@ enum Step {
     Give(usize, usize),
     Save(usize),
     Send(usize),
-    Arrive(Deed),
+    Arrive(Deed, usize),
     Crash(usize),
     Copy,
     RollBack,
@@ -79,6 +97,9 @@ enum Step {
     Remove,
     Hear(usize),
     Inherit,
+    Renew(usize),
+    Clone,
+    Meet,
 }
 
 /// Which rule is broken, and what may happen at all.
@@ -92,8 +113,15 @@ struct Rules {
     no_barrier: bool,
     answer_unsaved: bool,
     takeover_at_once: bool,
+    renew_below: bool,
+    renew_unused: bool,
+    clone_gives: bool,
+    clone_stays: bool,
+    clone_believes_its_disk: bool,
     with_rollback: bool,
     with_removal: bool,
+    with_renewal: bool,
+    with_clone: bool,
 }
 
 impl State {
@@ -105,7 +133,16 @@ impl State {
             .title
             .filter(|_| node.memory.title == node.disk.title);
         let kept = |deed: &Deed| node.memory.gift.is_none_or(|gift| gift < *deed);
-        title.filter(kept).is_some_and(|deed| deed.owner == n) && node.barrier == 0
+        let owns = title
+            .filter(kept)
+            .is_some_and(|deed| deed.owner == identity(n));
+        owns && node.barrier == 0 && !node.out
+    }
+
+    /// Of two processes with one identity that have not met, the one that began later has just begun: it gives nothing.
+    fn pauses(&self, n: usize) -> bool {
+        let later = self.nodes[0].boot > self.nodes[TWIN].boot;
+        self.cloned && !self.met && (n == TWIN || n == 0 && later)
     }
 
     /// Everybody has cut it off: what it uses reaches nobody.
@@ -115,8 +152,9 @@ impl State {
     }
 
     fn users(&self) -> Vec<usize> {
-        (0..NODES)
-            .filter(|n| self.uses(*n) && !self.is_fenced(*n))
+        let counts = |n: &usize| *n != TWIN || self.met;
+        (0..PROCESSES)
+            .filter(|n| counts(n) && self.uses(*n) && !self.is_fenced(*n))
             .collect()
     }
 }
@@ -141,6 +179,7 @@ impl Model for Rules {
             // No two nodes ever have the same nonce.
             boot: 1 + n as u8,
             barrier: 0,
+            out: n == TWIN,
         };
         vec![State {
             nodes: std::array::from_fn(node),
@@ -150,22 +189,35 @@ impl Model for Rules {
             rolled_back: false,
             removed: false,
             inherited: false,
+            cloned: false,
+            met: false,
         }]
     }
 
     fn actions(&self, state: &State, steps: &mut Vec<Step>) {
-        for n in 0..NODES {
-            let others = (0..NODES).filter(|m| *m != n);
+        let running = (0..PROCESSES).filter(|n| !state.nodes[*n].out);
+        for n in running.clone() {
+            let others = (0..NODES).filter(|m| *m != identity(n));
             steps.extend(others.clone().map(|to| Step::Give(n, to)));
             steps.extend([Step::Save(n), Step::Send(n), Step::Crash(n), Step::Hear(n)]);
             steps.extend(others.map(|m| Step::Answer(n, m)));
         }
-        steps.extend(state.wire.iter().map(|deed| Step::Arrive(*deed)));
+        for deed in &state.wire {
+            let theirs = running.clone().filter(|n| identity(*n) == deed.owner);
+            steps.extend(theirs.map(|n| Step::Arrive(*deed, n)));
+        }
         if self.with_rollback {
             steps.extend([Step::Copy, Step::RollBack]);
         }
         if self.with_removal {
             steps.extend([Step::Remove, Step::Inherit]);
+        }
+        if self.with_renewal {
+            let first = running.filter(|n| identity(*n) == 0);
+            steps.extend(first.map(Step::Renew));
+        }
+        if self.with_clone {
+            steps.extend([Step::Clone, Step::Meet]);
         }
     }
 
@@ -218,10 +270,10 @@ impl Rules {
                 }
                 Some(())
             }
-            Step::Arrive(deed) => self.arrive(state, deed),
+            Step::Arrive(deed, n) => self.arrive(state, deed, n),
             Step::Crash(n) => {
                 state.crashes += 1;
-                (state.crashes <= 2).then(|| self.restart(&mut state.nodes[n]))
+                (state.crashes <= 2).then(|| self.restart(state, n))
             }
             Step::Copy => {
                 let first = state.copy.is_none() && !state.rolled_back;
@@ -231,7 +283,7 @@ impl Rules {
             Step::RollBack => {
                 state.nodes[0].disk = state.copy.take()?;
                 state.rolled_back = true;
-                self.restart(&mut state.nodes[0]);
+                self.restart(state, 0);
                 if !self.no_barrier {
                     state.nodes[0].barrier = 0b110;
                 }
@@ -249,30 +301,65 @@ impl Rules {
                 Some(())
             }
             Step::Inherit => self.inherit(state),
+            Step::Renew(n) => self.renew(state, n),
+            Step::Clone => self.clone_first(state),
+            Step::Meet => self.meet(state),
         }
+    }
+
+    /// A copy of the first node's disk, as it is now, is started beside it.
+    fn clone_first(&self, state: &mut State) -> Option<()> {
+        let first = !state.cloned;
+        state.cloned = true;
+        state.nodes[TWIN] = Node {
+            boot: state.nodes[TWIN].boot,
+            ..state.nodes[0]
+        };
+        self.restart(state, TWIN);
+        first.then_some(())
+    }
+
+    /// The two processes hear of each other by what members know.
+    fn meet(&self, state: &mut State) -> Option<()> {
+        if !state.cloned || state.met {
+            return None;
+        }
+        state.met = true;
+        let (earlier, later) = match state.nodes[0].boot < state.nodes[TWIN].boot {
+            true => (0, TWIN),
+            false => (TWIN, 0),
+        };
+        state.nodes[later].out = !self.clone_stays;
+        if !self.clone_believes_its_disk {
+            state.nodes[earlier].barrier = 0b110;
+        }
+        Some(())
     }
 
     fn give(&self, state: &mut State, n: usize, to: usize) -> Option<()> {
         let cut = state.nodes[n].memory.knows_removal && to == VICTIM;
         let title = state.nodes[n].disk.title?;
-        if !state.uses(n) || title.version.0 >= 4 || cut {
+        let paused = state.pauses(n) && !self.clone_gives;
+        if !state.uses(n) || title.version.0 >= 4 || cut || paused {
             return None;
         }
         let node = &mut state.nodes[n];
         node.memory.gift = Some(Deed {
             version: self.version(title.version.0 + 1, node.boot),
             owner: to,
-            donor: n,
+            donor: identity(n),
         });
         Some(())
     }
 
-    fn arrive(&self, state: &mut State, deed: Deed) -> Option<()> {
-        let boot = state.nodes[deed.donor].boot;
-        let node = &mut state.nodes[deed.owner];
+    fn arrive(&self, state: &mut State, deed: Deed, n: usize) -> Option<()> {
+        let runs = |node: &Node| !node.out && node.boot == deed.version.1;
+        let donors = (0..PROCESSES).filter(|n| identity(*n) == deed.donor);
+        let of_this_boot = donors.map(|n| &state.nodes[n]).any(runs);
+        let node = &mut state.nodes[n];
         let known = node.memory.newest().map(|newest| newest.version);
         let newer = self.any_version || known < Some(deed.version);
-        let present = self.any_boot || self.counter_only || deed.version.1 == boot;
+        let present = self.any_boot || self.counter_only || of_this_boot;
         let cut = node.memory.knows_removal && deed.donor == VICTIM;
         if !newer || !present || cut || node.barrier != 0 {
             return None;
@@ -285,8 +372,15 @@ impl Rules {
     }
 
     /// Comes up again with what the disk says; signs anew what it had signed and knows of no answer to.
-    fn restart(&self, node: &mut Node) {
-        node.boot += NODES as u8;
+    fn restart(&self, state: &mut State, n: usize) {
+        let twins = [0, TWIN].map(|twin| state.nodes[twin].boot / PROCESSES as u8);
+        let node = &mut state.nodes[n];
+        node.out = false;
+        // Of two with one identity the later one has the higher nonce.
+        node.boot += PROCESSES as u8;
+        while identity(n) == 0 && node.boot / PROCESSES as u8 <= twins[0].max(twins[1]) {
+            node.boot += PROCESSES as u8;
+        }
         node.memory = node.disk;
         if let Some(gift) = &mut node.memory.gift {
             gift.version = self.version(gift.version.0, node.boot);
@@ -314,6 +408,31 @@ impl Rules {
         node.barrier &= !(1 << m);
         if self.barrier_of_one {
             node.barrier = 0;
+        }
+        Some(())
+    }
+
+    /// The first node has the key of the cluster.
+    fn renew(&self, state: &mut State, n: usize) -> Option<()> {
+        let title = state.nodes[n].disk.title?;
+        let used = state.uses(n) || self.renew_unused;
+        let paused = state.pauses(n);
+        if !used || paused || title.version.0 == 1 || title.version.0 >= 4 {
+            return None;
+        }
+        let node = &mut state.nodes[n];
+        let counter = match (self.renew_below, self.renew_unused) {
+            (true, _) => 1,
+            (false, true) => title.version.0 + 2,
+            (false, false) => title.version.0 + 1,
+        };
+        node.memory.title = Some(Deed {
+            version: self.version(counter, node.boot),
+            owner: 0,
+            donor: 0,
+        });
+        if node.memory.gift < node.memory.title || self.renew_below {
+            node.memory.gift = None;
         }
         Some(())
     }
@@ -347,6 +466,24 @@ impl Rules {
     }
 }
 
+/// How long all of it may take, mutants included: a model that nobody waits for is not kept.
+const MOST_SECONDS: u64 = 60;
+
+/// What this process has used of all processors, which does not depend on who else does.
+fn cpu_seconds() -> u64 {
+    const TICKS: u64 = 100;
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let (_, fields) = stat.rsplit_once(") ").unwrap();
+    let used = fields.split(' ').skip(11).take(2);
+    used.map(|ticks| ticks.parse::<u64>().unwrap()).sum::<u64>() / TICKS
+}
+
+#[track_caller]
+fn check_time() {
+    let seconds = cpu_seconds();
+    assert!(seconds < MOST_SECONDS, "{seconds} s of CPU so far");
+}
+
 /// Explores all of it.
 #[track_caller]
 fn holds(rules: Rules) {
@@ -359,6 +496,7 @@ fn holds(rules: Rules) {
     assert!(story.is_none(), "{rules:?}: {story:?}");
     assert!(checker.unique_state_count() > 1000, "it was explored");
     println!("{rules:?}: {} states", checker.unique_state_count());
+    check_time();
 }
 
 /// Finds the shortest way to break it.
@@ -369,6 +507,7 @@ fn breaks(rules: Rules) {
         !checker.discoveries().is_empty(),
         "{rules:?} went unnoticed"
     );
+    check_time();
 }
 
 const ROLLBACK: Rules = Rules {
@@ -380,13 +519,26 @@ const ROLLBACK: Rules = Rules {
     no_barrier: false,
     answer_unsaved: false,
     takeover_at_once: false,
+    renew_below: false,
+    renew_unused: false,
+    clone_gives: false,
+    clone_stays: false,
+    clone_believes_its_disk: false,
     with_rollback: true,
     with_removal: false,
+    with_renewal: false,
+    with_clone: false,
 };
 
 const REMOVAL: Rules = Rules {
     with_rollback: false,
     with_removal: true,
+    ..ROLLBACK
+};
+
+const CLONE: Rules = Rules {
+    with_rollback: false,
+    with_clone: true,
     ..ROLLBACK
 };
 
@@ -403,6 +555,64 @@ fn nor_when_a_disk_is_rolled_back() {
 #[test]
 fn nor_when_a_node_is_removed() {
     holds(REMOVAL);
+}
+
+#[test]
+fn nor_when_a_copy_of_a_node_is_started() {
+    holds(CLONE);
+}
+
+#[test]
+fn a_copy_that_gives_at_once_is_caught() {
+    breaks(Rules {
+        clone_gives: true,
+        ..CLONE
+    });
+}
+
+#[test]
+fn a_copy_that_does_not_give_way_is_caught() {
+    breaks(Rules {
+        clone_stays: true,
+        ..CLONE
+    });
+}
+
+#[test]
+fn a_copy_that_stays_and_believes_its_disk_is_caught() {
+    breaks(Rules {
+        clone_believes_its_disk: true,
+        ..CLONE
+    });
+}
+
+#[test]
+fn nor_when_what_came_back_is_renewed() {
+    let with_renewal = true;
+    for rules in [Rules::default(), ROLLBACK, REMOVAL, CLONE] {
+        holds(Rules {
+            with_renewal,
+            ..rules
+        });
+    }
+}
+
+#[test]
+fn a_renewal_below_what_came_before_is_caught() {
+    breaks(Rules {
+        renew_below: true,
+        with_renewal: true,
+        ..ROLLBACK
+    });
+}
+
+#[test]
+fn a_renewal_of_what_is_another_s_is_caught() {
+    breaks(Rules {
+        renew_unused: true,
+        with_renewal: true,
+        ..Rules::default()
+    });
 }
 
 #[test]

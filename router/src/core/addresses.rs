@@ -99,9 +99,14 @@ impl Giving {
 impl Core {
     /// Works out anew which blocks are this node's, after a title, a gift or another's record changed.
     pub(super) fn refresh(&mut self) {
-        let Some(membership) = self.membership.as_ref().filter(|_| self.active) else {
+        let durable = self.saving.durable();
+        let Some(membership) = self.membership.as_mut().filter(|_| self.active) else {
             return;
         };
+        let forgot = membership.deeds.forget_renewed(durable);
+        if forgot {
+            self.saving.want_soon(self.now.mono);
+        }
         let removed = self.removed.values();
         let removed = removed.filter_map(|removed| removed.record.as_ref());
         let others: Vec<&Deed> = self
@@ -113,9 +118,12 @@ impl Core {
         let blocks = if self.past.in_doubt || self.past.gave_way {
             Vec::new()
         } else {
-            membership.deeds.blocks(self.saving.durable(), &others)
+            membership.deeds.blocks(durable, &others)
         };
         if blocks == self.ipam.blocks() {
+            if forgot {
+                self.publish();
+            }
             return;
         }
         self.ipam.set_blocks(&blocks);
@@ -420,7 +428,7 @@ impl Core {
         info!(from = %peer.short(), first = block.first(), addresses = block.size(), "a block was given to this node");
         self.asking = None;
         self.unmet.clear();
-        self.refresh();
+        self.take_over();
         self.send(peer, &Message::DeedAck { block, counter });
         if self.awaits_deed() {
             self.end_join(Ok(()));
@@ -455,7 +463,8 @@ impl Core {
                 return;
             };
             let grants = membership.deeds.unacked(peer, self.saving.durable());
-            if !self.links.get(&peer).is_some_and(|link| link.up) {
+            let up = self.links.get(&peer).is_some_and(|link| link.up);
+            if !up || !membership.deeds.is_giving(peer) {
                 self.giving.peers.remove(&peer);
                 continue;
             }

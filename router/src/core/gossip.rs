@@ -476,7 +476,7 @@ impl Core {
             certificate: membership.certificate.clone(),
             endpoints: self.all_endpoints(),
             suites: self.config.suites.clone(),
-            deeds: membership.deeds.proof_of(&shown),
+            deeds: membership.deeds.proof_of(&shown, self.saving.durable()),
             blocks,
             networks: vec![NetworkName::default_network()],
             lost: self.reach.lost(),

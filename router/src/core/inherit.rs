@@ -251,7 +251,7 @@ impl Core {
         let theirs: Vec<Deed> = chains.values().map(|(deed, _)| *deed).collect();
         let mut left = left_over(&theirs, &claims);
         // Nobody would believe one hand more than a chain has.
-        left.retain(|(deed, block)| block.bits() >= MIN_BITS && deed.version.counter < MAX_HANDS);
+        left.retain(|(deed, block)| block.bits() >= MIN_BITS && deed.version.hands() < MAX_HANDS);
         left.sort_by_key(|(_, block)| Reverse(block.bits()));
         let (mut addresses, mut settled) = (0, true);
         for (deed, block) in left {
@@ -272,6 +272,24 @@ impl Core {
             removed.settled = settled;
         }
         self.saving.after(Pending::Inherited);
+    }
+
+    /// Addresses that were not this node's may be used now. If it has the cluster's key, it renews those of this run.
+    pub(super) fn take_over(&mut self) {
+        self.refresh();
+        let (save, me, boot) = (self.saving.next(), self.me, self.boot);
+        let gives = self.past.gives(self.now.mono) && !self.past.in_doubt && !self.is_out();
+        let Some(membership) = self.membership.as_mut().filter(|_| gives) else {
+            return;
+        };
+        let Some(key) = &membership.key else {
+            return;
+        };
+        let saves = (self.past.renews_from, save);
+        let blocks = self.ipam.blocks();
+        if membership.deeds.renew(blocks, (me, boot), saves, key) {
+            self.saving.after(Pending::Inherited);
+        }
     }
 }
 

@@ -44,6 +44,8 @@ enum Stage {
     Saving,
     /// Everybody is being told.
     Telling,
+    /// Nobody has confirmed yet, and nobody else could say that this node has left.
+    Unheard,
 }
 
 impl Leaving {
@@ -121,7 +123,10 @@ impl Core {
         let given = self.membership.iter().flat_map(|own| own.deeds.known());
         let donors: Vec<NodeId> = given.filter_map(donor_of).collect();
         let blocks = self.ipam.blocks();
-        let proofs = self.membership.iter().map(|own| own.deeds.proof_of(blocks));
+        let proofs = self
+            .membership
+            .iter()
+            .map(|own| own.deeds.proof_of(blocks, u64::MAX));
         let deeds = blocks.len() + proofs.map(|proof| proof.len()).sum::<usize>();
         let rank = |record: &&Record| {
             let size: u32 = record.blocks.iter().map(Block::size).sum();
@@ -172,11 +177,15 @@ impl Core {
                 let all = up
                     .map(|(peer, _)| peer)
                     .all(|peer| leaving.told.contains(peer));
-                if all || over {
-                    let (command, heir) = (leaving.command, leaving.heir.clone());
-                    self.start_anew(command, Some(heir));
+                let heard = !leaving.told.is_empty();
+                if heard && all || over && (heard || leaving.force) {
+                    self.be_gone();
+                } else if over && let Some(leaving) = &mut self.leaving {
+                    (leaving.stage, leaving.until) = (Stage::Unheard, self.now.mono + PATIENCE);
                 }
             }
+            Stage::Unheard if over || !leaving.told.is_empty() => self.be_gone(),
+            Stage::Unheard => {}
         }
     }
 
@@ -221,6 +230,13 @@ impl Core {
         if let Some(leaving) = &mut self.leaving {
             (leaving.stage, leaving.until) = (Stage::Telling, until);
             self.flood.offer(self.me, None, self.now.mono);
+        }
+    }
+
+    fn be_gone(&mut self) {
+        if let Some(leaving) = &self.leaving {
+            let (command, heir) = (leaving.command, leaving.heir.clone());
+            self.start_anew(command, Some(heir));
         }
     }
 

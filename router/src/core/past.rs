@@ -52,6 +52,8 @@ pub(super) struct Past {
     pub(super) in_doubt: bool,
     /// From when on it gives addresses away; at once if it is new.
     gives_from: Option<Instant>,
+    /// The first save of which the titles are renewed: what was there before may be older than what this node did.
+    pub(super) renews_from: u64,
     /// A record of this node that another run signed led this run to a higher version.
     raised: bool,
     /// Where another process with this node's identity was told to be reached.
@@ -78,6 +80,7 @@ impl Past {
             in_doubt: saved.is_some_and(|saved| saved.in_doubt),
             signed: vec![boot],
             gives_from: member.then(|| now + PAUSE),
+            renews_from: 1,
             ..Self::default()
         }
     }
@@ -87,6 +90,7 @@ impl Past {
         self.saves += saves;
         (self.signed, self.raised) = (vec![boot], false);
         self.gives_from = Some(now + PAUSE);
+        self.renews_from = saves + 1;
     }
 
     /// The members that have yet to see what they said before they forgot it.
@@ -241,7 +245,8 @@ impl Core {
         pool.sort_by_key(|deed| (deed.version, deed.block, deed.signature));
         pool.dedup();
         let mut proofs = Proofs::new(&pool, &membership.public, &self.removals);
-        for title in pool.iter().filter(|deed| deed.owner == self.me) {
+        // The newest first, if there is no room for all.
+        for title in pool.iter().rev().filter(|deed| deed.owner == self.me) {
             let Some(chain) = proofs.chain(title) else {
                 continue;
             };
@@ -264,6 +269,8 @@ impl Core {
             membership.deeds.remember(gift, save);
         }
         self.past.in_doubt = false;
+        // Those whom this node has forgotten altogether were not asked.
+        self.past.renews_from = save + 1;
         info!("all members have told what they know: this node uses its addresses again");
         self.saving.after(Pending::Inherited);
         self.changed();

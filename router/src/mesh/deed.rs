@@ -11,6 +11,13 @@
 //! A block can change hands [`MAX_HANDS`] times and a gift has at least 8 addresses, so what a member can make others
 //! remember is bounded by what it owns.
 //!
+//! Where nodes come and go for months, each adds two hands: a block is given, and comes back. So the node that has the
+//! cluster's key *renews* what came back to it: it signs a deed like the genesis for the whole of the neighbouring blocks
+//! that came to it since it started, whatever titles they had. A renewal proves itself, begins a chain anew, and has a version above all
+//! that these addresses ever had, so what came before it is void and may be forgotten. Nobody trusts anybody more for it:
+//! who has that key gave the whole range, makes the members and names the heirs, and nobody else can sign one. That such
+//! a node renews only what is its own at that moment is checked by itself alone, as what it gives is by every donor.
+//!
 //! A node that was removed gives nothing any more. Its heir signs the deed itself, and it is true because the removal
 //! names that heir; so whoever checks it must know of the removal.
 
@@ -21,25 +28,35 @@ use super::codec::{Malformed, Reader, Writer};
 use super::removal::Removals;
 use crate::keys::{NodeKeys, NodePublic};
 
-/// The highest counter of a deed: the genesis has 1, and a chain of 32 deeds leads to it. A block that went through so
-/// many hands stays with whoever has it.
+/// How many hands a block goes through until it is renewed, the first owner's among them: a chain of 32 deeds leads to
+/// the genesis or a renewal. A block that went through so many stays with whoever has it.
 pub const MAX_HANDS: u64 = 33;
+/// The low bits of a counter say how many hands there were since the renewal that the others count.
+const HANDS: u32 = 8;
 /// The binary logarithm of the smallest gift: fewer addresses would not be worth a deed.
 pub const MIN_BITS: u8 = 3;
 
 /// Which of two deeds of the same addresses holds: the higher, by counter and then by boot nonce.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Version {
-    /// How many times these addresses have changed hands; 1 in the genesis deed.
+    /// How many times these addresses have changed hands; 1 in the genesis deed. One more with each gift; with each
+    /// renewal the next multiple of 256, and 1.
     pub counter: u64,
     /// The donor's boot nonce when it signed; 0 in the genesis deed.
     pub boot: u64,
 }
 
+impl Version {
+    /// How many hands these addresses went through since they were renewed, this owner's among them.
+    pub const fn hands(self) -> u64 {
+        self.counter & ((1 << HANDS) - 1)
+    }
+}
+
 /// Who gave the block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Donor {
-    /// The cluster, at its beginning.
+    /// The cluster, at its beginning or with a renewal.
     Cluster,
     /// The former owner.
     Node(NodePublic),
@@ -77,9 +94,20 @@ impl Deed {
 
     /// The deed that gives the whole range to the cluster's first node.
     pub fn genesis(block: Block, owner: NodeId, key: &ClusterKey) -> Self {
+        Self::by_cluster(block, owner, 0, 0, key)
+    }
+
+    /// The deed by which the owner of a block, which has the cluster's key, holds it whatever happened to it before;
+    /// `last` is the highest counter that any of these addresses had. Nobody who had them before outbids it: a chain has
+    /// less than 256 hands.
+    pub fn renewal(block: Block, owner: NodeId, last: u64, boot: u64, key: &ClusterKey) -> Self {
+        Self::by_cluster(block, owner, (last >> HANDS) + 1, boot, key)
+    }
+
+    fn by_cluster(block: Block, owner: NodeId, renewals: u64, boot: u64, key: &ClusterKey) -> Self {
         let version = Version {
-            counter: 1,
-            boot: 0,
+            counter: (renewals << HANDS) + 1,
+            boot,
         };
         let mut deed = Self {
             block,
@@ -153,12 +181,10 @@ impl Deed {
     /// Whether the donor signed it, as far as it may sign at all.
     fn verify(&self, cluster: &ClusterPublic) -> bool {
         let message = self.message(cluster.id());
-        let hands = 2..=MAX_HANDS;
-        let gift = hands.contains(&self.version.counter) && self.block.bits() >= MIN_BITS;
+        let hands = self.version.hands();
+        let gift = (2..=MAX_HANDS).contains(&hands) && self.block.bits() >= MIN_BITS;
         match &self.donor {
-            Donor::Cluster => {
-                self.version.counter == 1 && cluster.verify(&message, &self.signature)
-            }
+            Donor::Cluster => hands == 1 && cluster.verify(&message, &self.signature),
             Donor::Node(public) => gift && public.verify(&message, &self.signature),
             Donor::Heir { public, .. } => {
                 gift && public.id() == self.owner && public.verify(&message, &self.signature)
@@ -178,8 +204,8 @@ impl Deed {
             && parent.version.counter.checked_add(1) == Some(self.version.counter)
     }
 
-    /// The deeds in `pool` that lead from this one to the genesis, nearest first; `None` if the chain is broken. For
-    /// pools of deeds that were proven before: no signature is checked.
+    /// The deeds in `pool` that lead from this one to the genesis or a renewal, nearest first; `None` if the chain is
+    /// broken. For pools of deeds that were proven before: no signature is checked.
     pub fn chain(&self, pool: &[Self]) -> Option<Vec<Self>> {
         let mut chain: Vec<Self> = Vec::new();
         while chain.last().unwrap_or(self).donor != Donor::Cluster {
@@ -291,7 +317,7 @@ enum Word {
     Unread,
     /// It is false, or nothing true leads from it to the genesis.
     Void,
-    /// It is the genesis.
+    /// It is the genesis, or a renewal.
     First,
     /// It is true, and follows from the one at this place.
     After(usize),
@@ -333,7 +359,7 @@ impl<'a> Proofs<'a> {
         proven.map(|(deed, _)| *deed).collect()
     }
 
-    /// The counters fall with each step, so it ends after [`MAX_HANDS`] of them.
+    /// The hands are one less with each step, so it ends after [`MAX_HANDS`] of them.
     fn read(&mut self, deed: &Deed) -> Word {
         if !deed.verify(self.cluster) || !deed.is_heir_s(self.removals) {
             return Word::Void;
@@ -389,6 +415,23 @@ pub const fn covers(outer: Block, inner: Block) -> bool {
 /// Whether two blocks have offsets in common.
 pub const fn meet(one: Block, other: Block) -> bool {
     one.first() <= other.last() && other.first() <= one.last()
+}
+
+/// The same offsets in as few blocks as there can be, ascending. `blocks` do not overlap.
+pub fn joined(mut blocks: Vec<Block>) -> Vec<Block> {
+    blocks.sort_unstable();
+    let mut whole: Vec<Block> = Vec::with_capacity(blocks.len());
+    for mut block in blocks {
+        while let Some(low) = whole.last() {
+            let both = Block::new(low.first(), low.bits() + 1);
+            match both.filter(|both| both.halves() == Some((*low, block))) {
+                Some(both) => (block, _) = (both, whole.pop()),
+                None => break,
+            }
+        }
+        whole.push(block);
+    }
+    whole
 }
 
 /// Takes the offsets of `cut` out of `blocks`, halving what is only partly cut.
@@ -634,6 +677,54 @@ mod tests {
         );
         assert_eq!(subtract(&[block(0, 3)], block(8, 3)), [block(0, 3)]);
         assert_eq!(subtract(&[block(4, 1)], block(0, 3)), []);
+    }
+
+    #[test]
+    fn a_renewal_begins_a_chain_anew_and_only_the_cluster_signs_one() {
+        let key = ClusterKey::from_bytes(&[1; 32]);
+        let cluster = key.public();
+        let (a, b) = (keys(1), keys(2));
+        let genesis = Deed::genesis(block(0, 12), a.id(), &key);
+        let to_b = genesis.give(block(1024, 10), b.id(), 7, &a, &cluster);
+        let back = to_b.give(block(1024, 10), a.id(), 8, &b, &cluster);
+        let renewed = Deed::renewal(block(0, 11), a.id(), back.version.counter, 9, &key);
+        assert!(renewed.version > back.version && renewed.version.hands() == 1);
+        assert!(renewed.proven(&[], &cluster, &none()));
+        let again = renewed.give(block(1024, 10), b.id(), 9, &a, &cluster);
+        assert!(again.version > renewed.version && again.proven(&[renewed], &cluster, &none()));
+        assert!(
+            !again.proven(&[genesis], &cluster, &none()),
+            "of another chain"
+        );
+        let later = Deed::renewal(block(0, 11), a.id(), again.version.counter, 9, &key);
+        assert!(later.version > again.version);
+        let usurped = ClusterKey::from_bytes(&[2; 32]);
+        let usurped = Deed::renewal(block(0, 11), b.id(), 3, 9, &usurped);
+        assert!(!usurped.proven(&[genesis], &cluster, &none()));
+        // A member that counts like a renewal.
+        let counted = Deed {
+            version: renewed.version,
+            ..to_b
+        };
+        let counted = counted.signed(&a, &cluster);
+        assert!(!counted.proven(&[genesis, renewed], &cluster, &none()));
+    }
+
+    #[test]
+    fn halves_are_joined_as_far_as_they_are_neighbours() {
+        let parts = vec![
+            block(4, 2),
+            block(0, 2),
+            block(8, 2),
+            block(14, 1),
+            block(12, 1),
+        ];
+        assert_eq!(joined(parts), [block(0, 4)]);
+        assert_eq!(
+            joined(vec![block(4, 2), block(8, 2)]),
+            [block(4, 2), block(8, 2)],
+            "neighbours, but no halves of one block"
+        );
     }
 
     fn any_block() -> impl Strategy<Value = Block> {

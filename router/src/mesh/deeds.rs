@@ -4,15 +4,16 @@
 //! receiver says that it has saved it too; the receiver uses the block only then. So at every moment, whatever crashes
 //! or is lost, a block has at most one user: the donor has let go before the receiver can have it. After a restart the
 //! donor signs unacknowledged gifts again with its new boot nonce, because a receiver believes only grants of the
-//! donor's current boot. Titles and gifts are never forgotten, not even when nothing is left of them: a late duplicate
-//! of a grant must find that it was used before.
+//! donor's current boot. Titles and gifts are not forgotten when nothing is left of them: a late duplicate of a grant
+//! must find that it was used before. Only a durable renewal (see [`super::deed`]) lets its owner forget all that is older
+//! and lies within it: its version is above theirs, so whatever comes of them again finds it instead.
 //!
 //! How much is given: a joiner gets 1/1024 of the range, but at least 256 addresses and at most a quarter of the range;
 //! with the default /12 that is a /22. So a thousand joiners find room at one inviter. Whoever fills three quarters of
 //! what it has asks for as much again, so busy nodes grow by doubling. A donor keeps at least a quarter of what it has,
 //! and enough not to have to ask for more itself.
 //!
-//! Titles and gifts live for ever, so all are counted: what one member may ask for and may give, what a record can tell
+//! Else titles and gifts live for ever, so all are counted: what one member may ask for and may give, what a record can tell
 //! ([`MAX_TOLD`]), and what the saved state can hold. The last hands of a block are kept for nodes that leave, so that
 //! a block which came and went with many joiners does not end with one that cannot hand it back.
 
@@ -29,6 +30,8 @@ use super::deed::{
 use super::removal::Removals;
 use crate::keys::NodeKeys;
 
+mod renewing;
+
 /// The most deeds of a kind that are read back, and the most that are kept.
 const MAX_READ: usize = 1 << 16;
 const MAX_DEEDS: usize = 1 << 15;
@@ -43,7 +46,7 @@ const UNASKED: usize = 2;
 /// How many deeds this node's blocks may need, titles and what proves them, so that another title and its chain still
 /// fit a record.
 pub const MAX_TOLD: usize = super::record::MAX_DEEDS - MAX_HANDS as usize - 7;
-/// The highest counter of a title from which is given to whoever asks; the hands that are left are for leaving nodes.
+/// The most hands of a title from which is given to whoever asks; those that are left are for leaving nodes.
 const MAX_HANDS_TO_ASKERS: u64 = MAX_HANDS - 9;
 
 /// A deed of this node, and which save made it durable.
@@ -101,7 +104,11 @@ impl Deeds {
     /// hold by a higher version.
     pub fn blocks(&self, durable: u64, others: &[&Deed]) -> Vec<Block> {
         let mut blocks = Vec::new();
-        for title in self.titles.iter().filter(|title| title.saved <= durable) {
+        let saved = self.titles.iter().filter(|title| title.saved <= durable);
+        let mut titles: Vec<&Title> = saved.collect();
+        // The newest first: a renewal is whole, whatever pieces it was made of.
+        titles.sort_by_key(|title| std::cmp::Reverse(title.deed.version));
+        for title in titles {
             let mut left = vec![title.deed.block];
             let gifts = self.gifts.iter().map(|gift| &gift.deed);
             let others = gifts.chain(others.iter().copied());
@@ -128,24 +135,19 @@ impl Deeds {
             .any(|title| meet(title.deed.block, block))
     }
 
-    /// The deeds that prove `blocks`, titles and chains, for the record.
-    pub fn proof_of(&self, blocks: &[Block]) -> Vec<Deed> {
-        let mut deeds: Vec<Deed> = Vec::new();
-        let titles = self.titles.iter().map(|title| title.deed);
-        for title in titles.filter(|title| blocks.iter().any(|block| covers(title.block, *block))) {
-            for deed in self.chain(&title) {
-                if !deeds.contains(&deed) {
-                    deeds.push(deed);
-                }
-            }
-        }
-        deeds
+    /// The deeds that prove `blocks`, of each the newest title that is durable with save `durable`, and chains, for the
+    /// record.
+    pub fn proof_of(&self, blocks: &[Block], durable: u64) -> Vec<Deed> {
+        let titles = blocks
+            .iter()
+            .filter_map(|block| self.title_of(*block, durable));
+        self.with_proofs(titles.copied())
     }
 
     /// Whether an own block may be given to somebody who asks: it did not go through too many hands.
     pub fn may_pass(&self, block: Block) -> bool {
-        self.title_of(block)
-            .is_some_and(|title| title.version.counter < MAX_HANDS_TO_ASKERS)
+        self.title_of(block, u64::MAX)
+            .is_some_and(|title| title.version.hands() < MAX_HANDS_TO_ASKERS)
     }
 
     /// Whether `peer` may be given something when it asks, and something more can be given at all.
@@ -177,14 +179,19 @@ impl Deeds {
         if most < few {
             return most;
         }
-        self.proof_of(&self.blocks(u64::MAX, &[])).len()
+        self.proof_of(&self.blocks(u64::MAX, &[]), u64::MAX).len()
     }
 
-    fn title_of(&self, block: Block) -> Option<&Deed> {
-        let titles = self.titles.iter().map(|title| &title.deed);
+    /// The newest title of a whole block that is durable with save `durable`.
+    fn title_of(&self, block: Block, durable: u64) -> Option<&Deed> {
+        self.newest_of(block, durable).map(|title| &title.deed)
+    }
+
+    fn newest_of(&self, block: Block, durable: u64) -> Option<&Title> {
+        let titles = self.titles.iter().filter(|title| title.saved <= durable);
         titles
-            .filter(|title| covers(title.block, block))
-            .max_by_key(|title| title.version)
+            .filter(|title| covers(title.deed.block, block))
+            .max_by_key(|title| title.deed.version)
     }
 
     /// Signs `block` away. `None` if no title covers it, or it went through too many hands. Send it once save `saved` is
@@ -198,8 +205,8 @@ impl Deeds {
         keys: &NodeKeys,
         cluster: &ClusterPublic,
     ) -> Option<Deed> {
-        let title = self.title_of(block)?;
-        if title.version.counter >= MAX_HANDS || self.gifts.len() >= MAX_DEEDS {
+        let title = self.title_of(block, u64::MAX)?;
+        if title.version.hands() >= MAX_HANDS || self.gifts.len() >= MAX_DEEDS {
             return None;
         }
         let deed = title.give(block, to, boot, keys, cluster);
@@ -315,17 +322,18 @@ impl Deeds {
         }
     }
 
-    /// Whether this node has a title of a block of this counter or a higher one, durable or not.
+    /// Whether this node has a title of this counter or a higher one that covers a block, durable or not.
     pub fn has_taken(&self, block: Block, counter: u64) -> bool {
         self.has_saved(block, counter, u64::MAX)
     }
 
-    /// Whether a title of a block of this counter or a higher one is durable, so that its grant may be acknowledged. An
-    /// older title says nothing: the block may have been away since.
+    /// Whether such a title is durable, so that the grant of the block may be acknowledged. An older title says nothing:
+    /// the block may have been away since.
     pub fn has_saved(&self, block: Block, counter: u64, durable: u64) -> bool {
         self.titles.iter().any(|title| {
             let deed = &title.deed;
-            deed.block == block && deed.version.counter >= counter && title.saved <= durable
+            let later = deed.version.counter >= counter;
+            covers(deed.block, block) && later && title.saved <= durable
         })
     }
 
@@ -377,8 +385,13 @@ impl Deeds {
         }
     }
 
-    /// Whether a title here is lower than what somebody holds of its block by this version.
+    /// Whether a title here is lower than what somebody holds of its block by this version, and no later one covers that.
     pub fn is_beaten_by(&self, (claimed, version): (Block, Version)) -> bool {
+        let later =
+            |title: &Title| title.deed.version > version && covers(title.deed.block, claimed);
+        if self.titles.iter().any(later) {
+            return false;
+        }
         let beaten = |title: &Title| {
             let block = title.deed.block;
             title.deed.version < version && (covers(block, claimed) || covers(claimed, block))
@@ -538,15 +551,15 @@ pub fn gift_bits(
 mod tests {
     use super::*;
 
-    struct Cast {
-        a: NodeKeys,
-        b: NodeKeys,
-        key: ClusterKey,
-        cluster: ClusterPublic,
-        deeds: Deeds,
+    pub(super) struct Cast {
+        pub(super) a: NodeKeys,
+        pub(super) b: NodeKeys,
+        pub(super) key: ClusterKey,
+        pub(super) cluster: ClusterPublic,
+        pub(super) deeds: Deeds,
     }
 
-    fn cast() -> Cast {
+    pub(super) fn cast() -> Cast {
         let (a, b) = (
             NodeKeys::from_bytes(&[1; 64]),
             NodeKeys::from_bytes(&[2; 64]),
@@ -562,7 +575,7 @@ mod tests {
         }
     }
 
-    fn block(first: u32, bits: u8) -> Block {
+    pub(super) fn block(first: u32, bits: u8) -> Block {
         Block::new(first, bits).unwrap()
     }
 
@@ -756,7 +769,7 @@ mod tests {
         assert_eq!(taken.count(), MAX_TITLES_FROM_ONE);
         assert_eq!(verdicts.last(), Some(&Grant::TooMany));
         let blocks = theirs.blocks(1, &[]);
-        assert!(theirs.proof_of(&blocks).len() <= MAX_TOLD);
+        assert!(theirs.proof_of(&blocks, u64::MAX).len() <= MAX_TOLD);
         let mut bytes = Writer::new();
         theirs.write(&mut bytes);
         assert!(Deeds::read(&mut Reader::new(&bytes.0, "deeds")).is_ok());
@@ -782,7 +795,7 @@ mod tests {
                 theirs.accept(&whole, me, Some(8), 1, terms);
             }
         }
-        let told = theirs.proof_of(&theirs.blocks(1, &[])).len();
+        let told = theirs.proof_of(&theirs.blocks(1, &[]), 1).len();
         assert!(told >= MAX_TOLD, "as many as are told: {told}");
         assert!(told < MAX_TOLD + MAX_HANDS as usize, "{told}");
     }

@@ -6,8 +6,8 @@
 //! ([`crate::net`] notices). At the end, when all troubles are over: everybody agrees, and every address has an owner.
 //!
 //! A disk that was rolled back and a second process with the same disk cannot know of themselves before they have met
-//! anybody. So until such a node had time to be told, it is *doubtful*, and what is owned twice may be its fault; after
-//! that nothing may be.
+//! anybody. So until such a node had time to be told, it is *doubtful*, and what is owned twice may be its fault: if it
+//! owns it too, or believed so since then and may have given it away. After that nothing may be.
 
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, BTreeSet};
@@ -42,6 +42,10 @@ pub struct Model {
     removed: BTreeSet<usize>,
     /// Nodes that may not know what they are, and the places that share one identity.
     doubtful: BTreeSet<usize>,
+    /// What those have believed to own since they may not know it.
+    suspect: BTreeSet<Block>,
+    /// There were such nodes: an address in use may be lost to what they gave.
+    doubted: bool,
     /// Nodes of which nothing is believed.
     pub liars: BTreeSet<usize>,
 }
@@ -52,12 +56,12 @@ fn hash(blocks: &[Block]) -> u64 {
     hasher.finish()
 }
 
-fn overlap(a: &[Block], b: &[Block]) -> Option<Block> {
-    let meets = |x: &&Block| {
-        b.iter()
-            .any(|y| x.first() <= y.last() && y.first() <= x.last())
-    };
-    a.iter().find(meets).copied()
+/// What is in both; of two blocks that meet one lies in the other.
+fn overlaps(a: &[Block], b: &[Block]) -> impl Iterator<Item = Block> {
+    let meet = |x: &Block, y: &Block| x.first() <= y.last() && y.first() <= x.last();
+    let pairs = a.iter().flat_map(|x| b.iter().map(move |y| (*x, *y)));
+    let both = pairs.filter(move |(x, y)| meet(x, y));
+    both.map(|(x, y)| if x.size() < y.size() { x } else { y })
 }
 
 impl Model {
@@ -91,20 +95,49 @@ impl Model {
             .entry(view.me)
             .or_default()
             .insert(hash(&view.mine));
+        if self.doubtful.contains(&n) {
+            self.suspect.extend(&view.mine);
+        }
         if self.owned[n] != view.mine {
             self.owned[n].clone_from(&view.mine);
             self.check_owner(net, n)?;
+            self.check_containers(net, n)?;
         }
         self.check_members(net, n, &view)
+    }
+
+    /// What containers of a node have is still the node's.
+    fn check_containers(&self, net: &Net, n: usize) -> Result<(), String> {
+        if self.doubted || self.removed.contains(&n) || self.liars.contains(&n) {
+            return Ok(());
+        }
+        for ((_, id), offset) in self.of(n) {
+            if !self.owned[n].iter().any(|block| block.contains(*offset)) {
+                let name = &net.nodes[n].name;
+                return Err(format!(
+                    "{id} has address {offset} on {name}, which lost it"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a node that may not know what it is can be the cause if two have something of this.
+    fn is_doubtful(&self, nodes: [usize; 2], block: Block) -> bool {
+        let suspect = |all: &Block| all.contains(block.first()) && all.contains(block.last());
+        let doubtful = nodes.iter().any(|n| self.doubtful.contains(n));
+        doubtful || self.suspect.iter().any(suspect)
     }
 
     /// Nothing of what a node owns is another's.
     fn check_owner(&self, net: &mut Net, n: usize) -> Result<(), String> {
         for other in (0..self.owned.len()).filter(|other| *other != n) {
-            let Some(block) = overlap(&self.owned[n], &self.owned[other]) else {
+            let all = overlaps(&self.owned[n], &self.owned[other]);
+            let mut all = all.filter(|block| !self.is_doubtful([n, other], *block));
+            let Some(block) = all.next() else {
                 continue;
             };
-            if self.doubtful.is_empty() && !self.is_fenced(net, n) && !self.is_fenced(net, other) {
+            if !self.is_fenced(net, n) && !self.is_fenced(net, other) {
                 let [a, b] = [n, other].map(|n| net.nodes[n].name.clone());
                 return Err(format!("{a} and {b} own {block:?}"));
             }
@@ -127,7 +160,8 @@ impl Model {
                 None => net.on_disk(m),
             };
             let knows = |id: &NodeId| view.members.iter().any(|member| member.id == *id);
-            !known.iter().any(knows)
+            // One that says farewell still has what it knew, and nobody listens to it.
+            view.removed || !known.iter().any(knows)
         })
     }
 
@@ -169,7 +203,8 @@ impl Model {
         self.unsure.remove(&container);
         let holder = self.given.get(&offset).cloned();
         if let Some(holder) = holder.filter(|holder| *holder != container)
-            && self.doubtful.is_empty()
+            && let Some(one) = Block::new(offset, 0)
+            && !self.is_doubtful([holder.0, n], one)
             && !self.is_fenced(net, holder.0)
             && !self.is_fenced(net, n)
         {
@@ -258,11 +293,15 @@ impl Model {
     /// A node was put back to an old disk, or is one of two with the same.
     pub fn doubt(&mut self, n: usize) {
         self.doubtful.insert(n);
+        self.doubted = true;
     }
 
     /// A node had time to be told what it is.
     pub fn trust(&mut self, net: &mut Net, n: usize) {
         if self.doubtful.remove(&n) {
+            if self.doubtful.is_empty() {
+                self.suspect.clear();
+            }
             self.owned.iter_mut().for_each(Vec::clear);
             net.nodes.iter_mut().for_each(|node| node.changed = true);
         }

@@ -108,8 +108,8 @@ struct World {
     joining: BTreeMap<usize, Instant>,
     /// What two processes with one identity were given, and one of them did not know, may be nobody's.
     doubled: bool,
-    /// A disk was put back: what only its node knew may be forgotten.
-    put_back: bool,
+    /// A disk was put back, or a node crashed before it answered: a removal may be forgotten, or never have been one.
+    unsure: bool,
     windows: u32,
     containers: u64,
     given: u64,
@@ -173,7 +173,7 @@ impl World {
             captured: Vec::new(),
             joining: BTreeMap::new(),
             doubled: false,
-            put_back: false,
+            unsure: false,
             windows: 0,
             containers: 0,
             given: 0,
@@ -216,7 +216,7 @@ impl World {
             if dead && self.starting.insert(n) {
                 let down = self.down.remove(&n).unwrap_or(Duration::from_secs(1));
                 self.over.push((now + down, Over::Start(n)));
-                self.asked.retain(|(at, _), _| *at != n);
+                self.forget_asked(n);
             }
         }
         let (due, later) = std::mem::take(&mut self.over)
@@ -227,6 +227,14 @@ impl World {
         due.into_iter().try_for_each(|(_, over)| self.end(over))?;
         self.regain_trust();
         self.model.look(&mut self.net)
+    }
+
+    /// A node is down: what it was asked for is not answered any more.
+    fn forget_asked(&mut self, n: usize) {
+        let removal = |asked: &Asked| matches!(asked, Asked::Remove(_));
+        let mut theirs = self.asked.iter().filter(|((at, _), _)| *at == n);
+        self.unsure |= theirs.any(|(_, asked)| removal(asked));
+        self.asked.retain(|(at, _), _| *at != n);
     }
 
     fn take_answers(&mut self) -> Result<(), String> {
@@ -466,10 +474,10 @@ impl World {
         }
     }
 
-    /// The only member that knew of a removal may have forgotten it: its disk was put back. Whom all living members still
-    /// name, though there is no such node any more, is removed once more.
+    /// The only member that knew of a removal may have forgotten it, if it had saved it at all. Whom all living members
+    /// still name, though there is no such node any more, is removed once more.
     fn remove_again(&mut self) {
-        if !self.put_back || !self.is_up(0) {
+        if !self.unsure || !self.is_up(0) {
             return;
         }
         let all = 0..self.net.nodes.len();
@@ -537,7 +545,7 @@ impl World {
         if !self.is_member(n) || !self.net.knows_all_by(n, &copy) {
             return;
         }
-        self.put_back = true;
+        self.unsure = true;
         self.net.kill(n, false);
         self.net.nodes[n].disk = Some(copy);
         self.net.nodes[n].copies.clear();
@@ -661,6 +669,11 @@ impl World {
             }
         }
         self.run_to(self.net.now.mono + Duration::from_secs(20))?;
+        // Whatever the steps were excused for.
+        let owned = u64::from(self.net.check_ownership());
+        if !self.all_are_owned() || owned != self.model.total() {
+            return Err(format!("at the end {}", self.what_is_wrong()));
+        }
         for n in 0..story.nodes {
             if self.net.nodes[n].core.is_some() {
                 self.model.check_leases(&self.net, n)?;
@@ -685,6 +698,29 @@ impl World {
         let range = self.net.view(0).range;
         let all = range.map_or(0, |range| u64::from(range.size()));
         self.model.total() == all || (self.doubled && self.model.total() < all)
+    }
+
+    /// Who believes of whom what is not so.
+    fn false_beliefs(&mut self) -> Vec<String> {
+        let owned = self.net.ownership();
+        let mut wrong = Vec::new();
+        for n in 0..self.net.nodes.len() {
+            if self.net.gone.contains(&n) || self.net.nodes[n].core.is_none() {
+                continue;
+            }
+            for member in &self.net.view(n).members {
+                let name = member.name.as_str();
+                let place = self.net.nodes.iter().position(|node| node.name == name);
+                let truth = place.map_or(&[][..], |place| &owned[place]);
+                if member.blocks != truth {
+                    let (who, said) = (&self.net.nodes[n].name, &member.blocks);
+                    wrong.push(format!(
+                        "{who} believes that {name} owns {said:?}, not {truth:?}"
+                    ));
+                }
+            }
+        }
+        wrong
     }
 
     fn what_is_wrong(&mut self) -> String {
@@ -713,6 +749,7 @@ impl World {
                 view.removed
             ));
         }
+        wrong.extend(self.false_beliefs());
         wrong.push(format!("doubtful {:?}", self.model.doubtful()));
         wrong.join("\n    ")
     }

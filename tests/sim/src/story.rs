@@ -152,6 +152,32 @@ impl Story {
         }
     }
 
+    /// The same, and all the time nodes leave, are removed, and join, as where a cluster grows and shrinks by itself. Drawn
+    /// apart, so that the rest of the story is what it was.
+    #[must_use]
+    pub fn with_coming_and_going(mut self) -> Self {
+        let mut rng = StdRng::seed_from_u64(self.seed ^ 0xc0e5_f70e);
+        let acts = self.acts.into_iter().map(|(_, at, act)| (at, act));
+        let mut acts: Vec<(Duration, Act)> = acts.collect();
+        let mut at = Duration::from_secs(100);
+        while at < self.time {
+            let n = rng.random_range(1..self.nodes);
+            acts.push(match rng.random_range(0..8) {
+                0 => (at, Act::Remove(n)),
+                _ => (at, Act::Leave(n)),
+            });
+            // The second one for whom was removed, or was not let go.
+            for _ in 0..2 {
+                at += Duration::from_millis(rng.random_range(1_000..25_000));
+                acts.push((at, Act::Join(n)));
+            }
+        }
+        acts.sort_by_key(|(at, _)| *at);
+        let numbered = acts.into_iter().enumerate();
+        self.acts = numbered.map(|(n, (at, act))| (n, at, act)).collect();
+        self
+    }
+
     /// The same with the acts at these places only.
     #[must_use]
     pub fn only(mut self, places: &[usize]) -> Self {

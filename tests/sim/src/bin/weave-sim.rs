@@ -24,6 +24,9 @@ struct Args {
     /// How many hours each story lasts there
     #[arg(long, default_value_t = 1.0)]
     hours: f64,
+    /// All the time nodes leave, are removed and join
+    #[arg(long)]
+    churn: bool,
     /// Tell the whole story first
     #[arg(long)]
     tell: bool,
@@ -42,6 +45,9 @@ fn main() -> ExitCode {
     let time = Duration::from_secs_f64(args.hours.max(0.0) * 3600.0);
     for seed in args.seed..args.seed + args.seeds {
         let mut story = Story::new(seed, args.nodes as usize, time);
+        if args.churn {
+            story = story.with_coming_and_going();
+        }
         if !args.only.is_empty() {
             story = story.only(&args.only);
         }

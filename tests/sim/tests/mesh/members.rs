@@ -465,6 +465,87 @@ fn a_cluster_may_shrink_by_more_than_one_member_can_take_back() {
     assert!(net.run_until(MINUTE, whole), "nothing is lost");
 }
 
+/// Nodes come and go as in a cluster that scales by itself: mostly they leave, sometimes they are killed and removed.
+#[test]
+fn nodes_come_and_go_for_months_and_every_one_can_leave() {
+    /// The records of two members that stay and up to three that do not, with all proofs.
+    const MOST_BYTES: usize = 5 * 3000;
+    let mut net = Net::new(71, 5);
+    net.frugal = true;
+    net.init(0, "10.32.0.0/16");
+    let token = net.token_for(0, 10_000, HOUR * 24 * 365);
+    assert!(net.join(1, &token).is_ok());
+    let (mut joins, mut here) = (0, [false; 5]);
+    while joins < 250 {
+        let n = net.rng.random_range(2..5_usize);
+        here[n] = !here[n];
+        if here[n] {
+            let answer = net.join(n, &token);
+            assert!(answer.is_ok(), "join {joins}: {answer:?}");
+            joins += 1;
+        } else if net.rng.random_ratio(1, 8) {
+            net.kill(n, false);
+            let name = net.nodes[n].name.clone();
+            let removed = remove(&mut net, 0, &name, None);
+            assert!(removed.is_ok(), "after join {joins}: {removed:?}");
+            net.start(n);
+        } else {
+            let answer = leave(&mut net, n, false);
+            let left = matches!(answer, Ok(Reply::Left { heir: Some(_) }));
+            assert!(left, "after join {joins}: {answer:?}");
+        }
+        let known = net.nodes[0].core().known_bytes();
+        assert!(known <= MOST_BYTES, "after join {joins}: {known} bytes");
+    }
+    net.gone = (2..5).filter(|n| !here[*n]).collect();
+    let whole = |net: &mut Net| net.agrees() && net.check_ownership() == 1 << 16;
+    assert!(net.run_until(MINUTE, whole), "nothing is lost");
+    assert!(net.mine(0).len() <= 8 * 5, "it is whole, too");
+}
+
+/// The worst that an old disk of the node with the cluster's key could do: what comes back to it is renewed while it
+/// does not know what it has given since.
+#[test]
+fn an_old_disk_of_the_first_node_takes_nothing_from_whom_it_forgot() {
+    let mut net = Net::new(72, 4);
+    net.init(0, "10.32.0.0/16");
+    let token = net.token(0, 3);
+    assert!(net.join(1, &token).is_ok() && net.join(3, &token).is_ok());
+    net.run(MINUTE / 4);
+    let old = net.nodes[0].disk.clone();
+    let between = |one: usize, others: &[usize]| -> Vec<(usize, usize)> {
+        let both = others.iter().map(|other| [(one, *other), (*other, one)]);
+        both.flatten().collect()
+    };
+    net.cut.extend(between(1, &[0, 2, 3]));
+    assert!(net.join(2, &token).is_ok());
+    assert!(net.allocate(2, "a", None).is_ok());
+    net.run(MINUTE / 4);
+    let theirs = net.mine(2);
+    net.cut.extend(between(0, &[2, 3]));
+    net.kill(0, false);
+    net.nodes[0].disk = old;
+    net.start(0);
+    for way in between(1, &[0]) {
+        net.cut.remove(&way);
+    }
+    net.run(MINUTE / 2);
+    let left = leave(&mut net, 1, false);
+    let left = matches!(left, Ok(Reply::Left { heir: Some(_) }));
+    assert!(left, "node 3 is a member, too, and is not asked");
+    net.gone.insert(1);
+    net.run(MINUTE / 4);
+    net.cut.clear();
+    net.run(MINUTE / 2);
+    let whole = |net: &mut Net| net.agrees() && net.check_ownership() == 1 << 16;
+    assert!(net.run_until(MINUTE, whole), "{:?}", net.ownership());
+    assert_eq!(
+        net.mine(2),
+        theirs,
+        "whom it forgot keeps what it was given"
+    );
+}
+
 #[test]
 fn who_leaves_at_the_second_attempt_loses_nothing_of_the_first() {
     let mut net = cluster(9, 4, "10.32.0.0/16");
