@@ -117,6 +117,7 @@ fn backends_that_are_replaced_one_by_one_cost_no_request() {
     });
     let (made, failed) = (made.into_inner(), failed.into_inner());
     assert_eq!(failed, 0, "of {made}");
+    println!("{made} requests to backends that were replaced {ROUNDS} times, none failed");
 }
 
 /// Clients of a load balancer's address that ask on until it is over, one by TCP and one by UDP.
