@@ -45,6 +45,7 @@ mod agree;
 mod answer;
 mod dial;
 mod duplex;
+mod exhausted;
 mod kept;
 mod lane;
 

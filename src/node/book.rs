@@ -48,6 +48,17 @@ pub(super) struct Entry {
     pub(super) left: BTreeSet<IpAddr>,
 }
 
+impl Entry {
+    /// Of a container that has all that is inside it.
+    pub(super) const fn new(attachment: Attachment, netns_id: (u64, u64)) -> Self {
+        Self {
+            attachment,
+            netns_id,
+            left: BTreeSet::new(),
+        }
+    }
+}
+
 /// The book as it stands on disk.
 #[derive(Serialize, Deserialize)]
 struct Page {
@@ -327,11 +338,7 @@ pub(super) mod tests {
             attached_at: 7,
             alive: true,
         };
-        Entry {
-            attachment,
-            netns_id: (4, inode),
-            left: BTreeSet::new(),
-        }
+        Entry::new(attachment, (4, inode))
     }
 
     #[test]

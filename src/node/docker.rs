@@ -9,7 +9,7 @@
 //! Every call may come twice, and after a crash of Docker none may come at all: what is made again replaces what was
 //! there, and what is not there any more is taken back without complaint.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -593,9 +593,5 @@ fn entry(
         attached_at: wall_seconds(),
         alive: true,
     };
-    Entry {
-        attachment,
-        netns_id,
-        left: BTreeSet::new(),
-    }
+    Entry::new(attachment, netns_id)
 }

@@ -23,6 +23,7 @@ use weave_model::Protocol;
 use super::connection::{Connection, Ending, Stage};
 use super::datagrams::{Datagrams, Door};
 use super::duplex::{Then, Way};
+use super::exhausted::is_exhausted;
 use super::lane::{Broke, Means, Turn};
 use super::maglev::mix;
 use super::routes::Source;
@@ -583,38 +584,4 @@ impl Worker {
 fn break_off(stream: &TcpStream) {
     // It fails only on a socket that is broken already.
     let _ = intercept::reset_on_drop(stream);
-}
-
-/// Whether the process or the system has no descriptor, memory or port left, which is no endpoint's fault.
-fn is_exhausted(error: &io::Error) -> bool {
-    use io::ErrorKind::{AddrInUse, AddrNotAvailable};
-    const ENOMEM: i32 = 12;
-    const ENFILE: i32 = 23;
-    const EMFILE: i32 = 24;
-    const ENOBUFS: i32 = 105;
-    let has_no_port = matches!(error.kind(), AddrInUse | AddrNotAvailable);
-    let code = error.raw_os_error();
-    has_no_port
-        || [ENOMEM, ENFILE, EMFILE, ENOBUFS]
-            .into_iter()
-            .any(|one| code == Some(one))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn that_nothing_is_left_here_is_no_endpoints_fault() {
-        const EMFILE: i32 = 24;
-        const EADDRINUSE: i32 = 98;
-        const EADDRNOTAVAIL: i32 = 99;
-        const ENETUNREACH: i32 = 101;
-        for code in [EMFILE, EADDRINUSE, EADDRNOTAVAIL] {
-            assert!(is_exhausted(&io::Error::from_raw_os_error(code)), "{code}");
-        }
-        // As it comes when all ports that were tried are taken.
-        assert!(is_exhausted(&io::ErrorKind::AddrInUse.into()));
-        assert!(!is_exhausted(&io::Error::from_raw_os_error(ENETUNREACH)));
-    }
 }

@@ -506,10 +506,10 @@ fn clients_that_bring_cookies_back_are_served() {
     }
     assert_eq!(relay(&lab).counts().accepted, 6);
     let told = crate::lab::ok(&lab.host, "nstat -asz TcpExtSyncookiesRecv");
-    let came = told
+    let mut came = told
         .split_whitespace()
         .skip_while(|word| !word.starts_with("Tcp"));
-    assert_eq!(came.skip(1).next(), Some("6"), "{told}");
+    assert_eq!(came.nth(1), Some("6"), "{told}");
 }
 
 /// With as many connections as there may be, those beyond wait in the kernel's queue: what is open goes on, and each

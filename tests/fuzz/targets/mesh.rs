@@ -204,6 +204,7 @@ fn own_record() -> Record {
             counter: 1,
         },
         started: 1,
+        remembers: Some(1),
         name: "host2".parse().expect("a name"),
         certificate: Authority::Key(&cluster).certify(keys.id(), false, 1),
         endpoints: vec![SocketAddr::from(([192, 0, 2, 2], 6783))],

@@ -69,7 +69,7 @@ fn what_is_given_back_is_refused_with_cause_and_fix_where_it_is_not_there() {
         claim(h1, &one, &vips[..1]);
         assert!(addresses(&one.ns).contains("10.45.0.10/32"));
         one.ns.sh("ip link del eth0");
-        let one = h1.attach_ns(one.ns.clone(), "one", &[]);
+        let one = h1.attach_ns(one.ns, "one", &[]);
         assert!(addresses(&one.ns).contains("10.45.0.10/32"));
         assert_eq!(has(h1, "one"), ["10.45.0.10"]);
     });
