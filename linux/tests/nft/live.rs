@@ -117,7 +117,7 @@ fn ten_thousand_services_are_one_batch_and_one_service_a_small_one() {
         batch.add_chain(&table, &Chain::regular("web"));
         batch.add_set(&table, &map);
         batch.add_elements(&table, &map, (0..10_000).map(to));
-        let started = std::time::Instant::now();
+        let started = Instant::now();
         socket.send(&batch).unwrap();
         println!("10,000 elements: {:?}", started.elapsed());
 
