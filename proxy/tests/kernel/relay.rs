@@ -2,10 +2,11 @@
 //! it, endpoints that fail in every way, and its own end.
 
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use socket2::{Domain, Socket, Type};
 use weave_linux::intercept::reset_on_drop;
 use weave_linux::netns::{Netns, run_in};
 use weave_model::{Affinity, Balance, Engine, EngineChoice, Service, SlicePort};
@@ -505,11 +506,42 @@ fn clients_that_bring_cookies_back_are_served() {
         }
     }
     assert_eq!(relay(&lab).counts().accepted, 6);
+    assert_eq!(cookies_back(&lab), 6);
+}
+
+/// How many cookies clients brought back.
+fn cookies_back(lab: &Lab) -> u64 {
     let told = crate::lab::ok(&lab.host, "nstat -asz TcpExtSyncookiesRecv");
-    let mut came = told
+    let mut words = told
         .split_whitespace()
         .skip_while(|word| !word.starts_with("Tcp"));
-    assert_eq!(came.nth(1), Some("6"), "{told}");
+    words.nth(1).and_then(|count| count.parse().ok()).unwrap()
+}
+
+/// Connections that are begun and never made, more than the listeners' queues hold, keep nobody out.
+#[test]
+fn who_begins_connections_and_makes_none_keeps_nobody_out() {
+    let mut lab = lab(&[B]);
+    lab.end_relay();
+    crate::lab::ok(&lab.host, "sysctl -qw net.core.somaxconn=8");
+    lab.restart_relay(usize::MAX);
+    crate::lab::ok(
+        &lab.c,
+        "nft 'add table ip unheard; add chain ip unheard in { type filter hook input priority 0; }
+              add rule ip unheard in tcp flags & (syn | ack) == syn | ack drop'",
+    );
+    let front: SocketAddr = WEB.parse().unwrap();
+    let begin = || {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM.nonblocking(), None).unwrap();
+        let _ = socket.connect(&front.into());
+        socket
+    };
+    let begun: Vec<Socket> = run_in(&lab.c, || (0..200).map(|_| begin()).collect()).unwrap();
+    for _ in 0..10 {
+        assert_eq!(tcp(&lab.a, WEB).server(), "b");
+    }
+    drop(begun);
+    assert!(cookies_back(&lab) > 0);
 }
 
 /// With as many connections as there may be, those beyond wait in the kernel's queue: what is open goes on, and each
