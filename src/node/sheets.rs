@@ -104,13 +104,11 @@ pub(super) fn check_room(book: &Book) -> Result<(), Refusal> {
 
 /// Refuses claims of floating addresses that there is no room on the sheet to tell of.
 pub(super) fn check_claims_room(book: &Book) -> Result<(), Refusal> {
-    let length = json(&own_sheet(book, &[])).len();
-    if length <= MAX_CONTENT {
+    let Some(length) = too_long(book) else {
         return Ok(());
-    }
+    };
     let cause = format!(
-        "with these floating addresses this node would have {} KiB to tell the others, more than the {} that it may",
-        length.div_ceil(1024),
+        "with these floating addresses this node would have {length} KiB to tell the others, more than the {} that it may",
         MAX_CONTENT >> 10
     );
     let fix = "give them to a container on another node, or detach containers here, or attach them with fewer labels";
@@ -119,16 +117,20 @@ pub(super) fn check_claims_room(book: &Book) -> Result<(), Refusal> {
 
 /// What is amiss if there is no room on the sheet even without what checks found.
 pub(super) fn obstacle(book: &Book) -> Option<Obstacle> {
-    let length = json(&own_sheet(book, &[])).len();
-    (length > MAX_CONTENT).then(|| {
+    too_long(book).map(|length| {
         let cause = format!(
-            "this node has {} KiB to tell the others, more than the {} that it may: they do not learn of its new \
+            "this node has {length} KiB to tell the others, more than the {} that it may: they do not learn of its new \
              containers and services, nor of those that are gone",
-            length.div_ceil(1024),
             MAX_CONTENT >> 10
         );
         Obstacle::new(cause, CommandError::SheetTooLong.fix())
     })
+}
+
+/// How many KiB the sheet has without what checks found, if that is more than it may.
+fn too_long(book: &Book) -> Option<usize> {
+    let length = json(&own_sheet(book, &[])).len();
+    (length > MAX_CONTENT).then(|| length.div_ceil(1024))
 }
 
 /// All members as they are seen now, whatever checks found; their sheets are read anew.

@@ -383,16 +383,20 @@ fn has_target(entry: &Entry, way: Way, origin: Origin) -> bool {
 
 /// The first packet of a TCP connection that the kernel has not translated already.
 fn first_packet() -> Rule {
-    let syn = Rule::new().masked(Field::TcpFlags, SYN | ACK, Cmp::Eq, SYN);
-    syn.masked(Field::CtStatus, Field::DNAT, Cmp::Eq, 0)
+    untranslated(SYN | ACK, SYN)
 }
 
 /// What goes on with a TCP connection that no socket has, and that the kernel has not translated: a listener with no room
 /// in its queue keeps nothing of a first packet, and answers it with a cookie (`net.ipv4.tcp_syncookies`). Whether one came
 /// back only a listener can tell; it refuses all else.
 fn of_no_socket() -> Rule {
-    let later = Rule::new().masked(Field::TcpFlags, SYN | RST | ACK, Cmp::Eq, ACK);
-    later.masked(Field::CtStatus, Field::DNAT, Cmp::Eq, 0)
+    untranslated(SYN | RST | ACK, ACK)
+}
+
+/// A TCP packet with these `flags` of `of`, of a connection that the kernel has not translated.
+fn untranslated(of: u32, flags: u32) -> Rule {
+    let packet = Rule::new().masked(Field::TcpFlags, of, Cmp::Eq, flags);
+    packet.masked(Field::CtStatus, Field::DNAT, Cmp::Eq, 0)
 }
 
 /// A packet that came in by a bridge of this host.
